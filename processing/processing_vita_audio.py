@@ -1,0 +1,454 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Processor: conversations with audio to ids, and ids back to text and audio."""
+
+import copy
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from transformers import AutoModel, BatchFeature, ProcessorMixin
+from transformers.modeling_utils import PreTrainedAudioTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from .audio_vita_audio import load_audio
+from .configuration_vita_audio_codec import VitaAudioCodecConfig
+from .conversation_vita_audio import AUDIO_MARK, CHAT_TEMPLATE, split_at_marks
+from .interleaving_vita_audio import DEFAULT_INTERLEAVE_PATTERN, SpeechVocabulary, check_interleave_pattern, interleave
+from .modeling_vita_audio_codec import VitaAudioCodec
+
+
+AUDIO_TOKENIZER_SUBFOLDER = "audio_tokenizer"
+
+# Codecs that come with this code, by model type; any other is one of transformers' own or brings its code with it.
+CODEC_CLASSES = {VitaAudioCodecConfig.model_type: VitaAudioCodec}
+
+# What `from_pretrained` takes to find a repository's files. The model's dtype and device are not for the codec.
+HUB_KWARGS = ("cache_dir", "force_download", "proxies", "token", "local_files_only", "revision")
+
+IGNORED_LABEL = -100
+
+
+class VitaAudioProcessor(ProcessorMixin):
+    r"""
+    A feature extractor, a tokenizer and a speech codec (audio tokenizer) in one.
+
+    It turns conversations with text and audio into ids (`apply_chat_template`), generated ids into text and waveforms
+    (`post_process_generation`, `decode_audio`) and training conversations into ids and labels (`build_training_example`).
+    It is saved and loaded whole; the codec lies in the subfolder `audio_tokenizer`, and its own configuration says which
+    codec it is.
+
+    Args:
+        feature_extractor ([`EncodecFeatureExtractor`]):
+            For mono audio at the codec's input rate.
+        tokenizer ([`PreTrainedTokenizerBase`]):
+            With the tokens `<|audio|>`, `<|begin_of_audio|>`, `<|end_of_audio|>` and contiguous `<|audio_0|>`, `<|audio_1|>`, ...
+        audio_tokenizer ([`PreTrainedAudioTokenizerBase`], *optional*):
+            The speech codec, of one codebook. Streaming needs a decoder with a state as [`VitaAudioCodec`]'s. Without a codec
+            the processor handles text and codes made before.
+        chat_template (`str`, *optional*):
+            ChatML without a default system turn by default. What the model writes is in `{% generation %}` blocks.
+        interleave_pattern (`list[int]`, *optional*, defaults to `[1, 10, 4, 10]`):
+            Text and speech tokens of each chunk of an assistant's turn, see [`interleave`].
+        max_audio_seconds (`float`, *optional*, defaults to 60.0):
+            The longest audio accepted. 60 s are 750 codes.
+
+    Raises:
+        ValueError: the parts do not fit each other: sampling rates, or more codes in the codec than speech tokens.
+    """
+
+    def __init__(
+        self,
+        feature_extractor,
+        tokenizer,
+        audio_tokenizer=None,
+        chat_template=None,
+        interleave_pattern=DEFAULT_INTERLEAVE_PATTERN,
+        max_audio_seconds=60.0,
+    ):
+        super().__init__(
+            feature_extractor, tokenizer, chat_template=CHAT_TEMPLATE if chat_template is None else chat_template
+        )
+        check_interleave_pattern(interleave_pattern)
+        self.interleave_pattern = list(interleave_pattern)
+        self.max_audio_seconds = max_audio_seconds
+        self.audio_token = AUDIO_MARK
+        self.audio_token_id = tokenizer.convert_tokens_to_ids(AUDIO_MARK)
+        self.speech_vocabulary = SpeechVocabulary.from_tokenizer(tokenizer)
+        self._control_token_ids = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        # the base class takes the codecs of three models only
+        if audio_tokenizer is not None:
+            self._check_audio_tokenizer(audio_tokenizer)
+        self.audio_tokenizer = audio_tokenizer
+
+    def _check_audio_tokenizer(self, codec):
+        if not isinstance(codec, PreTrainedAudioTokenizerBase):
+            raise TypeError(f"`audio_tokenizer` must be a PreTrainedAudioTokenizerBase, got {type(codec).__name__}.")
+        if codec.config.sampling_rate != self.feature_extractor.sampling_rate:
+            raise ValueError(
+                f"The codec takes audio at {codec.config.sampling_rate} Hz, but the feature extractor makes it at "
+                f"{self.feature_extractor.sampling_rate} Hz."
+            )
+        if codec.config.codebook_size > self.speech_vocabulary.num_speech_tokens:
+            raise ValueError(
+                f"The codec has {codec.config.codebook_size} codes, but the tokenizer only "
+                f"{self.speech_vocabulary.num_speech_tokens} speech tokens for them."
+            )
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return list(self.tokenizer.model_input_names)
+
+    @property
+    def output_sampling_rate(self) -> int:
+        """Rate of decoded audio in Hz."""
+        config = self._codec.config
+        return getattr(config, "output_sampling_rate", config.sampling_rate)
+
+    @property
+    def _codec(self) -> PreTrainedAudioTokenizerBase:
+        if self.audio_tokenizer is None:
+            raise ValueError("This processor has no audio tokenizer: it can neither read nor make audio.")
+        return self.audio_tokenizer
+
+    # Conversations to ids
+
+    def __call__(self, text, audio=None, sampling_rate: int | None = None, return_tensors="pt") -> BatchFeature:
+        r"""
+        Turns rendered prompts into ids. Conversations go through [`~VitaAudioProcessor.apply_chat_template`].
+
+        Args:
+            text (`str` or `list[str]`):
+                Prompts in the model's chat format, with a mark `<|audio|>` for every audio.
+            audio (*optional*):
+                An audio or a flat list of the audios of all prompts, each of a kind that [`load_audio`] takes.
+            sampling_rate (`int`, *optional*):
+                Of audios that are arrays, in Hz; the codec's by default.
+
+        Returns:
+            [`BatchFeature`]: `input_ids` and `attention_mask`, int64 of shape `(batch_size, sequence_length)`, padded on
+            the left.
+
+        Raises:
+            ValueError: the marks are not as many as the audios, the text has speech tokens in it, or an audio is bad.
+        """
+        texts = [text] if isinstance(text, str) else list(text)
+        audios = [] if audio is None else list(audio) if isinstance(audio, (list, tuple)) else [audio]
+        num_marks = sum(text.count(AUDIO_MARK) for text in texts)
+        if num_marks != len(audios):
+            raise ValueError(f"The text has {num_marks} marks {AUDIO_MARK}, but {len(audios)} audios came with it.")
+        rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        for row in rows:
+            self._refuse(
+                [i for i in row if self.speech_vocabulary.is_code(i) or self.speech_vocabulary.is_delimiter(i)]
+            )
+        spans = (self.speech_vocabulary.wrap(codes) for codes in self.encode_audio(audios, sampling_rate))
+        return self._pad([self._expand(row, spans) for row in rows], return_tensors)
+
+    def apply_chat_template(
+        self,
+        conversation,
+        chat_template=None,
+        *,
+        audios=None,
+        tokenize=False,
+        return_dict=False,
+        return_tensors="pt",
+        **kwargs,
+    ):
+        r"""
+        Renders conversations and, with `tokenize=True`, turns them into ids.
+
+        Args:
+            conversation (`list[dict]` or `list[list[dict]]`):
+                Messages `{"role", "content"}`. A content is a string, or a list of parts `{"type": "text", "text": str}` and
+                `{"type": "audio", "path" | "url" | "audio": source}`, the latter with `"sampling_rate"` where the source is an
+                array at another rate than the codec's. A string has a mark `<|audio|>` for each of its `audios`. An earlier turn
+                of the assistant with text followed by an audio is interleaved as in training.
+            audios (`list` or `list[list]`, *optional*):
+                The audios of the marks, for each conversation of a batch.
+            tokenize (`bool`, defaults to `False`), return_dict (`bool`, defaults to `False`), return_tensors:
+                As in transformers: the rendered text; ids; or a [`BatchFeature`] as of `__call__`.
+            kwargs:
+                Such as `add_generation_prompt=True`, see [`ProcessorMixin.apply_chat_template`].
+
+        Raises:
+            ValueError: a text has control or speech tokens in it, the marks are not as many as `audios`, or an audio is
+                bad (see [`load_audio`]); all before the codec runs.
+        """
+        is_batched = isinstance(conversation[0], (list, tuple))
+        conversations = list(conversation) if is_batched else [conversation]
+        audios = (audios if is_batched else [audios]) if audios is not None else [None] * len(conversations)
+        if len(audios) != len(conversations):
+            raise ValueError(f"Got {len(conversations)} conversations, but audios for {len(audios)}.")
+        conversations = [split_at_marks(messages, audio) for messages, audio in zip(conversations, audios)]
+        for messages in conversations:
+            self._check_texts(messages)
+        if not tokenize:
+            prompts = [_join(messages) for messages in conversations]
+            return super().apply_chat_template(prompts if is_batched else prompts[0], chat_template, **kwargs)
+
+        waveforms = [[self.load_audio(part["audio"]) for part in _audio_parts(messages)] for messages in conversations]
+        rows = []
+        for messages, samples in zip(conversations, waveforms):
+            messages, spans = self._place_codes(messages, self._encode(samples))
+            prompt = super().apply_chat_template(messages, chat_template, **kwargs)
+            rows.append(self._expand(self.tokenizer(prompt, add_special_tokens=False)["input_ids"], iter(spans)))
+        batch = self._pad(rows, return_tensors)
+        return batch if return_dict else batch["input_ids"]
+
+    def build_training_example(self, messages: list[dict], audio_codes: Sequence[Sequence[int]] = ()) -> dict:
+        r"""
+        Turns a conversation with the assistant's turns in it into a training example.
+
+        Args:
+            messages (`list[dict]`):
+                As in [`~VitaAudioProcessor.apply_chat_template`]. An assistant's turn of text followed by an audio is
+                interleaved by `interleave_pattern`; others stay as they are.
+            audio_codes (`list[list[int]]`):
+                The codes of the audios, in order, from [`~VitaAudioProcessor.encode_audio`].
+
+        Returns:
+            `dict`: `input_ids` and `labels`, `list[int]` of one length; labels are -100 but for what the assistant writes,
+            `<|im_end|>` included.
+
+        Raises:
+            ValueError: a text has control or speech tokens in it, the marks are not as many as `audio_codes`, or there is
+                nothing to learn.
+        """
+        messages = split_at_marks(messages, audio_codes)
+        self._check_texts(messages)
+        messages, spans = self._place_codes(messages, [part["audio"] for part in _audio_parts(messages)])
+        (rendered,), (learned,) = render_jinja_template(
+            conversations=[messages],
+            chat_template=self._resolve_chat_template(None),
+            return_assistant_tokens_mask=True,
+            **self.tokenizer.special_tokens_map,
+        )
+        if not learned:
+            raise ValueError(
+                "Nothing to learn: the conversation has no turn of the assistant, or the chat template marks none with "
+                "{% generation %} blocks."
+            )
+        # Cut where the assistant starts and stops, as generation does: no token spans prompt and answer.
+        input_ids, labels, spans, end = [], [], iter(spans), 0
+        for start, stop in [*learned, (len(rendered), len(rendered))]:
+            for piece, is_learned in ((rendered[end:start], False), (rendered[start:stop], True)):
+                ids = self._expand(self.tokenizer(piece, add_special_tokens=False)["input_ids"], spans)
+                input_ids += ids
+                labels += ids if is_learned else [IGNORED_LABEL] * len(ids)
+            end = stop
+        return {"input_ids": input_ids, "labels": labels}
+
+    def load_audio(self, source, sampling_rate: int | None = None) -> np.ndarray:
+        """Audio at the codec's rate, checked; see [`load_audio`] for what `source` may be and what is refused."""
+        return load_audio(source, self.feature_extractor.sampling_rate, sampling_rate, self.max_audio_seconds)
+
+    def encode_audio(self, audios: Sequence, sampling_rate: int | None = None) -> list[list[int]]:
+        r"""
+        Speech codes of audios.
+
+        Args:
+            audios (`list`): of any kind that [`load_audio`] takes; all are checked before the first is encoded.
+            sampling_rate (`int`, *optional*): of those that are arrays, in Hz; the codec's by default.
+
+        Returns:
+            `list[list[int]]`: each audio's codes in `[0, codebook_size)`.
+        """
+        return self._encode([self.load_audio(audio, sampling_rate) for audio in audios])
+
+    @torch.no_grad()
+    def _encode(self, waveforms: list[np.ndarray]) -> list[list[int]]:
+        all_codes = []
+        # one by one, so that codes never depend on what else is in a batch
+        for waveform in waveforms:
+            features = self.feature_extractor(
+                waveform, sampling_rate=self.feature_extractor.sampling_rate, return_tensors="pt"
+            )
+            codes = self._codec.encode(features["input_values"].to(self._codec.device, self._codec.dtype)).audio_codes
+            if codes.shape[1] != 1:
+                raise ValueError(
+                    f"The codec must have one codebook, but {type(self._codec).__name__} has {codes.shape[1]}."
+                )
+            all_codes.append(codes[0, 0].tolist())
+        return all_codes
+
+    def _check_texts(self, messages: list[dict]) -> None:
+        for message in messages:
+            texts = [part["text"] for part in message["content"] if part["type"] == "text"]
+            for text in [message["role"], *texts]:
+                ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+                self._refuse([i for i in ids if i in self._control_token_ids or self.speech_vocabulary.is_code(i)])
+
+    def _refuse(self, token_ids: list[int]) -> None:
+        if token_ids:
+            mark = self.tokenizer.convert_ids_to_tokens(token_ids[0])
+            raise ValueError(
+                f"The text has the control mark {mark} in it, which only the processor may place. Remove it; audio is passed "
+                f"as an audio part of the content, or as one of `audios` with a mark {AUDIO_MARK} for each."
+            )
+
+    def _place_codes(self, messages: list[dict], all_codes: list[list[int]]) -> tuple[list[dict], list[list[int]]]:
+        """Messages with string contents and marks, and the ids that each mark stands for."""
+        codes, spans = iter(all_codes), []
+        placed = []
+        for message in messages:
+            parts = message["content"]
+            text = "".join(part["text"] for part in parts if part["type"] == "text")
+            is_spoken_text = text and parts[-1]["type"] == "audio" and len(_audio_parts([message])) == 1
+            if message["role"] == "assistant" and is_spoken_text:
+                text_ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+                spans.append(interleave(text_ids, next(codes), self.speech_vocabulary, self.interleave_pattern))
+                placed.append({**message, "content": AUDIO_MARK})
+            else:
+                spans += [self.speech_vocabulary.wrap(next(codes)) for _ in _audio_parts([message])]
+                placed += _join([message])
+        return placed, spans
+
+    def _expand(self, token_ids: list[int], spans) -> list[int]:
+        """Puts the next of `spans` in the place of every audio mark."""
+        expanded = []
+        for token_id in token_ids:
+            expanded += next(spans) if token_id == self.audio_token_id else [token_id]
+        return expanded
+
+    def _pad(self, rows: list[list[int]], return_tensors) -> BatchFeature:
+        batch = self.tokenizer.pad({"input_ids": rows}, padding_side="left", return_attention_mask=True)
+        return BatchFeature(dict(batch), tensor_type=return_tensors)
+
+    # Ids to text and audio
+
+    def post_process_generation(self, generated_ids) -> list[dict]:
+        r"""
+        Splits generated ids, also of a generation that was interrupted in the middle of speech.
+
+        Args:
+            generated_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)` or `list[list[int]]`):
+                New tokens, without the prompt.
+
+        Returns:
+            `list[dict]`: for each row `"text"` (`str`) and `"audio_codes"` (`list[int]`).
+        """
+        rows = generated_ids.tolist() if isinstance(generated_ids, torch.Tensor) else generated_ids
+        results = []
+        for row in rows:
+            text_ids, codes = self.speech_vocabulary.split(row)
+            results.append({"text": self.decode_text(text_ids), "audio_codes": codes})
+        return results
+
+    def decode_text(self, text_ids: list[int]) -> str:
+        """Text of ids without control tokens; unlike `decode` it never tidies spaces, so pieces add up to the whole."""
+        return self.tokenizer.decode(text_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def decode_audio(self, audio_codes: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        r"""
+        Waveforms of speech codes.
+
+        Args:
+            audio_codes (`list[list[int]]`): the codes of each utterance; without codes its waveform is empty.
+
+        Returns:
+            `list[np.ndarray]`: float32 of shape `(num_samples,)` in [-1, 1] at `output_sampling_rate` Hz.
+
+        Raises:
+            ValueError: a code is not one of the codec's.
+        """
+        return [self.decode_audio_chunk(codes)[0] for codes in audio_codes]
+
+    @torch.no_grad()
+    def decode_audio_chunk(self, codes: Sequence[int], decoder_state=None, is_final: bool = True):
+        r"""
+        The next samples of an utterance whose codes come in chunks.
+
+        Args:
+            codes (`list[int]`): the next codes; may be empty.
+            decoder_state (*optional*): from `audio_tokenizer.init_decoder_state(batch_size=1)`, then from the chunk before; None
+                where `codes` are the whole utterance.
+            is_final (`bool`): whether no more codes follow; the last call returns all that was held back.
+
+        Returns:
+            `tuple`: samples, float32 `np.ndarray` of shape `(num_samples,)`, and the state for the next chunk.
+
+        Raises:
+            ValueError: a code is not one of the codec's.
+        """
+        codebook_size = self._codec.config.codebook_size
+        for code in codes:
+            if not 0 <= code < codebook_size:
+                raise ValueError(f"Speech code {code} is out of range: the codec has {codebook_size} codes.")
+        if decoder_state is None and not len(codes):
+            return np.zeros(0, dtype=np.float32), None
+        audio_codes = torch.tensor([[list(codes)]], dtype=torch.long, device=self._codec.device)
+        streaming = {} if decoder_state is None else {"decoder_state": decoder_state, "is_final": is_final}
+        output = self._codec.decode(audio_codes=audio_codes, **streaming)
+        return output.audio_values.reshape(-1).float().cpu().numpy(), output.get("decoder_state")
+
+    # Saving and loading
+
+    def to_dict(self) -> dict:
+        # without the codec, which the base class would copy weights and all, and save a reference to in place of itself
+        without_codec = copy.copy(self)
+        del without_codec.audio_tokenizer
+        output = super(VitaAudioProcessor, without_codec).to_dict()
+        if self.audio_tokenizer is not None:
+            output["audio_tokenizer_type"] = self.audio_tokenizer.config.model_type
+        return output
+
+    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
+        """As [`ProcessorMixin.save_pretrained`], and the codec's weights and configuration in `audio_tokenizer/`."""
+        if self.audio_tokenizer is not None:
+            self.audio_tokenizer.save_pretrained(os.path.join(save_directory, AUDIO_TOKENIZER_SUBFOLDER))
+        return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+    @classmethod
+    def get_processor_dict(cls, pretrained_model_name_or_path, **kwargs):
+        processor_dict, unused_kwargs = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
+        if (model_type := processor_dict.pop("audio_tokenizer_type", None)) is not None:
+            processor_dict["audio_tokenizer"] = _load_codec(
+                pretrained_model_name_or_path,
+                model_type,
+                subfolder=os.path.join(kwargs.get("subfolder", ""), AUDIO_TOKENIZER_SUBFOLDER),
+                trust_remote_code=kwargs.get("trust_remote_code"),
+                **{key: kwargs[key] for key in HUB_KWARGS if key in kwargs},
+            )
+        return processor_dict, unused_kwargs
+
+
+def _join(messages: list[dict]) -> list[dict]:
+    """Messages of string contents with marks, of messages of parts."""
+    return [
+        {**m, "content": "".join(AUDIO_MARK if part["type"] == "audio" else part["text"] for part in m["content"])}
+        for m in messages
+    ]
+
+
+def _audio_parts(messages: list[dict]) -> list[dict]:
+    return [part for message in messages for part in message["content"] if part["type"] == "audio"]
+
+
+def _load_codec(pretrained_model_name_or_path, model_type: str, **kwargs) -> PreTrainedAudioTokenizerBase:
+    """
+    Raises:
+        ValueError: the checkpoint lacks tensors of the codec or has others.
+    """
+    if model_type in CODEC_CLASSES:
+        loader = CODEC_CLASSES[model_type]
+        kwargs.pop("trust_remote_code")
+    else:
+        loader = AutoModel
+    codec, loading = loader.from_pretrained(
+        pretrained_model_name_or_path, use_safetensors=True, output_loading_info=True, **kwargs
+    )
+    problems = {
+        key: sorted(loading[key]) for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if loading[key]
+    }
+    if problems:
+        raise ValueError(
+            f"The codec's weights in {pretrained_model_name_or_path}/{kwargs['subfolder']} do not fit its configuration: "
+            f"{problems}."
+        )
+    return codec
+
+
+__all__ = ["VitaAudioProcessor"]
