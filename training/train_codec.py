@@ -1,0 +1,87 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Trains the compact codec on a rendered corpus.
+
+    python -m training.train_codec --config training/configs/mini/codec.yaml
+
+Started again with the same `output_dir` it goes on from the newest checkpoint. The trained codec is in
+`output_dir/codec`, loadable with `VitaAudioCodec.from_pretrained`.
+"""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import get_last_checkpoint
+from trl import TrlParser
+
+from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
+from training.codec import CodecClips, VitaAudioCodecForPreTraining
+
+
+@dataclass
+class CodecArguments:
+    corpus_dir: str = field(metadata={"help": "Folder that `training.corpus.render` wrote."})
+    default_voice: str = field(default="joe", metadata={"help": "The voice that `decode` speaks with by default."})
+    phoneme_loss_weight: float = field(default=0.5, metadata={"help": "Weight of the CTC loss on the codes."})
+    num_threads: int | None = field(default=None, metadata={"help": "CPU threads for torch; all by default."})
+
+
+class VitaAudioCodecTrainer(Trainer):
+    """Batches clips of like length, and logs the parts of the loss beside their sum."""
+
+    def _get_train_sampler(self, train_dataset=None):
+        lengths = [round(100 * clip["duration"]) for clip in self.train_dataset.clips]
+        return LengthGroupedSampler(self.args.train_batch_size, lengths=lengths)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        outputs = model(**inputs)
+        self.loss_parts = {name: value for name, value in outputs.items() if name != "loss"}
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def log(self, logs, start_time=None):
+        if "loss" in logs:
+            logs |= {name: round(value.item(), 4) for name, value in self.loss_parts.items()}
+        super().log(logs, start_time)
+
+
+def measure_voice_pitch(clips: CodecClips, per_voice: int = 40) -> torch.Tensor:
+    """Mean over clips of their median log pitch, for each voice, in log Hz."""
+    of_voice = {voice: [] for voice in clips.voices}
+    for index, clip in enumerate(clips.clips):
+        if len(of_voice[clip["voice"]]) < per_voice:
+            of_voice[clip["voice"]].append(index)
+    return torch.tensor(
+        [
+            sum(clips[index]["median_log_f0"] for index in indices) / len(indices) if indices else math.log(110)
+            for indices in tqdm(of_voice.values(), desc="Measuring the pitch of voices")
+        ]
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = TrlParser((CodecArguments, TrainingArguments))
+    codec_args, training_args = parser.parse_args_and_config(args=argv)
+    if codec_args.num_threads is not None:
+        torch.set_num_threads(codec_args.num_threads)
+    torch.manual_seed(training_args.seed)
+    config = VitaAudioCodecConfig()
+    clips = CodecClips(codec_args.corpus_dir, config, codec_args.default_voice)
+    config.num_voices = len(clips.voices)
+    model = VitaAudioCodecForPreTraining(config, len(clips.phonemes), codec_args.phoneme_loss_weight)
+    Path(training_args.output_dir).mkdir(parents=True, exist_ok=True)
+    checkpoint = get_last_checkpoint(training_args.output_dir)
+    if checkpoint is None:
+        model.codec.voice_log_f0.data = measure_voice_pitch(clips)
+    training_args.remove_unused_columns = False
+    trainer = VitaAudioCodecTrainer(model=model, args=training_args, train_dataset=clips, data_collator=clips.collate)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    model.codec.save_pretrained(f"{training_args.output_dir}/codec")
+
+
+if __name__ == "__main__":
+    main()
