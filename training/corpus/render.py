@@ -1,0 +1,260 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Renders the corpus of the small checkpoint: `python -m training.corpus.render --output_dir DIR`.
+
+Writes `audio/<voice>/<id>.flac` (16 kHz, mono, 16 bit), `clips.jsonl` and `conversations.jsonl`. A clip's id is a hash of
+all that it is made from, and files appear whole or not at all, so a run that was stopped continues where it was.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile as sf
+import soxr
+from tqdm import tqdm
+
+from .sentences import Question, Sentence, all_facts, all_questions, all_sentences, stable_hash
+from .voices import ALL_VOICES, HELD_OUT_VOICE, JOE, TRAINING_VOICES, Voice, check_programs, phonemize, speak
+
+
+SAMPLING_RATE = 16_000
+# Part of every clip's id: raise it whenever the signal processing below changes.
+RENDERING_VERSION = 1
+
+TRAINING_VOICES_PER_QUESTION = 3
+TRAINING_VOICES_PER_SENTENCE = 2
+TEST_VOICES_PER_QUESTION = 2
+TEST_VOICES_PER_SENTENCE = 1
+
+SILENCE_BELOW_PEAK_DB = 42.0
+LEADING_SILENCE_S = 0.05
+TRAILING_SILENCE_S = 0.1
+FIXED_PEAK_DB = -3.0
+
+ASR_PROMPT = "Convert the speech to text.\n<|audio|>"
+TTS_PROMPT = "Convert the text to speech.\n{text}"
+SPOKEN_CHAT_SYSTEM_PROMPT = "Your Name: Luke\nYour Gender: male\n\nRespond in a text-audio interleaved manner."
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One recording to be made: `text` said by the voice named `voice`, for `split`."""
+
+    text: str
+    voice: str
+    split: str
+
+    @property
+    def id(self) -> str:
+        return f"{stable_hash(str(RENDERING_VERSION), self.voice, self.text):016x}"
+
+    @property
+    def path(self) -> str:
+        return f"audio/{self.voice}/{self.id}.flac"
+
+
+def draw_voices(text: str, count: int) -> list[Voice]:
+    """`count` different training voices for `text`, drawn by weight; always the same ones for the same text."""
+    rng = random.Random(stable_hash("voices", text))
+    # Weighted sampling without replacement (Efraimidis and Spirakis, 2006): the largest of u ** (1 / weight).
+    return sorted(TRAINING_VOICES, key=lambda voice: rng.random() ** (1 / voice.weight), reverse=True)[:count]
+
+
+def question_clips(question: Question) -> list[Clip]:
+    """The clips in which `question` is asked (in training also by joe, as speech to be learnt)."""
+    if question.split == "train":
+        voices = draw_voices(question.text, TRAINING_VOICES_PER_QUESTION)
+        return [Clip(question.text, voice.name, "train") for voice in voices]
+    voices = draw_voices(question.text, TEST_VOICES_PER_QUESTION)
+    clips = [Clip(question.text, voice.name, "test") for voice in voices]
+    return [*clips, Clip(question.text, HELD_OUT_VOICE.name, "test_voice")]
+
+
+def sentence_clips(sentence: Sentence) -> list[Clip]:
+    """The clips of a simple sentence by other voices than the fixed joe's."""
+    if sentence.split == "train":
+        voices = draw_voices(sentence.text, TRAINING_VOICES_PER_SENTENCE)
+        return [Clip(sentence.text, voice.name, "train") for voice in voices]
+    voices = draw_voices(sentence.text, TEST_VOICES_PER_SENTENCE)
+    clips = [Clip(sentence.text, voice.name, "test") for voice in voices]
+    return [*clips, Clip(sentence.text, HELD_OUT_VOICE.name, "test_voice")]
+
+
+def joe_clips() -> Iterator[Clip]:
+    """What the fixed joe says: every answer, training question and simple sentence once."""
+    for answer in dict.fromkeys(fact.answer for fact in all_facts()):
+        yield Clip(answer, JOE.name, "train")
+    for question in all_questions():
+        if question.split == "train":
+            yield Clip(question.text, JOE.name, "train")
+    for sentence in all_sentences():
+        yield Clip(sentence.text, JOE.name, sentence.split)
+
+
+def all_clips() -> list[Clip]:
+    """Every clip of the corpus; joe's first."""
+    clips = list(joe_clips())
+    for question in all_questions():
+        clips += question_clips(question)
+    for sentence in all_sentences():
+        clips += sentence_clips(sentence)
+    return clips
+
+
+def all_conversations() -> Iterator[dict]:
+    """Every conversation of the corpus, in the form of the rows of `conversations.jsonl`."""
+
+    def conversation(task, key, split, messages, audios, reference, answer="", accepted=()):
+        return {
+            "id": f"{task}-{key}",
+            "task": task,
+            "split": split,
+            "messages": [{"role": role, "content": content} for role, content in messages],
+            "audios": audios,
+            "reference": reference,
+            "answer": answer,
+            "accepted_answers": list(accepted),
+        }
+
+    def asr(clip: Clip):
+        messages = [("user", ASR_PROMPT), ("assistant", clip.text)]
+        return conversation("asr", clip.id, clip.split, messages, [clip.path], clip.text)
+
+    for clip in joe_clips():
+        yield asr(clip)
+        messages = [("user", TTS_PROMPT.format(text=clip.text)), ("assistant", "<|audio|>")]
+        yield conversation("tts", clip.id, clip.split, messages, [clip.path], clip.text)
+    for sentence in all_sentences():
+        yield from map(asr, sentence_clips(sentence))
+    for question in all_questions():
+        fact = question.fact
+        answer = Clip(fact.answer, JOE.name, "train")
+        scored = {"reference": fact.answer, "answer": fact.gold, "accepted": (fact.gold, *fact.accepted)}
+        for clip in question_clips(question):
+            if clip.split == "train":
+                yield asr(clip)
+            messages = [
+                ("system", SPOKEN_CHAT_SYSTEM_PROMPT),
+                ("user", "<|audio|>"),
+                ("assistant", f"{fact.answer}<|audio|>"),
+            ]
+            yield conversation("sqa", clip.id, clip.split, messages, [clip.path, answer.path], **scored)
+        key = f"{stable_hash(question.text):016x}"
+        messages = [("user", question.text), ("assistant", fact.answer)]
+        yield conversation("tqa", key, question.split, messages, [], **scored)
+
+
+def trim_silence(samples: np.ndarray, sampling_rate: int) -> np.ndarray:
+    """`samples` with 50 ms left before the first and 100 ms after the last sound (padded with zeros if need be)."""
+    hop = sampling_rate // 100
+    frames = np.pad(samples, (0, -len(samples) % hop)).reshape(-1, hop)
+    level = np.sqrt((frames**2).mean(axis=1))
+    sounding = np.flatnonzero(level > level.max() * 10 ** (-SILENCE_BELOW_PEAK_DB / 20))
+    lead, trail = round(LEADING_SILENCE_S * sampling_rate), round(TRAILING_SILENCE_S * sampling_rate)
+    start, end = sounding[0] * hop, min((sounding[-1] + 1) * hop, len(samples))
+    padded = np.pad(samples, (lead, trail))
+    return padded[start : end + lead + trail]
+
+
+def _noise(length: int, pink: bool, rng: np.random.Generator) -> np.ndarray:
+    noise = rng.standard_normal(length)
+    if pink:
+        spectrum = np.fft.rfft(noise)
+        spectrum /= np.sqrt(np.maximum(np.arange(len(spectrum)), 1))
+        noise = np.fft.irfft(spectrum, length)
+    return noise / np.sqrt(np.mean(noise**2))
+
+
+def render_samples(clip: Clip) -> np.ndarray:
+    """The clip's samples, float32 at 16 kHz. Only joe's fixed voice is left without variations of speed, level and noise."""
+    rng = random.Random(clip.id)
+    samples, sampling_rate = speak(clip.text, ALL_VOICES[clip.voice], rng)
+    if np.abs(samples).max(initial=0.0) < 1e-3:
+        raise RuntimeError(f"Voice {clip.voice} said nothing for {clip.text!r}.")
+    fixed = clip.voice == JOE.name
+    # Playing at another rate moves speed and pitch together.
+    rate_change = 1.0 if fixed or rng.random() < 0.5 else rng.uniform(0.94, 1.06)
+    samples = soxr.resample(samples, sampling_rate * rate_change, SAMPLING_RATE)
+    samples = trim_silence(samples, SAMPLING_RATE)
+    peak_db = FIXED_PEAK_DB if fixed else rng.uniform(-20, -1)
+    samples = samples * (10 ** (peak_db / 20) / np.abs(samples).max())
+    if not fixed and rng.random() < 0.5:
+        level = np.sqrt(np.mean(samples**2)) * 10 ** (-rng.uniform(20, 45) / 20)
+        noise_rng = np.random.default_rng(rng.getrandbits(64))
+        samples = samples + level * _noise(len(samples), rng.random() < 0.5, noise_rng)
+    return np.clip(samples, -1, 1).astype(np.float32)
+
+
+def render_clip(clip: Clip, output_dir: Path) -> dict:
+    """Renders `clip` into `output_dir` unless it is there, and returns its row of `clips.jsonl`."""
+    path = output_dir / clip.path
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        sf.write(partial, render_samples(clip), SAMPLING_RATE, subtype="PCM_16", format="FLAC")
+        partial.replace(path)
+    duration = sf.info(path).frames / SAMPLING_RATE
+    row = {"id": clip.id, "path": clip.path, **asdict(clip), "phonemes": phonemize(clip.text)}
+    return {**row, "duration": round(duration, 4)}
+
+
+def _render_job(job: tuple[Clip, Path]) -> dict:
+    return render_clip(*job)
+
+
+def _write_jsonl(path: Path, rows) -> None:
+    partial = path.with_suffix(".jsonl.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    partial.replace(path)
+
+
+def render_corpus(output_dir: Path, limit: int | None = None, workers: int = 2) -> tuple[list[dict], list[dict]]:
+    """Renders all clips (or, spread over all kinds, `limit` of them) and the conversations whose audios are there.
+
+    Returns the rows of `clips.jsonl` and `conversations.jsonl`. Raises ValueError for a bad `limit` or `workers`, and
+    RuntimeError if a synthesizer is missing or says nothing.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1, got {limit}.")
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}.")
+    clips = all_clips()
+    if limit is not None:
+        clips = sorted(clips, key=lambda clip: clip.id)[:limit]
+    check_programs(ALL_VOICES[name] for name in {clip.voice for clip in clips})
+    output_dir.mkdir(parents=True, exist_ok=True)
+    jobs = [(clip, output_dir) for clip in clips]
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        rows = list(tqdm(pool.imap(_render_job, jobs, chunksize=8), total=len(jobs), desc="Rendering", unit="clip"))
+    rendered = {row["path"] for row in rows}
+    conversations = [row for row in all_conversations() if rendered.issuperset(row["audios"])]
+    _write_jsonl(output_dir / "clips.jsonl", rows)
+    _write_jsonl(output_dir / "conversations.jsonl", conversations)
+    return rows, conversations
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Render the corpus of the small checkpoint.")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder to write (a stopped run continues)")
+    parser.add_argument("--limit", type=int, help="render only so many clips, of all kinds")
+    parser.add_argument("--workers", type=int, default=2, help="processes that render")
+    arguments = parser.parse_args()
+    try:
+        rows, conversations = render_corpus(arguments.output_dir, arguments.limit, arguments.workers)
+    except (RuntimeError, ValueError) as error:
+        parser.exit(1, f"error: {error}\n")
+    hours = sum(row["duration"] for row in rows) / 3600
+    print(f"{len(rows)} clips, {hours:.2f} hours, {len(conversations)} conversations in {arguments.output_dir}")
+
+
+if __name__ == "__main__":
+    main()
