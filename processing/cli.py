@@ -1,0 +1,244 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The console command `vita-audio`. What is heavy is imported by the command that needs it."""
+
+import argparse
+import io
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+
+DEFAULT_MODEL = Path(__file__).resolve().parent.parent / "pretrained" / "vita-audio-mini"
+SAMPLE_QUESTION = DEFAULT_MODEL / "sample_question.wav"
+
+DELEGATED_COMMANDS = {"train": "Train a stage", "evaluate": "Score a model on held-out data in every mode"}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """
+    Runs a command.
+
+    Args:
+        argv: its arguments; the process's by default.
+
+    Returns:
+        `int`: 0, or 1 where it failed, after one line on the standard error that says why. Wrong usage exits with 2.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        if argv and argv[0] in DELEGATED_COMMANDS:
+            return delegate(argv[0], argv[1:])
+        arguments = build_parser().parse_args(argv)
+        return arguments.run(arguments)
+    except KeyboardInterrupt:
+        return fail("interrupted")
+    except (ValueError, OSError, ImportError, TypeError) as error:
+        return fail(" ".join(str(error).split()))
+
+
+def fail(message: str) -> int:
+    print(f"vita-audio: error: {message}", file=sys.stderr)
+    return 1
+
+
+def delegate(command: str, argv: list[str]) -> int:
+    if command == "train":
+        from training.train import main as run
+    else:
+        from training.evaluate import main as run
+    return run(argv) or 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="vita-audio", description="Speech in, speech out: VITA-Audio.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    model = argparse.ArgumentParser(add_help=False)
+    model.add_argument(
+        "--model", default=str(DEFAULT_MODEL), help="folder or Hub id (default: the shipped small model)"
+    )
+    model.add_argument("--device", default="cpu", help="such as cpu or cuda:0 (default: cpu)")
+
+    generation = argparse.ArgumentParser(add_help=False, parents=[model])
+    generation.add_argument(
+        "--mode",
+        type=parse_mode,
+        help="vanilla, balance, boost, turbo or a list such as 1,10,4,10 (default: the model's)",
+    )
+    generation.add_argument("--max-new-tokens", type=int, help="the most tokens to write")
+    generation.add_argument(
+        "--seed", type=int, help="sample with this seed (default: greedy, unless the model samples)"
+    )
+    generation.add_argument("--json", action="store_true", help="print one line of JSON")
+
+    answer = commands.add_parser("answer", parents=[generation], help="answer a spoken question with speech and text")
+    answer.add_argument(
+        "audio", nargs="?", default=str(SAMPLE_QUESTION), help="the question (default: a shipped sample)"
+    )
+    answer.add_argument("--output", default="answer.wav", help="where the spoken answer goes (default: answer.wav)")
+    answer.set_defaults(run=run_answer)
+
+    transcribe = commands.add_parser("transcribe", parents=[generation], help="write down speech")
+    transcribe.add_argument("audio", help="the recording")
+    transcribe.set_defaults(run=run_transcribe)
+
+    speak = commands.add_parser("speak", parents=[generation], help="speak a text")
+    speak.add_argument("text", help="the text")
+    speak.add_argument("--output", default="speech.wav", help="where the speech goes (default: speech.wav)")
+    speak.set_defaults(run=run_speak)
+
+    for command, description in DELEGATED_COMMANDS.items():
+        commands.add_parser(command, help=f"{description}; see vita-audio {command} --help", add_help=False)
+
+    export = commands.add_parser("export", parents=[model], help="write a complete Hub repository")
+    export.add_argument("folder", help="a folder that does not exist or is empty")
+    export.set_defaults(run=run_export)
+    return parser
+
+
+def parse_mode(text: str) -> str | list[int]:
+    """A mode's name, or its list of numbers with commas between them."""
+    if not text[:1].isdigit():
+        return text
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 1,10,4,10") from None
+
+
+def run_answer(arguments) -> int:
+    check_output(arguments.output)
+    pipe = load_pipeline(arguments)
+    # read beforehand, so that the time that takes is not the answer's
+    question = pipe.processor.load_audio(arguments.audio)
+    return respond(arguments, pipe, question, output=arguments.output)
+
+
+def run_transcribe(arguments) -> int:
+    pipe = load_pipeline(arguments)
+    from .conversation_vita_audio import recognition_conversation
+
+    recording = pipe.processor.load_audio(arguments.audio)
+    seconds = len(recording) / pipe.processor.feature_extractor.sampling_rate
+    return respond(arguments, pipe, recognition_conversation(recording), input_seconds=seconds)
+
+
+def run_speak(arguments) -> int:
+    check_output(arguments.output)
+    pipe = load_pipeline(arguments)
+    from .conversation_vita_audio import synthesis_conversation
+
+    return respond(arguments, pipe, synthesis_conversation(arguments.text), output=arguments.output)
+
+
+def run_export(arguments) -> int:
+    pipe = load_pipeline(arguments)
+    from .export import export_repository
+
+    print(export_repository(pipe.model, pipe.processor, arguments.folder))
+    return 0
+
+
+def load_pipeline(arguments):
+    if not os.path.isdir(arguments.model) and (arguments.model.count("/") != 1 or arguments.model[0] in "./~"):
+        raise FileNotFoundError(f"There is no model folder {arguments.model}; --model takes a folder or a Hub id.")
+    import torch
+    import transformers
+    from transformers import AutoModel, AutoProcessor
+
+    import modeling_vita_audio  # noqa: F401  registers the model with the auto classes
+
+    from .pipeline_vita_audio import VitaAudioPipeline
+
+    if arguments.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"There is no CUDA GPU here, but --device is {arguments.device}.")
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    model = AutoModel.from_pretrained(arguments.model)
+    return VitaAudioPipeline(model, processor=AutoProcessor.from_pretrained(arguments.model), device=arguments.device)
+
+
+def respond(arguments, pipe, inputs, output: str | None = None, input_seconds: float | None = None) -> int:
+    """
+    Runs the model on one input and reports. Times count from the moment that the input is in memory; a real-time factor is the
+    time needed over the length of the speech written, or read.
+    """
+    import numpy as np
+    from transformers import set_seed
+
+    options = {"mctp_mode": arguments.mode, "max_new_tokens": arguments.max_new_tokens}
+    options = {name: value for name, value in options.items() if value is not None}
+    mode = options.get("mctp_mode", pipe.model.generation_config.mctp_mode)
+    if arguments.seed is not None:
+        set_seed(arguments.seed)
+        options["do_sample"] = True
+
+    start = time.perf_counter()
+    first_chunk_seconds, text, audio = None, "", []
+    for chunk in pipe.stream(inputs, **options):
+        if first_chunk_seconds is None and ("audio" in chunk or output is None):
+            first_chunk_seconds = time.perf_counter() - start
+        text += chunk.get("text", "")
+        audio += [chunk["audio"]] if "audio" in chunk else []
+    total_seconds = time.perf_counter() - start
+
+    sampling_rate = pipe.processor.output_sampling_rate
+    report = {"text": text.strip(), "mode": mode}
+    if output is not None:
+        if not audio:
+            raise ValueError(
+                f"The model answered without speech, so {output} is not written. Its text: {text.strip()!r}"
+            )
+        samples = np.concatenate(audio)
+        write_wav(output, samples, sampling_rate)
+        report |= {"audio": output, "sampling_rate": sampling_rate, "audio_seconds": len(samples) / sampling_rate}
+    else:
+        report["audio_seconds"] = input_seconds
+    report["first_chunk_seconds"] = first_chunk_seconds
+    report["total_seconds"] = total_seconds
+    report["real_time_factor"] = total_seconds / report["audio_seconds"]
+    print(json.dumps(report) if arguments.json else describe(report))
+    return 0
+
+
+def describe(report: dict) -> str:
+    lines = [report["text"]]
+    if "audio" in report:
+        lines.append(f"Speech: {report['audio']} ({report['audio_seconds']:.2f} s at {report['sampling_rate']} Hz)")
+    first = report["first_chunk_seconds"]
+    lines.append(f"First chunk after {first:.3f} s, " if first is not None else "Nothing written, ")
+    lines[-1] += f"all after {report['total_seconds']:.3f} s: {1 / report['real_time_factor']:.1f}x real time."
+    return "\n".join(lines)
+
+
+def check_output(output: str) -> None:
+    """
+    Raises:
+        ValueError: an output is not a .wav file in a folder that exists; said before the model runs.
+    """
+    if Path(output).suffix.lower() != ".wav":
+        raise ValueError(f"The output is written as WAV, so its name must end with .wav, got {output}.")
+    if not Path(output).absolute().parent.is_dir():
+        raise ValueError(f"The folder of the output {output} does not exist.")
+
+
+def write_wav(path: str, samples, sampling_rate: int) -> None:
+    """Writes 16-bit mono samples beside `path` and moves them there, so that a full disk leaves no half a file."""
+    import soundfile
+
+    wav = io.BytesIO()
+    soundfile.write(wav, samples, sampling_rate, format="WAV", subtype="PCM_16")
+    path = Path(path).absolute()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(wav.getvalue())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

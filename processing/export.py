@@ -1,0 +1,109 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Export: a complete Hub repository, which loads with `trust_remote_code=True` where these packages are not installed."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from transformers.dynamic_module_utils import get_relative_import_files
+
+from .processing_vita_audio import AUDIO_TOKENIZER_SUBFOLDER
+
+
+PROCESSING_FOLDER = Path(__file__).resolve().parent
+MODELING_FOLDER = PROCESSING_FOLDER.parent / "modeling_vita_audio"
+
+MODEL_CLASS = "modeling_vita_audio.VitaAudioForConditionalGeneration"
+MODEL_CODE = {
+    "auto_map": {
+        "AutoConfig": "configuration_vita_audio.VitaAudioConfig",
+        "AutoModel": MODEL_CLASS,
+        "AutoModelForCausalLM": MODEL_CLASS,
+    },
+    "custom_pipelines": {
+        "audio-to-audio": {"impl": "pipeline_vita_audio.VitaAudioPipeline", "pt": ["AutoModel"], "type": "multimodal"}
+    },
+}
+PROCESSOR_CODE = {"auto_map": {"AutoProcessor": "processing_vita_audio.VitaAudioProcessor"}}
+
+ENTRY_FILES = [
+    MODELING_FOLDER / "modeling_vita_audio.py",
+    PROCESSING_FOLDER / "processing_vita_audio.py",
+    PROCESSING_FOLDER / "pipeline_vita_audio.py",
+]
+
+MODEL_CARD = """\
+---
+library_name: transformers
+pipeline_tag: audio-to-audio
+license: apache-2.0
+---
+
+A VITA-Audio model ([arXiv 2505.03739](https://arxiv.org/abs/2505.03739)): a spoken question in, a spoken answer out.
+
+```python
+from transformers import pipeline
+
+pipe = pipeline("audio-to-audio", model="{name}", trust_remote_code=True)
+answer = pipe("question.wav")  # {{"audio": ..., "sampling_rate": ..., "text": ...}}
+for chunk in pipe.stream("question.wav"):  # {{"text": ...}} or {{"audio": ..., "sampling_rate": ...}}
+    ...
+```
+"""
+
+
+def export_repository(model, processor, folder: str | Path) -> Path:
+    r"""
+    Writes weights, configurations, generation configuration, tokenizer, processor, codec, model card and code files.
+
+    All is written beside `folder` first and moved there at the end: where anything goes wrong, such as a full disk, there is
+    nothing new.
+
+    Args:
+        model ([`VitaAudioForConditionalGeneration`]): the model.
+        processor ([`VitaAudioProcessor`]): its processor, with the codec.
+        folder: to write to; it must not exist or be empty.
+
+    Returns:
+        `Path`: the folder.
+
+    Raises:
+        ValueError: the folder has something in it, or the processor has no codec.
+        OSError: it cannot be written.
+    """
+    folder = Path(folder).absolute()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} exists and is not an empty folder; export to another one.")
+    if processor.audio_tokenizer is None:
+        raise ValueError("The processor has no codec (audio tokenizer), so the exported folder would not be complete.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir()
+        model.save_pretrained(temporary)
+        processor.save_pretrained(temporary)
+        for path in code_files():
+            shutil.copyfile(path, temporary / path.name)
+        add_to_json(temporary / "config.json", MODEL_CODE)
+        add_to_json(temporary / "processor_config.json", PROCESSOR_CODE)
+        (temporary / "README.md").write_text(MODEL_CARD.format(name=folder.name), encoding="utf-8")
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def code_files() -> list[Path]:
+    """The code files that a repository needs: the entry points and all that they import from their folders."""
+    return sorted({*ENTRY_FILES, *(Path(file) for entry in ENTRY_FILES for file in get_relative_import_files(entry))})
+
+
+def add_to_json(path: Path, entries: dict) -> None:
+    """Adds entries to a JSON file."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**content, **entries}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+__all__ = ["export_repository"]

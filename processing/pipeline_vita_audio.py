@@ -1,0 +1,136 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The `audio-to-audio` pipeline: a spoken question or a conversation in, the answer's text and speech out."""
+
+from collections.abc import Iterator
+from threading import Thread
+
+from transformers import GenerationConfig, Pipeline
+from transformers.utils.chat_template_utils import Chat, is_valid_message
+
+from .conversation_vita_audio import SPOKEN_CHAT_SYSTEM_PROMPT, spoken_conversation
+from .streaming_vita_audio import DEFAULT_CODES_PER_CHUNK, StreamClosed, VitaAudioStreamer
+
+
+class VitaAudioPipeline(Pipeline):
+    r"""
+    Pipeline for [`VitaAudioForConditionalGeneration`] and [`VitaAudioProcessor`].
+
+    Example:
+
+        pipe = pipeline("audio-to-audio", model=folder, trust_remote_code=True)
+        answer = pipe("question.wav")  # {"audio": ..., "sampling_rate": 16000, "text": "..."}
+        for chunk in pipe.stream("question.wav"):  # {"text": "..."} or {"audio": ..., "sampling_rate": 16000}
+            ...
+    """
+
+    _load_processor = True
+    _load_tokenizer = False
+    _load_feature_extractor = False
+    _load_image_processor = False
+    _load_video_processor = False
+
+    _pipeline_calls_generate = True
+    # 1024 tokens are about a minute of speech with its text.
+    _default_generation_config = GenerationConfig(max_new_tokens=1024)
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        # Batches are collated by these two; generation wants them padded on the left, and audio is ids by then.
+        self.tokenizer.padding_side = "left"
+        self.feature_extractor = None
+        if self.processor.audio_tokenizer is None:
+            raise ValueError("The pipeline needs a processor with an audio tokenizer, and this one has none.")
+        self.processor.audio_tokenizer.to(self.device)
+
+    def __call__(self, inputs, **kwargs):
+        r"""
+        Answers one or several inputs.
+
+        Args:
+            inputs:
+                One of, or a list, dataset or generator of: a path or `http(s)://` URL, or the bytes, of a wav, flac, ogg or
+                mp3 file; an array of samples at the processor's rate; `{"array" or "raw", "sampling_rate"}`; a conversation
+                as of [`VitaAudioProcessor.apply_chat_template`].
+            system_prompt (`str`, *optional*):
+                Before an audio that is not in a conversation; the prompt of spoken chat by default, None for no system turn.
+            batch_size (`int`, *optional*, defaults to 1):
+                Inputs that go through the model at once.
+            kwargs:
+                For `generate`, such as `max_new_tokens`, `do_sample` and `mctp_mode`.
+
+        Returns:
+            `dict`, or a list or iterator of them: `"audio"`, a float32 `np.ndarray` of shape `(num_samples,)` in [-1, 1], empty
+            where the answer has no speech; `"sampling_rate"` (`int`) of it in Hz; `"text"` (`str`).
+
+        Raises:
+            ValueError: an input is empty, or an audio or text is bad (see [`load_audio`] and
+                [`VitaAudioProcessor.apply_chat_template`]).
+        """
+        if isinstance(inputs, (list, tuple)) and not len(inputs):
+            raise ValueError("There is no input: the list is empty.")
+        return super().__call__(inputs, **kwargs)
+
+    def stream(self, inputs, codes_per_chunk: int = DEFAULT_CODES_PER_CHUNK, **kwargs) -> Iterator[dict]:
+        r"""
+        Answers one input piece by piece.
+
+        Args:
+            inputs: one input as of `__call__`; it is checked and encoded before this method returns.
+            codes_per_chunk (`int`, *optional*, defaults to 8): see [`VitaAudioStreamer`].
+            kwargs: as of `__call__`.
+
+        Returns:
+            Iterator of `{"text": str}` and `{"audio": np.ndarray, "sampling_rate": int}`. The pieces of each kind put together are
+            what `__call__` returns. Closing the iterator stops the generation; an error in it is raised here.
+        """
+        preprocess_params, generate_kwargs, _ = self._sanitize_parameters(**kwargs)
+        if isinstance(inputs, (list, tuple)):
+            if not (inputs and is_valid_message(inputs[0])):
+                raise ValueError("`stream` takes one input: an audio or the messages of one conversation.")
+            inputs = Chat(inputs)
+        model_inputs = self.preprocess(inputs, **{**self._preprocess_params, **preprocess_params})
+        streamer = VitaAudioStreamer(self.processor, codes_per_chunk)
+        return self._run_stream(streamer, model_inputs, {**self._forward_params, **generate_kwargs})
+
+    def _run_stream(self, streamer: VitaAudioStreamer, model_inputs, generate_kwargs: dict) -> Iterator[dict]:
+        def generate():
+            try:
+                self.forward(model_inputs, streamer=streamer, **generate_kwargs)
+            except StreamClosed:
+                pass
+            except BaseException as error:  # the reader waits, whatever happened
+                streamer.fail(error)
+
+        thread = Thread(target=generate, daemon=True)
+        thread.start()
+        try:
+            yield from streamer
+        finally:
+            streamer.close()
+            thread.join()
+
+    def _sanitize_parameters(self, **kwargs):
+        preprocess_params = {"system_prompt": kwargs.pop("system_prompt")} if "system_prompt" in kwargs else {}
+        if kwargs.get("num_return_sequences", 1) != 1:
+            raise ValueError("The pipeline gives one answer for each input: `num_return_sequences` must be 1.")
+        return preprocess_params, kwargs, {}
+
+    def preprocess(self, inputs, system_prompt=SPOKEN_CHAT_SYSTEM_PROMPT):
+        conversation = inputs.messages if isinstance(inputs, Chat) else spoken_conversation(inputs, system_prompt)
+        return self.processor.apply_chat_template(
+            conversation, tokenize=True, return_dict=True, add_generation_prompt=True
+        )
+
+    def _forward(self, model_inputs, **generate_kwargs):
+        generate_kwargs = self._prepare_generate_kwargs(generate_kwargs, return_dict_in_generate=False)
+        sequences = self.model.generate(**model_inputs, **generate_kwargs)
+        return {"generated_ids": sequences[:, model_inputs["input_ids"].shape[1] :]}
+
+    def postprocess(self, model_outputs):
+        (result,) = self.processor.post_process_generation(model_outputs["generated_ids"])
+        (audio,) = self.processor.decode_audio([result["audio_codes"]])
+        return {"audio": audio, "sampling_rate": self.processor.output_sampling_rate, "text": result["text"]}
+
+
+__all__ = ["VitaAudioPipeline"]

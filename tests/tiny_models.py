@@ -1,0 +1,67 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Random tokenizer, codec, processor and model small enough to build in a test."""
+
+import torch
+from transformers import EncodecFeatureExtractor, GenerationConfig, Qwen2Config
+
+from processing import VitaAudioCodec, VitaAudioCodecConfig, VitaAudioProcessor
+from training.tokenizer import train_tokenizer
+
+
+TEXTS = [
+    "What is two plus two?",
+    "Two plus two is four.",
+    "Convert the speech to text.",
+    "Respond in a friendly manner.",
+]
+
+
+def tiny_codec(seed: int = 0) -> VitaAudioCodec:
+    torch.manual_seed(seed)
+    config = VitaAudioCodecConfig(
+        fsq_levels=[4, 4],
+        encoder_hidden_sizes=[8, 8, 8],
+        encoder_depths=[1, 1, 1],
+        decoder_hidden_sizes=[8, 8],
+        decoder_depths=[1, 1],
+    )
+    return VitaAudioCodec(config).eval()
+
+
+def tiny_tokenizer(num_speech_tokens: int = 16):
+    return train_tokenizer(2 * TEXTS, 400, num_speech_tokens)
+
+
+def tiny_processor(**kwargs) -> VitaAudioProcessor:
+    return VitaAudioProcessor(EncodecFeatureExtractor(sampling_rate=16000), tiny_tokenizer(), tiny_codec(), **kwargs)
+
+
+def tiny_model(processor: VitaAudioProcessor, seed: int = 0):
+    from modeling_vita_audio import VitaAudioConfig, VitaAudioForConditionalGeneration
+
+    tokenizer, vocabulary = processor.tokenizer, processor.speech_vocabulary
+    config = VitaAudioConfig(
+        text_config=Qwen2Config(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            max_position_embeddings=512,
+            initializer_range=1.0,
+        ),
+        num_mctp_modules=10,
+        audio_token_id=processor.audio_token_id,
+        begin_audio_token_id=vocabulary.begin_audio_token_id,
+        end_audio_token_id=vocabulary.end_audio_token_id,
+        speech_token_offset=vocabulary.speech_token_offset,
+        num_speech_tokens=vocabulary.num_speech_tokens,
+    )
+    torch.manual_seed(seed)
+    model = VitaAudioForConditionalGeneration(config).eval()
+    model.generation_config = GenerationConfig(
+        mctp_mode="boost", max_new_tokens=60, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    return model
