@@ -21,6 +21,7 @@ from trl import TrlParser
 
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
 from training.codec import CodecClips, VitaAudioCodecForPreTraining
+from training.storage import round_to_half, store_in_half
 
 
 @dataclass
@@ -80,7 +81,9 @@ def main(argv: list[str] | None = None) -> None:
     training_args.remove_unused_columns = False
     trainer = VitaAudioCodecTrainer(model=model, args=training_args, train_dataset=clips, data_collator=clips.collate)
     trainer.train(resume_from_checkpoint=checkpoint)
-    model.codec.save_pretrained(f"{training_args.output_dir}/codec")
+    # the codes that a language model is trained on must be those of the codec that is shipped
+    round_to_half(model.codec).save_pretrained(f"{training_args.output_dir}/codec")
+    store_in_half(f"{training_args.output_dir}/codec")
 
 
 if __name__ == "__main__":

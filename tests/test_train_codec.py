@@ -1,0 +1,124 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+import json
+import math
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+
+from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
+from processing.modeling_vita_audio_codec import VitaAudioCodec
+from training import train_codec
+from training.codec import CodecClips, VitaAudioCodecForPreTraining, pitch_track, spectral_loss
+from training.storage import round_to_half, store_in_half
+
+
+TINY = {
+    "encoder_hidden_sizes": [16, 16, 24],
+    "encoder_depths": [1, 1, 1],
+    "decoder_hidden_sizes": [24, 16],
+    "decoder_depths": [1, 1],
+}
+
+
+def voiced(f0, seconds, sampling_rate=16000):
+    """A buzz with ten harmonics at `f0` Hz."""
+    time = np.arange(int(seconds * sampling_rate)) / sampling_rate
+    return sum(np.cos(2 * np.pi * k * f0 * time) / k for k in range(1, 11)).astype(np.float32) / 6
+
+
+@pytest.fixture(scope="module")
+def corpus_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    clips = []
+    for index in range(12):
+        voice, f0 = ("joe", 100 + index) if index % 2 else ("amy", 200 + index)
+        path = f"{voice}{index}.flac"
+        sf.write(folder / path, voiced(f0, 0.5 + 0.05 * index), 16000)
+        split = "test" if index == 11 else "train"
+        duration = sf.info(folder / path).duration
+        clips.append({"path": path, "voice": voice, "split": split, "phonemes": ["a", "b"], "duration": duration})
+    (folder / "clips.jsonl").write_text("".join(json.dumps(clip) + "\n" for clip in clips))
+    return folder
+
+
+def test_pitch_track_is_at_the_time_that_the_vocoder_speaks_it():
+    config = VitaAudioCodecConfig(**TINY)
+    time = np.arange(32000) / 16000
+    f0 = 100 * np.exp(0.5 * time)
+    phase = 2 * np.pi * np.cumsum(f0) / 16000
+    waveform = sum(np.cos(k * phase) / k for k in range(1, 8)).astype(np.float32)
+    log_f0, is_voiced = pitch_track(waveform, config, 400)
+    frames = np.arange(20, 360)
+    heard_at = (frames * config.synthesis_hop_length + 3.5 * config.synthesis_hop_length) / 16000
+    assert is_voiced[frames].mean() > 0.95
+    np.testing.assert_allclose(log_f0[frames], math.log(100) + 0.5 * heard_at, atol=0.02)
+
+
+def test_spectral_loss_is_zero_for_equals_and_grows_with_noise():
+    waveform = torch.from_numpy(voiced(120, 0.5))[None]
+    noise = torch.randn(1, waveform.shape[1], generator=torch.Generator().manual_seed(0))
+    losses = [spectral_loss(waveform + level * noise, waveform).item() for level in (0, 0.001, 0.01, 0.1)]
+    assert losses[0] == 0
+    assert losses == sorted(losses)
+
+
+def test_clips_are_those_of_training_at_one_level(corpus_dir):
+    config = VitaAudioCodecConfig(**TINY)
+    clips = CodecClips(corpus_dir, config, default_voice="joe")
+    assert len(clips) == 11
+    assert clips.voices == ["joe", "amy"]
+    batch = clips.collate([clips[0], clips[5]])
+    assert batch["input_values"].shape[-1] % config.hop_length == 0
+    assert batch["log_f0"].shape[1] == batch["input_values"].shape[-1] // config.synthesis_hop_length
+    assert batch["voice_ids"].tolist() == [1, 0]
+    for row, length in zip(batch["target_values"], batch["padding_mask"].sum(1)):
+        assert row[:length].square().mean().sqrt().item() == pytest.approx(0.07, rel=1e-3)
+        assert not row[length:].any()
+    torch.testing.assert_close(batch["median_log_f0"].exp()[:, 0], torch.tensor([200.0, 105.0]), rtol=0.01, atol=0)
+
+
+def test_a_codec_learns_from_a_few_clips(corpus_dir):
+    torch.manual_seed(0)
+    config = VitaAudioCodecConfig(num_voices=2, **TINY)
+    clips = CodecClips(corpus_dir, config, default_voice="joe")
+    model = VitaAudioCodecForPreTraining(config, len(clips.phonemes)).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(25):
+        output = model(**clips.collate([clips[i] for i in range(6)]))
+        optimizer.zero_grad()
+        output.loss.backward()
+        optimizer.step()
+        losses.append([output.spectral_loss.item(), output.phoneme_loss.item()])
+    first, last = np.mean(losses[:3], axis=0), np.mean(losses[-3:], axis=0)
+    assert (last < 0.6 * first).all()
+
+
+def test_the_command_trains_resumes_and_saves(corpus_dir, tmp_path):
+    config = tmp_path / "codec.yaml"
+    config.write_text(
+        f"corpus_dir: {corpus_dir}\noutput_dir: {tmp_path / 'run'}\nuse_cpu: true\nmax_steps: 2\nsave_steps: 2\n"
+        "logging_steps: 1\nper_device_train_batch_size: 4\nlearning_rate: 1.0e-3\nreport_to: none\n"
+    )
+    train_codec.main(["--config", str(config)])
+    history = json.loads((tmp_path / "run" / "checkpoint-2" / "trainer_state.json").read_text())["log_history"]
+    assert {"loss", "spectral_loss", "pitch_loss", "phoneme_loss"} <= set(history[0])
+    train_codec.main(["--config", str(config), "--max_steps", "3"])
+    codec = VitaAudioCodec.from_pretrained(tmp_path / "run" / "codec")
+    assert codec.dtype == torch.float32
+    assert codec.config.num_voices == 2
+    torch.testing.assert_close(codec.voice_log_f0.exp(), torch.tensor([105.0, 205.0]), rtol=0.03, atol=0)
+
+
+def test_half_stored_weights_load_as_they_were_rounded(tmp_path):
+    codec = round_to_half(VitaAudioCodec(VitaAudioCodecConfig(**TINY)))
+    codec.save_pretrained(tmp_path)
+    size = (tmp_path / "model.safetensors").stat().st_size
+    store_in_half(tmp_path)
+    assert (tmp_path / "model.safetensors").stat().st_size < 0.6 * size
+    loaded = VitaAudioCodec.from_pretrained(tmp_path)
+    assert loaded.dtype == torch.float32
+    assert all(tensor.equal(codec.state_dict()[name]) for name, tensor in loaded.state_dict().items())
