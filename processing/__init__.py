@@ -3,16 +3,20 @@
 """Speech in and out: codec, processor, streaming, pipeline and command line."""
 
 from transformers import AutoConfig, AutoModel, AutoProcessor
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_vita_audio_codec import VitaAudioCodecConfig
 from .modeling_vita_audio_codec import VitaAudioCodec
+from .pipeline_vita_audio import VitaAudioPipeline
 from .processing_vita_audio import VitaAudioProcessor
+from .streaming_vita_audio import VitaAudioStreamer
 
 
 AutoConfig.register(VitaAudioCodecConfig.model_type, VitaAudioCodecConfig)
 AutoModel.register(VitaAudioCodecConfig, VitaAudioCodec)
 # AutoProcessor finds the class by its name in processor_config.json; the configuration it is registered with is not asked.
 AutoProcessor.register(VitaAudioCodecConfig, VitaAudioProcessor)
+PIPELINE_REGISTRY.register_pipeline("audio-to-audio", VitaAudioPipeline, pt_model=AutoModel, type="multimodal")
 
 
-__all__ = ["VitaAudioCodec", "VitaAudioCodecConfig", "VitaAudioProcessor"]
+__all__ = ["VitaAudioCodec", "VitaAudioCodecConfig", "VitaAudioPipeline", "VitaAudioProcessor", "VitaAudioStreamer"]

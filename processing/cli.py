@@ -153,12 +153,16 @@ def load_pipeline(arguments):
 
     from .pipeline_vita_audio import VitaAudioPipeline
 
-    if arguments.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"There is no CUDA GPU here, but --device is {arguments.device}.")
+    try:
+        device = torch.device(arguments.device)
+    except RuntimeError:
+        raise ValueError(f"--device must be such as cpu or cuda:0, got {arguments.device}.") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"--device is {arguments.device}, but there are {torch.cuda.device_count()} CUDA GPUs here.")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     model = AutoModel.from_pretrained(arguments.model)
-    return VitaAudioPipeline(model, processor=AutoProcessor.from_pretrained(arguments.model), device=arguments.device)
+    return VitaAudioPipeline(model, processor=AutoProcessor.from_pretrained(arguments.model), device=device)
 
 
 def respond(arguments, pipe, inputs, output: str | None = None, input_seconds: float | None = None) -> int:

@@ -7,8 +7,10 @@ import os
 import shutil
 from pathlib import Path
 
+from safetensors import SafetensorError
 from transformers.dynamic_module_utils import get_relative_import_files
 
+from .modeling_vita_audio_codec import VitaAudioCodec
 from .processing_vita_audio import AUDIO_TOKENIZER_SUBFOLDER
 
 
@@ -25,6 +27,12 @@ MODEL_CODE = {
     "custom_pipelines": {
         "audio-to-audio": {"impl": "pipeline_vita_audio.VitaAudioPipeline", "pt": ["AutoModel"], "type": "multimodal"}
     },
+}
+CODEC_CODE = {
+    "auto_map": {
+        "AutoConfig": "configuration_vita_audio_codec.VitaAudioCodecConfig",
+        "AutoModel": "modeling_vita_audio_codec.VitaAudioCodec",
+    }
 }
 PROCESSOR_CODE = {"auto_map": {"AutoProcessor": "processing_vita_audio.VitaAudioProcessor"}}
 
@@ -88,8 +96,12 @@ def export_repository(model, processor, folder: str | Path) -> Path:
             shutil.copyfile(path, temporary / path.name)
         add_to_json(temporary / "config.json", MODEL_CODE)
         add_to_json(temporary / "processor_config.json", PROCESSOR_CODE)
+        if isinstance(processor.audio_tokenizer, VitaAudioCodec):
+            add_to_json(temporary / AUDIO_TOKENIZER_SUBFOLDER / "config.json", CODEC_CODE)
         (temporary / "README.md").write_text(MODEL_CARD.format(name=folder.name), encoding="utf-8")
         temporary.replace(folder)
+    except SafetensorError as error:
+        raise OSError(f"Cannot write the weights to {folder}: {error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder

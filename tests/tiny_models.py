@@ -61,7 +61,12 @@ def tiny_model(processor: VitaAudioProcessor, seed: int = 0):
     )
     torch.manual_seed(seed)
     model = VitaAudioForConditionalGeneration(config).eval()
+    # A random model rarely speaks where it has all of the text vocabulary to choose from.
     model.generation_config = GenerationConfig(
-        mctp_mode="boost", max_new_tokens=60, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+        mctp_mode="boost",
+        max_new_tokens=40,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        suppress_tokens=[i for i in range(64, vocabulary.begin_audio_token_id) if i != tokenizer.eos_token_id],
     )
     return model

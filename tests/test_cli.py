@@ -1,0 +1,184 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+import json
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+from tiny_models import tiny_model, tiny_processor
+
+from processing.cli import DEFAULT_MODEL, SAMPLE_QUESTION, build_parser, main, write_wav
+from processing.conversation_vita_audio import recognition_conversation, synthesis_conversation
+from processing.pipeline_vita_audio import VitaAudioPipeline
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    processor = tiny_processor()
+    return VitaAudioPipeline(tiny_model(processor), processor=processor, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(pipe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    pipe.model.save_pretrained(folder)
+    pipe.processor.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def question(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    soundfile.write("question.wav", 0.3 * np.sin(np.arange(24000) / 20), 32000)
+    return "question.wav"
+
+
+def run_json(capsys, *argv):
+    assert main([*argv, "--json"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    return json.loads(line)
+
+
+def assert_wav(path, expected):
+    samples, rate = soundfile.read(path, dtype="float32")
+    assert rate == expected["sampling_rate"]
+    np.testing.assert_allclose(samples, expected["audio"], atol=0.02)
+
+
+def test_answer(pipe, folder, question, capsys):
+    report = run_json(capsys, "answer", question, "--model", folder)
+    expected = pipe(question)
+    assert report["text"] == expected["text"].strip() and report["mode"] == "boost"
+    assert report["audio"] == "answer.wav" and report["sampling_rate"] == 16000
+    assert_wav("answer.wav", expected)
+    assert report["audio_seconds"] == len(expected["audio"]) / 16000
+    assert 0 < report["first_chunk_seconds"] <= report["total_seconds"]
+    assert report["real_time_factor"] == pytest.approx(report["total_seconds"] / report["audio_seconds"])
+
+
+def test_answer_for_people(pipe, folder, question, capsys):
+    assert main(["answer", question, "--model", folder, "--output", "spoken.wav"]) == 0
+    out = capsys.readouterr().out
+    assert pipe(question)["text"].strip() in out
+    assert "spoken.wav" in out and "First chunk after" in out and "x real time" in out
+
+
+def test_options_of_the_generation(pipe, folder, question, capsys):
+    report = run_json(capsys, "answer", question, "--model", folder, "--mode", "2,8", "--max-new-tokens", "30")
+    assert report["mode"] == [2, 8]
+    assert report["text"] == pipe(question, mctp_mode=[2, 8], max_new_tokens=30)["text"].strip()
+    argv = ["answer", question, "--model", folder, "--seed"]
+    texts = [run_json(capsys, *argv, seed)["text"] for seed in ("1", "1", "2")]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_transcribe(pipe, folder, question, capsys):
+    report = run_json(capsys, "transcribe", question, "--model", folder)
+    assert report["text"] == pipe(recognition_conversation(question))["text"].strip()
+    assert report["audio_seconds"] == 0.75 and report["first_chunk_seconds"] > 0 and "audio" not in report
+
+
+def test_speak(pipe, folder, question, capsys):
+    report = run_json(capsys, "speak", "Two plus two", "--model", folder)
+    expected = pipe(synthesis_conversation("Two plus two"))
+    assert report["text"] == expected["text"].strip() and report["audio"] == "speech.wav"
+    assert_wav("speech.wav", expected)
+
+
+def test_export(pipe, folder, tmp_path, capsys):
+    assert main(["export", str(tmp_path / "out"), "--model", folder]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "out")
+    assert "custom_pipelines" in json.loads((tmp_path / "out" / "config.json").read_text())
+
+
+def test_without_a_file_the_shipped_sample_is_answered():
+    arguments = build_parser().parse_args(["answer"])
+    assert arguments.audio == str(DEFAULT_MODEL / "sample_question.wav") and arguments.model == str(DEFAULT_MODEL)
+
+
+@pytest.mark.skipif(not SAMPLE_QUESTION.exists(), reason="no checkpoint is shipped yet")
+def test_shipped_model_answers_the_sample(tmp_path):
+    command = [sys.executable, "-m", "processing.cli", "answer", "--json", "--output", str(tmp_path / "answer.wav")]
+    done = subprocess.run(command, cwd=DEFAULT_MODEL.parent.parent, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["text"] and soundfile.info(report["audio"]).duration == pytest.approx(report["audio_seconds"])
+
+
+def write_bad_files():
+    soundfile.write("short.wav", np.zeros(160), 16000)
+    soundfile.write("empty.wav", np.zeros(0), 16000)
+    soundfile.write("long.wav", np.zeros(8000 * 600), 8000, subtype="PCM_U8")
+    soundfile.write("nan.wav", np.full(8000, np.nan), 16000, subtype="FLOAT")
+    with open("corrupt.wav", "wb") as file:
+        file.write(b"RIFF nothing")
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["answer", "missing.wav"], "no audio file missing.wav"),
+        (["answer", "short.wav"], "short.wav lasts 0.010 s, shorter"),
+        (["answer", "empty.wav"], "empty.wav is empty"),
+        (["answer", "long.wav"], "long.wav lasts 600.0 s, longer than the limit"),
+        (["answer", "nan.wav"], "nan.wav has NaN"),
+        (["transcribe", "corrupt.wav"], "corrupt.wav is corrupt"),
+        (["answer", "question.wav", "--output", "nowhere/a.wav"], "folder of the output nowhere/a.wav"),
+        (["answer", "question.wav", "--output", "a.mp3"], "must end with .wav"),
+        (["answer", "question.wav", "--mode", "warp"], "warp"),
+        (["answer", "question.wav", "--mode", "1,2,3"], "pairs"),
+        (["answer", "question.wav", "--mode", "1,11"], "11 MCTP steps"),
+        (["answer", "question.wav", "--max-new-tokens", "1"], "without speech"),
+        (["speak", "say <|audio_3|>"], "<|audio_3|>"),
+        (["export", "."], "not an empty folder"),
+    ],
+)
+def test_errors_are_one_clear_line(folder, question, capsys, argv, message):
+    write_bad_files()
+    assert main([*argv, "--model", folder]) == 1
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert line.startswith("vita-audio: error: ") and message in line
+    assert captured.out == ""
+
+
+def test_missing_model_and_gpu(question, folder, capsys):
+    assert main(["answer", question, "--model", "./nothing"]) == 1
+    assert "no model folder ./nothing" in capsys.readouterr().err
+    assert main(["answer", question, "--model", folder, "--device", "cuda:99"]) == 1
+    assert "--device is cuda:99, but there are" in capsys.readouterr().err
+    assert main(["answer", question, "--model", folder, "--device", "abacus"]) == 1
+    assert "got abacus" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [[], ["sing"], ["speak"], ["answer", "a.wav", "--mode", "1,x"]])
+def test_wrong_usage_exits_with_2(argv, capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(argv)
+    assert exit.value.code == 2
+    assert "usage: vita-audio" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_train_and_evaluate_pass_their_arguments_on(command, capsys):
+    with pytest.raises(SystemExit) as exit:
+        main([command, "--help"])
+    assert exit.value.code == 0
+    assert "--" in capsys.readouterr().out
+
+
+def test_full_disk_leaves_the_wav_as_it_was(tmp_path):
+    path = tmp_path / "a.wav"
+    write_wav(path, np.zeros(100), 16000)
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # no file may grow beyond this
+    try:
+        with pytest.raises(OSError):
+            write_wav(path, np.zeros(16000), 16000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
