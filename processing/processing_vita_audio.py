@@ -177,6 +177,8 @@ class VitaAudioProcessor(ProcessorMixin):
             ValueError: a text has control or speech tokens in it, the marks are not as many as `audios`, or an audio is
                 bad (see [`load_audio`]); all before the codec runs.
         """
+        if not conversation:
+            raise ValueError("There is no message: the conversation is empty.")
         is_batched = isinstance(conversation[0], (list, tuple))
         conversations = list(conversation) if is_batched else [conversation]
         audios = (audios if is_batched else [audios]) if audios is not None else [None] * len(conversations)

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import tiny_codec, tiny_processor, tiny_tokenizer
+from tiny_models import tiny_codec, tiny_model, tiny_processor, tiny_tokenizer
 from transformers import AutoProcessor, DacConfig, DacModel, EncodecFeatureExtractor
 
 from processing import VitaAudioProcessor
@@ -382,6 +382,29 @@ def test_from_a_subfolder(tmp_path):
     processor.save_pretrained(tmp_path / "checkpoint")
     loaded = VitaAudioProcessor.from_pretrained(tmp_path, subfolder="checkpoint")
     assert loaded.encode_audio([tone(0.5)]) == processor.encode_audio([tone(0.5)])
+
+
+def test_from_a_hub_repository_at_a_revision(tmp_path):
+    """A repository's files as the Hub's cache keeps them, at two commits with different codecs."""
+    repository = tmp_path / "models--someone--tiny"
+    (repository / "refs").mkdir(parents=True)
+    processors = {}
+    for seed, revision in enumerate(["main", "v1"]):
+        commit = str(seed) * 40
+        processors[revision] = VitaAudioProcessor(
+            EncodecFeatureExtractor(sampling_rate=16000), tiny_tokenizer(), tiny_codec(seed)
+        )
+        processors[revision].save_pretrained(repository / "snapshots" / commit)
+        tiny_model(processors[revision]).config.save_pretrained(repository / "snapshots" / commit)
+        (repository / "refs" / revision).write_text(commit)
+    codes = [[1, 2, 3]]
+    for revision, saved in processors.items():
+        loaded = VitaAudioProcessor.from_pretrained(
+            "someone/tiny", revision=revision, cache_dir=tmp_path, local_files_only=True
+        )
+        np.testing.assert_allclose(loaded.decode_audio(codes)[0], saved.decode_audio(codes)[0], atol=1e-4)
+    waveforms = [processor.decode_audio(codes)[0] for processor in processors.values()]
+    assert np.abs(waveforms[0] - waveforms[1]).max() > 0.01
 
 
 def test_without_a_codec(tmp_path):
