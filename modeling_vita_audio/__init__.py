@@ -1,0 +1,37 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""VITA-Audio for transformers. Importing this package makes the auto classes know it."""
+
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+from .cache_vita_audio import VitaAudioCache
+from .configuration_vita_audio import VitaAudioConfig
+from .generation_vita_audio import MCTP_MODES, VitaAudioGenerationMixin
+from .modeling_vita_audio import (
+    VitaAudioForConditionalGeneration,
+    VitaAudioModel,
+    VitaAudioModelOutputWithPast,
+    VitaAudioOutputWithPast,
+    VitaAudioPreTrainedModel,
+)
+
+
+AutoConfig.register("vita_audio", VitaAudioConfig)
+AutoModel.register(VitaAudioConfig, VitaAudioForConditionalGeneration)
+AutoModelForCausalLM.register(VitaAudioConfig, VitaAudioForConditionalGeneration)
+
+# A checkpoint that is saved takes these files along, for `trust_remote_code=True`
+VitaAudioConfig.register_for_auto_class("AutoConfig")
+VitaAudioForConditionalGeneration.register_for_auto_class("AutoModel")
+
+__all__ = [
+    "MCTP_MODES",
+    "VitaAudioCache",
+    "VitaAudioConfig",
+    "VitaAudioForConditionalGeneration",
+    "VitaAudioGenerationMixin",
+    "VitaAudioModel",
+    "VitaAudioModelOutputWithPast",
+    "VitaAudioOutputWithPast",
+    "VitaAudioPreTrainedModel",
+]
