@@ -11,16 +11,11 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import Qwen2Tokenizer
 
+from processing.conversation_vita_audio import CHAT_TEMPLATE
+
 
 TEXT_SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 AUDIO_SPECIAL_TOKENS = ["<|begin_of_audio|>", "<|end_of_audio|>", "<|audio|>"]
-
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 
 
 def add_audio_tokens(tokenizer, num_speech_tokens: int) -> int:

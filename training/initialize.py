@@ -1,0 +1,77 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What stage 1 starts from: a language model that learns to speak, or nothing at all."""
+
+from collections.abc import Iterable
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, EncodecFeatureExtractor, PreTrainedTokenizerBase
+
+from modeling_vita_audio import VitaAudioConfig, VitaAudioForConditionalGeneration
+from processing import VitaAudioProcessor
+
+from .tokenizer import add_audio_tokens, train_tokenizer
+
+
+# Matrices of such sizes are fast on GPUs; the released checkpoints' vocabulary is a multiple of it, too.
+VOCAB_MULTIPLE = 8
+
+
+def build_processor(tokenizer: PreTrainedTokenizerBase, codec) -> VitaAudioProcessor:
+    """A processor around a codec, for audio at the codec's rate."""
+    extractor = EncodecFeatureExtractor(feature_size=1, sampling_rate=codec.config.sampling_rate)
+    return VitaAudioProcessor(extractor, tokenizer, codec)
+
+
+def build_from_nothing(
+    text_config: dict, texts: Iterable[str], text_vocab_size: int, codec, attn_implementation: str | None = None
+) -> tuple[VitaAudioForConditionalGeneration, VitaAudioProcessor]:
+    """
+    A model with random weights and a tokenizer trained for it.
+
+    Args:
+        text_config: of the language model, as in [`VitaAudioConfig`]; its vocabulary is set here.
+        texts: what the tokenizer is trained on.
+        text_vocab_size: its size without speech tokens, see [`~training.tokenizer.train_tokenizer`].
+        codec ([`PreTrainedAudioTokenizerBase`]): the speech codec.
+        attn_implementation: such as `"sdpa"`.
+    """
+    text_config = dict(text_config)
+    max_length = text_config.get("max_position_embeddings", 2048)
+    tokenizer = train_tokenizer(texts, text_vocab_size, codec.config.codebook_size, model_max_length=max_length)
+    text_config["vocab_size"] = -(-len(tokenizer) // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+    config = VitaAudioConfig(text_config=text_config, **vocabulary_of(tokenizer, codec))
+    if attn_implementation is not None:
+        config._attn_implementation = attn_implementation
+    return VitaAudioForConditionalGeneration(config), build_processor(tokenizer, codec)
+
+
+def build_from_language_model(
+    name_or_path: str, codec, **kwargs
+) -> tuple[VitaAudioForConditionalGeneration, VitaAudioProcessor]:
+    """
+    A language model of transformers, its embeddings and head enlarged by the speech vocabulary. New rows are drawn around
+    the mean of the old ones.
+
+    Args:
+        name_or_path: such as `"Qwen/Qwen2.5-7B-Instruct"`.
+        codec ([`PreTrainedAudioTokenizerBase`]): the speech codec.
+        kwargs: of `from_pretrained`, such as `dtype` and `attn_implementation`.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+    language_model = AutoModelForCausalLM.from_pretrained(name_or_path, **kwargs)
+    add_audio_tokens(tokenizer, codec.config.codebook_size)
+    language_model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=VOCAB_MULTIPLE)
+    config = VitaAudioConfig(text_config=language_model.config, **vocabulary_of(tokenizer, codec))
+    with torch.device("meta"):
+        model = VitaAudioForConditionalGeneration(config)
+    model.model.language_model, model.lm_head = language_model.model, language_model.lm_head
+    model.generation_config = language_model.generation_config
+    return model, build_processor(tokenizer, codec)
+
+
+def vocabulary_of(tokenizer: PreTrainedTokenizerBase, codec) -> dict:
+    """What a [`VitaAudioConfig`] says of a tokenizer with speech tokens; no MCTP modules yet."""
+    ids = tokenizer.convert_tokens_to_ids(["<|audio|>", "<|begin_of_audio|>", "<|end_of_audio|>", "<|audio_0|>"])
+    names = ("audio_token_id", "begin_audio_token_id", "end_audio_token_id", "speech_token_offset")
+    return dict(zip(names, ids)) | {"num_speech_tokens": codec.config.codebook_size, "num_mctp_modules": 0}

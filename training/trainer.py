@@ -1,0 +1,211 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The four training stages as one trainer, built on TRL's `SFTTrainer`."""
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from trl import SFTConfig, SFTTrainer
+
+from modeling_vita_audio import MCTP_MODES, VitaAudioForConditionalGeneration
+
+from .collator import PackedRowsCollator
+
+
+# Written last into a checkpoint's folder: without it, the checkpoint is not whole.
+COMPLETE_FILE = "complete"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage trains, by which losses. Paper, section 3.4; `max_modules` None is all of them."""
+
+    trains_language_model: bool
+    trains_mctp_modules: bool
+    max_modules: int | None
+
+
+STAGES = {
+    1: Stage(trains_language_model=True, trains_mctp_modules=False, max_modules=0),
+    2: Stage(trains_language_model=False, trains_mctp_modules=True, max_modules=1),
+    3: Stage(trains_language_model=False, trains_mctp_modules=True, max_modules=None),
+    4: Stage(trains_language_model=True, trains_mctp_modules=True, max_modules=None),
+}
+
+
+@dataclass
+class VitaAudioSFTConfig(SFTConfig):
+    r"""
+    Configuration of [`VitaAudioSFTTrainer`]: that of [`~trl.SFTConfig`], and what is listed here. The settings of the
+    paper are in `training/configs/paper_7b`.
+
+    > [!NOTE]
+    > These parameters have default values different from [`~trl.SFTConfig`]: `packing=True`, `shuffle_dataset=True`,
+    > `prediction_loss_only=True` and `ddp_find_unused_parameters=False`.
+    """
+
+    stage: int = field(
+        default=1,
+        metadata={
+            "help": "Training stage. 1: the whole language model, no MCTP modules. 2: the first MCTP module only. 3: all MCTP "
+            "modules only. 4: everything. The losses are those of what is trained.",
+            "choices": sorted(STAGES),
+        },
+    )
+    num_mctp_modules: int = field(
+        default=10, metadata={"help": "Number of MCTP modules in stages 3 and 4. A model with fewer grows to it."}
+    )
+    mctp_learning_rate_multiplier: float = field(
+        default=1.0, metadata={"help": "The learning rate of the MCTP modules is this times `learning_rate`."}
+    )
+    interleave_pattern: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Text and speech tokens of each chunk of an interleaved answer, also the default decoding schedule of "
+            "the trained model. By default the processor's, which is `1 10 4 10` if it was not changed."
+        },
+    )
+
+    packing: bool = field(
+        default=True,
+        metadata={
+            "help": "Whether to pack samples into rows of at most `max_length` tokens. Nothing crosses a sample."
+        },
+    )
+    shuffle_dataset: bool = field(
+        default=True, metadata={"help": "Whether to shuffle the samples before they are packed."}
+    )
+    prediction_loss_only: bool = field(
+        default=True, metadata={"help": "When performing evaluation, only returns the losses."}
+    )
+    ddp_find_unused_parameters: bool | None = field(
+        default=False,
+        metadata={
+            "help": "The `find_unused_parameters` of distributed data parallel training. Every stage uses all it trains."
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.stage not in STAGES:
+            raise ValueError(f"`stage` must be one of {sorted(STAGES)}, got {self.stage}.")
+        if self.num_mctp_modules < 1:
+            raise ValueError(f"`num_mctp_modules` must be 1 or more, got {self.num_mctp_modules}.")
+        if self.mctp_learning_rate_multiplier <= 0:
+            raise ValueError(
+                f"`mctp_learning_rate_multiplier` must be positive, got {self.mctp_learning_rate_multiplier}."
+            )
+
+
+def last_complete_checkpoint(output_dir: str | os.PathLike) -> str | None:
+    """The newest checkpoint in `output_dir` that was written to its end, or None."""
+    steps = {}
+    for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        match = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name)
+        if match and (path / COMPLETE_FILE).is_file():
+            steps[int(match[1])] = str(path)
+    return steps[max(steps)] if steps else None
+
+
+def prepare_model_for_stage(model: VitaAudioForConditionalGeneration, stage: int, num_mctp_modules: int) -> None:
+    """
+    Gives the model the MCTP modules of a stage, freezes what the stage does not train and sets the losses.
+
+    Raises:
+        ValueError: the model has more modules than the stage.
+    """
+    plan = STAGES[stage]
+    num_modules = num_mctp_modules if plan.max_modules is None else plan.max_modules
+    if model.config.num_mctp_modules > num_modules:
+        raise ValueError(
+            f"The model has {model.config.num_mctp_modules} MCTP modules, but stage {stage} is for {num_modules}. It starts "
+            "from the model of the stage before."
+        )
+    model.grow_mctp_modules(num_modules)
+    model.requires_grad_(plan.trains_language_model)
+    model.model.mctp_modules.requires_grad_(plan.trains_mctp_modules)
+    model.config.lm_loss_weight = float(plan.trains_language_model)
+
+
+class VitaAudioSFTTrainer(SFTTrainer):
+    """
+    Trains one stage of a [`VitaAudioForConditionalGeneration`].
+
+    Args:
+        model ([`VitaAudioForConditionalGeneration`]): the model of the stage before. MCTP modules are added to it.
+        args ([`VitaAudioSFTConfig`]): the stage and its settings.
+        kwargs: as of [`~trl.SFTTrainer`]; the datasets are those of [`~training.data.build_training_dataset`].
+    """
+
+    _tag_names = ["trl", "sft", "vita-audio"]
+
+    def __init__(self, model: VitaAudioForConditionalGeneration, args: VitaAudioSFTConfig, **kwargs):
+        prepare_model_for_stage(model, args.stage, args.num_mctp_modules)
+        super().__init__(model=model, args=args, **kwargs)
+        if "flash" not in model.config._attn_implementation:
+            self.data_collator = PackedRowsCollator(pad_token_id=self._tokenizer.pad_token_id)
+        # A model is decoded as it was trained, once it has the modules for it
+        pattern = self.processing_class.interleave_pattern
+        mode = next((name for name, schedule in MCTP_MODES.items() if schedule == pattern), pattern)
+        model.generation_config.mctp_mode = mode if max(pattern[1::2]) <= model.config.num_mctp_modules else "vanilla"
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """As [`Trainer.create_optimizer`], with groups of their own for the MCTP modules."""
+        if self.optimizer is None:
+            super().create_optimizer(model)
+            named_parameters = (self.model if model is None else model).named_parameters()
+            of_modules = {id(parameter) for name, parameter in named_parameters if "mctp_modules." in name}
+            for group in list(self.optimizer.param_groups):
+                parameters = group["params"]
+                group["params"] = [parameter for parameter in parameters if id(parameter) not in of_modules]
+                module_parameters = [parameter for parameter in parameters if id(parameter) in of_modules]
+                learning_rate = group["lr"] * self.args.mctp_learning_rate_multiplier
+                self.optimizer.add_param_group({**group, "params": module_parameters, "lr": learning_rate})
+            # the first group's rate is the one that is logged
+            self.optimizer.param_groups = [group for group in self.optimizer.param_groups if group["params"]]
+        return self.optimizer
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        # TRL's own loss knows of one head and no modules; the model's is the loss, as `Trainer` takes it
+        inputs |= {"use_cache": False, "skip_logits": not return_outputs}
+        loss, outputs = Trainer.compute_loss(
+            self, model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
+        )
+        self._log_losses(outputs, num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
+
+    def _log_losses(self, outputs, num_items_in_batch) -> None:
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        losses = {} if outputs.lm_loss is None else {"lm_loss": outputs.lm_loss}
+        if outputs.mctp_losses is not None:
+            losses |= {f"mctp_loss_{k}": loss for k, loss in enumerate(outputs.mctp_losses, start=1)}
+        values = torch.stack(list(losses.values())).detach()
+        if num_items_in_batch is not None:
+            # shares of a mean over all batches of the step, in all processes
+            values = values * self.accelerator.num_processes * self.current_gradient_accumulation_steps
+        for name, value in zip(losses, self.accelerator.reduce(values, "mean").tolist()):
+            metrics[name].append(value)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+        """As [`Trainer.train`]; with `resume_from_checkpoint=True` a checkpoint that is not whole is passed over."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
+            if resume_from_checkpoint is None:
+                raise ValueError(f"There is no complete checkpoint in {self.args.output_dir}.")
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _save_checkpoint(self, model, trial):
+        complete = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}", COMPLETE_FILE)
+        # there is one where a run went back to an earlier checkpoint
+        if self.args.should_save:
+            complete.unlink(missing_ok=True)
+        self.accelerator.wait_for_everyone()
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            complete.touch()
