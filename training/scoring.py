@@ -14,18 +14,22 @@ _SMALL_NUMBERS = (
 ).split()
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 _SIGNS = {"+": "plus", "-": "minus", "−": "minus", "–": "minus", "=": "is"}
-# One spelling for words that are written in several ways but spoken in one.
+# One spelling for what is written in several ways but spoken in one.
 _SPELLINGS = {
     "grey": "gray",
     "colour": "color",
     "colours": "colors",
     "neighbour": "neighbor",
+    "columbia": "colombia",
+    "passed": "past",
     "ok": "okay",
     "goodnight": "good night",
     "goodbye": "good bye",
     "what's": "what is",
     "it's": "it is",
     "that's": "that is",
+    "there's": "there is",
+    "where's": "where is",
     "i'm": "i am",
     "i'll": "i will",
     "don't": "do not",

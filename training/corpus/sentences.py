@@ -58,36 +58,29 @@ CAPITALS = {
     "Cuba": "Havana",
     "Peru": "Lima",
     "Chile": "Santiago",
-    "Argentina": "Buenos Aires",
     "Belgium": "Brussels",
     "Romania": "Bucharest",
     "Serbia": "Belgrade",
-    "Iraq": "Baghdad",
     "Lebanon": "Beirut",
     "Vietnam": "Hanoi",
-    "Pakistan": "Islamabad",
     "Jamaica": "Kingston",
     "Turkey": "Ankara",
-    "Nepal": "Kathmandu",
     "Colombia": "Bogota",
-    "Morocco": "Rabat",
-    "Iran": "Tehran",
     "Wales": "Cardiff",
 }
 # No word occurs twice: each has one opposite here.
 OPPOSITES = (
-    "hot cold, big small, up down, left right, open closed, fast slow, happy sad, day night, black white, old young, "
-    "rich poor, early late, full empty, clean dirty, wet dry, light dark, good bad, true false, strong weak, "
-    "long short, high low, easy difficult, hard soft, inside outside, above below, first last, near far, thick thin, "
-    "loud quiet, love hate, win lose, start finish, push pull, give take, always never, summer winter, north south, "
-    "east west, cheap expensive, friend enemy, question answer, morning evening, smooth rough, safe dangerous, "
-    "brave afraid"
+    "hot cold, big small, up down, left right, open closed, fast slow, day night, black white, old young, early late, "
+    "full empty, clean dirty, good bad, true false, strong weak, long short, high low, easy difficult, hard soft, "
+    "inside outside, above below, first last, loud quiet, love hate, always never, summer winter, north south, cheap "
+    "expensive, friend enemy, question answer, morning evening, smooth rough, safe dangerous, brave afraid, same "
+    "different, laugh cry, remember forget, possible impossible, future past, awake asleep"
 )
 COLORS_OF = {
     "grass": "green",
     "the sky": "blue",
     "snow": "white",
-    "coal": "black",
+    "butter": "yellow",
     "a banana": "yellow",
     "a lemon": "yellow",
     "blood": "red",
@@ -119,7 +112,7 @@ BABIES = {
 LEGS = {"spider": "eight", "dog": "four", "bird": "two", "fly": "six", "horse": "four", "snake": "no"}
 MAKERS = {
     "bees": ("make", "honey"),
-    "hens": ("lay", "eggs"),
+    "chickens": ("lay", "eggs"),
     "rabbits": ("eat", "carrots"),
     "horses": ("eat", "grass"),
     "monkeys": ("eat", "bananas"),
@@ -160,8 +153,8 @@ GREETINGS = {
 }
 
 VOCABULARY = {
-    "name": "Anna Peter Lucy David Emma Jack Tom Sarah Robert Helen Alice George",
-    "color": "red blue green yellow white black brown pink orange gray",
+    "name": "Susan Peter Lucy David Linda Jack Tom Sarah Robert Helen Alice George",
+    "color": "red blue green yellow white black brown pink orange purple",
     "animal": "cat dog horse cow bird fish rabbit lion tiger bear monkey elephant duck sheep mouse snake fox chicken",
     "animals": "cats dogs horses cows birds rabbits lions tigers bears monkeys elephants ducks snakes chickens",
     "thing": "book ball cup box bag hat coat chair lamp key phone bottle basket clock umbrella pencil knife spoon plate "
@@ -171,7 +164,7 @@ VOCABULARY = {
     "place": "garden park kitchen forest house school river field street market station library lake beach village",
     "food": "apples bread cheese soup rice cake chicken fish bananas oranges potatoes chocolate tomatoes carrots eggs",
     "drink": "water,milk,tea,coffee,orange juice,lemonade",
-    "relative": "mother father sister brother uncle aunt grandmother grandfather friend teacher neighbor",
+    "relative": "mother father sister brother uncle cousin grandmother grandfather friend teacher neighbor",
     "count": "two three four five six seven eight nine ten eleven twelve",
     "size": "big small old new little beautiful heavy strange",
     "mood": "happy sad tired hungry angry late sick ready busy quiet",
@@ -288,7 +281,7 @@ def _arithmetic_facts():
                     f"What do you get when you add {a} and {b}?",
                     f"Tell me the sum of {a} and {b}.",
                 )
-                yield _fact("sums", f"{a} plus {b} is {total}.", total, wordings)
+                yield _fact("sums", f"the sum of {a} and {b} is {total}.", total, wordings)
             if j <= i:
                 rest = NUMBERS[i - j]
                 wordings = (
@@ -297,7 +290,7 @@ def _arithmetic_facts():
                     f"What is left when you take {b} from {a}?",
                     f"Tell me the difference between {a} and {b}.",
                 )
-                yield _fact("differences", f"{a} minus {b} is {rest}.", rest, wordings)
+                yield _fact("differences", f"the difference of {a} and {b} is {rest}.", rest, wordings)
 
 
 def _calendar_facts():
@@ -334,15 +327,15 @@ def _opposite_facts():
                 f"Tell me the opposite of {word}.",
                 f"Do you know the opposite of {word}?",
             )
-            yield _fact("opposites", f"{opposite} is the opposite of {word}.", opposite, wordings)
+            yield _fact("opposites", f"the opposite is {opposite}.", opposite, wordings)
 
 
 def _clock_facts():
     for i, hour in enumerate(HOURS):
-        for phrase, answer_start, gold in (
-            ("one hour after", "one hour later", f"{HOURS[(i + 1) % 12]} o'clock"),
-            ("one hour before", "one hour earlier", f"{HOURS[i - 1]} o'clock"),
-            ("half an hour after", "half an hour later", f"half past {hour}"),
+        for phrase, gold in (
+            ("one hour after", f"{HOURS[(i + 1) % 12]} o'clock"),
+            ("one hour before", f"{HOURS[i - 1]} o'clock"),
+            ("half an hour after", f"half past {hour}"),
         ):
             wordings = (
                 f"What time is it {phrase} {hour} o'clock?",
@@ -351,7 +344,7 @@ def _clock_facts():
                 f"What does the clock say {phrase} {hour} o'clock?",
             )
             accepted = (f"{hour} thirty",) if gold.startswith("half") else ()
-            yield _fact("clock", f"{answer_start} it is {gold}.", gold, wordings, accepted)
+            yield _fact("clock", f"the time is {gold}.", gold, wordings, accepted)
 
 
 def _simple_facts():
@@ -365,12 +358,12 @@ def _simple_facts():
         yield _fact("simple", f"the color of {thing} is {color}.", color, wordings)
     for animal, sound in SOUNDS.items():
         wordings = (
-            f"What does a {animal} say?",
-            f"What sound does a {animal} make?",
-            f"Tell me what a {animal} says.",
-            f"Which sound does a {animal} make?",
+            f"Which animal says {sound}?",
+            f"What animal says {sound}?",
+            f"Tell me which animal says {sound}.",
+            f"Do you know which animal says {sound}?",
         )
-        yield _fact("simple", f"the sound of a {animal} is {sound}.", sound, wordings)
+        yield _fact("simple", f"that animal is a {animal}.", animal, wordings)
     for animal, baby in BABIES.items():
         wordings = (
             f"What is a baby {animal} called?",

@@ -99,7 +99,9 @@ def _speak_with_piper(text: str, setting: str, rng: random.Random) -> tuple[np.n
         config = SynthesisConfig(length_scale=1.0, noise_scale=0.0, noise_w_scale=0.0)
     else:
         config = SynthesisConfig(
-            length_scale=rng.uniform(0.85, 1.2), noise_scale=rng.uniform(0.0, 0.667), noise_w_scale=rng.uniform(0.0, 0.6)
+            length_scale=rng.uniform(0.85, 1.2),
+            noise_scale=rng.uniform(0.0, 0.667),
+            noise_w_scale=rng.uniform(0.0, 0.6),
         )
     chunks = [chunk.audio_float_array for chunk in _piper().synthesize(text, config)]
     return np.concatenate(chunks), _piper().config.sample_rate
@@ -128,5 +130,15 @@ def speak(text: str, voice: Voice, rng: random.Random) -> tuple[np.ndarray, int]
         )
     stretch = rng.uniform(0.85, 1.2)
     return _speak_with_program(
-        ["flite", "-voice", voice.setting, "--setf", f"duration_stretch={stretch:.3f}", "-t", text, "-o", "/dev/stdout"]
+        [
+            "flite",
+            "-voice",
+            voice.setting,
+            "--setf",
+            f"duration_stretch={stretch:.3f}",
+            "-t",
+            text,
+            "-o",
+            "/dev/stdout",
+        ]
     )
