@@ -64,30 +64,30 @@ def load_conversations(
     if (path / CONVERSATIONS_FILE).is_file():
         path = path / CONVERSATIONS_FILE
     if path.is_file():
-        conversations = Dataset.from_generator(
-            read_json_lines,
-            features=CONVERSATION_FEATURES,
-            cache_dir=None if cache_dir is None else os.fspath(cache_dir),
-            # the time of the last change, so that a changed file is read anew
-            gen_kwargs={
-                "path": str(path.resolve()),
-                "changed": path.stat().st_mtime_ns,
-                "split": split,
-                "tasks": tasks,
-            },
-        )
+        arguments = {"path": str(path.resolve()), "split": split, "tasks": tasks}
+        # once for its errors, which `datasets` would hide in one of its own, and for its number
+        num_conversations = sum(1 for _ in read_json_lines(**arguments))
+        if num_conversations > 0:
+            conversations = Dataset.from_generator(
+                read_json_lines,
+                features=CONVERSATION_FEATURES,
+                cache_dir=None if cache_dir is None else os.fspath(cache_dir),
+                # the time of the last change, so that a changed file is read anew
+                gen_kwargs=arguments | {"changed": path.stat().st_mtime_ns},
+            )
     else:
         conversations = load_from_disk(path) if path.is_dir() else load_dataset(os.fspath(source))
         conversations = conversations[split] if isinstance(conversations, DatasetDict) else conversations
         conversations = normalize_columns(conversations, tasks)
-    if len(conversations) == 0:
+        num_conversations = len(conversations)
+    if num_conversations == 0:
         raise ValueError(
             f"{source} has no conversations of the split '{split}'" + (f" and the tasks {tasks}." if tasks else ".")
         )
     return conversations
 
 
-def read_json_lines(path: str, changed: int, split: str, tasks: list[str] | None) -> Iterator[dict]:
+def read_json_lines(path: str, split: str, tasks: list[str] | None, changed: int = 0) -> Iterator[dict]:
     folder = Path(path).parent
     with open(path, encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):

@@ -1,0 +1,196 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Audio, Dataset, List
+from tiny_corpus import write_corpus
+from tiny_models import tiny_codec, tiny_processor
+
+from training.data import (
+    SpeechCodeCache,
+    audio_key,
+    build_training_dataset,
+    codec_fingerprint,
+    load_conversations,
+)
+
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("data") / "corpus")
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return tiny_processor()
+
+
+def all_sources(corpus):
+    paths = sorted(map(str, (corpus / "audio").iterdir()))
+    return {audio_key(path): path for path in paths}
+
+
+def count_encoded(codec, action):
+    """How many clips the codec encodes in `action()`."""
+    rows = []
+    hook = codec.encoder.register_forward_hook(lambda module, args, output: rows.append(len(output)))
+    try:
+        action()
+    finally:
+        hook.remove()
+    return sum(rows)
+
+
+def test_splits_and_tasks_are_chosen(corpus, tmp_path):
+    assert len(load_conversations(corpus, "train", cache_dir=tmp_path)) == 18 * 4
+    assert len(load_conversations(corpus, "test", ["asr"], tmp_path)) == 6
+    twice = load_conversations(corpus / "conversations.jsonl", "train", ["tts", "sqa", "sqa"], tmp_path)
+    assert len(twice) == 18 * 3
+    spoken = [row for row in twice if len(row["audios"]) == 2]
+    assert len(spoken) == 36
+    assert all(Path(audio).is_file() for audio in spoken[0]["audios"])
+
+
+def test_a_changed_file_is_read_anew(tmp_path):
+    def write(text):
+        row = {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "Yes."}]}
+        (tmp_path / "conversations.jsonl").write_text(json.dumps(row) + "\n")
+
+    write("Is it?")
+    assert load_conversations(tmp_path, cache_dir=tmp_path / "cache")[0]["messages"][0]["content"] == "Is it?"
+    write("Is it so?")
+    os.utime(tmp_path / "conversations.jsonl", ns=(1, 1))
+    assert load_conversations(tmp_path, cache_dir=tmp_path / "cache")[0]["messages"][0]["content"] == "Is it so?"
+
+
+@pytest.mark.parametrize(
+    "line, cause",
+    [
+        ("{", "JSONDecodeError"),
+        ('{"messages": [{"role": "user"}]}', "content"),
+        ('{"messages": [{"role": "user", "content": "<|audio|>"}], "audios": []}', "1 marks"),
+        ("[]", "AttributeError"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, line, cause):
+    good = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hi"}]}'
+    (tmp_path / "bad.jsonl").write_text(f"{good}\n{line}\n")
+    with pytest.raises(ValueError, match=f"line 2 is not a conversation.*{cause}"):
+        load_conversations(tmp_path / "bad.jsonl", cache_dir=tmp_path)
+
+
+def test_no_conversation_is_an_error(corpus, tmp_path):
+    with pytest.raises(ValueError, match="no conversations of the split 'other'"):
+        load_conversations(corpus, "other", cache_dir=tmp_path)
+
+
+def test_codes_are_those_of_the_codec_alone(corpus, processor, tmp_path):
+    sources = all_sources(corpus)
+    cache = SpeechCodeCache(tmp_path, processor.audio_tokenizer)
+    cache.encode(sources, processor)
+    alone = processor.encode_audio(list(sources.values()))
+    assert [cache.codes[key].tolist() for key in sources] == alone
+    again = SpeechCodeCache(tmp_path, processor.audio_tokenizer)
+    assert count_encoded(processor.audio_tokenizer, lambda: again.encode(sources, processor)) == 0
+    assert {key: codes.tolist() for key, codes in again.codes.items()} == dict(zip(sources, alone))
+
+
+def test_each_codec_has_codes_of_its_own(corpus, processor, tmp_path):
+    codec, other = processor.audio_tokenizer, tiny_codec(seed=1)
+    codec.save_pretrained(tmp_path / "codec")
+    loaded = type(codec).from_pretrained(tmp_path / "codec")
+    assert codec_fingerprint(loaded) == codec_fingerprint(codec)
+    assert codec_fingerprint(other) != codec_fingerprint(codec)
+    SpeechCodeCache(tmp_path, codec).add({"key": torch.arange(3).int().numpy()})
+    assert list(SpeechCodeCache(tmp_path, loaded).codes) == ["key"]
+    assert not SpeechCodeCache(tmp_path, other).codes
+
+
+ENCODE = """
+import sys
+import training.data as data
+sys.path.append("tests")
+from tiny_models import tiny_processor
+data.CLIPS_PER_FILE = data.ENCODING_BATCH_SIZE = 2
+processor = tiny_processor()
+sources = {data.audio_key(path): path for path in sys.argv[2:]}
+print("start", flush=True)
+data.SpeechCodeCache(sys.argv[1], processor.audio_tokenizer).encode(sources, processor)
+"""
+
+
+def test_a_killed_run_goes_on_where_it_was(corpus, processor, tmp_path):
+    sources = all_sources(corpus)
+    process = subprocess.Popen(
+        [sys.executable, "-c", ENCODE, str(tmp_path), *sources.values()],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+    )
+    while len(list(tmp_path.glob("*/*.safetensors"))) < 3 and process.poll() is None:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    cache = SpeechCodeCache(tmp_path, processor.audio_tokenizer)
+    num_done = len(cache.codes)
+    assert 6 <= num_done < len(sources)
+    num_encoded = count_encoded(processor.audio_tokenizer, lambda: cache.encode(sources, processor))
+    assert num_encoded == len(sources) - num_done
+    assert [cache.codes[key].tolist() for key in sources] == processor.encode_audio(list(sources.values()))
+
+
+def test_a_full_disk_leaves_nothing_half_written(processor, tmp_path):
+    cache = SpeechCodeCache(tmp_path, processor.audio_tokenizer)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        with pytest.raises(Exception, match="(?i)file too large|I/O"):
+            cache.add({"key": torch.arange(5000).int().numpy()})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(cache.folder.iterdir()) == []
+
+
+def test_examples_are_the_processors(corpus, processor, tmp_path):
+    conversations = load_conversations(corpus, "train", cache_dir=tmp_path)
+    examples = build_training_dataset(conversations, processor, tmp_path)
+    assert examples.column_names == ["input_ids", "labels"] and len(examples) == len(conversations)
+    for row, example in zip(conversations, examples):
+        assert example == processor.build_training_example(row["messages"], processor.encode_audio(row["audios"]))
+
+
+def test_a_dataset_with_an_audio_column_makes_the_same_examples(corpus, processor, tmp_path):
+    conversations = load_conversations(corpus, "train", cache_dir=tmp_path)
+    rows = [
+        {
+            "messages": row["messages"],
+            "task": "any",
+            "audios": [{"bytes": Path(a).read_bytes(), "path": None} for a in row["audios"]],
+        }
+        for row in conversations
+    ]
+    Dataset.from_list(rows).cast_column("audios", List(Audio())).save_to_disk(tmp_path / "saved")
+    loaded = load_conversations(tmp_path / "saved", tasks=["any"])
+    expected = build_training_dataset(conversations, processor, tmp_path)
+    assert build_training_dataset(loaded, processor, tmp_path)[:] == expected[:]
+
+
+def test_what_is_too_long_is_left_out(corpus, processor, tmp_path):
+    conversations = load_conversations(corpus, "train", ["asr", "tts"], tmp_path)
+    lengths = sorted(len(ids) for ids in build_training_dataset(conversations, processor, tmp_path)["input_ids"])
+    shorter = build_training_dataset(conversations, processor, tmp_path, max_length=lengths[-3])
+    assert sorted(len(ids) for ids in shorter["input_ids"]) == [length for length in lengths if length <= lengths[-3]]
+    with pytest.raises(ValueError, match=f"the shortest has {lengths[0]} tokens"):
+        build_training_dataset(conversations, processor, tmp_path, max_length=5)
