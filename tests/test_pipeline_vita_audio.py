@@ -190,6 +190,16 @@ def test_first_chunks_come_while_the_generation_runs(pipe):
         next(chunks)
 
 
+def test_characters_of_several_tokens_come_whole(pipe):
+    token_ids = pipe.tokenizer("a€é")["input_ids"]
+    assert len(token_ids) == 6
+    streamer = VitaAudioStreamer(pipe.processor)
+    for value in ([[1]], *([token_id] for token_id in token_ids)):
+        streamer.put(torch.tensor(value))
+    streamer.end()
+    assert list(streamer) == [{"text": "a"}, {"text": "€"}, {"text": "é"}]
+
+
 def test_first_chunk_of_boost_needs_one_forward_of_the_language_model(pipe):
     forwards, seen = [], []
     handle = pipe.model.model.language_model.register_forward_hook(lambda *_: forwards.append(1))
