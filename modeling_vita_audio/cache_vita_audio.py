@@ -51,7 +51,7 @@ class VitaAudioCache(Cache):
 
     Notation: the language model has read the columns (tokens) 0 to N - 1. Module k has read the columns 0 to n_k - 1,
     where N >= n_1 >= n_2 ..., and has combined column i with the token i + k. What a module has not read yet is kept
-    here, and K columns more, so that [`~VitaAudioCache.crop`] can take back tokens that the modules wrote.
+    here, and 2 K columns more, so that [`~VitaAudioCache.crop`] can take back the last K tokens at any time.
 
     Args:
         config ([`VitaAudioConfig`]):
@@ -138,7 +138,7 @@ class VitaAudioCache(Cache):
         if module_idx < len(self.hidden_states):
             self.hidden_states[module_idx].append(hidden_states)
         num_modules = len(self.hidden_states)
-        start = self.num_columns_read(num_modules) - num_modules
+        start = self.num_columns_read(num_modules) - 2 * num_modules
         for buffer in self.buffers:
             buffer.keep(start, buffer.end)
 

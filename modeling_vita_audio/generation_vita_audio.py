@@ -78,8 +78,6 @@ class VitaAudioGenerationMixin(GenerationMixin):
     new token; `hidden_states` and `attentions` hold one per forward of the language model.
     """
 
-    _supported_generation_modes = [GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE]
-
     def _prepare_generation_config(self, generation_config: GenerationConfig | None, **kwargs: Any):
         mctp_mode = kwargs.pop("mctp_mode", None)
         generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
@@ -87,14 +85,17 @@ class VitaAudioGenerationMixin(GenerationMixin):
             mctp_mode = getattr(generation_config, "mctp_mode", None) or "vanilla"
         generation_config.mctp_mode = resolve_mctp_mode(mctp_mode, self.config.num_mctp_modules)
 
-        generation_mode = generation_config.get_generation_mode()
-        if generation_mode not in self._supported_generation_modes:
-            raise ValueError(
-                f"{type(self).__name__} generates by greedy search or sampling, not by {generation_mode.replace('_', ' ')}."
-            )
+        # transformers would first offer to fetch some of the modes that are refused here
+        self._validate_generation_mode(generation_config.get_generation_mode(), generation_config, {})
         if any(generation_config.mctp_mode[1::2]) and not generation_config.use_cache:
             raise ValueError(f"`mctp_mode` {mctp_mode} needs `use_cache=True`.")
         return generation_config, model_kwargs
+
+    def _validate_generation_mode(self, generation_mode: GenerationMode, *args):
+        if generation_mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
+            name = generation_mode.replace("_", " ")
+            raise ValueError(f"{type(self).__name__} generates by greedy search or sampling, not by {name}.")
+        super()._validate_generation_mode(generation_mode, *args)
 
     def _prepare_cache_for_generation(self, generation_config: GenerationConfig, model_kwargs: dict, *args):
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)

@@ -346,6 +346,8 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
             auto_map = getattr(self.config, "auto_map", None) or {}
             name = "modeling_vita_audio.VitaAudioForConditionalGeneration"
             self.config.auto_map = {**auto_map, "AutoModel": name, "AutoModelForCausalLM": name}
+        # A generation config with this flag is loaded without `mctp_mode`
+        self.generation_config._from_model_config = False
         super().save_pretrained(save_directory, *args, **kwargs)
 
     def grow_mctp_modules(self, num_mctp_modules: int):

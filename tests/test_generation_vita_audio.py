@@ -1,0 +1,430 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+import copy
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from modeling_fixtures import (
+    RELEASED_FIXTURE,
+    left_pad,
+    random_model,
+    random_prompt,
+    reference_generate,
+    released_model,
+    schedules,
+)
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    Qwen2ForCausalLM,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+from transformers.generation.streamers import BaseStreamer
+
+from modeling_vita_audio import MCTP_MODES, VitaAudioCache, VitaAudioForConditionalGeneration
+
+
+@pytest.fixture(autouse=True)
+def no_grad():
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_model(10)
+
+
+def new_tokens(model, prompt, **kwargs):
+    """Greedy by default; the new tokens of each row."""
+    kwargs = {"max_new_tokens": 40, "do_sample": False, "pad_token_id": 0, **kwargs}
+    # Without an attention mask, tokens that are `pad_token_id` would be taken for padding
+    inputs = prompt if isinstance(prompt, dict) else {"input_ids": prompt, "attention_mask": torch.ones_like(prompt)}
+    return model.generate(**inputs, **kwargs)[:, inputs["input_ids"].shape[1] :].tolist()
+
+
+class CountForwards:
+    """Counts the forwards of the language model and of the MCTP modules inside a `with` block."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def __enter__(self):
+        self.language_model, self.modules = 0, 0
+        modules = self.model.model.mctp_modules
+        self.handles = [self.model.model.language_model.register_forward_hook(self.count_language_model)]
+        self.handles += [module.register_forward_hook(self.count_module) for module in modules]
+        return self
+
+    def count_language_model(self, *_):
+        self.language_model += 1
+
+    def count_module(self, *_):
+        self.modules += 1
+
+    def __exit__(self, *_):
+        for handle in self.handles:
+            handle.remove()
+
+
+# --- against the original implementation, transformers' Qwen2 and the formulas ---
+
+
+def test_released_fixture_token_for_token():
+    model = released_model()
+    for expected in json.loads((RELEASED_FIXTURE / "expected.json").read_text())["generate"]:
+        prompt = torch.tensor([expected["prompt"]])
+        for mctp_mode in (expected["mode"], expected["pattern"]):
+            output = model.generate(
+                prompt,
+                attention_mask=torch.ones_like(prompt),
+                mctp_mode=mctp_mode,
+                max_new_tokens=len(expected["tokens"]),
+                return_dict_in_generate=True,
+                output_logits=True,
+            )
+            assert output.sequences[0, prompt.shape[1] :].tolist() == expected["tokens"]
+            logits_sum = [logits.logsumexp(-1).item() for logits in output.logits]
+            assert logits_sum == pytest.approx(expected["logits_sum"], abs=1e-4)
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"do_sample": True}, {"repetition_penalty": 1.3}], ids=str)
+@pytest.mark.parametrize("padded", [False, True])
+def test_vanilla_is_transformers_qwen2(model, kwargs, padded):
+    qwen2 = Qwen2ForCausalLM(model.config.text_config).eval()
+    qwen2.model.load_state_dict(model.model.language_model.state_dict())
+    qwen2.lm_head.load_state_dict(model.lm_head.state_dict())
+    lengths = (5, 11, 8) if padded else (9,)
+    inputs = left_pad([random_prompt(length, seed=length) for length in lengths])
+    tokens = []
+    for each in (model, qwen2):
+        torch.manual_seed(7)
+        tokens.append(new_tokens(each, inputs, eos_token_id=[3, 50], **kwargs))
+    assert tokens[0] == tokens[1]
+    assert new_tokens(model, inputs, eos_token_id=[3, 50], num_beams=1, mctp_mode=[3, 0]) == new_tokens(
+        qwen2, inputs, eos_token_id=[3, 50]
+    )
+
+
+@pytest.mark.parametrize("num_mctp_modules", [1, 4, 10])
+def test_generation_is_what_the_formulas_say(num_mctp_modules):
+    model = random_model(num_mctp_modules)
+    prompt = random_prompt(6)
+    for schedule in schedules(num_mctp_modules):
+        expected = reference_generate(model, prompt[0].tolist(), schedule, max_new_tokens=30)
+        assert new_tokens(model, prompt, mctp_mode=schedule, max_new_tokens=30) == [expected], schedule
+
+
+@pytest.mark.parametrize(
+    "model_type, attn_implementation, text_config",
+    [
+        ("qwen3", "sdpa", {"head_dim": 8}),
+        ("llama", "sdpa", {}),
+        ("llama", "eager", {}),
+        ("qwen2", "sdpa", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}),
+        ("qwen2", "sdpa", {"tie_word_embeddings": True}),
+    ],
+)
+def test_generation_agrees_with_the_training_forward(model_type, attn_implementation, text_config):
+    model = random_model(4, model_type, text_config=text_config)
+    model.set_attn_implementation(attn_implementation)
+    prompt = random_prompt(7)
+    schedule = [2, 1, 1, 4, 3, 2, 1, 4]
+    output = model.generate(
+        prompt,
+        mctp_mode=schedule,
+        max_new_tokens=30,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    whole = model(output.sequences, output_mctp_logits=True)
+    writers = [0, 0, 1, 0, 1, 2, 3, 4, 0, 0, 0, 1, 2] + 4 * [0, 1, 2, 3, 4]
+    for index, (logits, writer) in enumerate(zip(output.logits, writers)):
+        expected = whole.mctp_logits[writer - 1] if writer > 0 else whole.logits
+        column = prompt.shape[1] + index - 1 - writer
+        torch.testing.assert_close(logits, expected[:, column], rtol=1e-4, atol=1e-4)
+
+
+# --- the schedule ---
+
+
+@pytest.mark.parametrize("mctp_mode", ["boost", "turbo"])
+def test_first_chunk_after_one_forward_of_the_language_model(model, mctp_mode):
+    with CountForwards(model) as count:
+        new_tokens(model, random_prompt(32), mctp_mode=mctp_mode, max_new_tokens=11)
+    assert (count.language_model, count.modules) == (1, 10)
+
+
+@pytest.mark.parametrize(
+    "mctp_mode, language_model, modules",
+    [("vanilla", 53, 0), ("balance", 16, 37), ("boost", 13, 40), ("turbo", 5, 48), ([2, 3], 22, 31)],
+)
+def test_number_of_forwards(model, mctp_mode, language_model, modules):
+    with CountForwards(model) as count:
+        new_tokens(model, random_prompt(4), mctp_mode=mctp_mode, max_new_tokens=53)
+    assert (count.language_model, count.modules) == (language_model, modules)
+
+
+@pytest.mark.parametrize(
+    "kwargs, message",
+    [
+        ({"mctp_mode": "fast"}, "Unknown `mctp_mode` 'fast'. It is one of vanilla, balance, boost, turbo"),
+        ({"mctp_mode": [1, 10, 4]}, "pairs"),
+        ({"mctp_mode": []}, "pairs"),
+        ({"mctp_mode": [1, -1]}, "not negative"),
+        ({"mctp_mode": [1, 2.5]}, "integers"),
+        ({"mctp_mode": [0, 10]}, "1 or more tokens of the language model"),
+        ({"mctp_mode": [1, 11]}, "takes 11 MCTP steps, but the model has 10 modules"),
+        ({"mctp_mode": "boost", "use_cache": False}, "use_cache=True"),
+        ({"num_beams": 2}, "beam search"),
+        ({"num_beams": 2, "do_sample": True}, "beam sample"),
+        ({"use_mtp": True}, "assisted generation"),
+        ({"prompt_lookup_num_tokens": 3}, "assisted generation"),
+        ({"assistant_model": "itself"}, "assisted generation"),
+        ({"penalty_alpha": 0.6, "top_k": 4}, "contrastive search"),
+        ({"dola_layers": "low"}, "dola generation"),
+        ({"mctp_mode": "boost", "past_key_values": "filled"}, "filled without them"),
+    ],
+    ids=str,
+)
+def test_refused_before_any_work(model, kwargs, message):
+    if "assistant_model" in kwargs:
+        kwargs = {"assistant_model": model}
+    if "past_key_values" in kwargs:
+        cache = DynamicCache(config=model.config.text_config)
+        model(random_prompt(4), past_key_values=cache)
+        kwargs = {**kwargs, "past_key_values": cache}
+    with CountForwards(model) as count, pytest.raises(ValueError, match=message):
+        model.generate(random_prompt(5), max_new_tokens=5, **kwargs)
+    assert count.language_model == 0
+
+
+def test_default_mode_is_saved_with_the_generation_config(tmp_path):
+    model, prompt = random_model(4), random_prompt(5)
+    assert new_tokens(model, prompt) == new_tokens(model, prompt, mctp_mode="vanilla")
+    model.generation_config.mctp_mode = [1, 4]
+    expected = new_tokens(model, prompt)
+    assert expected == new_tokens(model, prompt, mctp_mode=[1, 4]) != new_tokens(model, prompt, mctp_mode="vanilla")
+    model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "generation_config.json").read_text())["mctp_mode"] == [1, 4]
+    loaded = VitaAudioForConditionalGeneration.from_pretrained(tmp_path)
+    assert new_tokens(loaded, prompt) == expected
+    generation_config = GenerationConfig(max_new_tokens=40, mctp_mode=[2, 1])
+    assert loaded.generate(prompt, generation_config)[:, 5:].tolist() == new_tokens(loaded, prompt, mctp_mode=[2, 1])
+    assert loaded.generation_config.mctp_mode == [1, 4]
+
+
+# --- what transformers promises of every `generate` ---
+
+
+@pytest.mark.parametrize("num_mctp_modules", [1, 4, 10])
+def test_rows_of_a_batch_equal_their_single_runs(num_mctp_modules):
+    model = random_model(num_mctp_modules)
+    prompts = [random_prompt(length, seed=length) for length in (3, 12, 7, 1)]
+    for schedule in schedules(num_mctp_modules):
+        kwargs = {"mctp_mode": schedule}
+        free_run = [new_tokens(model, prompt, **kwargs)[0] for prompt in prompts]
+        # Tokens that end the rows at different times, in the middle of what modules write too
+        kwargs["eos_token_id"] = [free_run[0][5], free_run[1][9], free_run[2][12]]
+        singles = [new_tokens(model, prompt, **kwargs)[0] for prompt in prompts]
+        batch = new_tokens(model, left_pad(prompts), **kwargs)
+        assert len({len(single) for single in singles}) > 1
+        for single, row in zip(singles, batch):
+            assert row == single + [0] * (len(row) - len(single))
+
+
+def test_sampling_is_reproducible_and_uses_its_parameters(model):
+    runs = {}
+    for name, kwargs in {"a": {}, "b": {}, "cold": {"temperature": 1e-4}, "top": {"top_k": 1}}.items():
+        torch.manual_seed(3)
+        runs[name] = new_tokens(
+            model, random_prompt(5), mctp_mode="boost", do_sample=True, num_return_sequences=3, **kwargs
+        )
+    assert runs["a"] == runs["b"]
+    assert len({tuple(row) for row in runs["a"]}) == 3
+    greedy = new_tokens(model, random_prompt(5), mctp_mode="boost")
+    assert runs["cold"] == runs["top"] == 3 * greedy
+
+
+class RecordLengths(LogitsProcessor):
+    """Forbids the token 7 and notes the length of what it is shown."""
+
+    def __init__(self):
+        self.lengths = []
+
+    def __call__(self, input_ids, scores):
+        self.lengths.append(input_ids.shape[1])
+        scores = scores.clone()
+        scores[:, 7] = -torch.inf
+        return scores
+
+
+class StopAfter(StoppingCriteria):
+    def __init__(self, length):
+        self.length = length
+
+    def __call__(self, input_ids, scores, **kwargs):
+        return torch.full((len(input_ids),), input_ids.shape[1] >= self.length)
+
+
+def test_processors_criteria_and_records_see_every_token(model):
+    processor, prompt = RecordLengths(), random_prompt(6)
+    output = model.generate(
+        prompt,
+        mctp_mode="boost",
+        max_new_tokens=60,
+        logits_processor=LogitsProcessorList([processor]),
+        stopping_criteria=StoppingCriteriaList([StopAfter(6 + 29)]),
+        return_dict_in_generate=True,
+        output_scores=True,
+        output_logits=True,
+        output_hidden_states=True,
+    )
+    tokens = output.sequences[0, 6:]
+    assert processor.lengths == list(range(6, 6 + 29))
+    assert len(tokens) == len(output.scores) == len(output.logits) == 29
+    for token, scores, logits in zip(tokens, output.scores, output.logits):
+        assert scores.argmax() == token and scores[0, 7] == -torch.inf
+        assert torch.isfinite(logits).all() and logits.shape == (1, 120)
+    # 1 + 10 + 4 + 10 + 4 tokens: nine forwards of the language model, the first of the prompt
+    assert [states[-1].shape[1] for states in output.hidden_states] == [6, 11, 1, 1, 1, 11, 1, 1, 1]
+    assert isinstance(output.past_key_values, VitaAudioCache)
+
+
+class RecordStream(BaseStreamer):
+    def __init__(self, model):
+        self.model, self.chunks, self.forwards, self.ended = model, [], [], False
+        self.num_forwards = 0
+        model.model.language_model.register_forward_hook(self.count)
+
+    def count(self, *_):
+        self.num_forwards += 1
+
+    def put(self, value):
+        self.chunks.append(value.tolist())
+        self.forwards.append(self.num_forwards)
+
+    def end(self):
+        self.ended = True
+
+
+def test_streamer_gets_tokens_as_they_come():
+    model = random_model(10)
+    streamer, prompt = RecordStream(model), random_prompt(6)
+    output = model.generate(prompt, mctp_mode="turbo", max_new_tokens=25, streamer=streamer)
+    assert streamer.ended
+    assert streamer.chunks == [prompt.tolist(), *([token] for token in output[0, 6:].tolist())]
+    assert streamer.forwards == [0] + 11 * [1] + 11 * [2] + 3 * [3]
+
+
+def test_generation_ends_at_eos_in_the_middle_of_a_chunk(model):
+    free_run = new_tokens(model, random_prompt(6), mctp_mode="turbo")[0]
+    for end in (1, 4, 11, 14):
+        eos_token_id = free_run[end]
+        expected = free_run[: free_run.index(eos_token_id) + 1]
+        kwargs = {"mctp_mode": "turbo", "eos_token_id": eos_token_id}
+        assert new_tokens(model, random_prompt(6), **kwargs) == [expected]
+
+
+def test_prompt_as_embeddings_or_in_pieces(model):
+    prompt = random_prompt(9)
+    for mctp_mode in MCTP_MODES:
+        expected = new_tokens(model, prompt, mctp_mode=mctp_mode)
+        assert new_tokens(model, prompt, mctp_mode=mctp_mode, prefill_chunk_size=4) == expected
+        embeds = model.get_input_embeddings()(prompt)
+        generated = model.generate(inputs_embeds=embeds, mctp_mode=mctp_mode, max_new_tokens=40)
+        assert generated.tolist() == expected
+
+
+def test_static_cache(model):
+    inputs = left_pad([random_prompt(length, seed=length) for length in (4, 9)])
+    for mctp_mode in MCTP_MODES:
+        expected = new_tokens(model, inputs, mctp_mode=mctp_mode)
+        assert new_tokens(model, inputs, mctp_mode=mctp_mode, cache_implementation="static") == expected
+
+
+@pytest.mark.parametrize("num_new_tokens", [1, 7, 13, 20])
+def test_a_returned_cache_continues_the_conversation(model, num_new_tokens):
+    for mctp_mode in ("balance", "boost", "turbo"):
+        first = left_pad([random_prompt(length, seed=length) for length in (4, 9)])
+        output = model.generate(
+            **first, mctp_mode=mctp_mode, max_new_tokens=num_new_tokens, return_dict_in_generate=True
+        )
+        second_turn = random_prompt(5, batch_size=2, seed=1)
+        conversation = torch.cat([output.sequences, second_turn], dim=1)
+        attention_mask = torch.ones_like(conversation)
+        attention_mask[:, : first["attention_mask"].shape[1]] = first["attention_mask"]
+        inputs = {"input_ids": conversation, "attention_mask": attention_mask}
+        expected = new_tokens(model, inputs, mctp_mode=mctp_mode)
+        with CountForwards(model) as count:
+            cache = output.past_key_values
+            assert new_tokens(model, inputs, mctp_mode=mctp_mode, past_key_values=cache) == expected
+        assert count.language_model < 45
+
+
+def test_a_vita_audio_cache_keeps_what_modules_need_in_any_mode(model):
+    prompt, cache = random_prompt(6), VitaAudioCache(model.config)
+    first = model.generate(prompt, mctp_mode="vanilla", max_new_tokens=9, past_key_values=cache)
+    expected = new_tokens(model, first, mctp_mode="boost")
+    assert new_tokens(model, first, mctp_mode="boost", past_key_values=cache) == expected
+    # So does the cache of a plain forward, of which copies serve several continuations
+    cache = model(prompt).past_key_values
+    for seed in (1, 2):
+        inputs = torch.cat([prompt, random_prompt(4, seed=seed)], dim=1)
+        expected = new_tokens(model, inputs, mctp_mode="turbo")
+        assert new_tokens(model, inputs, mctp_mode="turbo", past_key_values=copy.deepcopy(cache)) == expected
+
+
+@pytest.mark.parametrize("num_mctp_modules", [1, 4, 10])
+@pytest.mark.parametrize("num_removed", [1, 3, 10])
+def test_cropped_cache_goes_on_as_if_the_tokens_had_never_been(num_mctp_modules, num_removed):
+    model, prompt = random_model(num_mctp_modules), random_prompt(6)
+    for schedule in ([1, num_mctp_modules], [3, 1, 2, num_mctp_modules]):
+        num_removed = min(num_removed, num_mctp_modules)
+        output = model.generate(prompt, mctp_mode=schedule, max_new_tokens=40, return_dict_in_generate=True)
+        cache = output.past_key_values
+        num_read = cache.get_seq_length()
+        cache.crop(-num_removed)
+        assert cache.get_seq_length() == num_read - num_removed
+        inputs = torch.cat([output.sequences[:, : num_read - num_removed], random_prompt(3, seed=2)], dim=1)
+        expected = new_tokens(model, inputs, mctp_mode=schedule)
+        assert new_tokens(model, inputs, mctp_mode=schedule, past_key_values=cache) == expected
+        with pytest.raises(ValueError, match="forgotten"):
+            cache.crop(-35)
+
+
+def test_rows_of_a_cache_can_be_selected_repeated_and_reset(model):
+    prompts = random_prompt(6, batch_size=3)
+    cache = model(prompts).past_key_values
+    model.forward_mctp(prompts[:, :1], cache)
+    cache.batch_select_indices(torch.tensor([2, 0]))
+    cache.batch_repeat_interleave(2)
+    rows = [2, 2, 0, 0]
+    inputs = torch.cat([prompts[rows], prompts[rows, :1], random_prompt(3, batch_size=4)], dim=1)
+    expected = new_tokens(model, inputs, mctp_mode="boost")
+    assert new_tokens(model, inputs, mctp_mode="boost", past_key_values=cache) == expected
+    cache.reset()
+    assert new_tokens(model, inputs, mctp_mode="boost", past_key_values=cache) == expected
+
+
+def test_modules_run_in_turn(model):
+    cache = model(random_prompt(6)).past_key_values
+    with pytest.raises(ValueError, match="turn of MCTP module 2"):
+        model.forward_mctp(random_prompt(2), cache)
+    model.forward_mctp(random_prompt(1), cache)
+    with pytest.raises(ValueError, match="turn of MCTP module 1"):
+        model.forward_mctp(random_prompt(1), cache)
+    with pytest.raises(ValueError, match="there are 10"):
+        model.forward_mctp(random_prompt(11), cache)
+
+
+def test_parallel_calls_do_not_disturb_each_other(model):
+    jobs = [(random_prompt(3 + seed, seed=seed), mode) for seed in range(4) for mode in MCTP_MODES]
+    expected = [new_tokens(model, prompt, mctp_mode=mode) for prompt, mode in jobs]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda job: new_tokens(model, job[0], mctp_mode=job[1]), jobs)) == expected
