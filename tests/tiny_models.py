@@ -20,7 +20,8 @@ TEXTS = [
 def tiny_codec(seed: int = 0) -> VitaAudioCodec:
     torch.manual_seed(seed)
     config = VitaAudioCodecConfig(
-        fsq_levels=[4, 4],
+        codebook_size=16,
+        codebook_dim=4,
         encoder_hidden_sizes=[8, 8, 8],
         encoder_depths=[1, 1, 1],
         decoder_hidden_sizes=[8, 8],
