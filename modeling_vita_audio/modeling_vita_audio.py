@@ -212,13 +212,9 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
         if position_ids is None:
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + num_read
             position_ids = position_ids.unsqueeze(0)
-        elif (
-            attention_mask is None
-            and past_key_values is None
-            and find_packed_sequence_indices(position_ids) is not None
-        ):
-            # With a cache, attention would cross the samples
-            use_cache = False
+        elif use_cache and attention_mask is None and past_key_values is None:
+            # With a cache, attention would cross the samples of packed data
+            use_cache = find_packed_sequence_indices(position_ids) is None
         if use_cache and past_key_values is None and len(self.mctp_modules) > 0:
             past_key_values = VitaAudioCache(self.config)
 
