@@ -1,0 +1,224 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Whole runs of `training.train`, most of them in processes of their own."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from tiny_corpus import TINY_TEXT_CONFIG, write_config, write_corpus
+from tiny_models import TEXTS, tiny_codec
+from transformers import AutoModel, Qwen2Config, Qwen2ForCausalLM
+
+from processing import VitaAudioProcessor
+from training.initialize import build_from_language_model
+from training.tokenizer import train_tokenizer
+from training.train import main
+from training.trainer import COMPLETE_FILE
+
+
+ROOT = Path(__file__).parent.parent
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A corpus and a codec."""
+    folder = tmp_path_factory.mktemp("runs")
+    write_corpus(folder / "corpus")
+    tiny_codec().save_pretrained(folder / "codec")
+    return folder
+
+
+def settings_of(folder, output_dir, **settings):
+    """Settings of a run from nothing; dropout, so that the random numbers matter."""
+    return {
+        "dataset_name": str(folder / "corpus"),
+        "code_cache_dir": str(folder / "codes"),
+        "codec_name_or_path": str(folder / "codec"),
+        "output_dir": str(output_dir),
+        "text_config": TINY_TEXT_CONFIG | {"attention_dropout": 0.1},
+        "text_vocab_size": 320,
+        "num_mctp_modules": 5,
+        "interleave_pattern": [2, 5],
+    } | settings
+
+
+def start(config, *command):
+    return subprocess.Popen(
+        [sys.executable, *(command or ["-m", "training.train"]), "--config", str(config)],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output[-4000:]
+
+
+def weights(folder):
+    return (folder / "model.safetensors").read_bytes()
+
+
+def test_four_stages_one_after_the_other(folder, tmp_path):
+    for stage in (1, 2, 3, 4):
+        before = {"model_name_or_path": str(tmp_path / f"stage{stage - 1}"), "codec_name_or_path": None}
+        settings = settings_of(folder, tmp_path / f"stage{stage}", stage=stage, max_steps=2, save_strategy="no")
+        main(["--config", str(write_config(tmp_path / "config.yaml", **(settings | (before if stage > 1 else {}))))])
+        saved = tmp_path / f"stage{stage}"
+        assert (saved / "losses.png").stat().st_size > 1000
+        assert not (saved / "unfinished").exists() and not (saved / "training_args.bin").exists()
+    model, processor = AutoModel.from_pretrained(saved), VitaAudioProcessor.from_pretrained(saved)
+    assert model.config.num_mctp_modules == 5 and model.config.lm_loss_weight == 1
+    assert model.generation_config.mctp_mode == processor.interleave_pattern == [2, 5]
+    assert str(ROOT) not in "".join(path.read_text() for path in saved.glob("*.json"))
+    inputs = processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "audio", "path": str(folder / "corpus" / "audio" / "0.wav")}]}],
+        tokenize=True,
+        return_dict=True,
+        add_generation_prompt=True,
+    )
+    assert model.generate(**inputs, max_new_tokens=8).shape[1] > inputs["input_ids"].shape[1]
+
+
+def test_a_killed_run_ends_with_the_same_weights(folder, tmp_path):
+    def config(name):
+        settings = settings_of(
+            folder,
+            tmp_path / name,
+            stage=4,
+            max_steps=12,
+            save_steps=2,
+            save_total_limit=2,
+            gradient_accumulation_steps=2,
+        )
+        return write_config(tmp_path / f"{name}.yaml", **settings)
+
+    main(["--config", str(config("whole"))])
+    interrupted = config("interrupted")
+    for checkpoint in ("checkpoint-2", "checkpoint-6"):
+        process = start(interrupted)
+        # in the midst of writing it, or right after
+        while not (tmp_path / "interrupted" / checkpoint / "optimizer.pt").exists() and process.poll() is None:
+            time.sleep(0.0005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (tmp_path / "interrupted" / "model.safetensors").exists()
+    # one whose writing was cut off
+    complete = max(tmp_path.glob("interrupted/checkpoint-*/complete"), key=lambda path: path.stat().st_mtime).parent
+    shutil.copytree(complete, tmp_path / "interrupted" / "checkpoint-11")
+    (tmp_path / "interrupted" / "checkpoint-11" / COMPLETE_FILE).unlink()
+    (tmp_path / "interrupted" / "checkpoint-11" / "model.safetensors").write_bytes(b"cut off")
+    finish(start(interrupted))
+
+    assert weights(tmp_path / "interrupted") == weights(tmp_path / "whole")
+    histories = [
+        json.loads((tmp_path / name / "trainer_state.json").read_text())["log_history"]
+        for name in ("whole", "interrupted")
+    ]
+    losses = [[(entry["step"], entry["loss"]) for entry in history if "loss" in entry] for history in histories]
+    assert losses[0] == losses[1] and len(losses[0]) == 12
+
+
+def test_a_finished_run_started_again_changes_nothing(folder, tmp_path):
+    config = write_config(tmp_path / "config.yaml", **settings_of(folder, tmp_path / "run", max_steps=2))
+    main(["--config", str(config)])
+    before = weights(tmp_path / "run")
+    main(["--config", str(config)])
+    assert weights(tmp_path / "run") == before
+
+
+def test_two_processes_agree_with_one(folder, tmp_path):
+    def config(name, **settings):
+        settings = settings_of(folder, tmp_path / name, stage=4, text_config=TINY_TEXT_CONFIG) | settings
+        return write_config(tmp_path / f"{name}.yaml", save_strategy="no", **settings)
+
+    accelerate = ROOT / "training" / "configs" / "accelerate" / "cpu.yaml"
+    launch = ["-m", "accelerate.commands.launch", "--config_file", str(accelerate), "--main_process_port", "0"]
+    pair = start(config("two"), *launch, "-m", "training.train")
+    finish(pair)
+    # the same rows make a step: the processes take them in turn
+    finish(start(config("one", gradient_accumulation_steps=2)))
+
+    two, one = (load_file(tmp_path / name / "model.safetensors") for name in ("two", "one"))
+    assert two.keys() == one.keys()
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], atol=1e-5, rtol=0)
+    histories = [
+        json.loads((tmp_path / name / "trainer_state.json").read_text())["log_history"] for name in ("two", "one")
+    ]
+    # the last entry is about the run as a whole
+    for ours, theirs in zip(*(history[:-1] for history in histories), strict=True):
+        for name in ("loss", "lm_loss", "mctp_loss_1", "mctp_loss_5", "grad_norm"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
+
+
+def test_a_language_model_keeps_its_text(folder, tmp_path):
+    tokenizer = train_tokenizer(TEXTS, 300, 1)
+    size = len(tokenizer) - 4  # without those for speech
+    torch.manual_seed(0)
+    language_model = Qwen2ForCausalLM(
+        Qwen2Config(vocab_size=size, **{k: v for k, v in TINY_TEXT_CONFIG.items() if k != "model_type"})
+    )
+    language_model.save_pretrained(tmp_path / "llm")
+    text_tokenizer = type(tokenizer)(
+        vocab={token: i for token, i in tokenizer.get_vocab().items() if i < size},
+        merges=[tuple(merge) for merge in json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]],
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+    )
+    assert len(text_tokenizer) == size
+    text_tokenizer.save_pretrained(tmp_path / "llm")
+
+    codec = AutoModel.from_pretrained(folder / "codec")
+    model, processor = build_from_language_model(str(tmp_path / "llm"), codec)
+    input_ids = torch.tensor([text_tokenizer("What is two plus two?").input_ids])
+    assert processor.tokenizer("What is two plus two?").input_ids == input_ids[0].tolist()
+    with torch.no_grad():
+        ours, theirs = model(input_ids).logits, language_model(input_ids).logits
+    torch.testing.assert_close(ours[..., :size], theirs)
+    config = model.config
+    assert config.speech_token_offset + config.num_speech_tokens <= config.text_config.vocab_size == ours.shape[-1]
+
+    settings = settings_of(folder, tmp_path / "run", model_name_or_path=str(tmp_path / "llm"), text_config=None)
+    main(["--config", str(write_config(tmp_path / "config.yaml", **settings, max_steps=1, save_strategy="no"))])
+    assert AutoModel.from_pretrained(tmp_path / "run").config.num_mctp_modules == 0
+
+
+def test_the_configs_are_understood():
+    from trl import TrlParser
+
+    from training.train import VitaAudioScriptArguments
+    from training.trainer import VitaAudioSFTConfig
+
+    for path in sorted((ROOT / "training" / "configs").glob("*/stage*.yaml")):
+        parser = TrlParser((VitaAudioScriptArguments, VitaAudioSFTConfig))
+        script_args, training_args = parser.parse_args_and_config(["--config", str(path), "--use_cpu", "True"])
+        settings = yaml.safe_load(path.read_text())
+        assert training_args.stage == int(path.stem[-1])
+        assert training_args.learning_rate == float(settings["learning_rate"])
+        assert script_args.dataset_name == settings["dataset_name"]
+
+
+def test_a_start_needs_something_to_start_from(folder, tmp_path):
+    def run(**settings):
+        settings = settings_of(folder, tmp_path / "run", **settings)
+        main(["--config", str(write_config(tmp_path / "config.yaml", **settings))])
+
+    with pytest.raises(ValueError, match="Give a `model_name_or_path`"):
+        run(text_config=None)
+    with pytest.raises(ValueError, match="codec_name_or_path"):
+        run(codec_name_or_path=None)
