@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configuration of the compact speech codec."""
 
-import math
-
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
@@ -20,8 +18,10 @@ class VitaAudioCodecConfig(PreTrainedConfig):
             Rate in Hz of the mono audio that `encode` takes and that `decode` returns.
         num_mel_bins (`int`, defaults to 80):
             Mel bins the encoder reads, at 100 frames per second.
-        fsq_levels (`list[int]`, defaults to `[8, 8, 6, 5]`):
-            Levels of each dimension of the finite scalar quantizer (arXiv 2309.15505). Their product is `codebook_size`.
+        codebook_size (`int`, defaults to 2048):
+            Number of codes.
+        codebook_dim (`int`, defaults to 64):
+            Dimensions of the unit vectors that they stand for.
         encoder_hidden_sizes (`list[int]`, defaults to `[128, 192, 288]`):
             Widths of the encoder's three stages, at 50, 25 and 12.5 frames per second.
         encoder_depths (`list[int]`, defaults to `[2, 2, 4]`):
@@ -47,7 +47,8 @@ class VitaAudioCodecConfig(PreTrainedConfig):
 
     sampling_rate: int = 16000
     num_mel_bins: int = 80
-    fsq_levels: list[int] | tuple[int, ...] = (8, 8, 6, 5)
+    codebook_size: int = 2048
+    codebook_dim: int = 64
     encoder_hidden_sizes: list[int] | tuple[int, ...] = (128, 192, 288)
     encoder_depths: list[int] | tuple[int, ...] = (2, 2, 4)
     decoder_hidden_sizes: list[int] | tuple[int, ...] = (288, 192)
@@ -70,8 +71,11 @@ class VitaAudioCodecConfig(PreTrainedConfig):
                 "`decoder_hidden_sizes` and `decoder_depths` need one entry for each of the 2 decoder stages, got "
                 f"{self.decoder_hidden_sizes} and {self.decoder_depths}."
             )
-        if any(level < 2 for level in self.fsq_levels):
-            raise ValueError(f"every entry of `fsq_levels` must be at least 2, got {self.fsq_levels}.")
+        if self.codebook_size < 2 or self.codebook_dim < 1:
+            raise ValueError(
+                f"`codebook_size` must be at least 2 and `codebook_dim` at least 1, got {self.codebook_size} and "
+                f"{self.codebook_dim}."
+            )
         if self.synthesis_window % 4 or self.mel_hop_length % self.synthesis_hop_length:
             raise ValueError(
                 f"a quarter of `synthesis_window` must divide the {self.mel_hop_length} samples of a decoder frame, "
@@ -79,10 +83,6 @@ class VitaAudioCodecConfig(PreTrainedConfig):
             )
         if self.kernel_size % 2 == 0:
             raise ValueError(f"`kernel_size` must be odd, got {self.kernel_size}.")
-
-    @property
-    def codebook_size(self) -> int:
-        return math.prod(self.fsq_levels)
 
     @property
     def mel_hop_length(self) -> int:

@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A compact neural speech codec: one codebook, 12.5 codes per second, 16 kHz in and out.
 
-The encoder is a stack of convolutional blocks over log-mel frames; finite scalar quantization makes a code of every
-80 ms. The decoder is causal, but for a look-ahead of `decoder_lookahead` codes, and drives a source-filter vocoder:
+The encoder is a stack of convolutional blocks over log-mel frames; vector quantization makes a code of every 80 ms. The decoder is causal, but for a look-ahead of `decoder_lookahead` codes, and drives a source-filter vocoder:
 it predicts the pitch of a harmonic source and, every 5 ms, the spectral envelopes that shape this source and noise.
 Voice identity is an embedding beside the codes, so the codes need to carry only what is said and how.
 """
@@ -32,13 +31,16 @@ class VitaAudioCodecEncoderOutput(ModelOutput):
         Speech codes in `[0, codebook_size)`, 0 where a shorter row of the batch is padded.
     audio_codes_mask (`torch.BoolTensor` of shape `(batch_size, num_codes)`):
         True where a code stands for audio of the row, False where it pads.
-    quantized_representation (`torch.FloatTensor` of shape `(batch_size, num_codes, len(fsq_levels))`):
-        The quantized latents in `[-1, 1]`, with gradients straight through the rounding.
+    quantized_representation (`torch.FloatTensor` of shape `(batch_size, num_codes, codebook_dim)`):
+        The quantized latents, unit vectors, with gradients straight through the quantization.
+    latents (`torch.FloatTensor` of shape `(batch_size, num_codes, codebook_dim)`):
+        What the encoder wrote, before quantization.
     """
 
     audio_codes: torch.LongTensor | None = None
     audio_codes_mask: torch.BoolTensor | None = None
     quantized_representation: torch.FloatTensor | None = None
+    latents: torch.FloatTensor | None = None
 
 
 @dataclass
@@ -145,33 +147,22 @@ def pulse_train(phase: torch.Tensor, num_harmonics: torch.Tensor) -> torch.Tenso
 
 
 class VitaAudioCodecQuantizer(nn.Module):
-    """Finite scalar quantization: each latent dimension is bounded and rounded to one of its levels."""
+    """Vector quantization on the unit sphere: each latent becomes the codebook vector at the smallest angle."""
 
     def __init__(self, config: VitaAudioCodecConfig):
         super().__init__()
-        self.levels = list(config.fsq_levels)
+        self.codebook = nn.Embedding(config.codebook_size, config.codebook_dim)
 
-    def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents `(..., len(levels))` to quantized ones in `[-1, 1]`, gradients straight through."""
-        top = latents.new_tensor(self.levels) - 1
-        bounded = torch.sigmoid(latents) * top
-        quantized = bounded + (bounded.round() - bounded).detach()
-        return quantized * 2 / top - 1
-
-    def to_codes(self, quantized: torch.Tensor) -> torch.LongTensor:
-        """Quantized latents `(..., len(levels))` to codes `(...)`, the first dimension least significant."""
-        top = quantized.new_tensor(self.levels) - 1
-        digits = ((quantized + 1) * top / 2).round().long()
-        return (digits * self._strides(quantized.device)).sum(-1)
+    def forward(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.LongTensor]:
+        """Latents `(..., codebook_dim)` to quantized ones, gradients straight through, and codes `(...)`."""
+        directions = nn.functional.normalize(latents, dim=-1)
+        vectors = nn.functional.normalize(self.codebook.weight, dim=-1)
+        codes = (directions @ vectors.T).argmax(-1)
+        return directions + (self.from_codes(codes) - directions).detach(), codes
 
     def from_codes(self, codes: torch.LongTensor) -> torch.Tensor:
-        """Codes `(...)` to quantized latents `(..., len(levels))`."""
-        levels = torch.tensor(self.levels, device=codes.device)
-        digits = codes[..., None] // self._strides(codes.device) % levels
-        return digits * 2 / (levels - 1) - 1
-
-    def _strides(self, device: torch.device) -> torch.LongTensor:
-        return torch.tensor([math.prod(self.levels[:i]) for i in range(len(self.levels))], device=device)
+        """Codes `(...)` to quantized latents `(..., codebook_dim)`."""
+        return nn.functional.normalize(self.codebook(codes), dim=-1)
 
 
 class VitaAudioCodecBlock(nn.Module):
@@ -218,7 +209,7 @@ class VitaAudioCodecEncoder(nn.Module):
             ]
         )
         self.norm = nn.LayerNorm(sizes[-1])
-        self.out_proj = nn.Linear(sizes[-1], len(config.fsq_levels))
+        self.out_proj = nn.Linear(sizes[-1], config.codebook_dim)
 
     def forward(self, log_mel: torch.Tensor, num_codes: torch.LongTensor) -> torch.Tensor:
         r"""
@@ -250,7 +241,7 @@ class VitaAudioCodecDecoder(nn.Module):
         self.frames_per_code = config.hop_length // config.mel_hop_length
         self.steps_per_frame = config.mel_hop_length // config.synthesis_hop_length
         self.num_bins = config.synthesis_window // 2 + 1
-        self.in_proj = nn.Linear(len(config.fsq_levels), coarse)
+        self.in_proj = nn.Linear(config.codebook_dim, coarse)
         self.voice_embedding = nn.Embedding(config.num_voices, coarse)
         self.coarse_blocks = nn.ModuleList(
             [VitaAudioCodecBlock(config, coarse) for _ in range(config.decoder_depths[0])]
@@ -413,11 +404,14 @@ class VitaAudioCodec(VitaAudioCodecPreTrainedModel):
         waveform = waveform * padding_mask
         waveform = nn.functional.pad(waveform, (0, -waveform.shape[1] % hop))
         log_mel = log_mel_spectrogram(waveform, self.config)
-        quantized = self.quantizer(self.encoder(log_mel.to(self.dtype), num_codes).float())
+        latents = self.encoder(log_mel.to(self.dtype), num_codes)
+        quantized, audio_codes = self.quantizer(latents)
         mask = torch.arange(quantized.shape[1], device=num_codes.device) < num_codes[:, None]
-        audio_codes = self.quantizer.to_codes(quantized) * mask
         return VitaAudioCodecEncoderOutput(
-            audio_codes=audio_codes[:, None], audio_codes_mask=mask, quantized_representation=quantized
+            audio_codes=(audio_codes * mask)[:, None],
+            audio_codes_mask=mask,
+            quantized_representation=quantized,
+            latents=latents,
         )
 
     def init_decoder_state(self, batch_size: int = 1) -> VitaAudioCodecDecoderState:
@@ -474,7 +468,7 @@ class VitaAudioCodec(VitaAudioCodecPreTrainedModel):
         if not 0 <= voice_id < self.config.num_voices:
             raise ValueError(f"`voice_id` must be in [0, {self.config.num_voices}), got {voice_id}.")
         state = decoder_state or self.init_decoder_state(audio_codes.shape[0])
-        quantized = self.quantizer.from_codes(audio_codes[:, 0]).to(self.dtype)
+        quantized = self.quantizer.from_codes(audio_codes[:, 0])
         voice_ids = torch.full((audio_codes.shape[0],), voice_id, device=audio_codes.device)
         frames = self.decode_frames(quantized, voice_ids, state, is_final)
         if frames.log_f0.shape[1] == 0:
@@ -496,7 +490,7 @@ class VitaAudioCodec(VitaAudioCodecPreTrainedModel):
         The decoder network without the vocoder: frames for every code whose look-ahead is there.
 
         Args:
-            quantized (`torch.FloatTensor` of shape `(batch_size, num_codes, len(fsq_levels))`): latents.
+            quantized (`torch.FloatTensor` of shape `(batch_size, num_codes, codebook_dim)`): latents.
             voice_ids (`torch.LongTensor` of shape `(batch_size,)`): voices.
             state ([`VitaAudioCodecDecoderState`]): brought forward in place.
         """

@@ -11,7 +11,7 @@ import torch
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
 from processing.modeling_vita_audio_codec import VitaAudioCodec
 from training import train_codec
-from training.codec import CodecClips, VitaAudioCodecForPreTraining, pitch_track, spectral_loss
+from training.codec import CodecClips, VitaAudioCodecForPreTraining, pitch_track, spectral_loss, spherical_kmeans
 from training.storage import round_to_half, store_in_half
 
 
@@ -20,6 +20,8 @@ TINY = {
     "encoder_depths": [1, 1, 1],
     "decoder_hidden_sizes": [24, 16],
     "decoder_depths": [1, 1],
+    "codebook_size": 32,
+    "codebook_dim": 8,
 }
 
 
@@ -68,7 +70,8 @@ def test_spectral_loss_is_zero_for_equals_and_grows_with_noise():
 def test_clips_are_those_of_training_at_one_level(corpus_dir):
     config = VitaAudioCodecConfig(**TINY)
     clips = CodecClips(corpus_dir, config, default_voice="joe")
-    assert len(clips) == 11
+    # five clips of the default voice, twice, and six of the other
+    assert len(clips) == 16
     assert clips.voices == ["joe", "amy"]
     batch = clips.collate([clips[0], clips[5]])
     assert batch["input_values"].shape[-1] % config.hop_length == 0
@@ -100,17 +103,39 @@ def test_a_codec_learns_from_a_few_clips(corpus_dir):
 def test_the_command_trains_resumes_and_saves(corpus_dir, tmp_path):
     config = tmp_path / "codec.yaml"
     config.write_text(
-        f"corpus_dir: {corpus_dir}\noutput_dir: {tmp_path / 'run'}\nuse_cpu: true\nmax_steps: 2\nsave_steps: 2\n"
+        f"corpus_dir: {corpus_dir}\noutput_dir: {tmp_path / 'run'}\nuse_cpu: true\nquantize_after: 1\nmax_steps: 2\nsave_steps: 2\n"
         "logging_steps: 1\nper_device_train_batch_size: 4\nlearning_rate: 1.0e-3\nreport_to: none\n"
     )
     train_codec.main(["--config", str(config)])
     history = json.loads((tmp_path / "run" / "checkpoint-2" / "trainer_state.json").read_text())["log_history"]
     assert {"loss", "spectral_loss", "pitch_loss", "phoneme_loss"} <= set(history[0])
+    assert history[0]["codebook_loss"] == 0 < history[1]["codebook_loss"]
     train_codec.main(["--config", str(config), "--max_steps", "3"])
     codec = VitaAudioCodec.from_pretrained(tmp_path / "run" / "codec")
     assert codec.dtype == torch.float32
     assert codec.config.num_voices == 2
     torch.testing.assert_close(codec.voice_log_f0.exp(), torch.tensor([105.0, 205.0]), rtol=0.03, atol=0)
+
+
+def test_a_run_that_starts_from_another_keeps_its_codes(corpus_dir, tmp_path):
+    common = ["--corpus_dir", str(corpus_dir), "--use_cpu", "true", "--max_steps", "1", "--save_steps", "1"]
+    common += ["--per_device_train_batch_size", "4", "--learning_rate", "1e-3", "--report_to", "none"]
+    train_codec.main([*common, "--output_dir", str(tmp_path / "first"), "--quantize_after", "0"])
+    first = tmp_path / "first" / "checkpoint-1"
+    train_codec.main([*common, "--output_dir", str(tmp_path / "second"), "--init_from", str(first)])
+    before = VitaAudioCodec.from_pretrained(tmp_path / "first" / "codec").state_dict()
+    after = VitaAudioCodec.from_pretrained(tmp_path / "second" / "codec").state_dict()
+    moved = {name for name, tensor in after.items() if not tensor.equal(before[name])}
+    assert moved
+    assert all(name.startswith("decoder.") for name in moved)
+
+
+def test_kmeans_finds_separate_clusters():
+    torch.manual_seed(0)
+    centers = torch.nn.functional.normalize(torch.randn(5, 16), dim=-1)
+    points = centers.repeat(40, 1) + 0.02 * torch.randn(200, 16)
+    found = spherical_kmeans(torch.nn.functional.normalize(points, dim=-1), 12)
+    assert (centers @ found.T).amax(-1).min() > 0.99
 
 
 def test_half_stored_weights_load_as_they_were_rounded(tmp_path):

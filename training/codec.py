@@ -4,6 +4,7 @@
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from processing.modeling_vita_audio_codec import VitaAudioCodec, VitaAudioCodecB
 
 
 TARGET_RMS = 0.07  # about -23 dB of full scale; the codes say nothing of the level, so targets all have one
+COMMITMENT = 0.25  # weight of the encoder's share in the codebook loss (arXiv 1711.00937)
 F0_RANGE = (60.0, 400.0)  # Hz, all voices of the corpus
 
 
@@ -30,20 +32,21 @@ class VitaAudioCodecForPreTrainingOutput(ModelOutput):
     loss: torch.Tensor | None = None
     spectral_loss: torch.Tensor | None = None
     pitch_loss: torch.Tensor | None = None
+    codebook_loss: torch.Tensor | None = None
     phoneme_loss: torch.Tensor | None = None
 
 
 class PhonemeHead(nn.Module):
-    """Reads phonemes from quantized latents, 4 CTC steps a code; needed for training only."""
+    """Reads phonemes from latents, 4 CTC steps a code; needed for training only."""
 
     def __init__(self, config: VitaAudioCodecConfig, num_phonemes: int, hidden_size: int = 256, depth: int = 3):
         super().__init__()
-        self.in_proj = nn.Linear(len(config.fsq_levels), hidden_size)
+        self.in_proj = nn.Linear(config.codebook_dim, hidden_size)
         self.blocks = nn.ModuleList([VitaAudioCodecBlock(config, hidden_size) for _ in range(depth)])
         self.out_proj = nn.Linear(hidden_size, 4 * (num_phonemes + 1))
 
     def forward(self, quantized: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Latents `(batch, codes, levels)` to log-probabilities `(batch, 4 * codes, num_phonemes + 1)`, blank first."""
+        """Latents `(batch, codes, codebook_dim)` to log-probabilities `(batch, 4 * codes, num_phonemes + 1)`, blank first."""
         hidden_states = self.in_proj(quantized)
         for block in self.blocks:
             hidden_states = block(hidden_states, mask)
@@ -70,15 +73,41 @@ def spectral_loss(audio: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return torch.stack(losses).mean()
 
 
-class VitaAudioCodecForPreTraining(VitaAudioCodecPreTrainedModel):
-    """The codec with its losses. Only `codec` is kept after training."""
+def spherical_kmeans(points: torch.Tensor, num_clusters: int, num_iterations: int = 15) -> torch.Tensor:
+    """Unit vectors `(num_clusters, dim)` that stand for the unit vectors `(num_points, dim)`."""
+    centers = points[torch.randperm(len(points))[:num_clusters]]
+    for _ in range(num_iterations):
+        nearest = (points @ centers.T).argmax(-1)
+        sums = torch.zeros_like(centers).index_add_(0, nearest, points)
+        counts = torch.bincount(nearest, minlength=num_clusters)
+        # a cluster that lost all its points starts again from one of them
+        sums[counts == 0] = points[torch.randint(len(points), (int((counts == 0).sum()),))]
+        centers = nn.functional.normalize(sums, dim=-1)
+    return centers
 
-    def __init__(self, config: VitaAudioCodecConfig, num_phonemes: int, phoneme_loss_weight: float = 0.5):
+
+class VitaAudioCodecForPreTraining(VitaAudioCodecPreTrainedModel):
+    """The codec with its losses. Only `codec` is kept after training.
+
+    While `is_quantizing` is False the decoder and the phoneme head see the encoder's latents as they are.
+    """
+
+    def __init__(self, config: VitaAudioCodecConfig, num_phonemes: int, phoneme_loss_weight: float = 1.0):
         super().__init__(config)
         self.codec = VitaAudioCodec(config)
         self.phoneme_head = PhonemeHead(config, num_phonemes)
         self.phoneme_loss_weight = phoneme_loss_weight
+        self.is_quantizing = True
         self.post_init()
+
+    @torch.no_grad()
+    def initialize_codebook(self, batches: Iterable[dict]) -> None:
+        """Sets the codebook to the clusters of the latents of `batches`."""
+        latents = []
+        for batch in batches:
+            encoded = self.codec.encode(batch["input_values"], batch["padding_mask"])
+            latents.append(nn.functional.normalize(encoded.latents[encoded.audio_codes_mask], dim=-1))
+        self.codec.quantizer.codebook.weight.copy_(spherical_kmeans(torch.cat(latents), self.config.codebook_size))
 
     def forward(
         self,
@@ -103,21 +132,32 @@ class VitaAudioCodecForPreTraining(VitaAudioCodecPreTrainedModel):
             labels (`torch.LongTensor` of shape `(batch_size, num_phonemes)`): phonemes from 1 on, padded with 0.
         """
         encoded = self.codec.encode(input_values, padding_mask)
+        directions = nn.functional.normalize(encoded.latents, dim=-1)
+        speech = encoded.quantized_representation if self.is_quantizing else directions
         state = self.codec.init_decoder_state(input_values.shape[0])
-        frames = self.codec.decode_frames(encoded.quantized_representation, voice_ids, state)
+        frames = self.codec.decode_frames(speech, voice_ids, state)
         # the source follows the true pitch, so that its harmonics lie on those of the target
         audio = self.codec.vocoder(log_f0, frames.envelopes, state)
         spectral = spectral_loss(audio * padding_mask, target_values)
         pitch = ((frames.log_f0 + median_log_f0 - log_f0).abs() * voiced_mask).sum() / voiced_mask.sum().clamp(min=1)
         mask = encoded.audio_codes_mask
-        log_probs = self.phoneme_head(encoded.quantized_representation, mask[..., None].float())
+        log_probs = self.phoneme_head(speech, mask[..., None].float())
         phoneme = nn.functional.ctc_loss(
             log_probs.transpose(0, 1), labels, 4 * mask.sum(-1), (labels > 0).sum(-1), zero_infinity=True
         )
-        loss = spectral + pitch + self.phoneme_loss_weight * phoneme
-        return VitaAudioCodecForPreTrainingOutput(
-            loss=loss, spectral_loss=spectral.detach(), pitch_loss=pitch.detach(), phoneme_loss=phoneme.detach()
-        )
+        vectors = self.codec.quantizer.from_codes(encoded.audio_codes[:, 0])
+        codebook = (
+            (vectors - directions.detach()).square() + COMMITMENT * (vectors.detach() - directions).square()
+        ).sum(-1)
+        codebook = (codebook * mask).sum() / mask.sum() * self.is_quantizing
+        loss = spectral + pitch + codebook + self.phoneme_loss_weight * phoneme
+        parts = {
+            "spectral_loss": spectral,
+            "pitch_loss": pitch,
+            "codebook_loss": codebook,
+            "phoneme_loss": phoneme,
+        }
+        return VitaAudioCodecForPreTrainingOutput(loss=loss, **{name: part.detach() for name, part in parts.items()})
 
 
 def pitch_track(waveform: np.ndarray, config: VitaAudioCodecConfig, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
@@ -136,7 +176,7 @@ def pitch_track(waveform: np.ndarray, config: VitaAudioCodecConfig, num_frames: 
 
 
 class CodecClips(Dataset):
-    """Clips of a rendered corpus as tensors for [`VitaAudioCodecForPreTraining`]; the first voice is the default one."""
+    """Clips of a rendered corpus as tensors for [`VitaAudioCodecForPreTraining`]; the first voice is the default one, seen twice."""
 
     def __init__(
         self, corpus_dir: str | Path, config: VitaAudioCodecConfig, default_voice: str, max_seconds: float = 6.0
@@ -147,7 +187,9 @@ class CodecClips(Dataset):
         clips = [clip for clip in clips if clip["split"] == "train"]
         self.voices = sorted({clip["voice"] for clip in clips}, key=lambda voice: (voice != default_voice, voice))
         self.phonemes = sorted({phoneme for clip in clips for phoneme in clip["phonemes"]})
-        self.clips = [clip for clip in clips if clip["duration"] <= max_seconds]
+        clips = [clip for clip in clips if clip["duration"] <= max_seconds]
+        # the default voice is the one that the codec has to speak best
+        self.clips = clips + [clip for clip in clips if clip["voice"] == default_voice]
         self.phoneme_ids = {phoneme: i + 1 for i, phoneme in enumerate(self.phonemes)}
 
     def __len__(self) -> int:
@@ -171,13 +213,18 @@ class CodecClips(Dataset):
         }
 
     def collate(self, clips: list[dict]) -> dict:
-        """Pads a batch to whole codes and adds noise to half of the inputs, at 10 to 40 dB below the speech."""
+        """
+        Pads a batch to whole codes. The inputs, not the targets, get another spectral tilt and, half of them, noise at 10
+        to 40 dB below the speech.
+        """
         waveforms = nn.utils.rnn.pad_sequence([clip["waveform"] for clip in clips], batch_first=True)
         waveforms = nn.functional.pad(waveforms, (0, -waveforms.shape[1] % self.config.hop_length))
         lengths = torch.tensor([len(clip["waveform"]) for clip in clips])
         mask = (torch.arange(waveforms.shape[1]) < lengths[:, None]).long()
         levels = 10 ** (-torch.empty(len(clips), 1).uniform_(10, 40) / 20) * (torch.rand(len(clips), 1) < 0.5)
-        noisy = waveforms + TARGET_RMS * levels * torch.randn_like(waveforms)
+        tilts = torch.empty(len(clips), 1).uniform_(-0.5, 0.7)
+        tilted = waveforms - tilts * nn.functional.pad(waveforms, (1, -1))
+        noisy = tilted + TARGET_RMS * levels * torch.randn_like(waveforms)
         frames = nn.utils.rnn.pad_sequence(
             [clip["log_f0"] for clip in clips], batch_first=True, padding_value=math.log(100)
         )

@@ -9,12 +9,14 @@ Started again with the same `output_dir` it goes on from the newest checkpoint. 
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_model
 from tqdm import tqdm
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import get_last_checkpoint
 from trl import TrlParser
@@ -28,7 +30,15 @@ from training.storage import round_to_half, store_in_half
 class CodecArguments:
     corpus_dir: str = field(metadata={"help": "Folder that `training.corpus.render` wrote."})
     default_voice: str = field(default="joe", metadata={"help": "The voice that `decode` speaks with by default."})
-    phoneme_loss_weight: float = field(default=0.5, metadata={"help": "Weight of the CTC loss on the codes."})
+    phoneme_loss_weight: float = field(default=1.0, metadata={"help": "Weight of the CTC loss on the codes."})
+    quantize_after: int = field(
+        default=600,
+        metadata={"help": "Steps without quantization. Then the codebook is set to the latents' clusters."},
+    )
+    init_from: str | None = field(
+        default=None,
+        metadata={"help": "Checkpoint of another run to start from; its codes stay, only the decoder is trained."},
+    )
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads for torch; all by default."})
 
 
@@ -48,6 +58,23 @@ class VitaAudioCodecTrainer(Trainer):
         if "loss" in logs:
             logs |= {name: round(value.item(), 4) for name, value in self.loss_parts.items()}
         super().log(logs, start_time)
+
+
+class QuantizationStart(TrainerCallback):
+    """Trains without quantization at first, then clusters the latents of some batches into the codebook."""
+
+    def __init__(self, clips: CodecClips, first_step: int, num_batches: int = 60, batch_size: int = 24):
+        self.clips, self.first_step = clips, first_step
+        self.num_batches, self.batch_size = num_batches, batch_size
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        model.is_quantizing = state.global_step >= self.first_step
+        if state.global_step == self.first_step:
+            model.initialize_codebook(self._batches())
+
+    def _batches(self) -> Iterator[dict]:
+        for _ in tqdm(range(self.num_batches), desc="Clustering latents"):
+            yield self.clips.collate([self.clips[int(i)] for i in torch.randint(len(self.clips), (self.batch_size,))])
 
 
 def measure_voice_pitch(clips: CodecClips, per_voice: int = 40) -> torch.Tensor:
@@ -76,10 +103,19 @@ def main(argv: list[str] | None = None) -> None:
     model = VitaAudioCodecForPreTraining(config, len(clips.phonemes), codec_args.phoneme_loss_weight)
     Path(training_args.output_dir).mkdir(parents=True, exist_ok=True)
     checkpoint = get_last_checkpoint(training_args.output_dir)
-    if checkpoint is None:
-        model.codec.voice_log_f0.data = measure_voice_pitch(clips)
+    callbacks = []
+    if codec_args.init_from is not None:
+        load_model(model, Path(codec_args.init_from) / "model.safetensors")
+        model.codec.encoder.requires_grad_(False)
+        model.codec.quantizer.requires_grad_(False)
+    else:
+        callbacks.append(QuantizationStart(clips, codec_args.quantize_after))
+        if checkpoint is None:
+            model.codec.voice_log_f0.data = measure_voice_pitch(clips)
     training_args.remove_unused_columns = False
-    trainer = VitaAudioCodecTrainer(model=model, args=training_args, train_dataset=clips, data_collator=clips.collate)
+    trainer = VitaAudioCodecTrainer(
+        model=model, args=training_args, train_dataset=clips, data_collator=clips.collate, callbacks=callbacks
+    )
     trainer.train(resume_from_checkpoint=checkpoint)
     # the codes that a language model is trained on must be those of the codec that is shipped
     round_to_half(model.codec).save_pretrained(f"{training_args.output_dir}/codec")
