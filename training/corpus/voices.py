@@ -30,11 +30,12 @@ class Voice:
 JOE = Voice("joe", "piper", "fixed")
 HELD_OUT_VOICE = Voice("flite-rms", "flite", "rms")
 
+# "en" is British English ("en-gb" would ignore the variant after "+"); the variants' case matters.
 ESPEAK_SETTINGS = (
     "en-us+m1 en-us+m3 en-us+m7 en-us+f2 en-us+klatt2 en-us+Alex en-us+Denis "
-    "en-gb+m2 en-gb+m4 en-gb+f1 en-gb+f5 en-gb+Andy en-gb+michael "
+    "en+m2 en+m4 en+f1 en+f5 en+Andy en+Michael "
     "en-gb-scotland+m3 en-gb-scotland+f3 en-us-nyc+m8 en-us-nyc+f4 en-us-nyc+Gene "
-    "en-029+m5 en-029+f2 en-gb-x-rp+m6 en-gb-x-rp+f3 en-gb-x-rp+klatt4 en-gb-x-rp+David"
+    "en-029+m5 en-029+f2 en-gb-x-rp+m6 en-gb-x-rp+f3 en-gb-x-rp+klatt4 en-gb-x-rp+david"
 ).split()
 
 TRAINING_VOICES = (
@@ -43,7 +44,7 @@ TRAINING_VOICES = (
     Voice("flite-awb", "flite", "awb", weight=4.0),
     Voice("flite-kal16", "flite", "kal16", weight=4.0),
     Voice("flite-kal", "flite", "kal", weight=2.0),
-    *(Voice(f"espeak-{setting.lower().replace('+', '-')}", "espeak-ng", setting) for setting in ESPEAK_SETTINGS),
+    *(Voice(f"espeak-{setting.replace('+', '-')}", "espeak-ng", setting) for setting in ESPEAK_SETTINGS),
 )
 
 _NOT_PHONEMES = set("ˈˌ" + string.punctuation)
