@@ -61,6 +61,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--model", default=str(DEFAULT_MODEL), help="folder or Hub id (default: the shipped small model)"
     )
     model.add_argument("--device", default="cpu", help="such as cpu or cuda:0 (default: cpu)")
+    # Generation and speech decoding run in a thread each. With more threads inside of each they wait for one another: on two
+    # busy cores the small model took 1 s for an answer with one, and minutes with two.
+    model.add_argument(
+        "--threads", type=int, default=1, help="CPU threads of each operation; more for large models (default: 1)"
+    )
 
     generation = argparse.ArgumentParser(add_help=False, parents=[model])
     generation.add_argument(
@@ -159,6 +164,9 @@ def load_pipeline(arguments):
         raise ValueError(f"--device must be such as cpu or cuda:0, got {arguments.device}.") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"--device is {arguments.device}, but there are {torch.cuda.device_count()} CUDA GPUs here.")
+    if arguments.threads < 1:
+        raise ValueError(f"--threads must be at least 1, got {arguments.threads}.")
+    torch.set_num_threads(arguments.threads)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     model = AutoModel.from_pretrained(arguments.model)

@@ -132,6 +132,7 @@ def write_bad_files():
         (["answer", "question.wav", "--mode", "1,2,3"], "pairs"),
         (["answer", "question.wav", "--mode", "1,11"], "11 MCTP steps"),
         (["answer", "question.wav", "--max-new-tokens", "1"], "without speech"),
+        (["answer", "question.wav", "--threads", "0"], "--threads must be at least 1"),
         (["speak", "say <|audio_3|>"], "<|audio_3|>"),
         (["export", "."], "not an empty folder"),
     ],
