@@ -61,8 +61,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--model", default=str(DEFAULT_MODEL), help="folder or Hub id (default: the shipped small model)"
     )
     model.add_argument("--device", default="cpu", help="such as cpu or cuda:0 (default: cpu)")
-    # Generation and speech decoding run in a thread each. With more threads inside of each they wait for one another: on two
-    # busy cores the small model took 1 s for an answer with one, and minutes with two.
+    # Generation and speech decoding run in a thread each. On two busy cores, more threads inside of each make them wait for one
+    # another: a hundred times slower, measured with a small model.
     model.add_argument(
         "--threads", type=int, default=1, help="CPU threads of each operation; more for large models (default: 1)"
     )
