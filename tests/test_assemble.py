@@ -1,0 +1,65 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+import json
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+from tiny_models import tiny_codec, tiny_model, tiny_processor
+from transformers import AutoModel, AutoProcessor
+
+from processing.export import code_files
+from training.assemble import assemble
+
+
+@pytest.fixture
+def stage(tmp_path):
+    processor = tiny_processor()
+    model = tiny_model(processor)
+    model.save_pretrained(tmp_path / "stage")
+    processor.save_pretrained(tmp_path / "stage")
+    sf.write(tmp_path / "question.wav", 0.1 * np.sin(np.arange(16000) / 10), 16000)
+    return tmp_path
+
+
+def test_assembled_folder_is_small_whole_and_linked(stage):
+    output = stage / "mini"
+    output.mkdir()
+    (output / "stale.txt").write_text("of the checkpoint before")
+    assemble(stage / "stage", stage / "question.wav", output)
+    assert not (output / "stale.txt").exists()
+    assert (output / "sample_question.wav").read_bytes() == (stage / "question.wav").read_bytes()
+    for path in code_files():
+        assert (output / path.name).is_symlink()
+        assert (output / path.name).resolve() == path.resolve()
+    half, whole = (folder / "model.safetensors" for folder in (output, stage / "stage"))
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
+    model = AutoModel.from_pretrained(output)
+    assert model.dtype == torch.float32
+    for name, tensor in AutoModel.from_pretrained(stage / "stage").state_dict().items():
+        assert model.state_dict()[name].equal(tensor.half().float())
+    assert AutoProcessor.from_pretrained(output).audio_tokenizer.dtype == torch.float32
+    assert json.loads((output / "config.json").read_text())["auto_map"]
+
+
+def test_a_codec_of_other_codes_is_refused_and_nothing_is_lost(stage):
+    tiny_codec(seed=1).save_pretrained(stage / "codec")
+    output = stage / "mini"
+    output.mkdir()
+    (output / "kept.txt").write_text("kept")
+    with pytest.raises(ValueError, match="makes other codes"):
+        assemble(stage / "stage", stage / "question.wav", output, stage / "codec")
+    assert (output / "kept.txt").read_text() == "kept"
+    assert sorted(path.name for path in stage.iterdir()) == ["codec", "mini", "question.wav", "stage"]
+
+
+def test_a_codec_with_another_decoder_is_taken(stage):
+    processor = AutoProcessor.from_pretrained(stage / "stage")
+    codec = processor.audio_tokenizer
+    with torch.no_grad():
+        codec.decoder.f0_head.bias.add_(1.0)
+    codec.save_pretrained(stage / "codec")
+    assemble(stage / "stage", stage / "question.wav", stage / "mini", stage / "codec")
+    shipped = AutoProcessor.from_pretrained(stage / "mini").audio_tokenizer
+    assert shipped.decoder.f0_head.bias.equal(codec.decoder.f0_head.bias.half().float())

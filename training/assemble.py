@@ -1,0 +1,83 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Puts a trained stage together as the small checkpoint of this repository: weights in half precision, code by links.
+
+python -m training.assemble --model runs/mini/stage4 --sample_question question.wav --output_dir pretrained/vita-audio-mini
+"""
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+
+import torch
+
+import modeling_vita_audio
+import processing
+from processing.audio_vita_audio import load_audio
+from processing.export import code_files, export_repository
+from processing.modeling_vita_audio_codec import VitaAudioCodec
+from processing.processing_vita_audio import AUDIO_TOKENIZER_SUBFOLDER
+from training.storage import round_to_half, store_in_half
+
+
+SAMPLE_QUESTION = "sample_question.wav"
+
+
+def assemble(model_dir: Path, sample_question: Path, output_dir: Path, codec_dir: Path | None = None) -> None:
+    """
+    Replaces `output_dir` by a complete repository of the model.
+
+    Args:
+        model_dir: folder of a trained stage, with its processor.
+        sample_question: recording that the command line answers by default.
+        output_dir: where to; what is there stays until all is written.
+        codec_dir: a codec to ship in place of the processor's, of the same codes but with a better decoder.
+
+    Raises:
+        ValueError: `codec_dir` makes other codes than those that the model was trained on.
+    """
+    load_audio(str(sample_question), 16000)
+    model = modeling_vita_audio.VitaAudioForConditionalGeneration.from_pretrained(model_dir, dtype=torch.float32)
+    processor = processing.VitaAudioProcessor.from_pretrained(model_dir)
+    if codec_dir is not None:
+        codec = VitaAudioCodec.from_pretrained(codec_dir)
+        trained = processor.audio_tokenizer.state_dict()
+        for name, tensor in codec.state_dict().items():
+            if name.startswith(("encoder.", "quantizer.")) and not tensor.equal(trained[name]):
+                raise ValueError(f"{codec_dir} makes other codes than the model was trained on: {name} differs.")
+        processor.audio_tokenizer = codec
+    round_to_half(model)
+    round_to_half(processor.audio_tokenizer)
+
+    output_dir = output_dir.absolute()
+    unfinished = output_dir.with_name(f".{output_dir.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        export_repository(model, processor, unfinished)
+        for folder in (unfinished, unfinished / AUDIO_TOKENIZER_SUBFOLDER):
+            store_in_half(folder)
+        # the code is in this repository already
+        for path in code_files():
+            link = unfinished / path.name
+            link.unlink()
+            link.symlink_to(os.path.relpath(path, output_dir))
+        shutil.copyfile(sample_question, unfinished / SAMPLE_QUESTION)
+        shutil.rmtree(output_dir, ignore_errors=True)
+        unfinished.replace(output_dir)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="folder of a trained stage")
+    parser.add_argument("--sample_question", type=Path, required=True, help="WAV file of a spoken question")
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--codec", type=Path, help="codec of the same codes to ship in place of the stage's")
+    args = parser.parse_args(argv)
+    assemble(args.model, args.sample_question, args.output_dir, args.codec)
+
+
+if __name__ == "__main__":
+    main()
