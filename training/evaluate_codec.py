@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How well speech is understood after a round trip through a codec, next to how well it is before.
 
-    python -m training.evaluate_codec --codec pretrained/vita-audio-mini/audio_tokenizer --corpus_dir corpus --output codec.json
+python -m training.evaluate_codec --codec pretrained/vita-audio-mini/audio_tokenizer --corpus_dir corpus --output codec.json
 """
 
 import argparse

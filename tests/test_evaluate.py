@@ -1,0 +1,95 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+import json
+
+import numpy as np
+import pytest
+import soundfile as sf
+from tiny_models import tiny_model, tiny_processor
+
+from training import evaluate
+from training.evaluate import respond
+from training.report import fill_table, results_table
+
+
+QUESTION = "Convert the speech to text.\n<|audio|>"
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return tiny_processor()
+
+
+@pytest.fixture(scope="module")
+def model(processor):
+    return tiny_model(processor)
+
+
+@pytest.fixture(scope="module")
+def corpus_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    rows = []
+    for index in range(3):
+        sf.write(folder / f"{index}.flac", 0.2 * np.sin(np.arange(8000 + 3000 * index) / (8 + index)), 16000)
+        common = {"split": "test", "reference": "Two plus two is four.", "answer": "four"}
+        audio = f"{index}.flac"
+        rows += [
+            {"id": f"asr{index}", "task": "asr", "messages": [("user", QUESTION)], "audios": [audio], **common},
+            {"id": f"tts{index}", "task": "tts", "messages": [("user", "Say it.")], "audios": [audio], **common},
+            {"id": f"sqa{index}", "task": "sqa", "messages": [("user", "<|audio|>")], "audios": [audio] * 2, **common},
+        ]
+    for row in rows:
+        messages = [*row["messages"], ("assistant", "an answer")]
+        row["messages"] = [{"role": role, "content": content} for role, content in messages]
+    (folder / "conversations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_responses_come_in_order_whatever_the_batch(model, processor, corpus_dir):
+    rows = evaluate.load_sets(corpus_dir, limit=3)["asr"]
+    alone = respond(model, processor, corpus_dir, rows, batch_size=1, mctp_mode="boost", max_new_tokens=5)
+    together = respond(model, processor, corpus_dir, rows, batch_size=3, mctp_mode="boost", max_new_tokens=5)
+    assert [row["audio_codes"] for row in alone] == [row["audio_codes"] for row in together]
+    assert [row["text"] for row in alone] == [row["text"] for row in together]
+
+
+def test_score_counts_words_and_answers(processor):
+    rows = [{"id": i, "reference": "Two plus two is four.", "answer": "four"} for i in range(2)]
+    responses = [
+        {"text": "Two plus two is four.", "waveform": np.zeros(0)},
+        {"text": "Two plus three is five.", "waveform": np.zeros(0)},
+    ]
+    figures, lines = evaluate.score("asr", rows, responses, processor, recognizer=None)
+    assert figures == {"conversations": 2, "wer": 0.2}
+    figures, lines = evaluate.score("sqa", rows, responses, processor, recognizer=None)
+    assert figures == {"conversations": 2, "text_accuracy": 0.5, "speech_accuracy": 0.0}
+    assert [line["heard"] for line in lines] == ["", ""]
+
+
+def test_the_command_writes_figures_picture_and_table(model, processor, corpus_dir, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    readme = tmp_path / "README.md"
+    readme.write_text("# Title\n<!-- results table -->\nold\n<!-- end of results table -->\nend\n")
+    evaluate.main(
+        ["--model", str(tmp_path / "model"), "--corpus_dir", str(corpus_dir), "--modes", "vanilla", "turbo"]
+        + ["--sets", "asr", "tts", "sqa", "--max_new_tokens", "24", "--readme", str(readme)]
+        + ["--lines", str(tmp_path / "lines.jsonl")]
+    )
+    results = json.loads((tmp_path / "model" / "results.json").read_text())
+    assert list(results["modes"]) == ["vanilla", "turbo"]
+    assert results["modes"]["turbo"]["sqa"]["conversations"] == 3
+    assert results["modes"]["turbo"]["speed"]["tokens_per_second"] > 0
+    assert (tmp_path / "model" / "results.png").read_bytes().startswith(b"\x89PNG")
+    assert len((tmp_path / "lines.jsonl").read_text().splitlines()) == 18
+    text = readme.read_text()
+    assert results_table(results) in text and "old" not in text
+    assert text.startswith("# Title\n") and text.endswith("\nend\n")
+    assert "not measured" in text
+
+
+def test_a_readme_without_a_place_is_refused(tmp_path):
+    (tmp_path / "README.md").write_text("# Title\n")
+    with pytest.raises(ValueError, match="no place for the results"):
+        fill_table({"modes": {}}, tmp_path / "README.md")
+    assert (tmp_path / "README.md").read_text() == "# Title\n"
