@@ -31,7 +31,7 @@ def corpus_dir(tmp_path_factory):
     rows = []
     for index in range(3):
         sf.write(folder / f"{index}.flac", 0.2 * np.sin(np.arange(8000 + 3000 * index) / (8 + index)), 16000)
-        common = {"split": "test", "reference": "Two plus two is four.", "answer": "four"}
+        common = {"split": "test", "reference": "Two plus two is four.", "accepted_answers": ["four", "4"]}
         audio = f"{index}.flac"
         rows += [
             {"id": f"asr{index}", "task": "asr", "messages": [("user", QUESTION)], "audios": [audio], **common},
@@ -54,7 +54,7 @@ def test_responses_come_in_order_whatever_the_batch(model, processor, corpus_dir
 
 
 def test_score_counts_words_and_answers(processor):
-    rows = [{"id": i, "reference": "Two plus two is four.", "answer": "four"} for i in range(2)]
+    rows = [{"id": i, "reference": "Two plus two is four.", "accepted_answers": ["four", "4"]} for i in range(2)]
     responses = [
         {"text": "Two plus two is four.", "waveform": np.zeros(0)},
         {"text": "Two plus three is five.", "waveform": np.zeros(0)},

@@ -79,9 +79,10 @@ def score(name: str, rows: list[dict], responses: list[dict], processor, recogni
             speech = response["waveform"]
             line["heard"] = recognizer(speech, processor.output_sampling_rate) if len(speech) else ""
         if name.startswith(("sqa", "tqa")):
-            line["text_is_right"] = answer_is_right(response["text"], row["answer"])
+            gold = row["accepted_answers"], row["reference"]
+            line["text_is_right"] = answer_is_right(response["text"], *gold)
         if name.startswith("sqa"):
-            line["speech_is_right"] = answer_is_right(line["heard"], row["answer"])
+            line["speech_is_right"] = answer_is_right(line["heard"], *gold)
         lines.append(line)
     references = [line["reference"] for line in lines]
     figures = {"conversations": len(lines)}
