@@ -9,7 +9,7 @@ from tiny_models import tiny_model, tiny_processor
 
 from training import evaluate
 from training.evaluate import respond
-from training.report import fill_table, results_table
+from training.report import CODEC_TABLE, codec_table, fill_section, results_table
 
 
 QUESTION = "Convert the speech to text.\n<|audio|>"
@@ -90,6 +90,11 @@ def test_the_command_writes_figures_picture_and_table(model, processor, corpus_d
 
 def test_a_readme_without_a_place_is_refused(tmp_path):
     (tmp_path / "README.md").write_text("# Title\n")
-    with pytest.raises(ValueError, match="no place for the results"):
-        fill_table({"modes": {}}, tmp_path / "README.md")
+    with pytest.raises(ValueError, match="no place for the figures"):
+        fill_section(tmp_path / "README.md", CODEC_TABLE, "table")
     assert (tmp_path / "README.md").read_text() == "# Title\n"
+
+
+def test_codec_table_has_a_row_for_each_group():
+    results = {"all": {"clips": 100, "wer_original": 0.101, "wer_decoded": 0.1554}}
+    assert codec_table(results).splitlines()[-1] == "| all | 100 | 10.1% | 15.5% |"

@@ -10,7 +10,6 @@ scored was trained on: sentences and (fact, wording) pairs are held out, and one
 
 import argparse
 import json
-import os
 import random
 import time
 from pathlib import Path
@@ -22,7 +21,7 @@ from tqdm import tqdm
 from transformers import AutoModel, AutoProcessor
 
 from training.recognition import WhisperRecognizer
-from training.report import fill_table, plot_results
+from training.report import RESULTS_TABLE, fill_section, plot_results, results_table, write_atomically
 from training.scoring import answer_is_right, word_error_rate
 
 
@@ -154,12 +153,6 @@ def evaluate(args: argparse.Namespace) -> tuple[dict, list[dict]]:
     return results, lines
 
 
-def write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder or Hub id of a checkpoint with its processor")
@@ -182,7 +175,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.lines:
         write_atomically(args.lines, "".join(json.dumps(line) + "\n" for line in lines))
     if args.readme:
-        fill_table(results, args.readme)
+        fill_section(args.readme, RESULTS_TABLE, results_table(results))
 
 
 if __name__ == "__main__":

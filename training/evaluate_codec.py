@@ -16,7 +16,11 @@ from tqdm import tqdm
 
 from processing.modeling_vita_audio_codec import VitaAudioCodec
 from training.recognition import WhisperRecognizer
+from training.report import CODEC_TABLE, codec_table, fill_section, write_atomically
 from training.scoring import word_error_rate
+
+
+GROUPS = {"joe": "the codec's default voice", "test": "other trained voices", "test_voice": "a voice never heard"}
 
 
 def held_out_clips(corpus_dir: Path, number: int, seed: int = 0) -> list[dict]:
@@ -39,7 +43,7 @@ def evaluate_codec(codec: VitaAudioCodec, corpus_dir: Path, clips: list[dict], r
         decoded = codec.decode(codes).audio_values[0, 0].numpy()
         rows.append(
             {
-                "group": "default voice" if clip["voice"] == "joe" else clip["split"],
+                "group": GROUPS.get(clip["voice"]) or GROUPS[clip["split"]],
                 "reference": clip["text"],
                 "original": recognizer(waveform, sampling_rate),
                 "decoded": recognizer(decoded, codec.config.output_sampling_rate),
@@ -63,13 +67,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--corpus_dir", required=True, type=Path, help="folder of the rendered corpus")
     parser.add_argument("--num_clips", type=int, default=100)
     parser.add_argument("--output", type=Path, help="JSON file for the figures and every transcript")
+    parser.add_argument("--readme", type=Path, help="README whose table is filled from the results")
     args = parser.parse_args(argv)
     codec = VitaAudioCodec.from_pretrained(args.codec, dtype=torch.float32)
     clips = held_out_clips(args.corpus_dir, args.num_clips)
     report = evaluate_codec(codec, args.corpus_dir, clips, WhisperRecognizer())
     print(json.dumps(report["results"], indent=2))
     if args.output:
-        args.output.write_text(json.dumps(report, indent=2))
+        write_atomically(args.output, json.dumps(report, indent=2) + "\n")
+    if args.readme:
+        fill_section(args.readme, CODEC_TABLE, codec_table(report["results"]))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Shows the figures of `results.json`: a picture, and the table in the README."""
+"""Shows measured figures: a picture, and the tables in the README."""
 
+import os
 from pathlib import Path
 
 import matplotlib
@@ -11,7 +12,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
 
-TABLE_START, TABLE_END = "<!-- results table -->", "<!-- end of results table -->"
+RESULTS_TABLE, CODEC_TABLE = "results table", "codec table"
 # heading, set, figure, number format
 COLUMNS = (
     ("TTS WER", "tts", "wer", "{:.1%}"),
@@ -40,16 +41,37 @@ def results_table(results: dict) -> str:
     return "\n".join(lines)
 
 
-def fill_table(results: dict, readme: Path) -> None:
-    """Replaces what stands between the two marks of the README; ValueError where they are missing."""
-    text = readme.read_text(encoding="utf-8")
-    before, start, rest = text.partition(TABLE_START)
-    _, end, after = rest.partition(TABLE_END)
-    if not (start and end):
-        raise ValueError(
-            f"{readme} has no place for the results: the marks {TABLE_START} and {TABLE_END} are missing."
+def codec_table(results: dict) -> str:
+    """Markdown table of the word error rates before and after the codec, a row for each group of recordings."""
+    lines = ["| recordings | number | WER | WER after the round trip |", "|---|---|---|---|"]
+    for group, figures in results.items():
+        lines.append(
+            f"| {group} | {figures['clips']} | {figures['wer_original']:.1%} | {figures['wer_decoded']:.1%} |"
         )
-    readme.write_text(f"{before}{start}\n{results_table(results)}\n{end}{after}", encoding="utf-8")
+    return "\n".join(lines)
+
+
+def fill_section(readme: Path, name: str, content: str) -> None:
+    """
+    Replaces what stands between the marks `<!-- NAME -->` and `<!-- end of NAME -->` of a README.
+
+    Raises:
+        ValueError: the marks are missing.
+    """
+    start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    text = readme.read_text(encoding="utf-8")
+    before, found_start, rest = text.partition(start)
+    _, found_end, after = rest.partition(end)
+    if not (found_start and found_end):
+        raise ValueError(f"{readme} has no place for the figures: the marks {start} and {end} are missing.")
+    write_atomically(readme, f"{before}{start}\n{content}\n{end}{after}")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file that is there whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def plot_results(results: dict, path: Path) -> None:
