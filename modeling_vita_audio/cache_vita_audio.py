@@ -35,7 +35,8 @@ class ColumnBuffer:
         """Drops the columns before `start` and those from `end` on."""
         start, end = max(start, self.start), min(end, self.end)
         if (start, end) != (self.start, self.end):
-            self.chunks = [self.read(start, end)]
+            # A copy, as a slice would keep all columns in memory
+            self.chunks = [self.read(start, end).clone()]
             self.start, self.end = start, end
 
     def apply(self, function: Callable[[torch.Tensor], torch.Tensor]):
@@ -107,7 +108,11 @@ class VitaAudioCache(Cache):
             hidden_states (`torch.Tensor` of shape `(batch_size, num_new_columns, hidden_size)`): the final, normalised
                 hidden states.
         """
-        if self.hidden_states:
+        num_modules = len(self.hidden_states)
+        if num_modules > 0:
+            start = self.num_columns_read(num_modules) - 2 * num_modules
+            for buffer in self.buffers:
+                buffer.keep(start, buffer.end)
             self.inputs_embeds.append(inputs_embeds)
             self.position_ids.append(position_ids.expand(inputs_embeds.shape[0], -1))
             self.hidden_states[0].append(hidden_states)
@@ -137,10 +142,6 @@ class VitaAudioCache(Cache):
         """Keeps the hidden states `(batch_size, n, hidden_size)` that module k has just computed, for the next one."""
         if module_idx < len(self.hidden_states):
             self.hidden_states[module_idx].append(hidden_states)
-        num_modules = len(self.hidden_states)
-        start = self.num_columns_read(num_modules) - 2 * num_modules
-        for buffer in self.buffers:
-            buffer.keep(start, buffer.end)
 
     def crop(self, tokens_to_remove: int):
         """

@@ -25,7 +25,7 @@ class VitaAudioConfig(PreTrainedConfig):
         mctp_loss_weight (`float`, *optional*, defaults to 1.0):
             Weight of the mean of the modules' losses. At 0 they are not computed.
         mctp_targets_cross_samples (`bool`, *optional*, defaults to `False`):
-            Whether, in packed samples, the last column of a sample that module k can fill shall predict the token k of
+            Whether, in samples packed into one row, the last column of a sample that module k can fill shall predict the token k of
             the next sample, as the original implementation has it. It matters only where one of a sample's first
             `num_mctp_modules + 1` tokens has a label.
         audio_token_id (`int`, *optional*, defaults to 151684):

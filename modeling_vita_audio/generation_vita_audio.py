@@ -36,11 +36,11 @@ def resolve_mctp_mode(mctp_mode: str | list[int], num_mctp_modules: int) -> list
     Raises:
         ValueError: if it is no schedule, or one for a model with more modules.
     """
-    if isinstance(mctp_mode, str) and mctp_mode not in MCTP_MODES:
+    schedule = MCTP_MODES.get(mctp_mode) if isinstance(mctp_mode, str) else mctp_mode
+    if not isinstance(schedule, list | tuple):
         raise ValueError(
-            f"Unknown `mctp_mode` '{mctp_mode}'. It is one of {', '.join(MCTP_MODES)} or a list of numbers."
+            f"Unknown `mctp_mode` {mctp_mode!r}. It is one of {', '.join(MCTP_MODES)} or a list of numbers."
         )
-    schedule = MCTP_MODES[mctp_mode] if isinstance(mctp_mode, str) else list(mctp_mode)
     if not all(isinstance(number, int) and number >= 0 for number in schedule):
         raise ValueError(f"`mctp_mode` must be a list of integers that are not negative, got {mctp_mode}.")
     if len(schedule) == 0 or len(schedule) % 2 == 1:
@@ -53,7 +53,7 @@ def resolve_mctp_mode(mctp_mode: str | list[int], num_mctp_modules: int) -> list
         raise ValueError(
             f"`mctp_mode` {mctp_mode} takes {max(schedule[1::2])} MCTP steps, but the model has {num_mctp_modules} modules."
         )
-    return schedule
+    return list(schedule)
 
 
 def iterate_writers(schedule: list[int]) -> Iterator[int]:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """VITA-Audio model: a language model over text and speech tokens with MCTP modules that write ahead of it."""
 
+import inspect
 from dataclasses import dataclass
 from functools import partial
 
@@ -231,8 +232,6 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
 
         mctp_hidden_states = None
         if output_mctp_hidden_states:
-            if isinstance(attention_mask, dict):
-                attention_mask = attention_mask[self.mctp_layer_type]
             # One mask serves all modules: where token i + k belongs to the padding or to the next sample of packed data,
             # so does i' + k for the later i' of the same sample, hence no column of use attends to one without
             causal_mask = LAYER_PATTERN_TO_MASK_FUNCTION_MAPPING[self.mctp_layer_type](
@@ -386,15 +385,14 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
         Loss of the language model (`module_idx` 0) or of MCTP module k, whose column i holds token i + k. All but the
         scalars are `(batch_size, sequence_length, ...)`; no two rows share a sample id.
         """
-        num_columns = labels.shape[1] - module_idx
-        is_filled = sample_ids[:, module_idx:] == sample_ids[:, : max(num_columns, 0)]
-        columns = torch.arange(labels.numel(), device=labels.device).view_as(labels)[:, : max(num_columns, 0)][
-            is_filled
-        ]
+        targets_cross_samples = self.config.mctp_targets_cross_samples and len(labels) == 1
+        num_columns = max(labels.shape[1] - module_idx, 0)
+        is_filled = sample_ids[:, module_idx:] == sample_ids[:, :num_columns]
+        columns = torch.arange(labels.numel(), device=labels.device).view_as(labels)[:, :num_columns][is_filled]
         labels, sample_ids = labels[:, module_idx:][is_filled], sample_ids[:, module_idx:][is_filled]
         # What the next column holds is to be predicted, if that is of the same sample
         is_target = labels[1:] != -100
-        if not self.config.mctp_targets_cross_samples:
+        if not targets_cross_samples:
             is_target &= sample_ids[1:] == sample_ids[:-1]
         # The head is the largest matrix, so it sees no column without a target
         hidden_states = hidden_states.flatten(0, 1)[columns[:-1][is_target]]
@@ -535,6 +533,10 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
         """
         hidden_states = self.model.forward_mctp(input_ids, past_key_values, attention_mask)
         return self.lm_head(hidden_states[:, -1:])
+
+
+# `generate` inspects the signature of code from outside transformers before every token: this makes that quick
+VitaAudioForConditionalGeneration.forward.__signature__ = inspect.signature(VitaAudioForConditionalGeneration.forward)
 
 
 __all__ = [
