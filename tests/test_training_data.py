@@ -37,9 +37,13 @@ def processor():
     return tiny_processor()
 
 
-def all_sources(corpus):
-    paths = sorted(map(str, (corpus / "audio").iterdir()))
-    return {audio_key(path): path for path in paths}
+def all_clips(corpus):
+    """Paths of the clips by their keys."""
+    return {audio_key(path.read_bytes()): str(path) for path in sorted((corpus / "audio").iterdir())}
+
+
+def encode(cache, clips, processor):
+    cache.encode({key: Path(path).stat().st_size for key, path in clips.items()}, clips.get, processor)
 
 
 def count_encoded(codec, action):
@@ -97,14 +101,14 @@ def test_no_conversation_is_an_error(corpus, tmp_path):
 
 
 def test_codes_are_those_of_the_codec_alone(corpus, processor, tmp_path):
-    sources = all_sources(corpus)
+    clips = all_clips(corpus)
     cache = SpeechCodeCache(tmp_path, processor.audio_tokenizer)
-    cache.encode(sources, processor)
-    alone = processor.encode_audio(list(sources.values()))
-    assert [cache.codes[key].tolist() for key in sources] == alone
+    encode(cache, clips, processor)
+    alone = processor.encode_audio(list(clips.values()))
+    assert [cache.codes[key].tolist() for key in clips] == alone
     again = SpeechCodeCache(tmp_path, processor.audio_tokenizer)
-    assert count_encoded(processor.audio_tokenizer, lambda: again.encode(sources, processor)) == 0
-    assert {key: codes.tolist() for key, codes in again.codes.items()} == dict(zip(sources, alone))
+    assert count_encoded(processor.audio_tokenizer, lambda: encode(again, clips, processor)) == 0
+    assert {key: codes.tolist() for key, codes in again.codes.items()} == dict(zip(clips, alone))
 
 
 def test_each_codec_has_codes_of_its_own(corpus, processor, tmp_path):
@@ -125,16 +129,15 @@ sys.path.append("tests")
 from tiny_models import tiny_processor
 data.CLIPS_PER_FILE = data.ENCODING_BATCH_SIZE = 2
 processor = tiny_processor()
-sources = {data.audio_key(path): path for path in sys.argv[2:]}
-print("start", flush=True)
-data.SpeechCodeCache(sys.argv[1], processor.audio_tokenizer).encode(sources, processor)
+clips = {data.audio_key(data.read_content(path)): path for path in sys.argv[2:]}
+data.SpeechCodeCache(sys.argv[1], processor.audio_tokenizer).encode(dict.fromkeys(clips, 1), clips.get, processor)
 """
 
 
 def test_a_killed_run_goes_on_where_it_was(corpus, processor, tmp_path):
-    sources = all_sources(corpus)
+    clips = all_clips(corpus)
     process = subprocess.Popen(
-        [sys.executable, "-c", ENCODE, str(tmp_path), *sources.values()],
+        [sys.executable, "-c", ENCODE, str(tmp_path), *clips.values()],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         stderr=subprocess.DEVNULL,
@@ -145,10 +148,10 @@ def test_a_killed_run_goes_on_where_it_was(corpus, processor, tmp_path):
     process.wait()
     cache = SpeechCodeCache(tmp_path, processor.audio_tokenizer)
     num_done = len(cache.codes)
-    assert 6 <= num_done < len(sources)
-    num_encoded = count_encoded(processor.audio_tokenizer, lambda: cache.encode(sources, processor))
-    assert num_encoded == len(sources) - num_done
-    assert [cache.codes[key].tolist() for key in sources] == processor.encode_audio(list(sources.values()))
+    assert 6 <= num_done < len(clips)
+    num_encoded = count_encoded(processor.audio_tokenizer, lambda: encode(cache, clips, processor))
+    assert num_encoded == len(clips) - num_done
+    assert [cache.codes[key].tolist() for key in clips] == processor.encode_audio(list(clips.values()))
 
 
 def test_a_full_disk_leaves_nothing_half_written(processor, tmp_path):

@@ -2,12 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 import copy
 import math
+import resource
 
 import pytest
 import torch
 from tiny_corpus import TINY_TEXT_CONFIG, write_corpus
 from tiny_models import tiny_codec
 from transformers import set_seed
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from training.data import build_training_dataset, conversation_texts, load_conversations
 from training.initialize import build_from_nothing
@@ -169,6 +171,31 @@ def test_packed_losses_are_those_of_samples_alone(start, tmp_path, attn_implemen
         outputs = trainer.model(**batch)
     packed = torch.cat([outputs.lm_loss[None], outputs.mctp_losses])
     torch.testing.assert_close(packed, sums / counts, atol=2e-5, rtol=0)
+
+
+def test_rows_and_the_flat_batches_of_flash_attention_have_the_same_losses(start, tmp_path):
+    trainer = make_trainer(start, tmp_path, 4, with_modules(start, NUM_MODULES))
+    rows = [trainer.train_dataset[index] for index in range(3)]
+    pad_token_id = start[1].tokenizer.pad_token_id
+    flat = DataCollatorForLanguageModeling(pad_token_id=pad_token_id, padding_free=True)(rows)
+    assert flat["input_ids"].shape[0] == 1
+    trainer.model.eval()
+    with torch.no_grad():
+        ours, theirs = (trainer.model(**batch, use_cache=False) for batch in (trainer.data_collator(rows), flat))
+    torch.testing.assert_close(ours.lm_loss, theirs.lm_loss)
+    torch.testing.assert_close(ours.mctp_losses, theirs.mctp_losses)
+
+
+def test_a_full_disk_leaves_no_half_checkpoint(start, tmp_path):
+    trainer = make_trainer(start, tmp_path, 1, save_strategy="steps", save_steps=1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(Exception, match="(?i)file too large|I/O"):
+            trainer.train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.glob("checkpoint-*"))
 
 
 def test_rows_hold_every_sample_once(start, tmp_path):

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -147,11 +147,15 @@ def codec_fingerprint(codec) -> str:
     return digest.hexdigest()
 
 
-def audio_key(source: str | dict) -> str:
-    """Hash of an audio file's content."""
-    content = source["bytes"] if isinstance(source, dict) and source.get("bytes") is not None else None
-    if content is None:
-        content = Path(source["path"] if isinstance(source, dict) else source).read_bytes()
+def read_content(audio: str | dict) -> bytes:
+    """The audio file itself, of a path or of a row `{"bytes", "path"}` of an audio column."""
+    if isinstance(audio, dict) and audio.get("bytes") is not None:
+        return audio["bytes"]
+    return Path(audio["path"] if isinstance(audio, dict) else audio).read_bytes()
+
+
+def audio_key(content: bytes) -> str:
+    """Hash of an audio file, by which its codes are found."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
@@ -189,28 +193,29 @@ class SpeechCodeCache:
             unfinished.unlink(missing_ok=True)
         self.codes |= codes
 
-    def encode(self, sources: dict[str, str | dict], processor) -> None:
+    def encode(self, sizes: dict[str, int], read: Callable[[str], str | dict], processor) -> None:
         """
         Encodes the audios whose codes are missing. Several processes share the work.
 
         Args:
-            sources: files, or `{"bytes", "path"}`, by their keys.
+            sizes: of the audio files in bytes, by their keys.
+            read: gives the audio of a key, a path or `{"bytes", "path"}`.
             processor ([`VitaAudioProcessor`]): loads the audio and has the codec, on the device it is to run on.
 
         Raises:
             ValueError, OSError: a file cannot be read, or is refused by the processor; it is named.
         """
         state = PartialState()
-        sizes = {key: audio_size(source) for key, source in sources.items() if key not in self.codes}
         # like lengths together, the longest first: if memory falls short, it does so at once
-        missing = sorted(sizes, key=lambda key: (-sizes[key], key))[state.process_index :: state.num_processes]
+        missing = sorted((key for key in sizes if key not in self.codes), key=lambda key: (-sizes[key], key))
+        missing = missing[state.process_index :: state.num_processes]
         new_codes = {}
         with tqdm(
             total=len(missing), desc="Encoding speech", unit="clip", disable=not state.is_main_process
         ) as progress:
             for start in range(0, len(missing), ENCODING_BATCH_SIZE):
                 keys = missing[start : start + ENCODING_BATCH_SIZE]
-                new_codes |= zip(keys, encode_batch([sources[key] for key in keys], processor))
+                new_codes |= zip(keys, encode_batch([read(key) for key in keys], processor))
                 progress.update(len(keys))
                 if len(new_codes) >= CLIPS_PER_FILE or start + ENCODING_BATCH_SIZE >= len(missing):
                     self.add(new_codes)
@@ -219,16 +224,10 @@ class SpeechCodeCache:
         self.refresh()
 
 
-def audio_size(source: str | dict) -> int:
-    if isinstance(source, dict) and source.get("bytes") is not None:
-        return len(source["bytes"])
-    return os.path.getsize(source["path"] if isinstance(source, dict) else source)
-
-
 @torch.no_grad()
-def encode_batch(sources: list[str | dict], processor) -> list[np.ndarray]:
+def encode_batch(audios: list[str | dict], processor) -> list[np.ndarray]:
     codec, extractor = processor.audio_tokenizer, processor.feature_extractor
-    waveforms = [processor.load_audio(source) for source in sources]
+    waveforms = [processor.load_audio(audio) for audio in audios]
     features = extractor(waveforms, sampling_rate=extractor.sampling_rate, padding=True, return_tensors="pt")
     output = codec.encode(
         features["input_values"].to(codec.device, codec.dtype), padding_mask=features["padding_mask"].to(codec.device)
@@ -260,17 +259,27 @@ def build_training_dataset(
     Raises:
         ValueError: an audio or a conversation is bad, or all of them are too long.
     """
-    keys_of_paths, sources, keys = {}, {}, []
-    for audios in tqdm(conversations["audios"], desc="Hashing audio", disable=not PartialState().is_main_process):
-        for audio in audios:
-            path = audio if isinstance(audio, str) else None
-            key = keys_of_paths.get(path) or audio_key(audio)
-            if path is not None:
-                keys_of_paths[path] = key
-            sources.setdefault(key, audio)
-        keys.append([keys_of_paths[audio] if isinstance(audio, str) else audio_key(audio) for audio in audios])
+    keys, sizes, places, keys_of_paths = [], {}, {}, {}
+    for row, audios in enumerate(
+        tqdm(conversations["audios"], desc="Hashing audio", disable=not PartialState().is_main_process)
+    ):
+        keys.append([])
+        for place, audio in enumerate(audios):
+            key = keys_of_paths.get(audio) if isinstance(audio, str) else None
+            if key is None:
+                content = read_content(audio)
+                key = audio_key(content)
+                sizes[key], places[key] = len(content), (row, place)
+                if isinstance(audio, str):
+                    keys_of_paths[audio] = key
+            keys[row].append(key)
+
+    def read(key):
+        row, place = places[key]
+        return conversations[row]["audios"][place]
+
     cache = SpeechCodeCache(cache_dir, processor.audio_tokenizer)
-    cache.encode(sources, processor)
+    cache.encode(sizes, read, processor)
 
     def build_example(messages, index):
         codes = [cache.codes[key].tolist() for key in keys[index]]

@@ -119,16 +119,19 @@ def load_model_and_processor(
 def save_whole(trainer: VitaAudioSFTTrainer, output_dir: str) -> None:
     """Saves model and processor beside `output_dir`'s files and then puts them in place, the weights last."""
     unfinished = Path(output_dir) / UNFINISHED_FOLDER
-    trainer.save_model(str(unfinished))
-    if trainer.is_world_process_zero():
-        # pickled, and full of this machine's paths
-        (unfinished / "training_args.bin").unlink(missing_ok=True)
-        for path in sorted(unfinished.iterdir(), key=lambda path: (path.suffix == ".safetensors", path.name)):
-            target = Path(output_dir) / path.name
-            if path.is_dir():
-                shutil.rmtree(target, ignore_errors=True)
-            os.replace(path, target)
-        unfinished.rmdir()
+    try:
+        trainer.save_model(str(unfinished))
+        if trainer.is_world_process_zero():
+            # pickled, and full of this machine's paths
+            (unfinished / "training_args.bin").unlink(missing_ok=True)
+            for path in sorted(unfinished.iterdir(), key=lambda path: (path.suffix == ".safetensors", path.name)):
+                target = Path(output_dir) / path.name
+                if path.is_dir():
+                    shutil.rmtree(target, ignore_errors=True)
+                os.replace(path, target)
+    finally:
+        if trainer.is_world_process_zero():
+            shutil.rmtree(unfinished, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
 
 

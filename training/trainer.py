@@ -4,6 +4,7 @@
 
 import os
 import re
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -200,12 +201,17 @@ class VitaAudioSFTTrainer(SFTTrainer):
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _save_checkpoint(self, model, trial):
-        complete = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}", COMPLETE_FILE)
+        folder = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        complete = folder / COMPLETE_FILE
         # there is one where a run went back to an earlier checkpoint
         if self.args.should_save:
             complete.unlink(missing_ok=True)
         self.accelerator.wait_for_everyone()
-        super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            complete.touch()
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                complete.touch()
+        finally:
+            if self.args.should_save and not complete.exists():
+                shutil.rmtree(folder, ignore_errors=True)
