@@ -47,7 +47,7 @@ class VitaAudioConfig(PreTrainedConfig):
     """
 
     model_type = "vita_audio"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["past_key_values", "lm_loss", "mctp_losses"]
     sub_configs_defaults = {
         "text_config": SubConfigSpec(
             config_class=AutoConfig,

@@ -166,15 +166,13 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
         past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        """
-        Column i of `inputs_embeds` is token i + k, the column's rotary position therefore `position_ids[:, i] + k`.
-        The layer itself is told `position_ids`: flash attention finds the samples of packed data by their zeros.
-        """
+        """Column i of `inputs_embeds` is token i + k, which is at `position_ids[:, i] + k`."""
+        position_ids = position_ids + module_idx
         hidden_states = self.mctp_modules[module_idx - 1](
             inputs_embeds,
             hidden_states,
             position_ids=position_ids,
-            position_embeddings=self.language_model.rotary_emb(hidden_states, position_ids + module_idx),
+            position_embeddings=self.language_model.rotary_emb(hidden_states, position_ids),
             past_key_values=past_key_values,
             use_cache=past_key_values is not None,
             **kwargs,
@@ -309,7 +307,6 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
     """The language model, its MCTP modules and the head that all of them share."""
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
-    _tp_plan = {"lm_head": "colwise_gather_output"}
 
     def __init__(self, config: VitaAudioConfig):
         super().__init__(config)

@@ -16,6 +16,7 @@ from modeling_fixtures import (
     schedules,
 )
 from transformers import (
+    CompileConfig,
     DynamicCache,
     GenerationConfig,
     LogitsProcessor,
@@ -176,6 +177,7 @@ def test_number_of_forwards(model, mctp_mode, language_model, modules):
         ({"mctp_mode": "fast"}, "Unknown `mctp_mode` 'fast'. It is one of vanilla, balance, boost, turbo"),
         ({"mctp_mode": [1, 10, 4]}, "pairs"),
         ({"mctp_mode": []}, "pairs"),
+        ({"mctp_mode": 10}, "Unknown `mctp_mode` 10"),
         ({"mctp_mode": [1, -1]}, "not negative"),
         ({"mctp_mode": [1, 2.5]}, "integers"),
         ({"mctp_mode": [0, 10]}, "1 or more tokens of the language model"),
@@ -348,6 +350,17 @@ def test_static_cache(model):
         assert new_tokens(model, inputs, mctp_mode=mctp_mode, cache_implementation="static") == expected
 
 
+def test_compiled_without_a_graph_break(model):
+    compile_config = CompileConfig(fullgraph=True, backend="eager", mode=None)
+    compile_config._compile_all_devices = True
+    prompt = random_prompt(7)
+    for mctp_mode in ("vanilla", "boost"):
+        kwargs = {"mctp_mode": mctp_mode, "max_new_tokens": 20}
+        expected = new_tokens(model, prompt, **kwargs)
+        kwargs |= {"cache_implementation": "static", "compile_config": compile_config}
+        assert new_tokens(model, prompt, **kwargs) == expected
+
+
 @pytest.mark.parametrize("num_new_tokens", [1, 7, 13, 20])
 def test_a_returned_cache_continues_the_conversation(model, num_new_tokens):
     for mctp_mode in ("balance", "boost", "turbo"):
@@ -428,3 +441,24 @@ def test_parallel_calls_do_not_disturb_each_other(model):
     expected = [new_tokens(model, prompt, mctp_mode=mode) for prompt, mode in jobs]
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(lambda job: new_tokens(model, job[0], mctp_mode=job[1]), jobs)) == expected
+
+
+def generate_in_step(rank, folder):
+    """One of two processes that must run equally many forwards, as sharded weights make them; they end 20 tokens apart."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    model, kwargs = random_model(4), {"mctp_mode": [1, 4, 2, 4], "max_new_tokens": 10 + 20 * rank}
+    prompt = random_prompt(5, seed=rank)
+    with torch.no_grad(), CountForwards(model) as count:
+        tokens = new_tokens(model, prompt, synced_gpus=True, **kwargs)
+        forwards = [count.language_model, count.modules]
+        result = {"tokens": tokens, "expected": new_tokens(model, prompt, **kwargs), "forwards": forwards}
+    (folder / f"{rank}.json").write_text(json.dumps(result))
+
+
+def test_processes_with_sharded_weights_stay_in_step(tmp_path):
+    torch.multiprocessing.spawn(generate_in_step, args=(tmp_path,), nprocs=2)
+    results = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    for result in results:
+        assert result["tokens"] == result["expected"]
+    assert results[0]["forwards"] == results[1]["forwards"]

@@ -160,6 +160,25 @@ def test_logits_and_losses_are_what_the_formulas_say(num_mctp_modules):
     torch.testing.assert_close(output.loss, output.lm_loss + output.mctp_losses.mean())
 
 
+def test_positions_of_the_modules():
+    model = random_model(3)
+    positions = []
+    model.model.language_model.rotary_emb.register_forward_pre_hook(
+        lambda module, args, kwargs: positions.append((kwargs or {"position_ids": args[1]})["position_ids"].tolist()),
+        with_kwargs=True,
+    )
+    inputs = left_pad([random_prompt(2), random_prompt(4)])
+    model.generate(**inputs, mctp_mode=[1, 3], max_new_tokens=5, pad_token_id=0)
+    # Column i of module k is where token i + k is; what the padding's position is does not matter
+    assert positions[:4] == [
+        [[0, 0, 0, 1], [0, 1, 2, 3]],
+        [[1, 1, 1, 2], [1, 2, 3, 4]],
+        [[2, 2, 2, 3], [2, 3, 4, 5]],
+        [[3, 3, 3, 4], [3, 4, 5, 6]],
+    ]
+    assert positions[4] == [[2, 3, 4, 5], [4, 5, 6, 7]]
+
+
 def test_which_logits_are_returned():
     model, tokens = random_model(2), random_prompt(8)
     full = model(tokens, output_mctp_logits=True)
@@ -301,6 +320,24 @@ def test_trainer_accumulates_to_the_same_weights(tmp_path):
             torch.testing.assert_close(tensor, other[name], rtol=1e-4, atol=1e-5)
 
 
+def test_trainer_predicts_logits(tmp_path):
+    arguments = TrainingArguments(
+        output_dir=tmp_path,
+        per_device_eval_batch_size=2,
+        remove_unused_columns=False,
+        report_to="none",
+        use_cpu=True,
+    )
+    model = random_model(3)
+    trainer = Trainer(model, arguments, data_collator=lambda rows: padded(rows, "right"))
+    predictions = trainer.predict(samples())
+    assert predictions.predictions.shape == (4, max(LENGTHS), 120)
+    batches = [padded(samples()[:2], "right"), padded(samples()[2:], "right")]
+    num_items = [batch["labels"][:, 1:].ne(-100).sum() for batch in batches]
+    expected = [model(**batch, num_items_in_batch=n).loss.item() for batch, n in zip(batches, num_items)]
+    assert predictions.metrics["test_loss"] == pytest.approx(sum(expected) / 2, rel=1e-4)
+
+
 def test_a_few_steps_of_training_fit_a_sample():
     model = random_model(10).train()
     batch = packed(samples()[:1])
@@ -358,13 +395,14 @@ def test_gradient_checkpointing(use_reentrant):
     batch = packed(samples())
     model = random_model(4).train()
     expected, expected_gradients = losses_and_gradients(model, batch)
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": use_reentrant})
-    layers = [model.model.mctp_modules[2].layer, model.model.language_model.layers[0]]
+    model.activation_checkpointing_enable({"use_reentrant": use_reentrant})
     calls = []
-    for layer in layers:
-        layer.input_layernorm.register_forward_hook(lambda *_: calls.append(1))
+    for layer in (model.model.mctp_modules[2].layer, model.model.language_model.layers[0]):
+        layer.input_layernorm.register_forward_hook(lambda *_: calls.append("layer"))
+    model.lm_head.register_forward_hook(lambda *_: calls.append("head"))
     losses, gradients = losses_and_gradients(model, batch)
-    assert len(calls) == 4, "each layer is to run again in the backward pass"
+    # All run again in the backward pass; the head runs for each of five losses
+    assert (calls.count("layer"), calls.count("head")) == (2 * 2, 2 * 5)
     torch.testing.assert_close(losses, expected)
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, expected_gradients[name])
