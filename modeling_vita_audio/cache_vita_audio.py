@@ -28,7 +28,8 @@ class ColumnBuffer:
 
     def read(self, start: int, end: int) -> torch.Tensor:
         """The columns `start` to `end - 1`."""
-        self.apply(lambda columns: columns)
+        if len(self.chunks) > 1:
+            self.chunks = [torch.cat(self.chunks, dim=1)]
         return self.chunks[0][:, start - self.start : end - self.start]
 
     def keep(self, start: int, end: int):
@@ -41,8 +42,7 @@ class ColumnBuffer:
 
     def apply(self, function: Callable[[torch.Tensor], torch.Tensor]):
         """Replaces the columns by a function of them that leaves their number as it is."""
-        if self.chunks:
-            self.chunks = [function(torch.cat(self.chunks, dim=1) if len(self.chunks) > 1 else self.chunks[0])]
+        self.chunks = [function(chunk) for chunk in self.chunks]
 
 
 class VitaAudioCache(Cache):

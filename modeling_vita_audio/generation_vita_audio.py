@@ -15,7 +15,7 @@ from transformers.generation.streamers import BaseStreamer
 from .cache_vita_audio import VitaAudioCache
 
 
-# Section 3.3 of the paper (arXiv 2505.03739): [main, mctp, main, mctp, ...]
+# The decoding modes of the paper (arXiv 2505.03739) as schedules [main, mctp, main, mctp, ...]
 MCTP_MODES = {
     "vanilla": [1, 0],
     "balance": [1, 4, 3, 8, 4, 10],
@@ -143,7 +143,9 @@ class VitaAudioGenerationMixin(GenerationMixin):
 
             if writer > 0:
                 next_token_logits = self.forward_mctp(
-                    input_ids[:, -writer:], model_kwargs["past_key_values"], model_kwargs.get("attention_mask")
+                    input_ids[:, -writer:].to(self.device),
+                    model_kwargs["past_key_values"],
+                    model_kwargs.get("attention_mask"),
                 )
             else:
                 if num_unread is None:

@@ -69,7 +69,7 @@ def schedules(num_mctp_modules: int) -> list[list[int]]:
 
 
 def released_model() -> VitaAudioForConditionalGeneration:
-    """The fixture's weights under our names (`../shared/DESIGN.md` section 6 describes the released layout)."""
+    """The fixture's weights under our names. In the released layout the modules' layers follow those of the LLM."""
     released = json.loads((RELEASED_FIXTURE / "config.json").read_text())
     num_modules = released["num_nextn_predict_layers"]
     num_layers = released["num_hidden_layers"] - num_modules

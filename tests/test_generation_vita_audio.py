@@ -229,7 +229,7 @@ def test_rows_of_a_batch_equal_their_single_runs(num_mctp_modules):
     model = random_model(num_mctp_modules)
     prompts = [random_prompt(length, seed=length) for length in (3, 12, 7, 1)]
     for schedule in schedules(num_mctp_modules):
-        kwargs = {"mctp_mode": schedule}
+        kwargs = {"mctp_mode": schedule, "max_new_tokens": 30}
         free_run = [new_tokens(model, prompt, **kwargs)[0] for prompt in prompts]
         # Tokens that end the rows at different times, in the middle of what modules write too
         kwargs["eos_token_id"] = [free_run[0][5], free_run[1][9], free_run[2][12]]
