@@ -73,14 +73,26 @@ def test_clips_are_those_of_training_at_one_level(corpus_dir):
     # five clips of the default voice, twice, and six of the other
     assert len(clips) == 16
     assert clips.voices == ["joe", "amy"]
-    batch = clips.collate([clips[0], clips[5]])
+    batch = clips.collate([clips[5], clips[7]])
     assert batch["input_values"].shape[-1] % config.hop_length == 0
     assert batch["log_f0"].shape[1] == batch["input_values"].shape[-1] // config.synthesis_hop_length
-    assert batch["voice_ids"].tolist() == [1, 0]
+    assert batch["voice_ids"].tolist() == [0, 0]
     for row, length in zip(batch["target_values"], batch["padding_mask"].sum(1)):
         assert row[:length].square().mean().sqrt().item() == pytest.approx(0.07, rel=1e-3)
         assert not row[length:].any()
-    torch.testing.assert_close(batch["median_log_f0"].exp()[:, 0], torch.tensor([200.0, 105.0]), rtol=0.01, atol=0)
+    torch.testing.assert_close(batch["median_log_f0"].exp()[:, 0], torch.tensor([105.0, 107.0]), rtol=0.01, atol=0)
+
+
+def test_another_voice_is_sometimes_played_at_another_rate(corpus_dir):
+    torch.manual_seed(0)
+    clips = CodecClips(corpus_dir, VitaAudioCodecConfig(**TINY), default_voice="joe")
+    items = [clips[0] for _ in range(20)]
+    as_recorded = [item for item in items if item["is_reconstructed"]]
+    assert 4 < len(as_recorded) < 16
+    assert {len(item["waveform"]) for item in as_recorded} == {8000}
+    others = [len(item["waveform"]) for item in items if not item["is_reconstructed"]]
+    assert 6000 < min(others) < 8000 < max(others) < 10200
+    assert all(clips[5]["is_reconstructed"] for _ in range(20))
 
 
 def test_a_codec_learns_from_a_few_clips(corpus_dir):

@@ -11,6 +11,7 @@ from pathlib import Path
 import librosa
 import numpy as np
 import soundfile as sf
+import soxr
 import torch
 from torch import nn
 from torch.utils.data import Dataset
@@ -22,6 +23,8 @@ from processing.modeling_vita_audio_codec import VitaAudioCodec, VitaAudioCodecB
 
 TARGET_RMS = 0.07  # about -23 dB of full scale; the codes say nothing of the level, so targets all have one
 COMMITMENT = 0.25  # weight of the encoder's share in the codebook loss (arXiv 1711.00937)
+# Speech played at another rate is that of another voice, which only the phonemes are learnt from.
+OTHER_RATES, OTHER_RATE_SHARE = (0.8, 1.25), 0.5
 F0_RANGE = (60.0, 400.0)  # Hz, all voices of the corpus
 
 
@@ -118,6 +121,7 @@ class VitaAudioCodecForPreTraining(VitaAudioCodecPreTrainedModel):
         voiced_mask: torch.Tensor,
         median_log_f0: torch.FloatTensor,
         voice_ids: torch.LongTensor,
+        is_reconstructed: torch.Tensor,
         labels: torch.LongTensor,
     ) -> VitaAudioCodecForPreTrainingOutput:
         r"""
@@ -129,6 +133,7 @@ class VitaAudioCodecForPreTraining(VitaAudioCodecPreTrainedModel):
             voiced_mask (`torch.BoolTensor` of shape `(batch_size, num_frames)`): where this pitch is to be trusted.
             median_log_f0 (`torch.FloatTensor` of shape `(batch_size, 1)`): of each clip.
             voice_ids (`torch.LongTensor` of shape `(batch_size,)`): voices.
+            is_reconstructed (`torch.BoolTensor` of shape `(batch_size, 1)`): False where only phonemes are learnt.
             labels (`torch.LongTensor` of shape `(batch_size, num_phonemes)`): phonemes from 1 on, padded with 0.
         """
         encoded = self.codec.encode(input_values, padding_mask)
@@ -138,7 +143,8 @@ class VitaAudioCodecForPreTraining(VitaAudioCodecPreTrainedModel):
         frames = self.codec.decode_frames(speech, voice_ids, state)
         # the source follows the true pitch, so that its harmonics lie on those of the target
         audio = self.codec.vocoder(log_f0, frames.envelopes, state)
-        spectral = spectral_loss(audio * padding_mask, target_values)
+        spectral = spectral_loss(audio * padding_mask * is_reconstructed, target_values * is_reconstructed)
+        voiced_mask = voiced_mask & is_reconstructed
         pitch = ((frames.log_f0 + median_log_f0 - log_f0).abs() * voiced_mask).sum() / voiced_mask.sum().clamp(min=1)
         mask = encoded.audio_codes_mask
         log_probs = self.phoneme_head(speech, mask[..., None].float())
@@ -197,7 +203,11 @@ class CodecClips(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         clip = self.clips[index]
-        waveform, _ = sf.read(self.corpus_dir / clip["path"], dtype="float32")
+        waveform, sampling_rate = sf.read(self.corpus_dir / clip["path"], dtype="float32")
+        is_reconstructed = clip["voice"] == self.voices[0] or bool(torch.rand(()) > OTHER_RATE_SHARE)
+        if not is_reconstructed:
+            rate = torch.empty(()).uniform_(*OTHER_RATES).item()
+            waveform = soxr.resample(waveform, rate * sampling_rate, sampling_rate)
         waveform *= TARGET_RMS / max(float(np.sqrt(np.mean(waveform**2))), 1e-4)
         num_codes = -(-len(waveform) // self.config.hop_length)
         num_frames = num_codes * self.config.hop_length // self.config.synthesis_hop_length
@@ -209,6 +219,7 @@ class CodecClips(Dataset):
             "voiced_mask": torch.from_numpy(voiced),
             "median_log_f0": float(median),
             "voice_id": self.voices.index(clip["voice"]),
+            "is_reconstructed": is_reconstructed,
             "labels": torch.tensor([self.phoneme_ids[phoneme] for phoneme in clip["phonemes"]]),
         }
 
@@ -236,5 +247,6 @@ class CodecClips(Dataset):
             "voiced_mask": nn.utils.rnn.pad_sequence([clip["voiced_mask"] for clip in clips], batch_first=True),
             "median_log_f0": torch.tensor([[clip["median_log_f0"]] for clip in clips]),
             "voice_ids": torch.tensor([clip["voice_id"] for clip in clips]),
+            "is_reconstructed": torch.tensor([[clip["is_reconstructed"]] for clip in clips]),
             "labels": nn.utils.rnn.pad_sequence([clip["labels"] for clip in clips], batch_first=True),
         }

@@ -80,15 +80,10 @@ class QuantizationStart(TrainerCallback):
 def measure_voice_pitch(clips: CodecClips, per_voice: int = 40) -> torch.Tensor:
     """Mean over clips of their median log pitch, for each voice, in log Hz."""
     of_voice = {voice: [] for voice in clips.voices}
-    for index, clip in enumerate(clips.clips):
-        if len(of_voice[clip["voice"]]) < per_voice:
-            of_voice[clip["voice"]].append(index)
-    return torch.tensor(
-        [
-            sum(clips[index]["median_log_f0"] for index in indices) / len(indices) if indices else math.log(110)
-            for indices in tqdm(of_voice.values(), desc="Measuring the pitch of voices")
-        ]
-    )
+    for index, clip in enumerate(tqdm(clips.clips, desc="Measuring the pitch of voices")):
+        if len(of_voice[clip["voice"]]) < per_voice and (item := clips[index])["is_reconstructed"]:
+            of_voice[clip["voice"]].append(item["median_log_f0"])
+    return torch.tensor([sum(medians) / len(medians) if medians else math.log(110) for medians in of_voice.values()])
 
 
 def main(argv: list[str] | None = None) -> None:
