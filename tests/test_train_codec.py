@@ -116,7 +116,7 @@ def test_the_command_trains_resumes_and_saves(corpus_dir, tmp_path):
     config = tmp_path / "codec.yaml"
     config.write_text(
         f"corpus_dir: {corpus_dir}\noutput_dir: {tmp_path / 'run'}\nuse_cpu: true\nquantize_after: 1\nmax_steps: 2\nsave_steps: 2\n"
-        "logging_steps: 1\nper_device_train_batch_size: 4\nlearning_rate: 1.0e-3\nreport_to: none\n"
+        f"logging_steps: 1\nper_device_train_batch_size: 4\nlearning_rate: 1.0e-3\nreport_to: none\ncodec_config: {TINY}\n"
     )
     train_codec.main(["--config", str(config)])
     history = json.loads((tmp_path / "run" / "checkpoint-2" / "trainer_state.json").read_text())["log_history"]
@@ -130,8 +130,12 @@ def test_the_command_trains_resumes_and_saves(corpus_dir, tmp_path):
 
 
 def test_a_run_that_starts_from_another_keeps_its_codes(corpus_dir, tmp_path):
-    common = ["--corpus_dir", str(corpus_dir), "--use_cpu", "true", "--max_steps", "1", "--save_steps", "1"]
-    common += ["--per_device_train_batch_size", "4", "--learning_rate", "1e-3", "--report_to", "none"]
+    config = tmp_path / "codec.yaml"
+    config.write_text(
+        f"corpus_dir: {corpus_dir}\nuse_cpu: true\nmax_steps: 1\nsave_steps: 1\nper_device_train_batch_size: 4\n"
+        f"learning_rate: 1.0e-3\nreport_to: none\ncodec_config: {TINY}\n"
+    )
+    common = ["--config", str(config)]
     train_codec.main([*common, "--output_dir", str(tmp_path / "first"), "--quantize_after", "0"])
     first = tmp_path / "first" / "checkpoint-1"
     train_codec.main([*common, "--output_dir", str(tmp_path / "second"), "--init_from", str(first)])

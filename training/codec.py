@@ -22,6 +22,7 @@ from processing.modeling_vita_audio_codec import VitaAudioCodec, VitaAudioCodecB
 
 
 TARGET_RMS = 0.07  # about -23 dB of full scale; the codes say nothing of the level, so targets all have one
+LATENTS_PER_CODE = 20  # that the codebook is first clustered from
 COMMITMENT = 0.25  # weight of the encoder's share in the codebook loss (arXiv 1711.00937)
 # Speech played at another rate is that of another voice, which only the phonemes are learnt from.
 OTHER_RATES, OTHER_RATE_SHARE = (0.8, 1.25), 0.5
@@ -105,11 +106,14 @@ class VitaAudioCodecForPreTraining(VitaAudioCodecPreTrainedModel):
 
     @torch.no_grad()
     def initialize_codebook(self, batches: Iterable[dict]) -> None:
-        """Sets the codebook to the clusters of the latents of `batches`."""
-        latents = []
+        """Sets the codebook to the clusters of the latents of as many of the `batches` as it takes."""
+        latents, missing = [], LATENTS_PER_CODE * self.config.codebook_size
         for batch in batches:
             encoded = self.codec.encode(batch["input_values"], batch["padding_mask"])
             latents.append(nn.functional.normalize(encoded.latents[encoded.audio_codes_mask], dim=-1))
+            missing -= len(latents[-1])
+            if missing <= 0:
+                break
         self.codec.quantizer.codebook.weight.copy_(spherical_kmeans(torch.cat(latents), self.config.codebook_size))
 
     def forward(

@@ -18,8 +18,9 @@ import numpy as np
 import soundfile as sf
 import torch
 from tqdm import tqdm
-from transformers import AutoModel, AutoProcessor
 
+from modeling_vita_audio import VitaAudioForConditionalGeneration
+from processing import VitaAudioProcessor
 from training.recognition import WhisperRecognizer
 from training.report import RESULTS_TABLE, fill_section, plot_results, results_table, write_atomically
 from training.scoring import answer_is_right, word_error_rate
@@ -122,8 +123,8 @@ def measure_speed(model, processor, corpus_dir: Path, rows: list[dict], mode: st
 
 
 def evaluate(args: argparse.Namespace) -> tuple[dict, list[dict]]:
-    processor = AutoProcessor.from_pretrained(args.model, trust_remote_code=True)
-    model = AutoModel.from_pretrained(args.model, trust_remote_code=True, dtype=torch.float32).eval()
+    processor = VitaAudioProcessor.from_pretrained(args.model)
+    model = VitaAudioForConditionalGeneration.from_pretrained(args.model, dtype=torch.float32)
     sets = load_sets(args.corpus_dir, args.limit)
     recognizer = WhisperRecognizer(args.recognizer)
     modes, lines = {}, []

@@ -35,6 +35,9 @@ class CodecArguments:
         default=600,
         metadata={"help": "Steps without quantization. Then the codebook is set to the latents' clusters."},
     )
+    codec_config: dict | str | None = field(
+        default=None, metadata={"help": "Arguments of `VitaAudioCodecConfig` other than the defaults."}
+    )
     init_from: str | None = field(
         default=None,
         metadata={"help": "Checkpoint of another run to start from; its codes stay, only the decoder is trained."},
@@ -63,18 +66,17 @@ class VitaAudioCodecTrainer(Trainer):
 class QuantizationStart(TrainerCallback):
     """Trains without quantization at first, then clusters the latents of some batches into the codebook."""
 
-    def __init__(self, clips: CodecClips, first_step: int, num_batches: int = 60, batch_size: int = 24):
+    def __init__(self, clips: CodecClips, first_step: int):
         self.clips, self.first_step = clips, first_step
-        self.num_batches, self.batch_size = num_batches, batch_size
 
     def on_step_begin(self, args, state, control, model=None, **kwargs):
         model.is_quantizing = state.global_step >= self.first_step
         if state.global_step == self.first_step:
-            model.initialize_codebook(self._batches())
+            model.initialize_codebook(tqdm(self._batches(args.train_batch_size), desc="Clustering latents"))
 
-    def _batches(self) -> Iterator[dict]:
-        for _ in tqdm(range(self.num_batches), desc="Clustering latents"):
-            yield self.clips.collate([self.clips[int(i)] for i in torch.randint(len(self.clips), (self.batch_size,))])
+    def _batches(self, batch_size: int) -> Iterator[dict]:
+        while True:
+            yield self.clips.collate([self.clips[int(i)] for i in torch.randint(len(self.clips), (batch_size,))])
 
 
 def measure_voice_pitch(clips: CodecClips, per_voice: int = 40) -> torch.Tensor:
@@ -92,7 +94,7 @@ def main(argv: list[str] | None = None) -> None:
     if codec_args.num_threads is not None:
         torch.set_num_threads(codec_args.num_threads)
     torch.manual_seed(training_args.seed)
-    config = VitaAudioCodecConfig()
+    config = VitaAudioCodecConfig(**(codec_args.codec_config or {}))
     clips = CodecClips(codec_args.corpus_dir, config, codec_args.default_voice)
     config.num_voices = len(clips.voices)
     model = VitaAudioCodecForPreTraining(config, len(clips.phonemes), codec_args.phoneme_loss_weight)
