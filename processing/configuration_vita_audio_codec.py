@@ -36,6 +36,8 @@ class VitaAudioCodecConfig(PreTrainedConfig):
             Width in frames of every depthwise convolution.
         num_voices (`int`, defaults to 1):
             Voices that `decode` can speak with. Voice 0 is the default one.
+        voice_names (`list[str]`, *optional*):
+            Their names, in order.
         synthesis_window (`int`, defaults to 320):
             Samples in the window of the source-filter synthesis; its hop is a quarter of it.
 
@@ -56,6 +58,7 @@ class VitaAudioCodecConfig(PreTrainedConfig):
     decoder_lookahead: int = 1
     kernel_size: int = 7
     num_voices: int = 1
+    voice_names: list[str] | None = None
     synthesis_window: int = 320
     initializer_range: float = 0.02
 
@@ -80,6 +83,10 @@ class VitaAudioCodecConfig(PreTrainedConfig):
             raise ValueError(
                 f"a quarter of `synthesis_window` must divide the {self.mel_hop_length} samples of a decoder frame, "
                 f"got {self.synthesis_window}."
+            )
+        if self.voice_names is not None and len(self.voice_names) != self.num_voices:
+            raise ValueError(
+                f"`voice_names` must name each of the {self.num_voices} voices once, got {len(self.voice_names)} names."
             )
         if self.kernel_size % 2 == 0:
             raise ValueError(f"`kernel_size` must be odd, got {self.kernel_size}.")

@@ -156,6 +156,7 @@ def test_save_and_load(codec, tmp_path):
         (lambda codec: VitaAudioCodecConfig(encoder_depths=[1, 2]), "3 encoder stages"),
         (lambda codec: VitaAudioCodecConfig(synthesis_window=300), "synthesis_window"),
         (lambda codec: VitaAudioCodecConfig(kernel_size=4), "kernel_size"),
+        (lambda codec: VitaAudioCodecConfig(num_voices=2, voice_names=["joe"]), "2 voices once, got 1"),
         (lambda codec: VitaAudioCodecConfig(codebook_size=1), "codebook_size"),
     ],
 )

@@ -126,6 +126,7 @@ def test_the_command_trains_resumes_and_saves(corpus_dir, tmp_path):
     codec = VitaAudioCodec.from_pretrained(tmp_path / "run" / "codec")
     assert codec.dtype == torch.float32
     assert codec.config.num_voices == 2
+    assert codec.config.voice_names == ["joe", "amy"]
     torch.testing.assert_close(codec.voice_log_f0.exp(), torch.tensor([105.0, 205.0]), rtol=0.03, atol=0)
 
 

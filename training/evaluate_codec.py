@@ -40,7 +40,10 @@ def evaluate_codec(codec: VitaAudioCodec, corpus_dir: Path, clips: list[dict], r
     for clip in tqdm(clips, desc="Round trips"):
         waveform, sampling_rate = sf.read(corpus_dir / clip["path"], dtype="float32")
         codes = codec.encode(torch.from_numpy(waveform)[None, None]).audio_codes
-        decoded = codec.decode(codes).audio_values[0, 0].numpy()
+        # in the voice of the recording, if the codec knows that one
+        voices = codec.config.voice_names or []
+        voice_id = voices.index(clip["voice"]) if clip["voice"] in voices else 0
+        decoded = codec.decode(codes, voice_id=voice_id).audio_values[0, 0].numpy()
         rows.append(
             {
                 "group": GROUPS.get(clip["voice"]) or GROUPS[clip["split"]],

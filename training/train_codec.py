@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(training_args.seed)
     config = VitaAudioCodecConfig(**(codec_args.codec_config or {}))
     clips = CodecClips(codec_args.corpus_dir, config, codec_args.default_voice)
-    config.num_voices = len(clips.voices)
+    config.num_voices, config.voice_names = len(clips.voices), clips.voices
     model = VitaAudioCodecForPreTraining(config, len(clips.phonemes), codec_args.phoneme_loss_weight)
     Path(training_args.output_dir).mkdir(parents=True, exist_ok=True)
     checkpoint = get_last_checkpoint(training_args.output_dir)
