@@ -1,0 +1,52 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile as sf
+
+from modeling_vita_audio import MCTP_MODES
+from processing.export import code_files
+from training.report import RESULTS_TABLE, results_table
+
+
+ROOT = Path(__file__).parent.parent
+MINI = ROOT / "pretrained" / "vita-audio-mini"
+MAX_BYTES = 40_000_000
+
+
+def test_checkpoint_is_small_and_has_all_the_code():
+    assert sum(path.stat().st_size for path in MINI.rglob("*") if path.is_file()) <= MAX_BYTES
+    for path in code_files():
+        assert (MINI / path.name).resolve() == path.resolve()
+
+
+@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL))
+def test_readme_snippets_run_as_printed(block, tmp_path):
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", block], cwd=ROOT, env=environment, check=True, timeout=300)
+
+
+def test_readme_shows_the_results_of_the_checkpoint():
+    results = json.loads((MINI / "results.json").read_text())
+    assert list(results["modes"]) == list(MCTP_MODES)
+    readme = (ROOT / "README.md").read_text()
+    assert readme.partition(f"<!-- {RESULTS_TABLE} -->")[2].strip().startswith(results_table(results))
+
+
+def test_the_sample_question_is_answered_in_speech_and_text(tmp_path):
+    output = tmp_path / "answer.wav"
+    command = [sys.executable, "-m", "processing.cli", "answer", "--json", "--output", str(output)]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=300)
+    report = json.loads(done.stdout)
+    samples, sampling_rate = sf.read(output)
+    assert sampling_rate == 16000
+    assert len(samples) / sampling_rate == pytest.approx(report["audio_seconds"])
+    assert report["audio_seconds"] > 0.5 and abs(samples).max() > 0.05
+    assert report["mode"] == "boost"
+    assert len(report["text"].split()) > 1
