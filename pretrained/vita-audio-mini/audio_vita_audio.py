@@ -1,0 +1,1 @@
+../../processing/audio_vita_audio.py

@@ -1,0 +1,1 @@
+../../modeling_vita_audio/cache_vita_audio.py

@@ -1,0 +1,1 @@
+../../modeling_vita_audio/configuration_vita_audio.py

@@ -1,0 +1,1 @@
+../../processing/configuration_vita_audio_codec.py

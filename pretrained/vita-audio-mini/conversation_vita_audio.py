@@ -1,0 +1,1 @@
+../../processing/conversation_vita_audio.py

@@ -1,0 +1,1 @@
+../../modeling_vita_audio/generation_vita_audio.py

@@ -1,0 +1,1 @@
+../../processing/interleaving_vita_audio.py

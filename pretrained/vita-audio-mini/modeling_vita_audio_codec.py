@@ -1,0 +1,1 @@
+../../processing/modeling_vita_audio_codec.py

@@ -1,0 +1,1 @@
+../../processing/pipeline_vita_audio.py

@@ -1,0 +1,1 @@
+../../processing/processing_vita_audio.py

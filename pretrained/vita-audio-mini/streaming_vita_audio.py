@@ -1,0 +1,1 @@
+../../processing/streaming_vita_audio.py
