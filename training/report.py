@@ -88,6 +88,6 @@ def plot_results(results: dict, path: Path) -> None:
         for x, y, mode in points:
             axes.annotate(mode, (x, y), textcoords="offset points", xytext=(4, 4))
     axes.set(xlabel="new tokens per second, one request", ylabel="%", ylim=(0, 105))
-    axes.legend(loc="lower left")
+    axes.legend(loc="upper center", ncols=2)
     figure.savefig(path, dpi=120)
     plt.close(figure)
