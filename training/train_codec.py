@@ -4,8 +4,8 @@
 
     python -m training.train_codec --config training/configs/mini/codec.yaml
 
-Started again with the same `output_dir` it goes on from the newest checkpoint. The trained codec is in
-`output_dir/codec`, loadable with `VitaAudioCodec.from_pretrained`.
+`accelerate launch` runs it on several processes. Started again with the same `output_dir` it goes on from the newest
+checkpoint. The trained codec is in `output_dir/codec`, loadable with `VitaAudioCodec.from_pretrained`.
 """
 
 import math
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from accelerate.utils import broadcast
 from safetensors.torch import load_model
 from tqdm import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -73,6 +74,9 @@ class QuantizationStart(TrainerCallback):
         model.is_quantizing = state.global_step >= self.first_step
         if state.global_step == self.first_step:
             model.initialize_codebook(tqdm(self._batches(args.train_batch_size), desc="Clustering latents"))
+            # every process has clustered other clips
+            weight = model.codec.quantizer.codebook.weight
+            weight.data = broadcast(weight.data)
 
     def _batches(self, batch_size: int) -> Iterator[dict]:
         while True:
@@ -114,9 +118,10 @@ def main(argv: list[str] | None = None) -> None:
         model=model, args=training_args, train_dataset=clips, data_collator=clips.collate, callbacks=callbacks
     )
     trainer.train(resume_from_checkpoint=checkpoint)
-    # the codes that a language model is trained on must be those of the codec that is shipped
-    round_to_half(model.codec).save_pretrained(f"{training_args.output_dir}/codec")
-    store_in_half(f"{training_args.output_dir}/codec")
+    if trainer.is_world_process_zero():
+        # the codes that a language model is trained on must be those of the codec that is shipped
+        round_to_half(model.codec).save_pretrained(f"{training_args.output_dir}/codec")
+        store_in_half(f"{training_args.output_dir}/codec")
 
 
 if __name__ == "__main__":
