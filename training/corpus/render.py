@@ -20,6 +20,8 @@ import soundfile as sf
 import soxr
 from tqdm import tqdm
 
+from processing.conversation_vita_audio import ASR_PROMPT, AUDIO_MARK, SPOKEN_CHAT_SYSTEM_PROMPT, TTS_PROMPT
+
 from .sentences import Question, Sentence, all_facts, all_questions, all_sentences, stable_hash
 from .voices import ALL_VOICES, HELD_OUT_VOICE, JOE, TRAINING_VOICES, Voice, check_programs, phonemize, speak
 
@@ -37,10 +39,6 @@ SILENCE_BELOW_PEAK_DB = 42.0
 LEADING_SILENCE_S = 0.05
 TRAILING_SILENCE_S = 0.1
 FIXED_PEAK_DB = -3.0
-
-ASR_PROMPT = "Convert the speech to text.\n<|audio|>"
-TTS_PROMPT = "Convert the text to speech.\n{text}"
-SPOKEN_CHAT_SYSTEM_PROMPT = "Your Name: Luke\nYour Gender: male\n\nRespond in a text-audio interleaved manner."
 
 
 @dataclass(frozen=True)
@@ -124,12 +122,12 @@ def all_conversations() -> Iterator[dict]:
         }
 
     def asr(clip: Clip):
-        messages = [("user", ASR_PROMPT), ("assistant", clip.text)]
+        messages = [("user", ASR_PROMPT + AUDIO_MARK), ("assistant", clip.text)]
         return conversation("asr", clip.id, clip.split, messages, [clip.path], clip.text)
 
     for clip in joe_clips():
         yield asr(clip)
-        messages = [("user", TTS_PROMPT.format(text=clip.text)), ("assistant", "<|audio|>")]
+        messages = [("user", TTS_PROMPT + clip.text), ("assistant", AUDIO_MARK)]
         yield conversation("tts", clip.id, clip.split, messages, [clip.path], clip.text)
     for sentence in all_sentences():
         yield from map(asr, sentence_clips(sentence))
@@ -142,8 +140,8 @@ def all_conversations() -> Iterator[dict]:
                 yield asr(clip)
             messages = [
                 ("system", SPOKEN_CHAT_SYSTEM_PROMPT),
-                ("user", "<|audio|>"),
-                ("assistant", f"{fact.answer}<|audio|>"),
+                ("user", AUDIO_MARK),
+                ("assistant", f"{fact.answer}{AUDIO_MARK}"),
             ]
             yield conversation("sqa", clip.id, clip.split, messages, [clip.path, answer.path], **scored)
         key = f"{stable_hash(question.text):016x}"
