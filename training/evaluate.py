@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from modeling_vita_audio import VitaAudioForConditionalGeneration
 from processing import VitaAudioProcessor
+from processing.conversation_vita_audio import AUDIO_MARK
 from training.recognition import WhisperRecognizer
 from training.report import RESULTS_TABLE, fill_section, plot_results, results_table, write_atomically
 from training.scoring import answer_is_right, word_error_rate
@@ -49,6 +50,16 @@ def load_sets(corpus_dir: Path, limit: int, seed: int = 0) -> dict[str, list[dic
     return sets
 
 
+def build_prompts(processor, corpus_dir: Path, rows: list[dict]) -> dict:
+    """Inputs of `generate` for conversations without their last turn."""
+    prompts = [row["messages"][:-1] for row in rows]
+    num_marks = ["".join(message["content"] for message in prompt).count(AUDIO_MARK) for prompt in prompts]
+    audios = [[str(corpus_dir / path) for path in row["audios"][:n]] for row, n in zip(rows, num_marks)]
+    return processor.apply_chat_template(
+        prompts, audios=audios, tokenize=True, return_dict=True, add_generation_prompt=True
+    )
+
+
 @torch.no_grad()
 def respond(
     model, processor, corpus_dir: Path, rows: list[dict], batch_size: int = 16, **generate_kwargs
@@ -56,13 +67,7 @@ def respond(
     """What the model writes for each conversation without its last turn: `text`, `audio_codes` and `waveform`."""
     responses = []
     for start in tqdm(range(0, len(rows), batch_size), leave=False):
-        batch = rows[start : start + batch_size]
-        prompts = [row["messages"][:-1] for row in batch]
-        num_marks = ["".join(message["content"] for message in prompt).count("<|audio|>") for prompt in prompts]
-        audios = [[str(corpus_dir / path) for path in row["audios"][:n]] for row, n in zip(batch, num_marks)]
-        inputs = processor.apply_chat_template(
-            prompts, audios=audios, tokenize=True, return_dict=True, add_generation_prompt=True
-        )
+        inputs = build_prompts(processor, corpus_dir, rows[start : start + batch_size])
         sequences = model.generate(**inputs, **generate_kwargs)
         responses += processor.post_process_generation(sequences[:, inputs["input_ids"].shape[1] :])
     for response in responses:
@@ -102,13 +107,7 @@ def measure_speed(model, processor, corpus_dir: Path, rows: list[dict], mode: st
     tokens = seconds = speech_seconds = total_seconds = 0.0
     for row in rows:
         start = time.perf_counter()
-        inputs = processor.apply_chat_template(
-            row["messages"][:-1],
-            audios=[str(corpus_dir / row["audios"][0])],
-            tokenize=True,
-            return_dict=True,
-            add_generation_prompt=True,
-        )
+        inputs = build_prompts(processor, corpus_dir, [row])
         encoded = time.perf_counter()
         sequences = model.generate(**inputs, mctp_mode=mode, **generate_kwargs)
         generated = time.perf_counter()
