@@ -1,0 +1,26 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+import os
+
+
+# read by huggingface_hub when it is imported: uploads go by LFS, which is what `hub_server` takes
+os.environ["HF_HUB_DISABLE_XET"] = "1"
+
+import pytest  # noqa: E402
+from hub_server import HubServer  # noqa: E402
+
+
+@pytest.fixture
+def hub(tmp_path_factory):
+    """An empty Hub on loopback, see `hub_server`."""
+    hub = HubServer(tmp_path_factory.mktemp("hub"))
+    yield hub
+    hub.stop()
+
+
+@pytest.fixture(scope="module")
+def hub_module(tmp_path_factory):
+    """As `hub`, for all the tests of a module."""
+    hub = HubServer(tmp_path_factory.mktemp("hub"))
+    yield hub
+    hub.stop()
