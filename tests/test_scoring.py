@@ -1,13 +1,21 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The normalizer, the word error rate and the check of answers, against values worked out by hand."""
+"""The normalizer, the error rates and the check of answers, against values worked out by hand."""
 
 import doctest
 
 import pytest
 
 from training import scoring
-from training.scoring import answer_is_right, normalize_text, number_to_words, word_error_rate
+from training.scoring import (
+    answer_accuracy,
+    answer_is_right,
+    character_error_rate,
+    normalize_text,
+    number_to_words,
+    real_time_factor,
+    word_error_rate,
+)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +61,22 @@ def test_word_error_rate_is_errors_over_words():
         word_error_rate(references, hypotheses[:1])
     with pytest.raises(ValueError, match="no words"):
         word_error_rate(["?"], ["a"])
+
+
+def test_character_error_rate_counts_the_spaces():
+    # one substitution, one deleted space in the nine characters of "seven cat"
+    assert character_error_rate(["7 cat"], ["sevenbat"]) == pytest.approx(2 / 9)
+    with pytest.raises(ValueError, match="nothing to score"):
+        character_error_rate([], [])
+
+
+def test_figures_of_nothing_are_refused():
+    with pytest.raises(ValueError, match="nothing to score"):
+        answer_accuracy([], [])
+    with pytest.raises(ValueError, match="2 texts, but 1 answers"):
+        answer_accuracy(["a", "b"], ["a"])
+    with pytest.raises(ValueError, match="1 times of work, but 2"):
+        real_time_factor([1.0], [1.0, 2.0])
 
 
 def test_an_answer_is_compared_word_by_word():

@@ -1,7 +1,8 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of recognised and answered text: a normalizer, the word error rate, and whether an answer is right."""
+"""Scores: a normalizer of English text, word and character error rates, right answers and the real-time factor."""
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -88,12 +89,23 @@ def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> flo
 
     Raises ValueError if the two differ in length, or if a reference has no words.
     """
+    return jiwer.wer(*_normalize_pairs(references, hypotheses))
+
+
+def character_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> float:
+    """Character errors per character of `references`, the spaces between words among them; else as `word_error_rate`."""
+    return jiwer.cer(*_normalize_pairs(references, hypotheses))
+
+
+def _normalize_pairs(references: Sequence[str], hypotheses: Sequence[str]) -> tuple[list[str], list[str]]:
     if len(references) != len(hypotheses):
         raise ValueError(f"{len(references)} references but {len(hypotheses)} hypotheses.")
+    if not len(references):
+        raise ValueError("There is nothing to score: no references.")
     normalized = [normalize_text(reference) for reference in references]
     if not all(normalized):
         raise ValueError(f"Reference {normalized.index('')} has no words: {references[normalized.index('')]!r}.")
-    return jiwer.wer(normalized, [normalize_text(hypothesis) for hypothesis in hypotheses])
+    return normalized, [normalize_text(hypothesis) for hypothesis in hypotheses]
 
 
 def answer_is_right(text: str, gold: str | Sequence[str], reference: str | None = None) -> bool:
@@ -114,3 +126,34 @@ def answer_is_right(text: str, gold: str | Sequence[str], reference: str | None 
         elif any(full.startswith(f" {phrase} ") for phrase in accepted):
             matches = str.startswith
     return any(matches(words, f" {phrase} ") for phrase in accepted)
+
+
+def answer_accuracy(
+    texts: Sequence[str], golds: Sequence[str | Sequence[str]], references: Sequence[str] | None = None
+) -> float:
+    """
+    Share of `texts` that give their answer, see `answer_is_right`.
+
+    Raises ValueError if the numbers of texts, answers and references differ, or there are none.
+    """
+    references = [None] * len(golds) if references is None else references
+    if not len(texts) == len(golds) == len(references):
+        raise ValueError(f"{len(texts)} texts, but {len(golds)} answers and {len(references)} references.")
+    if not len(texts):
+        raise ValueError("There is nothing to score: no answers.")
+    return sum(map(answer_is_right, texts, golds, references)) / len(texts)
+
+
+def real_time_factor(processing_seconds: Sequence[float], audio_seconds: Sequence[float]) -> float:
+    """
+    Seconds of work per second of audio, over all requests together; below 1 is faster than real time.
+
+    Raises ValueError if the two differ in length, a time is negative or not finite, or there is no audio.
+    """
+    if len(processing_seconds) != len(audio_seconds):
+        raise ValueError(f"{len(processing_seconds)} times of work, but {len(audio_seconds)} durations of audio.")
+    if not all(0 <= seconds < math.inf for seconds in (*processing_seconds, *audio_seconds)):
+        raise ValueError("Times and durations must be finite and not negative.")
+    if not sum(audio_seconds):
+        raise ValueError("There is no audio: all durations are 0.")
+    return sum(processing_seconds) / sum(audio_seconds)
