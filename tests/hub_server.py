@@ -17,9 +17,9 @@ The fixture `hub` of `conftest.py` starts one, empty, for a test, and `hub_modul
 `hf_xet`, which HF_HUB_DISABLE_XET=1 makes of one with it; `conftest.py` sets it for the tests' own process.
 
     hub.drop_upload(after_bytes=1000)                     # the next larger upload loses its connection there, once
-    hub.drop_download(after_bytes=1000, times=9, reset=True)
+    hub.drop_download(after_bytes=1000, times=9, how="reset", path="/file")
     hub.fail(503, times=2)                                # the next answers
-    hub.requests                                          # [(method, path), ...] as they came
+    hub.requests, hub.ranges                              # [(method, path), ...] and ["bytes=100-", ...] as they came
 
 Large files are served, as by the Hub, from another host (port) by signed addresses that refuse an `Authorization` header.
 """
@@ -57,11 +57,11 @@ class ConnectionDropped(Exception):
 @dataclass
 class Fault:
     kind: str  # upload, download or status
+    times: int
+    path: str
     after_bytes: int = 0
-    times: int = 1
-    reset: bool = False
+    how: str = ""
     status: int = 0
-    path: str = ""
 
 
 class HubServer:
@@ -80,6 +80,7 @@ class HubServer:
         self.part_size, self.page_size = 2**20, 1000
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str]] = []
+        self.ranges: list[str] = []
         handlers = (type(handler.__name__, (handler,), {"hub": self}) for handler in (HubHandler, StorageHandler))
         self.servers = [QuietServer(("127.0.0.1", 0), handler) for handler in handlers]
         self.endpoint, self.storage_endpoint = (f"http://127.0.0.1:{s.server_address[1]}" for s in self.servers)
@@ -109,16 +110,20 @@ class HubServer:
         theirs = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
         return theirs | ours | ({"HF_TOKEN": token} if token else {}) | variables
 
-    def drop_upload(self, after_bytes: int, times: int = 1) -> None:
-        self.faults.append(Fault("upload", after_bytes, times))
+    def drop_upload(self, after_bytes: int, times: int = 1, how: str = "reset", path: str = "") -> None:
+        """
+        The next requests whose bodies are larger than `after_bytes`, and whose paths have `path` in them, get no further.
+        `how` the connection goes: "end", which is early, "reset", or "stall", which is as long as the client waits.
+        """
+        self.faults.append(Fault("upload", times, path, after_bytes, how))
 
-    def drop_download(self, after_bytes: int, times: int = 1, reset: bool = False) -> None:
-        """With `reset` the connection is torn down, else it just ends early."""
-        self.faults.append(Fault("download", after_bytes, times, reset))
+    def drop_download(self, after_bytes: int, times: int = 1, how: str = "end", path: str = "") -> None:
+        """As `drop_upload`, of the files that are answered."""
+        self.faults.append(Fault("download", times, path, after_bytes, how))
 
     def fail(self, status: int, times: int = 1, path: str = "") -> None:
         """The next requests whose paths have `path` in them are answered with `status`."""
-        self.faults.append(Fault("status", times=times, status=status, path=path))
+        self.faults.append(Fault("status", times, path, status=status))
 
     def take_fault(self, kind: str, path: str, size: int = 0) -> Fault | None:
         with self.storage.lock:
@@ -191,7 +196,7 @@ class Handler(BaseHTTPRequestHandler):
         for block in self.read_chunked() if length is None else self.read_sized(int(length)):
             received += len(block)
             if fault is not None and received > fault.after_bytes:
-                self.drop(reset=True)
+                self.drop(fault.how)
             yield block
 
     def read_sized(self, length: int):
@@ -210,9 +215,12 @@ class Handler(BaseHTTPRequestHandler):
                 self.rfile.readline()
             self.rfile.readline()
 
-    def drop(self, reset: bool):
+    def drop(self, how: str):
         self.close_connection = True
-        if reset:
+        if how == "stall":
+            while self.connection.recv(BLOCK_SIZE):
+                pass
+        elif how == "reset":
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
         raise ConnectionDropped
@@ -248,6 +256,7 @@ class Handler(BaseHTTPRequestHandler):
             start = int(first) if first else max(0, size - int(last))
             end = min(size, int(last) + 1) if first and last else size
             status = 206
+            self.hub.ranges.append(match[0])
             if start >= end:
                 raise HubError(416, "The range is not in the file.", **{"Content-Range": f"bytes */{size}"})
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
@@ -265,7 +274,7 @@ class Handler(BaseHTTPRequestHandler):
                 remaining -= len(block)
         if fault is not None:
             self.wfile.flush()
-            self.drop(fault.reset)
+            self.drop(fault.how)
 
 
 class StorageHandler(Handler):
