@@ -92,12 +92,7 @@ def export_repository(model, processor, folder: str | Path) -> Path:
         temporary.mkdir()
         model.save_pretrained(temporary)
         processor.save_pretrained(temporary)
-        for path in code_files():
-            shutil.copyfile(path, temporary / path.name)
-        add_to_json(temporary / "config.json", MODEL_CODE)
-        add_to_json(temporary / "processor_config.json", PROCESSOR_CODE)
-        if isinstance(processor.audio_tokenizer, VitaAudioCodec):
-            add_to_json(temporary / AUDIO_TOKENIZER_SUBFOLDER / "config.json", CODEC_CODE)
+        add_code(temporary, processor)
         (temporary / "README.md").write_text(MODEL_CARD.format(name=folder.name), encoding="utf-8")
         temporary.replace(folder)
     except SafetensorError as error:
@@ -105,6 +100,17 @@ def export_repository(model, processor, folder: str | Path) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def add_code(folder: str | Path, processor) -> None:
+    """Completes a folder in which a model and its processor are saved: code files, and where the configurations find them."""
+    folder = Path(folder)
+    for path in code_files():
+        shutil.copyfile(path, folder / path.name)
+    add_to_json(folder / "config.json", MODEL_CODE)
+    add_to_json(folder / "processor_config.json", PROCESSOR_CODE)
+    if isinstance(processor.audio_tokenizer, VitaAudioCodec):
+        add_to_json(folder / AUDIO_TOKENIZER_SUBFOLDER / "config.json", CODEC_CODE)
 
 
 def code_files() -> list[Path]:
@@ -118,4 +124,4 @@ def add_to_json(path: Path, entries: dict) -> None:
     path.write_text(json.dumps({**content, **entries}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-__all__ = ["export_repository"]
+__all__ = ["add_code", "export_repository"]

@@ -1,0 +1,225 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+The card of a model, from the files in its folder alone:
+
+- `config.json`, the weights' headers: what it is;
+- `training_args.json` and `trainer_state.json`, which training writes: how it came to be;
+- `results.json`, `results.png`, which evaluation writes: how good it is;
+- the card that is there: licence and languages and, of a converted release, where it is from.
+
+What has no file is said to be missing. Needs no more than `huggingface_hub`, and matplotlib where there are losses to draw.
+"""
+
+import json
+from pathlib import Path
+
+from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+from .plots import plot_losses
+from .results import eval_results, loss_table, results_table
+
+
+CARD_FILE = "README.md"
+TRAINING_RECORD_FILE = "training_args.json"
+TRAINER_STATE_FILE = "trainer_state.json"
+RESULTS_FILE = "results.json"
+RESULTS_PICTURE = "results.png"
+LOSSES_PICTURE = "losses.png"
+SAMPLE_QUESTION = "sample_question.wav"
+
+TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.jinja"
+
+# A card with this line is ours to write again.
+WRITTEN_BY_US = (
+    "<!-- Written by `vita-audio card` from the files of this folder. To edit it, delete this line first. -->"
+)
+
+DEFAULT_LICENSE, DEFAULT_LANGUAGE = "apache-2.0", ["en"]
+STAGE_NAMES = {
+    1: "audio-text alignment",
+    2: "single MCTP module",
+    3: "multiple MCTP modules",
+    4: "supervised fine-tuning",
+}
+TAGS = ["vita-audio", "speech-language-model", "automatic-speech-recognition", "text-to-speech"]
+REQUIRED_METADATA = ("license", "language", "library_name", "pipeline_tag", "tags")
+# https://huggingface.co/docs/hub/model-cards#specifying-a-base-model
+BASE_MODEL_RELATIONS = ("adapter", "finetune", "merge", "quantized")
+# The Hub has no relation of its own for the same weights in another format: such models go by this one.
+CONVERTED = "quantized"
+
+
+def render_model_card(
+    folder: str | Path,
+    repo_id: str | None = None,
+    revision: str | None = None,
+    license: str | None = None,
+    language: list[str] | None = None,
+    converted_from: str | None = None,
+) -> ModelCard:
+    """
+    Args:
+        folder: of a complete model, as `vita-audio export` and training write it.
+        repo_id: where it is, or will be, on the Hub; by default where training pushes it, if it does.
+        revision: of `repo_id`, for the snippet that loads it.
+        license: the Hub's identifier of the licence; by default that of the card that is there or of the training run.
+        language: codes of the languages; by default as the licence.
+        converted_from: the Hub id of a released checkpoint that this is a conversion of.
+
+    Raises:
+        FileNotFoundError: there is no model in the folder.
+        ValueError: a file in it is malformed, or the folder has a model of another type.
+    """
+    folder = Path(folder)
+    config = read_model_config(folder)
+    record = read_json(folder / TRAINING_RECORD_FILE) or {}
+    state = read_json(folder / TRAINER_STATE_FILE) or {}
+    results = read_json(folder / RESULTS_FILE)
+    metadata = metadata_of(folder / CARD_FILE)
+    if repo_id is None:
+        repo_id, revision = record.get("repo_id"), revision or record.get("revision")
+    stage = record.get("stage")
+    model_id = repo_id or folder.resolve().name
+    log_history = state.get("log_history", [])
+    if converted_from is None and not record and metadata.get("base_model_relation") == CONVERTED:
+        converted_from = metadata["base_model"]
+    base_model = converted_from or base_model_of(record, repo_id)
+    dataset = record.get("dataset", {})
+    data = ModelCardData(
+        license=license or metadata.get("license") or record.get("license") or DEFAULT_LICENSE,
+        language=language or metadata.get("language") or record.get("language") or DEFAULT_LANGUAGE,
+        library_name="transformers",
+        pipeline_tag="audio-to-audio",
+        tags=TAGS + (["generated_from_trainer", "trl", "sft", f"stage-{stage}"] if stage else []),
+        base_model=base_model,
+        base_model_relation=(CONVERTED if converted_from else "finetune") if base_model else None,
+        datasets=[dataset["repo_id"]] if "repo_id" in dataset else None,
+        metrics=["wer", "accuracy"] if results else None,
+        model_name=model_id.rpartition("/")[2],
+        eval_results=(eval_results(results, dataset.get("repo_id")) or None) if results else None,
+    )
+    return ModelCard.from_template(
+        data,
+        template_path=str(TEMPLATE),
+        written_by_us=WRITTEN_BY_US,
+        name=data.model_name,
+        model_id=model_id,
+        revision=revision if repo_id else None,
+        is_on_hub=repo_id is not None,
+        stage=stage,
+        stage_names=STAGE_NAMES,
+        converted_from=converted_from,
+        config=config,
+        num_parameters=count_parameters(folder),
+        record=record,
+        losses=loss_table(log_history),
+        losses_picture=LOSSES_PICTURE,
+        steps=state.get("global_step"),
+        results=results,
+        results_table=results_table(results) if results else None,
+        results_picture=RESULTS_PICTURE if (folder / RESULTS_PICTURE).is_file() else None,
+        sample_question=SAMPLE_QUESTION if (folder / SAMPLE_QUESTION).is_file() else None,
+    )
+
+
+def write_model_card(folder: str | Path, overwrite: bool = False, **kwargs) -> Path:
+    """
+    Writes the card, and the picture of the losses where a training run has left them.
+
+    Args:
+        folder: of a complete model.
+        overwrite: also where the card that is there was edited by hand.
+        kwargs: of [`render_model_card`].
+
+    Raises:
+        ValueError: the card that is there was edited by hand.
+    """
+    folder = Path(folder)
+    path = folder / CARD_FILE
+    if not (overwrite or is_ours(path)):
+        raise ValueError(f"{path} was edited by hand; it is only written anew with --overwrite.")
+    card = render_model_card(folder, **kwargs)
+    state = read_json(folder / TRAINER_STATE_FILE)
+    if state and loss_table(state["log_history"]) is not None:
+        plot_losses(state["log_history"], folder / LOSSES_PICTURE)
+    unfinished = folder / f".{CARD_FILE}.unfinished"
+    card.save(unfinished)
+    unfinished.replace(path)
+    return path
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a card can be written without the loss of anything: there is none, or it has our line."""
+    return not path.exists() or WRITTEN_BY_US in path.read_text(encoding="utf-8")
+
+
+def check_metadata(card: ModelCard, path: str | Path = CARD_FILE) -> None:
+    """
+    Raises:
+        ValueError: the card lacks metadata that the Hub shows and finds a model by, or some of it is wrong.
+    """
+    missing = [f"`{key}`" for key in REQUIRED_METADATA if not card.data.get(key)]
+    if missing:
+        raise ValueError(
+            f"{path} lacks the metadata {', '.join(missing)}; `vita-audio card` writes a card that has it."
+        )
+    for key in ("base_model", "datasets"):
+        names = card.data.get(key) or []
+        for name in [names] if isinstance(names, str) else names:
+            try:
+                validate_repo_id(name)
+            except HFValidationError:
+                raise ValueError(f"{path}: `{key}` must be ids of the Hub, got {name!r}.") from None
+    relation = card.data.get("base_model_relation")
+    if relation is not None and relation not in BASE_MODEL_RELATIONS:
+        raise ValueError(f"{path}: `base_model_relation` must be one of {BASE_MODEL_RELATIONS}, got {relation!r}.")
+
+
+def base_model_of(record: dict, repo_id: str | None) -> str | None:
+    """The model on the Hub that a run started from or, where that was a stage in the same repository, its base model."""
+    starts_from = record.get("starts_from", {}).get("repo_id")
+    return record.get("base_model") if starts_from in (None, repo_id) else starts_from
+
+
+def read_model_config(folder: Path) -> dict:
+    config = read_json(folder / "config.json")
+    if config is None:
+        raise FileNotFoundError(f"There is no model in {folder}: it has no config.json.")
+    if config.get("model_type") != "vita_audio":
+        raise ValueError(f"{folder} has a model of the type {config.get('model_type')!r}, not 'vita_audio'.")
+    return config
+
+
+def metadata_of(path: Path) -> dict:
+    """Metadata of a card; none where there is no card."""
+    return ModelCard.load(path, ignore_metadata_errors=True).data.to_dict() if path.is_file() else {}
+
+
+def count_parameters(folder: Path) -> int | None:
+    """The number of parameters in a folder's weights, the codec's not counted; None where there are none."""
+    from safetensors import safe_open
+
+    total = 0
+    for path in sorted(folder.glob("model*.safetensors")):
+        with safe_open(path, framework="numpy") as weights:
+            for name in weights.keys():
+                size = 1
+                for length in weights.get_slice(name).get_shape():
+                    size *= length
+                total += size
+    return total or None
+
+
+def read_json(path: Path) -> dict | None:
+    """
+    Raises:
+        ValueError: the file is malformed.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error

@@ -1,0 +1,270 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Pushing a complete folder to the Hub: what is sent, what never is, and what to do when the line breaks."""
+
+import fnmatch
+import glob
+import os
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from httpx2 import RequestError
+from huggingface_hub import HfApi, ModelCard, constants, get_token
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from tqdm import tqdm
+
+from .model_card import (
+    CARD_FILE,
+    LOSSES_PICTURE,
+    RESULTS_FILE,
+    RESULTS_PICTURE,
+    TRAINER_STATE_FILE,
+    TRAINING_RECORD_FILE,
+    check_metadata,
+    is_ours,
+    read_model_config,
+    write_model_card,
+)
+
+
+# What a repository is made of. Everything else stays at home: pickles, optimizer states, logs, hidden files.
+SENT_SUFFIXES = {".safetensors", ".json", ".jinja", ".py", ".md", ".txt", ".model", ".png", ".wav", ".flac"}
+SENT_NAMES = {"LICENSE", "NOTICE"}
+# of checkpoints, where they are asked for
+CHECKPOINT_SUFFIXES = {".pt", ".pth"}
+CHECKPOINT_FOLDERS = ("checkpoint-*", "last-checkpoint")
+NEVER_SENT_FOLDERS = ("unfinished", "runs", "wandb", "__pycache__")
+
+# Of an earlier model in the repository, these would pass for this one's.
+REPLACED_FILES = [
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    TRAINING_RECORD_FILE,
+    TRAINER_STATE_FILE,
+    LOSSES_PICTURE,
+    RESULTS_FILE,
+    RESULTS_PICTURE,
+]
+
+SECRET_PATTERNS = {
+    "a token of the Hub": rb"\b(?:hf|api_org)_[A-Za-z0-9]{30,}",
+    "a token of GitHub": rb"\bgh[pousr]_[A-Za-z0-9]{36}",
+    "a key of AWS": rb"\bAKIA[0-9A-Z]{16}\b",
+    "a private key": rb"-----BEGIN [A-Z ]*PRIVATE KEY-----",
+}
+SECRET_VARIABLE = re.compile(r"(TOKEN|SECRET|PASSWORD|API_KEY|ACCESS_KEY)$")
+SHORTEST_SECRET = 12
+
+# Waits before another try, each a second and more after the client's own tries within a request.
+RETRY_WAITS_S = (1, 4, 15, 60)
+RETRIED_STATUS_CODES = {408, 409, 412, 429, 500, 502, 503, 504}
+
+
+class PushError(OSError):
+    """Nothing, or not everything, has reached the Hub. What is here is untouched, and the push can be made again."""
+
+
+@dataclass(frozen=True)
+class PushPlan:
+    """What of a folder is sent: `files`, the sizes in bytes by their paths; and `left_out`, what is not."""
+
+    files: dict[str, int]
+    left_out: list[str]
+
+    def __str__(self) -> str:
+        lines = [f"{format_size(size):>10}  {path}" for path, size in self.files.items()]
+        lines.append(f"{format_size(sum(self.files.values())):>10}  in {len(self.files)} files")
+        return "\n".join(lines + ([f"Not sent: {', '.join(self.left_out)}"] if self.left_out else []))
+
+
+def plan_push(folder: str | Path, with_checkpoints: bool = False, secrets: dict[str, str] | None = None) -> PushPlan:
+    """
+    Args:
+        folder: a complete model with its card.
+        with_checkpoints: whether folders with what a run goes on from are sent, too.
+        secrets: by their names, values that must not be in a file, besides those of the environment.
+
+    Raises:
+        FileNotFoundError: there is no model in the folder.
+        ValueError: the model is of another type, or there is a secret in a file; the file is named, the secret is not.
+    """
+    folder = Path(folder)
+    read_model_config(folder)
+    files, left_out = {}, []
+    walk(folder, folder, files, left_out, with_checkpoints)
+    for path in files:
+        check_for_secrets(folder / path, (secrets or {}) | environment_secrets())
+    return PushPlan(files, left_out)
+
+
+def walk(folder: Path, root: Path, files: dict[str, int], left_out: list[str], with_checkpoints: bool) -> None:
+    suffixes = SENT_SUFFIXES | (CHECKPOINT_SUFFIXES if with_checkpoints else set())
+    for path in sorted(folder.iterdir()):
+        name = path.relative_to(root).as_posix()
+        if path.is_dir():
+            never = path.name.startswith(".") or path.name in NEVER_SENT_FOLDERS
+            of_checkpoint = any(fnmatch.fnmatch(path.name, pattern) for pattern in CHECKPOINT_FOLDERS)
+            if never or (of_checkpoint and not with_checkpoints):
+                left_out.append(f"{name}/")
+            else:
+                walk(path, root, files, left_out, with_checkpoints)
+        elif not path.name.startswith(".") and (path.suffix in suffixes or path.name in SENT_NAMES):
+            files[name] = path.stat().st_size
+        else:
+            left_out.append(name)
+
+
+def environment_secrets() -> dict[str, str]:
+    """Values of the environment's tokens, keys and passwords and of the Hub's saved token, by their names."""
+    secrets = {name: value for name, value in os.environ.items() if SECRET_VARIABLE.search(name.upper())}
+    token = get_token()
+    return secrets | ({"the token of the Hub": token} if token else {})
+
+
+def check_for_secrets(path: Path, secrets: dict[str, str]) -> None:
+    """
+    Raises:
+        ValueError: one of `secrets`, or what looks like one, is in the file.
+    """
+    if path.suffix == ".safetensors":
+        return  # numbers
+    content = path.read_bytes()
+    found = [name for name, value in secrets.items() if len(value) >= SHORTEST_SECRET and value.encode() in content]
+    found += [name for name, pattern in SECRET_PATTERNS.items() if re.search(pattern, content)]
+    if found:
+        raise ValueError(f"{path} has a secret in it ({found[0]}), so nothing was sent.")
+
+
+def push_folder(
+    folder: str | Path,
+    repo_id: str,
+    revisions: list[str | None] = (None,),
+    private: bool | None = None,
+    commit_message: str = "Upload model",
+    with_checkpoints: bool = False,
+    api: HfApi | None = None,
+) -> str:
+    """
+    Sends a complete model, with its card. A card that is ours, or missing, is written first, for this place on the Hub; one
+    that was edited by hand is sent as it is.
+
+    A push that broke off goes on where it was: files that the Hub has are not sent again.
+
+    Args:
+        folder: of the model.
+        repo_id: such as `"user/name"`; it is created if there is none.
+        revisions: branches, one after the other, each created if there is none; None is the main one.
+        private: whether a new repository is private; by default as the owner's account has it.
+        commit_message: the first line of the commit.
+        with_checkpoints: as of [`plan_push`].
+        api ([`HfApi`]): its endpoint and token; by default those of the environment.
+
+    Returns:
+        `str`: URL of the last commit.
+
+    Raises:
+        FileNotFoundError, ValueError: as of [`plan_push`], or the card lacks metadata. Nothing was sent.
+        PushError: the Hub refused, or could not be reached.
+    """
+    api = api or HfApi()
+    # the snippet of the card loads from the first
+    prepare_card(folder, repo_id, revisions[0])
+    plan = plan_push(folder, with_checkpoints, {"the token of the Hub": api.token} if api.token else None)
+    check_metadata(ModelCard.load(Path(folder) / CARD_FILE), Path(folder) / CARD_FILE)
+    repo_id = create_repository(repo_id, private, api)
+    for revision in revisions:
+        if revision is not None:
+            call_hub(lambda branch=revision: api.create_branch(repo_id, branch=branch, exist_ok=True), repo_id, api)
+        commit = call_hub(
+            lambda branch=revision: api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                revision=branch,
+                commit_message=commit_message,
+                allow_patterns=[glob.escape(path) for path in plan.files],
+                delete_patterns=REPLACED_FILES,
+            ),
+            repo_id,
+            api,
+        )
+    return commit.commit_url
+
+
+def prepare_card(folder: str | Path, repo_id: str, revision: str | None) -> None:
+    """Writes the card for a place on the Hub, unless the one that is there was edited by hand."""
+    if is_ours(Path(folder) / CARD_FILE):
+        write_model_card(folder, repo_id=repo_id, revision=revision)
+
+
+def create_repository(
+    repo_id: str, private: bool | None = None, api: HfApi | None = None, repo_type: str | None = None
+) -> str:
+    """
+    Creates a repository if there is none.
+
+    Returns:
+        `str`: its whole id, with the owner.
+
+    Raises:
+        PushError: the token is wrong or may not write there, or the Hub could not be reached.
+    """
+    api = api or HfApi()
+    url = call_hub(lambda: api.create_repo(repo_id, private=private, exist_ok=True, repo_type=repo_type), repo_id, api)
+    return url.repo_id
+
+
+def call_hub(call: Callable, repo_id: str, api: HfApi):
+    """
+    Calls the Hub, again and again where the line or the Hub itself fails.
+
+    Raises:
+        PushError: it was refused, or failed to the end; one line.
+    """
+    for wait in (*RETRY_WAITS_S, None):
+        try:
+            return call()
+        except (HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled) as error:
+            raise PushError(describe(error, repo_id, api.endpoint)) from error
+        except (HfHubHTTPError, RequestError, ConnectionError, TimeoutError) as error:
+            status_code = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+            if wait is None or (status_code is not None and status_code not in RETRIED_STATUS_CODES):
+                raise PushError(describe(error, repo_id, api.endpoint)) from error
+            tqdm.write(f"{describe(error, repo_id, api.endpoint)} Another try in {wait} s.")
+            time.sleep(wait)
+
+
+def describe(error: Exception, repo_id: str, endpoint: str = constants.ENDPOINT) -> str:
+    """One line that says what the Hub's refusal means, without tokens and request ids."""
+    status_code = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    reason = " ".join(str(getattr(error, "server_message", None) or error).split()).rstrip(".")
+    if isinstance(error, RevisionNotFoundError):
+        return f"{repo_id} has no such revision."
+    if status_code == 401 or isinstance(error, LocalTokenNotFoundError):
+        return f"The Hub at {endpoint} does not know the token: set HF_TOKEN, or log in with `hf auth login`."
+    if status_code == 403:
+        return f"The token may not write to {repo_id}: {reason}."
+    if isinstance(error, RepositoryNotFoundError):
+        return f"There is no repository {repo_id} at {endpoint}, or the token may not see it."
+    if isinstance(error, HfHubHTTPError):
+        return f"The Hub at {endpoint} refused {repo_id} ({status_code}): {reason}."
+    if isinstance(error, HFValidationError):
+        return f"{reason}."
+    return f"The Hub at {endpoint} cannot be reached: {reason or type(error).__name__}."
+
+
+def format_size(size: int) -> str:
+    """Such as 12.3 MB, in powers of ten as the Hub has it."""
+    value, units = float(size), ["B", "kB", "MB", "GB"]
+    while value >= 1000 and len(units) > 1:
+        value, _ = value / 1000, units.pop(0)
+    return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"
