@@ -6,7 +6,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from .cache_vita_audio import VitaAudioCache
 from .configuration_vita_audio import VitaAudioConfig
-from .generation_vita_audio import MCTP_MODES, VitaAudioGenerationMixin
+from .generation_vita_audio import MCTP_MODES, VitaAudioGenerateOutput, VitaAudioGenerationMixin
 from .modeling_vita_audio import (
     VitaAudioForConditionalGeneration,
     VitaAudioModel,
@@ -29,6 +29,7 @@ __all__ = [
     "VitaAudioCache",
     "VitaAudioConfig",
     "VitaAudioForConditionalGeneration",
+    "VitaAudioGenerateOutput",
     "VitaAudioGenerationMixin",
     "VitaAudioModel",
     "VitaAudioModelOutputWithPast",

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 
 import torch
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer, StaticLayer
 
 from .configuration_vita_audio import VitaAudioConfig
 
@@ -43,6 +43,19 @@ class ColumnBuffer:
     def apply(self, function: Callable[[torch.Tensor], torch.Tensor]):
         """Replaces the columns by a function of them that leaves their number as it is."""
         self.chunks = [function(chunk) for chunk in self.chunks]
+
+
+def crop_layer(layer: CacheLayerMixin, tokens_to_remove: int):
+    """[`CacheLayerMixin.crop`] for all kinds of layers; some have none, or not before they are filled."""
+    if not layer.is_initialized:
+        return
+    if type(layer) is StaticLayer:
+        # What lies beyond the length is masked, and overwritten by the next tokens
+        layer.cumulative_length.sub_(abs(tokens_to_remove))
+    elif isinstance(layer, StaticLayer):
+        raise ValueError(f"Tokens cannot be taken back from a {type(layer).__name__}. Use a dynamic cache.")
+    else:
+        layer.crop(tokens_to_remove)
 
 
 class VitaAudioCache(Cache):
@@ -159,10 +172,15 @@ class VitaAudioCache(Cache):
         if self.hidden_states and min(ends[-1], self.num_columns_read(len(ends) - 1)) < self.hidden_states[0].start:
             raise ValueError(f"Cannot take back {abs(tokens_to_remove)} tokens: the states before them are forgotten.")
         for module_idx, layer in enumerate(self.mctp_cache.layers, start=1):
-            layer.crop(min(ends[module_idx] - self.num_columns_read(module_idx), 0))
-        super().crop(tokens_to_remove)
+            crop_layer(layer, min(ends[module_idx] - self.num_columns_read(module_idx), 0))
+        for layer in self.layers:
+            crop_layer(layer, tokens_to_remove)
         for buffer, buffer_end in zip(self.buffers, [end, end, *ends]):
             buffer.keep(buffer.start, buffer_end)
+
+    def activate_past_recording(self):
+        super().activate_past_recording()
+        self.mctp_cache.activate_past_recording()
 
     def reset(self):
         super().reset()

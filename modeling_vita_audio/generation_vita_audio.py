@@ -3,7 +3,8 @@
 """VITA-Audio generation: a schedule decides which tokens the language model writes and which the MCTP modules."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,6 +23,23 @@ MCTP_MODES = {
     "boost": [1, 10, 4, 10],
     "turbo": [1, 10],
 }
+
+
+@dataclass
+class VitaAudioGenerateOutput(GenerateDecoderOnlyOutput):
+    """
+    As [`~generation.GenerateDecoderOnlyOutput`], whose `hidden_states` and `attentions` hold one element per forward of
+    the language model here, and
+
+    Args:
+        num_drafted_tokens (`torch.LongTensor` of shape `(batch_size,)`, *optional*, returned when `mctp_verify=True`):
+            How many tokens MCTP modules have drafted for each row, until it ended.
+        num_accepted_tokens (`torch.LongTensor` of shape `(batch_size,)`, *optional*, returned when `mctp_verify=True`):
+            How many of them were written.
+    """
+
+    num_drafted_tokens: torch.LongTensor | None = None
+    num_accepted_tokens: torch.LongTensor | None = None
 
 
 def resolve_mctp_mode(mctp_mode: str | list[int], num_mctp_modules: int) -> list[int]:
@@ -56,39 +74,160 @@ def resolve_mctp_mode(mctp_mode: str | list[int], num_mctp_modules: int) -> list
     return list(schedule)
 
 
-def iterate_writers(schedule: list[int]) -> Iterator[int]:
-    """Who writes each new token: 0 is the language model, k the MCTP module k. The last pair repeats for ever."""
-    pairs = list(zip(schedule[::2], schedule[1::2]))
-    for main, mctp in itertools.chain(pairs, itertools.repeat(pairs[-1])):
-        yield from itertools.repeat(0, main)
-        yield from range(1, mctp + 1)
+def writer_at(schedule: list[int], position: int) -> int:
+    """Who writes new token `position` = 0, 1, ...: 0 is the language model, k the MCTP module k."""
+    *pairs, last_pair = zip(schedule[::2], schedule[1::2])
+    for main, mctp in itertools.chain(pairs, itertools.repeat(last_pair)):
+        if position < main + mctp:
+            return max(position - main + 1, 0)
+        position -= main + mctp
+
+
+def verify_draft(draft: torch.LongTensor, draft_probs: torch.Tensor, probs: torch.Tensor) -> torch.LongTensor:
+    """
+    Speculative sampling (arXiv 2211.17192, algorithm 1): tokens that are distributed by `probs`, and as often as possible
+    equal to the draft.
+
+    Args:
+        draft (`torch.LongTensor` of shape `(batch_size,)`): tokens that were drawn from `draft_probs`.
+        draft_probs (`torch.Tensor` of shape `(batch_size, vocab_size)`): the probabilities of the MCTP module.
+        probs (`torch.Tensor` of shape `(batch_size, vocab_size)`): those of the language model.
+    """
+    ratio = (probs / draft_probs).gather(1, draft[:, None]).squeeze(1)
+    residual = (probs - draft_probs).clamp(min=0)
+    # Nothing is left where both are the same; then the draft is accepted
+    residual = torch.where(residual.sum(dim=1, keepdim=True) > 0, residual, probs)
+    return torch.where(torch.rand_like(ratio) < ratio, draft, torch.multinomial(residual, num_samples=1).squeeze(1))
+
+
+class Transcript:
+    """The tokens of one generation, which rows have ended, and what is recorded on the way."""
+
+    def __init__(
+        self,
+        input_ids: torch.LongTensor,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: GenerationConfig,
+        streamer: BaseStreamer | None,
+    ):
+        self.input_ids = input_ids
+        self.logits_processor = logits_processor
+        self.stopping_criteria = stopping_criteria
+        self.streamer = streamer
+        self.do_sample = generation_config.do_sample
+        self.pad_token_id = generation_config._pad_token_tensor
+        self.has_eos = any(hasattr(criteria, "eos_token_id") for criteria in stopping_criteria)
+        self.unfinished_rows = torch.ones(input_ids.shape[0], dtype=torch.long, device=input_ids.device)
+        self.is_finished = False
+        self.num_surplus = 0  # tokens written only to keep other processes company
+
+        def record(is_wanted: bool | None) -> tuple | None:
+            return () if generation_config.return_dict_in_generate and is_wanted else None
+
+        self.scores = record(generation_config.output_scores)
+        self.logits = record(generation_config.output_logits)
+        self.attentions = record(generation_config.output_attentions)
+        self.hidden_states = record(generation_config.output_hidden_states)
+
+    def score(self, input_ids: torch.LongTensor, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The scores `(batch_size, vocab_size)` for the token after `input_ids` in float32, raw and processed."""
+        # A copy, so as not to keep the prompt's logits alive
+        logits = logits.to(copy=True, dtype=torch.float32, device=input_ids.device)
+        return logits, self.logits_processor(input_ids, logits)
+
+    def choose(self, scores: torch.Tensor) -> torch.LongTensor:
+        if not self.do_sample:
+            return scores.argmax(dim=-1)
+        return torch.multinomial(scores.softmax(dim=-1), num_samples=1).squeeze(1)
+
+    def pad_finished_rows(self, tokens: torch.LongTensor) -> torch.LongTensor:
+        if not self.has_eos:
+            return tokens
+        return tokens * self.unfinished_rows + self.pad_token_id.to(tokens.device) * (1 - self.unfinished_rows)
+
+    def write(self, tokens: torch.LongTensor, logits: torch.Tensor, scores: torch.Tensor):
+        """Appends one token `(batch_size,)` to each row."""
+        self.input_ids = torch.cat([self.input_ids, tokens[:, None]], dim=-1)
+        if self.is_finished:
+            self.num_surplus += 1
+            return
+        if self.scores is not None:
+            self.scores += (scores,)
+        if self.logits is not None:
+            self.logits += (logits,)
+        if self.streamer is not None:
+            self.streamer.put(tokens.cpu())
+        self.unfinished_rows = self.unfinished_rows & ~self.stopping_criteria(self.input_ids, self.scores)
+        self.is_finished = bool(self.unfinished_rows.max() == 0)
+
+    def record_forward(self, outputs):
+        if self.attentions is not None:
+            self.attentions += (outputs.attentions,)
+        if self.hidden_states is not None:
+            self.hidden_states += (outputs.hidden_states,)
+
+    def close(self, generation_config: GenerationConfig, **kwargs) -> VitaAudioGenerateOutput | torch.LongTensor:
+        if self.streamer is not None:
+            self.streamer.end()
+        sequences = self.input_ids[:, : self.input_ids.shape[1] - self.num_surplus]
+        if not generation_config.return_dict_in_generate:
+            return sequences
+        return VitaAudioGenerateOutput(
+            sequences=sequences,
+            scores=self.scores,
+            logits=self.logits,
+            attentions=self.attentions,
+            hidden_states=self.hidden_states,
+            **kwargs,
+        )
 
 
 class VitaAudioGenerationMixin(GenerationMixin):
     """
-    Adds the argument `mctp_mode` to [`~GenerationMixin.generate`]. Its default is `generation_config.mctp_mode`, which is
-    saved with the generation config, else `"vanilla"`.
+    Adds three arguments to [`~GenerationMixin.generate`]. Their defaults are the attributes of the same names of the
+    generation config, with which they are saved, else `"vanilla"` and `False`.
 
-    A schedule is a list [main, mctp, main, mctp, ...]: the language model writes `main` tokens, the MCTP modules 1, 2,
-    ... the next `mctp` ones, and so on; the last pair repeats for ever. The names are `"vanilla"` [1, 0], which is
-    the language model alone, `"balance"` [1, 4, 3, 8, 4, 10], `"boost"` [1, 10, 4, 10] and `"turbo"` [1, 10].
+    Args:
+        mctp_mode (`str` or `list[int]`):
+            A schedule [main, mctp, main, mctp, ...]: the language model writes `main` tokens, the MCTP modules 1, 2,
+            ... the next `mctp` ones, and so on; the last pair repeats for ever. The names are `"vanilla"` [1, 0], which
+            is the language model alone, `"balance"` [1, 4, 3, 8, 4, 10], `"boost"` [1, 10, 4, 10] and `"turbo"` [1, 10].
+        mctp_verify (`bool`):
+            Lossless: what the modules write are drafts, which the language model checks in its next forward. Greedy
+            search gives exactly what `"vanilla"` gives (but for rounding, where two tokens score alike), sampling has
+            its distribution. The schedule says at which positions there are drafts. A batch keeps the drafts on which
+            all of its rows agree with the language model, so that its rows remain of one length.
+        mctp_speech_only_head (`bool`):
+            In the slots of the schedule that only ever carry speech, score only the speech tokens, the delimiters of
+            speech and the tokens that end a sequence; all others get -inf. Those slots are the ones that
+            `model.generation_config.mctp_mode`, the layout that the model was trained with, leaves to the modules.
+            It makes modules faster where the vocabulary is large, and is for spoken answers: text is not to be had there.
 
     The rows of a batch follow the schedule in lockstep. All else is as in transformers, for greedy search and sampling:
     logits processors, stopping criteria and streamers see every token, and `scores` and `logits` hold one element per
-    new token; `hidden_states` and `attentions` hold one per forward of the language model.
+    new token. With `return_dict_in_generate`, a mode other than `"vanilla"` returns a [`VitaAudioGenerateOutput`].
     """
 
     def _prepare_generation_config(self, generation_config: GenerationConfig | None, **kwargs: Any):
-        mctp_mode = kwargs.pop("mctp_mode", None)
+        defaults = {"mctp_mode": "vanilla", "mctp_verify": False, "mctp_speech_only_head": False}
+        given = {name: kwargs.pop(name, None) for name in defaults}
         generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
-        if mctp_mode is None:
-            mctp_mode = getattr(generation_config, "mctp_mode", None) or "vanilla"
-        generation_config.mctp_mode = resolve_mctp_mode(mctp_mode, self.config.num_mctp_modules)
+        for name, default in defaults.items():
+            if given[name] is None:
+                given[name] = getattr(generation_config, name, None) or default
+            setattr(generation_config, name, given[name])
+        generation_config.mctp_mode = resolve_mctp_mode(given["mctp_mode"], self.config.num_mctp_modules)
 
         # transformers would first offer to fetch some of the modes that are refused here
         self._validate_generation_mode(generation_config.get_generation_mode(), generation_config, {})
         if any(generation_config.mctp_mode[1::2]) and not generation_config.use_cache:
-            raise ValueError(f"`mctp_mode` {mctp_mode} needs `use_cache=True`.")
+            raise ValueError(f"`mctp_mode` {given['mctp_mode']} needs `use_cache=True`.")
+        if generation_config.mctp_speech_only_head and type(self.lm_head) is not nn.Linear:
+            raise ValueError(
+                f"`mctp_speech_only_head` reads rows of the weight of `lm_head`, which a {type(self.lm_head).__name__} "
+                "does not offer; a `torch.nn.Linear` does."
+            )
         return generation_config, model_kwargs
 
     def _validate_generation_mode(self, generation_mode: GenerationMode, *args):
@@ -124,83 +263,144 @@ class VitaAudioGenerationMixin(GenerationMixin):
                 streamer=streamer,
                 **model_kwargs,
             )
+        transcript = Transcript(input_ids, logits_processor, stopping_criteria, generation_config, streamer)
+        if not generation_config.mctp_verify:
+            return self._sample_unverified(transcript, generation_config, synced_gpus, model_kwargs)
+        if synced_gpus:
+            raise ValueError(
+                "`mctp_verify` cannot run with sharded weights (`synced_gpus`): how many forwards it takes depends on the "
+                "tokens, so the processes would wait for one another for ever."
+            )
+        return self._sample_verified(transcript, generation_config, model_kwargs)
 
-        return_dict = generation_config.return_dict_in_generate
-        scores = () if return_dict and generation_config.output_scores else None
-        raw_logits = () if return_dict and generation_config.output_logits else None
-        attentions = () if return_dict and generation_config.output_attentions else None
-        hidden_states = () if return_dict and generation_config.output_hidden_states else None
-        has_eos_stopping_criteria = any(hasattr(criteria, "eos_token_id") for criteria in stopping_criteria)
-        pad_token_id = generation_config._pad_token_tensor
-        unfinished_sequences = torch.ones(input_ids.shape[0], dtype=torch.long, device=input_ids.device)
-        this_peer_finished = False
-        num_surplus = 0  # tokens written only to keep other processes company
-        num_unread = None  # tokens that the language model has not read yet; None is the prompt
-
-        for writer in iterate_writers(generation_config.mctp_mode):
-            if not self._has_unfinished_sequences(this_peer_finished, synced_gpus, device=input_ids.device):
-                break
-
+    def _sample_unverified(
+        self, transcript: Transcript, generation_config: GenerationConfig, synced_gpus: bool, model_kwargs: dict
+    ) -> VitaAudioGenerateOutput | torch.LongTensor:
+        forward, mctp_logits = self._decoding_steps(generation_config, model_kwargs)
+        outputs = self._prefill(transcript.input_ids, generation_config, model_kwargs)
+        num_unread = 0  # tokens that the language model has not read yet
+        for position in itertools.count():
+            writer = writer_at(generation_config.mctp_mode, position)
             if writer > 0:
-                next_token_logits = self.forward_mctp(
-                    input_ids[:, -writer:].to(self.device),
-                    model_kwargs["past_key_values"],
-                    model_kwargs.get("attention_mask"),
-                )
+                logits = mctp_logits(position, transcript.input_ids[:, -writer:], model_kwargs)
             else:
-                if num_unread is None:
-                    outputs = self._prefill(input_ids, generation_config, model_kwargs)
-                else:
+                if position > 0:
                     model_inputs = self.prepare_inputs_for_generation(
-                        input_ids, next_sequence_length=num_unread, **model_kwargs
+                        transcript.input_ids, next_sequence_length=num_unread, **model_kwargs
                     )
-                    outputs = self(**model_inputs, return_dict=True)
+                    outputs = forward(**model_inputs, return_dict=True)
+                transcript.record_forward(outputs)
+                logits = outputs.logits[:, -1]
                 num_unread = 0
-                next_token_logits = outputs.logits
-                if attentions is not None:
-                    attentions += (outputs.attentions,)
-                if hidden_states is not None:
-                    hidden_states += (outputs.hidden_states,)
             num_unread += 1
             model_kwargs = self._update_model_kwargs_for_generation(outputs, model_kwargs)
+            logits, scores = transcript.score(transcript.input_ids, logits)
+            transcript.write(transcript.pad_finished_rows(transcript.choose(scores)), logits, scores)
+            if not self._has_unfinished_sequences(
+                transcript.is_finished, synced_gpus, device=transcript.input_ids.device
+            ):
+                break
+        return transcript.close(generation_config, past_key_values=model_kwargs["past_key_values"])
 
-            # A copy, so as not to keep the prompt's logits alive
-            next_token_logits = next_token_logits[:, -1].to(copy=True, dtype=torch.float32, device=input_ids.device)
-            next_token_scores = logits_processor(input_ids, next_token_logits)
-            if generation_config.do_sample:
-                probs = nn.functional.softmax(next_token_scores, dim=-1)
-                next_tokens = torch.multinomial(probs, num_samples=1).squeeze(1)
-            else:
-                next_tokens = torch.argmax(next_token_scores, dim=-1)
-            if has_eos_stopping_criteria:
-                next_tokens = next_tokens * unfinished_sequences + pad_token_id * (1 - unfinished_sequences)
-            input_ids = torch.cat([input_ids, next_tokens[:, None]], dim=-1)
+    def _sample_verified(
+        self, transcript: Transcript, generation_config: GenerationConfig, model_kwargs: dict
+    ) -> VitaAudioGenerateOutput | torch.LongTensor:
+        forward, mctp_logits = self._decoding_steps(generation_config, model_kwargs)
+        cache = model_kwargs["past_key_values"]
+        num_prompt_columns = transcript.input_ids.shape[1]
+        max_length = transcript.stopping_criteria.max_length or float("inf")
+        num_drafted = torch.zeros_like(transcript.unfinished_rows)
+        num_accepted = torch.zeros_like(transcript.unfinished_rows)
+        drafts = []  # tokens `(batch_size,)` for the next columns, and the probabilities they were drawn from
+        outputs = self._prefill(transcript.input_ids, generation_config, model_kwargs)
+        cache.activate_past_recording()
+        while True:
+            transcript.record_forward(outputs)
+            num_surplus = len(drafts) + 1
+            for logits, (draft, draft_probs) in zip(
+                outputs.logits[:, -num_surplus:].unbind(1), [*drafts, (None, None)]
+            ):
+                logits, scores = transcript.score(transcript.input_ids, logits)
+                if draft_probs is None:
+                    tokens = transcript.choose(scores)
+                else:
+                    tokens = verify_draft(draft, draft_probs, scores.softmax(dim=-1))
+                tokens, unfinished_rows = transcript.pad_finished_rows(tokens), transcript.unfinished_rows
+                transcript.write(tokens, logits, scores)
+                num_surplus -= 1
+                if draft is not None:
+                    num_accepted += unfinished_rows * (tokens == draft)
+                    if transcript.is_finished or bool((unfinished_rows * (tokens != draft)).any()):
+                        break
 
-            if this_peer_finished:
-                num_surplus += 1
-                continue
-            if scores is not None:
-                scores += (next_token_scores,)
-            if raw_logits is not None:
-                raw_logits += (next_token_logits,)
-            if streamer is not None:
-                streamer.put(next_tokens.cpu())
-            unfinished_sequences = unfinished_sequences & ~stopping_criteria(input_ids, scores)
-            this_peer_finished = bool(unfinished_sequences.max() == 0)
+            # The language model has read drafts that were not written
+            cache.crop(-num_surplus)
+            model_kwargs = self._update_model_kwargs_for_generation(outputs, model_kwargs)
+            for name in ("attention_mask", "position_ids"):
+                if num_surplus > 0 and model_kwargs.get(name) is not None:
+                    model_kwargs[name] = model_kwargs[name][..., :-num_surplus]
+            if transcript.is_finished:
+                break
 
-        if streamer is not None:
-            streamer.end()
-        input_ids = input_ids[:, : input_ids.shape[1] - num_surplus]
-        if not return_dict:
-            return input_ids
-        return GenerateDecoderOnlyOutput(
-            sequences=input_ids,
-            scores=scores,
-            logits=raw_logits,
-            attentions=attentions,
-            hidden_states=hidden_states,
-            past_key_values=model_kwargs["past_key_values"],
+            drafts, draft_ids = [], transcript.input_ids
+            while draft_ids.shape[1] + 1 < max_length:
+                position = draft_ids.shape[1] - num_prompt_columns
+                if writer_at(generation_config.mctp_mode, position) == 0:
+                    break
+                logits = mctp_logits(position, draft_ids[:, -len(drafts) - 1 :], model_kwargs)
+                _, scores = transcript.score(draft_ids, logits)
+                tokens = transcript.pad_finished_rows(transcript.choose(scores))
+                drafts.append((tokens, scores.softmax(dim=-1) if transcript.do_sample else None))
+                draft_ids = torch.cat([draft_ids, tokens[:, None]], dim=-1)
+                num_drafted += transcript.unfinished_rows
+            model_kwargs = self._update_model_kwargs_for_generation(outputs, model_kwargs, num_new_tokens=len(drafts))
+            model_kwargs["logits_to_keep"] = len(drafts) + 1
+            model_inputs = self.prepare_inputs_for_generation(
+                draft_ids, next_sequence_length=len(drafts) + 1, **model_kwargs
+            )
+            outputs = forward(**model_inputs, return_dict=True)
+        return transcript.close(
+            generation_config,
+            past_key_values=cache,
+            num_drafted_tokens=num_drafted,
+            num_accepted_tokens=num_accepted,
         )
 
+    def _decoding_steps(
+        self, generation_config: GenerationConfig, model_kwargs: dict
+    ) -> tuple[Callable, Callable[[int, torch.LongTensor, dict], torch.Tensor]]:
+        """
+        The forward of the language model for all but the prompt, and a function that gives a module's scores
+        `(batch_size, vocab_size)` for new token `position` after tokens that the language model has not read yet. Both
+        are compiled where transformers compiles decoding.
+        """
+        forward, compile_config = self.__call__, None
+        if self._valid_auto_compile_criteria(model_kwargs, generation_config):
+            compile_config = generation_config.compile_config or self._default_compile_config()
+            forward = self.get_compiled_call(compile_config)
 
-__all__ = ["MCTP_MODES", "VitaAudioGenerationMixin"]
+        layout, special_token_ids = [1, 0], None
+        if generation_config.mctp_speech_only_head:
+            layout = resolve_mctp_mode(
+                getattr(self.generation_config, "mctp_mode", None) or "vanilla", self.config.num_mctp_modules
+            )
+            special_token_ids = [self.config.begin_audio_token_id, self.config.end_audio_token_id]
+            special_token_ids = torch.tensor(special_token_ids, device=self.device)
+            if generation_config._eos_token_tensor is not None:
+                eos_token_ids = generation_config._eos_token_tensor.to(self.device)
+                special_token_ids = torch.cat([special_token_ids, eos_token_ids])
+
+        def mctp_logits(position: int, unread: torch.LongTensor, model_kwargs: dict) -> torch.Tensor:
+            logits = self.forward_mctp(
+                unread.to(self.device),
+                model_kwargs["past_key_values"],
+                model_kwargs.get("attention_mask"),
+                special_token_ids=special_token_ids if writer_at(layout, position) > 0 else None,
+                compile_config=compile_config,
+            )
+            return logits[:, -1]
+
+        return forward, mctp_logits
+
+
+__all__ = ["MCTP_MODES", "VitaAudioGenerateOutput", "VitaAudioGenerationMixin"]

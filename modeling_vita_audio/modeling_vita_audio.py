@@ -3,12 +3,13 @@
 """VITA-Audio model: a language model over text and speech tokens with MCTP modules that write ahead of it."""
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel, CompileConfig, PreTrainedModel
 from transformers.cache_utils import Cache, get_layer_types_and_kwargs
 from transformers.masking_utils import LAYER_PATTERN_TO_MASK_FUNCTION_MAPPING, find_packed_sequence_indices
 from transformers.modeling_utils import slice_logits_to_keep
@@ -260,11 +261,19 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
             attentions=outputs.attentions,
         )
 
+    def _compiled_run_module(self, compile_config: CompileConfig) -> Callable[..., torch.Tensor]:
+        """`_run_module`, compiled once for each configuration, as `PreTrainedModel.get_compiled_call` does it."""
+        if getattr(self, "_last_mctp_compile_config", None) != compile_config:
+            self._last_mctp_compile_config = compile_config
+            self._compiled_mctp_call = torch.compile(self._run_module, **compile_config.to_dict())
+        return self._compiled_mctp_call
+
     def forward_mctp(
         self,
         input_ids: torch.LongTensor,
         past_key_values: VitaAudioCache,
         attention_mask: torch.Tensor | None = None,
+        compile_config: CompileConfig | None = None,
     ) -> torch.Tensor:
         """
         Lets MCTP module k read, in one call, the n columns it has not read yet. Arguments as in
@@ -291,7 +300,11 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
             position_ids=position_ids,
             layer_idx=module_idx - 1,
         )
-        hidden_states = self._run_module(
+        run_module = self._run_module
+        # What a cache allocates at first must be allocated outside of compiled code
+        if compile_config is not None and past_key_values.mctp_cache.layers[module_idx - 1].is_initialized:
+            run_module = self._compiled_run_module(compile_config)
+        hidden_states = run_module(
             module_idx,
             inputs_embeds,
             hidden_states,
@@ -513,6 +526,8 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
         input_ids: torch.LongTensor,
         past_key_values: VitaAudioCache,
         attention_mask: torch.Tensor | None = None,
+        special_token_ids: torch.LongTensor | None = None,
+        compile_config: CompileConfig | None = None,
     ) -> torch.FloatTensor:
         """
         One forward of one MCTP module in generation. It first catches up with all that it has not read yet.
@@ -524,12 +539,24 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
                 The cache with which the language model, and after it the modules 1 to k - 1, have run.
             attention_mask (`torch.Tensor` of shape `(batch_size, num_columns)`, *optional*):
                 0 at the padding of what the language model has read; further columns are ignored.
+            special_token_ids (`torch.LongTensor` of shape `(num_special_tokens,)`, *optional*):
+                Where the next token can only be speech: the tokens to score besides the speech tokens. All others get
+                -inf, and their rows of the head are not read.
+            compile_config (`CompileConfig`, *optional*):
+                How to compile the module's step, if at all. Meant for a static cache.
 
         Returns:
             `torch.FloatTensor` of shape `(batch_size, 1, vocab_size)`: scores for the token after `input_ids`.
         """
-        hidden_states = self.model.forward_mctp(input_ids, past_key_values, attention_mask)
-        return self.lm_head(hidden_states[:, -1:])
+        hidden_states = self.model.forward_mctp(input_ids, past_key_values, attention_mask, compile_config)[:, -1:]
+        if special_token_ids is None:
+            return self.lm_head(hidden_states)
+        weight, start = self.lm_head.weight, self.config.speech_token_offset
+        end = start + self.config.num_speech_tokens
+        logits = hidden_states.new_full((*hidden_states.shape[:-1], weight.shape[0]), -torch.inf)
+        logits[..., start:end] = nn.functional.linear(hidden_states, weight[start:end])
+        logits[..., special_token_ids] = nn.functional.linear(hidden_states, weight[special_token_ids])
+        return logits
 
 
 # `generate` inspects the signature of code from outside transformers before every token: this makes that quick

@@ -1,6 +1,7 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
 import copy
+import itertools
 import json
 from concurrent.futures import ThreadPoolExecutor
 
@@ -28,6 +29,7 @@ from transformers import (
 from transformers.generation.streamers import BaseStreamer
 
 from modeling_vita_audio import MCTP_MODES, VitaAudioCache, VitaAudioForConditionalGeneration
+from modeling_vita_audio.generation_vita_audio import writer_at
 
 
 @pytest.fixture(autouse=True)
@@ -423,6 +425,162 @@ def test_rows_of_a_cache_can_be_selected_repeated_and_reset(model):
     assert new_tokens(model, inputs, mctp_mode="boost", past_key_values=cache) == expected
     cache.reset()
     assert new_tokens(model, inputs, mctp_mode="boost", past_key_values=cache) == expected
+
+
+# --- lossless mode ---
+
+
+# Few tokens to choose from, so that modules often guess what the language model would write
+FOUR_TOKENS = {"suppress_tokens": list(range(4, 120)), "no_repeat_ngram_size": 3}
+
+
+@pytest.mark.parametrize("num_mctp_modules", [1, 4, 10])
+def test_verified_tokens_are_those_of_vanilla(num_mctp_modules):
+    model = random_model(num_mctp_modules)
+    prompts = [random_prompt(length, seed=length) for length in (3, 12, 7, 1)]
+    accepted = 0
+    for schedule in schedules(num_mctp_modules)[1:]:
+        for inputs in (prompts[0], left_pad(prompts)):
+            for eos_token_id in (None, 3):
+                kwargs = {"max_new_tokens": 37, "eos_token_id": eos_token_id, "pad_token_id": 0, **FOUR_TOKENS}
+                inputs = inputs if isinstance(inputs, dict) else left_pad([inputs])
+                kwargs |= {"return_dict_in_generate": True, "output_logits": True, "output_scores": True}
+                expected = model.generate(**inputs, mctp_mode="vanilla", **kwargs)
+                output = model.generate(**inputs, mctp_mode=schedule, mctp_verify=True, **kwargs)
+                assert output.sequences.tolist() == expected.sequences.tolist(), schedule
+                for name in ("logits", "scores"):
+                    torch.testing.assert_close(output[name], expected[name], rtol=1e-4, atol=1e-4)
+                assert (output.num_accepted_tokens <= output.num_drafted_tokens).all()
+                accepted += output.num_accepted_tokens.sum()
+    assert accepted > 30
+
+
+def test_drafts_save_forwards_and_are_counted(model):
+    prompt, streamer = random_prompt(6), RecordStream(model)
+    kwargs = {"max_new_tokens": 60, "mctp_mode": "turbo", "return_dict_in_generate": True, **FOUR_TOKENS}
+    with CountForwards(model) as count:
+        output = model.generate(prompt, mctp_verify=True, streamer=streamer, output_hidden_states=True, **kwargs)
+    assert streamer.ended
+    assert streamer.chunks == [prompt.tolist(), *([token] for token in output.sequences[0, 6:].tolist())]
+    # Each forward writes one token of its own
+    assert count.language_model == 60 - output.num_accepted_tokens == len(output.hidden_states) < 55
+    assert count.modules == output.num_drafted_tokens
+    assert model.generate(prompt, **kwargs).num_drafted_tokens is None
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"cache_implementation": "static"},
+        {"prefill_chunk_size": 4},
+        {"repetition_penalty": 1.3},
+        {"min_new_tokens": 9},
+    ],
+    ids=str,
+)
+def test_verified_generation_takes_what_vanilla_takes(model, kwargs):
+    inputs = left_pad([random_prompt(length, seed=length) for length in (4, 9)])
+    kwargs |= {"eos_token_id": 2, **FOUR_TOKENS}
+    expected = new_tokens(model, inputs, mctp_mode="vanilla", **kwargs)
+    for mctp_mode in ("balance", "boost", "turbo"):
+        assert new_tokens(model, inputs, mctp_mode=mctp_mode, mctp_verify=True, **kwargs) == expected
+
+
+def test_verified_generation_with_a_sliding_window():
+    text_config = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
+    model = random_model(4, text_config=text_config)
+    prompt, schedule = random_prompt(7), [1, 4]
+    expected = new_tokens(model, prompt, **FOUR_TOKENS)
+    assert new_tokens(model, prompt, mctp_mode=schedule, mctp_verify=True, **FOUR_TOKENS) == expected
+    with pytest.raises(ValueError, match="cannot be taken back from a StaticSlidingWindowLayer"):
+        new_tokens(model, prompt, mctp_mode=schedule, mctp_verify=True, cache_implementation="static")
+
+
+@pytest.mark.parametrize("num_new_tokens", [1, 13, 20])
+def test_a_verified_conversation_continues(model, num_new_tokens):
+    first = left_pad([random_prompt(length, seed=length) for length in (4, 9)])
+    kwargs = {"mctp_mode": "boost", "mctp_verify": True}
+    output = model.generate(**first, max_new_tokens=num_new_tokens, return_dict_in_generate=True, **kwargs)
+    assert output.past_key_values.get_seq_length() == output.sequences.shape[1] - 1
+    conversation = torch.cat([output.sequences, random_prompt(5, batch_size=2, seed=1)], dim=1)
+    attention_mask = torch.ones_like(conversation)
+    attention_mask[:, : first["attention_mask"].shape[1]] = first["attention_mask"]
+    inputs = {"input_ids": conversation, "attention_mask": attention_mask}
+    expected = new_tokens(model, inputs, mctp_mode="turbo")
+    assert new_tokens(model, inputs, mctp_mode="turbo", past_key_values=output.past_key_values) == expected
+    embeds = model.get_input_embeddings()(conversation)
+    expected = new_tokens(model, inputs)
+    mask = {"attention_mask": attention_mask}
+    assert model.generate(inputs_embeds=embeds, max_new_tokens=40, **mask, **kwargs).tolist() == expected
+
+
+def test_verified_samples_have_the_distribution_of_vanilla():
+    model, prompt = random_model(3), random_prompt(6)
+    # The exact probability of each of the 4^4 continuations, from the language model alone
+    sequences = torch.cartesian_prod(*4 * [torch.arange(4)])
+    logits = model(torch.cat([prompt.expand(len(sequences), -1), sequences], dim=1)).logits[:, 5:-1, :4]
+    expected = logits.log_softmax(-1).gather(2, sequences[..., None]).sum((1, 2)).exp()
+    kwargs = {"do_sample": True, "top_k": None, "max_new_tokens": 4, "mctp_mode": [1, 3], "num_return_sequences": 4}
+    kwargs |= {"mctp_verify": True, "return_dict_in_generate": True, "suppress_tokens": list(range(4, 120))}
+    torch.manual_seed(0)
+    counts, accepted = torch.zeros(256), 0
+    for _ in range(500):
+        output = model.generate(prompt, attention_mask=torch.ones_like(prompt), **kwargs)
+        codes = output.sequences[:, 6:] @ torch.tensor([64, 16, 4, 1])
+        counts += torch.bincount(codes, minlength=256)
+        accepted += output.num_accepted_tokens.sum()
+    assert 0.2 < accepted / 6000 < 0.8
+    # Pearson's test: 255 degrees of freedom, so 255 +- 23 where the distributions are the same
+    statistic = ((counts - 2000 * expected) ** 2 / (2000 * expected)).sum()
+    assert statistic < 255 + 4 * 23
+    unverified = torch.cat(
+        [
+            model.generate(prompt, attention_mask=torch.ones_like(prompt), **kwargs | {"mctp_verify": False}).sequences
+            for _ in range(500)
+        ]
+    )
+    counts = torch.bincount(unverified[:, 6:] @ torch.tensor([64, 16, 4, 1]), minlength=256)
+    assert ((counts - 2000 * expected) ** 2 / (2000 * expected)).sum() > 255 + 10 * 23
+
+
+# --- the speech-only head ---
+
+
+def test_speech_only_head_scores_speech_where_the_layout_has_speech():
+    model, prompt = random_model(10), random_prompt(6)
+    model.generation_config.mctp_mode = "boost"
+    kwargs = {"max_new_tokens": 33, "return_dict_in_generate": True, "output_logits": True, "eos_token_id": 50}
+    speech = [50, 98, 99, *range(100, 120)]
+    others = sorted(set(range(120)) - set(speech))
+    for mctp_mode, verify in itertools.product(("balance", "boost", "turbo"), (False, True)):
+        output = model.generate(prompt, mctp_mode=mctp_mode, mctp_speech_only_head=True, mctp_verify=verify, **kwargs)
+        if verify:
+            assert (
+                output.sequences.tolist() == model.generate(prompt, mctp_mode="vanilla", **kwargs).sequences.tolist()
+            )
+            continue
+        whole = model(output.sequences, output_mctp_logits=True).mctp_logits
+        for position, logits in enumerate(output.logits):
+            writer = writer_at(MCTP_MODES[mctp_mode], position)
+            if writer == 0 or writer_at(MCTP_MODES["boost"], position) == 0:
+                assert torch.isfinite(logits).all()
+                continue
+            assert torch.isneginf(logits[0, others]).all()
+            expected = whole[writer - 1][0, prompt.shape[1] + position - 1 - writer]
+            torch.testing.assert_close(logits[0, speech], expected[speech], rtol=1e-4, atol=1e-4)
+
+
+def test_speech_only_head_needs_rows_to_read(model):
+    class Head(torch.nn.Linear):
+        pass
+
+    model = copy.deepcopy(model)
+    model.lm_head = Head(32, 120, bias=False)
+    with pytest.raises(ValueError, match="rows of the weight of `lm_head`, which a Head does not offer"):
+        model.generate(random_prompt(5), mctp_mode="boost", mctp_speech_only_head=True)
+
+
+# --- several calls at once ---
 
 
 def test_modules_run_in_turn(model):
