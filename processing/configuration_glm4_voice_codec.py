@@ -1,0 +1,331 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Configuration of GLM-4-Voice's speech codec: tokenizer, flow-matching decoder and vocoder."""
+
+import math
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+@strict
+class Glm4VoiceTokenizerConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`Glm4VoiceTokenizer`], an encoder of Whisper's shape (by default that of Whisper large v3, cut in
+    the middle) with a codebook behind it.
+
+    Args:
+        sampling_rate (`int`, defaults to 16000):
+            Rate in Hz of the audio.
+        num_mel_bins (`int`, defaults to 128):
+            Mel bins the encoder reads, at 100 frames per second.
+        d_model (`int`, defaults to 1280), encoder_layers (`int`, defaults to 16), encoder_attention_heads (`int`, defaults
+            to 20), encoder_ffn_dim (`int`, defaults to 5120), activation_function (`str`, defaults to `"gelu"`), dropout,
+            attention_dropout, activation_dropout (`float`, default to 0.0), max_source_positions (`int`, defaults to 1500):
+            As in `WhisperConfig`. The positions are those of a segment of 30 s at 50 frames per second; longer audio is
+            cut into such segments.
+        attention_block_size (`int`, defaults to 200):
+            Frames (of 20 ms) in a block of the attention: a frame attends to all earlier ones and to those of its block.
+        pooling_kernel_size (`int`, defaults to 4):
+            Frames behind the last layer that are averaged for each code.
+        codebook_size (`int`, defaults to 16384):
+            Number of codes.
+
+    Raises:
+        ValueError: where sizes disagree.
+    """
+
+    model_type = "glm4_voice_tokenizer"
+    base_config_key = "tokenizer_config"
+    attribute_map = {"hidden_size": "d_model", "num_attention_heads": "encoder_attention_heads"}
+
+    sampling_rate: int = 16000
+    num_mel_bins: int = 128
+    d_model: int = 1280
+    encoder_layers: int = 16
+    encoder_attention_heads: int = 20
+    encoder_ffn_dim: int = 5120
+    activation_function: str = "gelu"
+    dropout: float | int = 0.0
+    attention_dropout: float | int = 0.0
+    activation_dropout: float | int = 0.0
+    max_source_positions: int = 1500
+    attention_block_size: int = 200
+    pooling_kernel_size: int = 4
+    codebook_size: int = 16384
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if self.d_model % self.encoder_attention_heads:
+            raise ValueError(
+                f"`encoder_attention_heads` must divide `d_model`, got {self.encoder_attention_heads} and {self.d_model}."
+            )
+        if self.max_source_positions % self.pooling_kernel_size:
+            raise ValueError(
+                f"`pooling_kernel_size` must divide `max_source_positions`, got {self.pooling_kernel_size} and "
+                f"{self.max_source_positions}."
+            )
+
+    @property
+    def frame_length(self) -> int:
+        """Samples in a frame of the encoder: two mel frames of 10 ms."""
+        return self.sampling_rate // 50
+
+    @property
+    def hop_length(self) -> int:
+        """Samples that one code stands for."""
+        return self.pooling_kernel_size * self.frame_length
+
+    @property
+    def segment_length(self) -> int:
+        """Samples in the longest audio that is encoded in one piece (30 s)."""
+        return self.max_source_positions * self.frame_length
+
+
+@strict
+class Glm4VoiceFlowConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`Glm4VoiceFlow`], which turns codes into mel frames by conditional flow matching. The defaults are
+    of CosyVoice-300M's size (arXiv 2407.05407).
+
+    Args:
+        vocab_size (`int`, defaults to 16384):
+            Number of codes.
+        num_mel_bins (`int`, defaults to 80):
+            Mel bins of the frames.
+        speaker_embedding_size (`int`, defaults to 192):
+            Dimensions of a speaker embedding.
+        hidden_size (`int`, defaults to 512), num_hidden_layers (`int`, defaults to 6), num_attention_heads (`int`,
+            defaults to 8), intermediate_size (`int`, defaults to 2048):
+            Of the encoder of the codes.
+        attention_block_size (`int`, defaults to 10):
+            Codes in a block of its attention: a code attends to all earlier ones and to those of its block.
+        unet_hidden_sizes (`list[int]`, defaults to `[256, 256]`):
+            Widths of the U-Net's levels, each at half the rate of the one before.
+        unet_blocks_per_level (`int`, defaults to 4):
+            Transformer blocks behind each residual block.
+        unet_num_mid_levels (`int`, defaults to 8):
+            Residual blocks, each with its transformer blocks, at the lowest rate.
+        unet_num_attention_heads (`int`, defaults to 8), unet_head_dim (`int`, defaults to 64):
+            Of its transformer blocks.
+        num_inference_steps (`int`, defaults to 10):
+            Euler steps of `decode`, at times that follow a cosine.
+        guidance_scale (`float`, defaults to 0.7):
+            Weight `w` of classifier-free guidance: `(1 + w) * conditional - w * unconditional`.
+
+    Raises:
+        ValueError: where sizes disagree.
+    """
+
+    model_type = "glm4_voice_flow"
+    base_config_key = "flow_config"
+
+    vocab_size: int = 16384
+    num_mel_bins: int = 80
+    speaker_embedding_size: int = 192
+    hidden_size: int = 512
+    num_hidden_layers: int = 6
+    num_attention_heads: int = 8
+    intermediate_size: int = 2048
+    attention_block_size: int = 10
+    unet_hidden_sizes: list[int] | tuple[int, ...] = (256, 256)
+    unet_blocks_per_level: int = 4
+    unet_num_mid_levels: int = 8
+    unet_num_attention_heads: int = 8
+    unet_head_dim: int = 64
+    num_inference_steps: int = 10
+    guidance_scale: float | int = 0.7
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if self.hidden_size % (2 * self.num_attention_heads):
+            raise ValueError(
+                f"`hidden_size` must be an even multiple of `num_attention_heads`, got {self.hidden_size} and "
+                f"{self.num_attention_heads}."
+            )
+        if not self.unet_hidden_sizes or any(size % 8 for size in self.unet_hidden_sizes):
+            raise ValueError(f"`unet_hidden_sizes` must be multiples of 8, got {list(self.unet_hidden_sizes)}.")
+
+
+@strict
+class Glm4VoiceVocoderConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`Glm4VoiceVocoder`], a HiFT generator (arXiv 2309.09493). The defaults are of CosyVoice-300M's size.
+
+    Args:
+        sampling_rate (`int`, defaults to 22050):
+            Rate in Hz of the audio.
+        num_mel_bins (`int`, defaults to 80):
+            Mel bins of the frames it reads.
+        base_channels (`int`, defaults to 512):
+            Channels before the first upsampling, which halves them as each further one does.
+        f0_channels (`int`, defaults to 512):
+            Channels of the pitch predictor.
+        num_harmonics (`int`, defaults to 8):
+            Harmonics of the source beside the fundamental.
+        source_amplitude (`float`, defaults to 0.1), source_noise_std (`float`, defaults to 0.003):
+            Amplitude of its sines, and of the noise in them.
+        voiced_threshold (`float`, defaults to 10.0):
+            Pitch in Hz below which the source is noise alone.
+        upsample_rates (`list[int]`, defaults to `[8, 8]`), upsample_kernel_sizes (`list[int]`, defaults to `[16, 16]`):
+            Of the transposed convolutions.
+        istft_n_fft (`int`, defaults to 16), istft_hop_length (`int`, defaults to 4):
+            Of the inverse transform behind them, in samples.
+        resblock_kernel_sizes, resblock_dilation_sizes:
+            Of the residual blocks, averaged, behind each upsampling.
+        source_resblock_kernel_sizes, source_resblock_dilation_sizes:
+            Of those that the source goes through, one for each upsampling.
+        lrelu_slope (`float`, defaults to 0.1):
+            Slope of the rectifiers before each upsampling.
+        audio_limit (`float`, defaults to 0.99):
+            Where samples are clipped.
+
+    Raises:
+        ValueError: where sizes disagree.
+    """
+
+    model_type = "glm4_voice_vocoder"
+    base_config_key = "vocoder_config"
+
+    sampling_rate: int = 22050
+    num_mel_bins: int = 80
+    base_channels: int = 512
+    f0_channels: int = 512
+    num_harmonics: int = 8
+    source_amplitude: float | int = 0.1
+    source_noise_std: float | int = 0.003
+    voiced_threshold: float | int = 10.0
+    upsample_rates: list[int] | tuple[int, ...] = (8, 8)
+    upsample_kernel_sizes: list[int] | tuple[int, ...] = (16, 16)
+    istft_n_fft: int = 16
+    istft_hop_length: int = 4
+    resblock_kernel_sizes: list[int] | tuple[int, ...] = (3, 7, 11)
+    resblock_dilation_sizes: list[list[int]] | tuple[tuple[int, ...], ...] = ((1, 3, 5), (1, 3, 5), (1, 3, 5))
+    source_resblock_kernel_sizes: list[int] | tuple[int, ...] = (7, 11)
+    source_resblock_dilation_sizes: list[list[int]] | tuple[tuple[int, ...], ...] = ((1, 3, 5), (1, 3, 5))
+    lrelu_slope: float | int = 0.1
+    audio_limit: float | int = 0.99
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        upsamplings = len(self.upsample_rates)
+        for name in ("upsample_kernel_sizes", "source_resblock_kernel_sizes", "source_resblock_dilation_sizes"):
+            if len(getattr(self, name)) != upsamplings:
+                raise ValueError(
+                    f"`{name}` needs one entry for each of the {upsamplings} `upsample_rates`, got {getattr(self, name)}."
+                )
+        if len(self.resblock_kernel_sizes) != len(self.resblock_dilation_sizes):
+            raise ValueError(
+                "`resblock_kernel_sizes` and `resblock_dilation_sizes` must be as many, got "
+                f"{self.resblock_kernel_sizes} and {self.resblock_dilation_sizes}."
+            )
+        for rate, kernel_size in zip(self.upsample_rates, self.upsample_kernel_sizes):
+            if kernel_size < rate or (kernel_size - rate) % 2:
+                raise ValueError(
+                    f"an upsampling's kernel must be an even number of samples wider than its rate {rate}, got {kernel_size}."
+                )
+        if self.base_channels % 2**upsamplings:
+            raise ValueError(
+                f"`base_channels` must be a multiple of {2**upsamplings} for {upsamplings} upsamplings, got "
+                f"{self.base_channels}."
+            )
+
+    @property
+    def hop_length(self) -> int:
+        """Samples in a mel frame."""
+        return math.prod(self.upsample_rates) * self.istft_hop_length
+
+
+@strict
+class Glm4VoiceCodecConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`Glm4VoiceCodec`], one codebook of 12.5 speech codes per second, 16 kHz in and 22.05 kHz out.
+
+    Args:
+        tokenizer_config ([`Glm4VoiceTokenizerConfig`] or `dict`, *optional*):
+            Of what turns audio into codes.
+        flow_config ([`Glm4VoiceFlowConfig`] or `dict`, *optional*):
+            Of what turns codes into mel frames.
+        vocoder_config ([`Glm4VoiceVocoderConfig`] or `dict`, *optional*):
+            Of what turns mel frames into audio.
+        streaming_block_size (`int`, defaults to 8):
+            Codes that streaming waits for before it speaks them, all that there are.
+        streaming_overlap (`int`, defaults to 3):
+            Codes at the end of a block whose mel frames are made again with the next block and faded over.
+        streaming_context (`int`, defaults to 50):
+            Codes before a block that are decoded with it again, their mel frames given; up to an attention block more. This
+            bounds the work for a block.
+
+    Raises:
+        ValueError: where sizes of the parts disagree.
+    """
+
+    model_type = "glm4_voice_codec"
+    sub_configs_defaults = {
+        "tokenizer_config": Glm4VoiceTokenizerConfig,
+        "flow_config": Glm4VoiceFlowConfig,
+        "vocoder_config": Glm4VoiceVocoderConfig,
+    }
+
+    tokenizer_config: dict | PreTrainedConfig | None = None
+    flow_config: dict | PreTrainedConfig | None = None
+    vocoder_config: dict | PreTrainedConfig | None = None
+    streaming_block_size: int = 8
+    streaming_overlap: int = 3
+    streaming_context: int = 50
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if self.flow_config.vocab_size < self.codebook_size:
+            raise ValueError(
+                f"The tokenizer has {self.codebook_size} codes, but the flow decoder only {self.flow_config.vocab_size}."
+            )
+        if self.flow_config.num_mel_bins != self.vocoder_config.num_mel_bins:
+            raise ValueError(
+                f"The flow decoder writes {self.flow_config.num_mel_bins} mel bins, but the vocoder reads "
+                f"{self.vocoder_config.num_mel_bins}."
+            )
+        if self.streaming_block_size < 1 or self.streaming_overlap < 0:
+            raise ValueError(
+                f"`streaming_block_size` must be 1 or more and `streaming_overlap` 0 or more, got "
+                f"{self.streaming_block_size} and {self.streaming_overlap}."
+            )
+        if self.streaming_context < self.streaming_overlap:
+            raise ValueError(
+                f"`streaming_context` must be `streaming_overlap` ({self.streaming_overlap}) or more, got "
+                f"{self.streaming_context}."
+            )
+
+    @property
+    def sampling_rate(self) -> int:
+        """Rate in Hz of the audio that `encode` takes."""
+        return self.tokenizer_config.sampling_rate
+
+    @property
+    def output_sampling_rate(self) -> int:
+        """Rate in Hz of the audio that `decode` returns."""
+        return self.vocoder_config.sampling_rate
+
+    @property
+    def codebook_size(self) -> int:
+        """Number of codes."""
+        return self.tokenizer_config.codebook_size
+
+    @property
+    def hop_length(self) -> int:
+        """Samples at `sampling_rate` that one code stands for."""
+        return self.tokenizer_config.hop_length
+
+    @property
+    def frame_rate(self) -> float:
+        """Codes per second (12.5)."""
+        return self.sampling_rate / self.hop_length
+
+    def num_mel_frames(self, num_codes: int) -> int:
+        """Whole mel frames in the time of so many codes, 441 for 64 codes."""
+        mel_rate = self.vocoder_config.sampling_rate * self.hop_length
+        return num_codes * mel_rate // (self.sampling_rate * self.vocoder_config.hop_length)
+
+
+__all__ = ["Glm4VoiceCodecConfig", "Glm4VoiceFlowConfig", "Glm4VoiceTokenizerConfig", "Glm4VoiceVocoderConfig"]

@@ -1,0 +1,84 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""GLM-4-Voice's speech tokenizer: a Whisper encoder that reads blocks of 4 s from left to right, and a codebook."""
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
+
+from .configuration_glm4_voice_codec import Glm4VoiceTokenizerConfig
+
+
+def block_causal_mask(length: int, block_size: int, device: torch.device) -> torch.BoolTensor:
+    """`(length, length)`: True where a position (row) may attend: to all before it and to those of its own block."""
+    blocks = torch.arange(length, device=device) // block_size
+    return blocks[:, None] >= blocks
+
+
+class Glm4VoiceTokenizer(nn.Module):
+    """Log-mel frames (100 per second) to codes (12.5 per second)."""
+
+    def __init__(self, config: Glm4VoiceTokenizerConfig):
+        super().__init__()
+        self.config = config
+        self.conv1 = nn.Conv1d(config.num_mel_bins, config.d_model, kernel_size=3)
+        self.conv2 = nn.Conv1d(config.d_model, config.d_model, kernel_size=3, stride=2)
+        self.activation_fn = ACT2FN[config.activation_function]
+        self.embed_positions = nn.Embedding(config.max_source_positions, config.d_model)
+        self.layers = nn.ModuleList([WhisperEncoderLayer(config) for _ in range(config.encoder_layers)])
+        self.codebook = nn.Embedding(config.codebook_size, config.d_model)
+
+    def forward(
+        self, input_features: torch.FloatTensor, attention_mask: torch.Tensor
+    ) -> tuple[torch.LongTensor, torch.BoolTensor, torch.FloatTensor]:
+        r"""
+        Args:
+            input_features (`torch.FloatTensor` of shape `(batch_size, num_mel_bins, num_frames)`):
+                Log-mel frames of `WhisperFeatureExtractor`, 30 s at most; `num_frames` is a multiple of the 8 of a code.
+            attention_mask (`torch.Tensor` of shape `(batch_size, num_frames)`):
+                1 on audio, 0 on the padding behind it.
+
+        Returns:
+            `tuple`: codes of shape `(batch_size, num_codes)`; True where they stand for audio of the row, of the same
+            shape; the latents that they are nearest to, `(batch_size, num_codes, d_model)`.
+
+        Raises:
+            ValueError: the number of mel bins or frames is wrong.
+        """
+        config = self.config
+        frames_per_code, max_frames = 2 * config.pooling_kernel_size, 2 * config.max_source_positions
+        if input_features.ndim != 3 or input_features.shape[1] != config.num_mel_bins:
+            raise ValueError(
+                f"`input_features` must be (batch_size, {config.num_mel_bins} mel bins, num_frames), got "
+                f"{tuple(input_features.shape)}."
+            )
+        num_frames = input_features.shape[2]
+        if not 0 < num_frames <= max_frames or num_frames % frames_per_code:
+            raise ValueError(
+                f"`input_features` must have 1 to {max_frames} frames, a multiple of {frames_per_code}, got {num_frames}."
+            )
+        # causal: as many frames of zeros in front as the kernel is wide, but for one
+        hidden_states = self.activation_fn(self.conv1(nn.functional.pad(input_features, (2, 0))))
+        hidden_states = self.activation_fn(self.conv2(nn.functional.pad(hidden_states, (2, 0)))).transpose(1, 2)
+        hidden_states = hidden_states + self.embed_positions.weight[: hidden_states.shape[1]]
+
+        attention_mask = attention_mask[:, ::2].bool()
+        allowed = block_causal_mask(hidden_states.shape[1], config.attention_block_size, hidden_states.device)
+        allowed = (allowed & attention_mask[:, None])[:, None]
+        bias = torch.zeros_like(allowed, dtype=hidden_states.dtype)
+        bias = bias.masked_fill(~allowed, torch.finfo(hidden_states.dtype).min)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, bias)
+
+        latents = hidden_states.unflatten(1, (-1, config.pooling_kernel_size)).mean(2)
+        return self.quantize(latents), attention_mask[:, :: config.pooling_kernel_size], latents
+
+    def quantize(self, latents: torch.FloatTensor) -> torch.LongTensor:
+        """Codes `(...)` of the codebook's vectors nearest to `latents` `(..., d_model)`, in float32."""
+        vectors, latents = self.codebook.weight.float(), latents.float()
+        # the distance's square without the latent's own, which is the same for all vectors
+        return (vectors.square().sum(-1) - 2 * latents @ vectors.T).argmin(-1)
+
+
+__all__ = ["Glm4VoiceTokenizer", "block_causal_mask"]
