@@ -82,11 +82,13 @@ def render_model_card(
         repo_id, revision = record.get("repo_id"), revision or record.get("revision")
     stage = record.get("stage")
     model_id = repo_id or folder.resolve().name
+    name = model_id.rpartition("/")[2]
     log_history = state.get("log_history", [])
     if converted_from is None and not record and metadata.get("base_model_relation") == CONVERTED:
         converted_from = metadata["base_model"]
     base_model = converted_from or base_model_of(record, repo_id)
     dataset = record.get("dataset", {})
+    evaluations = eval_results(results, dataset.get("repo_id")) if results else []
     data = ModelCardData(
         license=license or metadata.get("license") or record.get("license") or DEFAULT_LICENSE,
         language=language or metadata.get("language") or record.get("language") or DEFAULT_LANGUAGE,
@@ -97,14 +99,14 @@ def render_model_card(
         base_model_relation=(CONVERTED if converted_from else "finetune") if base_model else None,
         datasets=[dataset["repo_id"]] if "repo_id" in dataset else None,
         metrics=["wer", "accuracy"] if results else None,
-        model_name=model_id.rpartition("/")[2],
-        eval_results=(eval_results(results, dataset.get("repo_id")) or None) if results else None,
+        model_name=name if evaluations else None,
+        eval_results=evaluations or None,
     )
     return ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
         written_by_us=WRITTEN_BY_US,
-        name=data.model_name,
+        name=name,
         model_id=model_id,
         revision=revision if repo_id else None,
         is_on_hub=repo_id is not None,
@@ -179,7 +181,7 @@ def check_metadata(card: ModelCard, path: str | Path = CARD_FILE) -> None:
 
 def base_model_of(record: dict, repo_id: str | None) -> str | None:
     """The model on the Hub that a run started from or, where that was a stage in the same repository, its base model."""
-    starts_from = record.get("starts_from", {}).get("repo_id")
+    starts_from = (record.get("starts_from") or {}).get("repo_id")
     return record.get("base_model") if starts_from in (None, repo_id) else starts_from
 
 

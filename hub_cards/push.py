@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from httpx2 import RequestError
@@ -32,6 +33,7 @@ from .model_card import (
     TRAINING_RECORD_FILE,
     check_metadata,
     is_ours,
+    read_json,
     read_model_config,
     write_model_card,
 )
@@ -148,7 +150,7 @@ def check_for_secrets(path: Path, secrets: dict[str, str]) -> None:
 def push_folder(
     folder: str | Path,
     repo_id: str,
-    revisions: list[str | None] = (None,),
+    revision: str | None = None,
     private: bool | None = None,
     commit_message: str = "Upload model",
     with_checkpoints: bool = False,
@@ -163,7 +165,7 @@ def push_folder(
     Args:
         folder: of the model.
         repo_id: such as `"user/name"`; it is created if there is none.
-        revisions: branches, one after the other, each created if there is none; None is the main one.
+        revision: branch, created if there is none. By default the main one and, before it, that of the model's stage.
         private: whether a new repository is private; by default as the owner's account has it.
         commit_message: the first line of the commit.
         with_checkpoints: as of [`plan_push`].
@@ -176,34 +178,35 @@ def push_folder(
         FileNotFoundError, ValueError: as of [`plan_push`], or the card lacks metadata. Nothing was sent.
         PushError: the Hub refused, or could not be reached.
     """
-    api = api or HfApi()
-    # the snippet of the card loads from the first
-    prepare_card(folder, repo_id, revisions[0])
+    api, folder = api or HfApi(), Path(folder)
+    read_model_config(folder)
+    revisions = [revision] if revision else default_revisions(read_json(folder / TRAINING_RECORD_FILE) or {})
+    if is_ours(folder / CARD_FILE):
+        # its snippet loads from the first
+        write_model_card(folder, repo_id=repo_id, revision=revisions[0])
     plan = plan_push(folder, with_checkpoints, {"the token of the Hub": api.token} if api.token else None)
-    check_metadata(ModelCard.load(Path(folder) / CARD_FILE), Path(folder) / CARD_FILE)
+    card = ModelCard.load(folder / CARD_FILE)
+    check_metadata(card, folder / CARD_FILE)
     repo_id = create_repository(repo_id, private, api)
-    for revision in revisions:
-        if revision is not None:
-            call_hub(lambda branch=revision: api.create_branch(repo_id, branch=branch, exist_ok=True), repo_id, api)
-        commit = call_hub(
-            lambda branch=revision: api.upload_folder(
-                repo_id=repo_id,
-                folder_path=folder,
-                revision=branch,
-                commit_message=commit_message,
-                allow_patterns=[glob.escape(path) for path in plan.files],
-                delete_patterns=REPLACED_FILES,
-            ),
-            repo_id,
-            api,
+    for branch in revisions:
+        if branch is not None:
+            call_hub(partial(api.create_branch, repo_id, branch=branch, exist_ok=True), repo_id, api)
+        upload = partial(
+            api.upload_folder,
+            repo_id=repo_id,
+            folder_path=folder,
+            revision=branch,
+            commit_message=commit_message,
+            allow_patterns=[glob.escape(path) for path in plan.files],
+            delete_patterns=REPLACED_FILES,
         )
+        commit = call_hub(upload, repo_id, api)
     return commit.commit_url
 
 
-def prepare_card(folder: str | Path, repo_id: str, revision: str | None) -> None:
-    """Writes the card for a place on the Hub, unless the one that is there was edited by hand."""
-    if is_ours(Path(folder) / CARD_FILE):
-        write_model_card(folder, repo_id=repo_id, revision=revision)
+def default_revisions(record: dict) -> list[str | None]:
+    """The branches of a model, by the record of its training: that of its stage, if it is one, and the main one (None)."""
+    return [f"stage{record['stage']}", None] if "stage" in record else [None]
 
 
 def create_repository(

@@ -56,10 +56,18 @@ def build_from_language_model(
     Args:
         name_or_path: such as `"Qwen/Qwen2.5-7B-Instruct"`.
         codec ([`PreTrainedAudioTokenizerBase`]): the speech codec.
-        kwargs: of `from_pretrained`, such as `dtype` and `attn_implementation`.
+        kwargs: of `from_pretrained`, such as `dtype`, `attn_implementation` and `revision`.
+
+    Raises:
+        ValueError: it is a model of another kind.
     """
-    tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+    tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=kwargs.get("revision"))
     language_model = AutoModelForCausalLM.from_pretrained(name_or_path, **kwargs)
+    if not (hasattr(language_model, "model") and hasattr(language_model, "lm_head")):
+        raise ValueError(
+            f"{name_or_path} has a model of the type {language_model.config.model_type!r}; stage 1 starts from a decoder-only "
+            "language model such as Qwen2."
+        )
     add_audio_tokens(tokenizer, codec.config.codebook_size)
     language_model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=VOCAB_MULTIPLE)
     config = VitaAudioConfig(text_config=language_model.config, **vocabulary_of(tokenizer, codec))

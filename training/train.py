@@ -5,30 +5,33 @@
     python -m training.train --config training/configs/mini/stage1.yaml [--learning_rate 1e-3 ...]
     accelerate launch --config_file training/configs/accelerate/fsdp.yaml -m training.train --config ...
 
-A run that was stopped goes on where it was when it is started again. The trained model, its processor and the curves of
-its losses are in `output_dir`, from where the next stage takes them.
+A run that was stopped goes on where it was when it is started again. `output_dir` ends as a complete repository: the trained
+model, its processor, their code, the record of the run, the curves of its losses and the card. The next stage takes the model
+from there or, where `push_to_hub` has sent it (see `training.hub`), from the Hub:
+
+    ... --stage 1 --push_to_hub --hub_model_id user/name
+    ... --stage 2 --push_to_hub --hub_model_id user/name --model_name_or_path user/name --model_revision stage1
 """
 
-import os
-import shutil
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import datasets
 import torch
+from huggingface_hub import HfApi
 from transformers import AutoConfig, AutoModel, set_seed
 from trl import TrlParser
 
+from hub_cards.push import PushError, create_repository
 from modeling_vita_audio import VitaAudioConfig, VitaAudioForConditionalGeneration
 from processing import VitaAudioProcessor
 from processing.interleaving_vita_audio import check_interleave_pattern
 
 from .data import build_training_dataset, conversation_texts, load_conversations
+from .hub import describe_start, find_checkpoint, hub_revision, place_of
 from .initialize import build_from_language_model, build_from_nothing
 from .trainer import VitaAudioSFTConfig, VitaAudioSFTTrainer, last_complete_checkpoint
-
-
-UNFINISHED_FOLDER = "unfinished"
 
 
 @dataclass
@@ -56,9 +59,13 @@ class VitaAudioScriptArguments:
     model_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "Model to start from: the `output_dir` of the stage before or, for stage 1, a language model of "
+            "help": "Model to start from: the `output_dir` or Hub id of the stage before or, for stage 1, a language model of "
             "transformers such as `Qwen/Qwen2.5-7B-Instruct`. Without it, stage 1 starts from nothing with `text_config`."
         },
+    )
+    model_revision: str | None = field(
+        default=None,
+        metadata={"help": "Branch, tag or commit of `model_name_or_path` on the Hub, such as `stage1`."},
     )
     codec_name_or_path: str | None = field(
         default=None, metadata={"help": "Speech codec that stage 1 puts into the processor. Later stages keep theirs."}
@@ -75,6 +82,12 @@ class VitaAudioScriptArguments:
         default=None, metadata={"help": "`sdpa` (default), `flash_attention_2`, `flash_attention_3` or `eager`."}
     )
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads of torch; all by default."})
+    license: str | None = field(
+        default=None, metadata={"help": "Licence on the model's card; that of the model it starts from by default."}
+    )
+    language: list[str] | None = field(
+        default=None, metadata={"help": "Languages on the model's card, such as `en`; by default as `license`."}
+    )
 
     def __post_init__(self):
         if self.model_name_or_path is None and self.text_config is None:
@@ -82,24 +95,33 @@ class VitaAudioScriptArguments:
 
 
 def load_model_and_processor(
-    script_args: VitaAudioScriptArguments, conversations: datasets.Dataset, checkpoint: str | None
+    script_args: VitaAudioScriptArguments, stage: int, conversations: datasets.Dataset, checkpoint: str | None
 ) -> tuple[VitaAudioForConditionalGeneration, VitaAudioProcessor]:
     """
     What the stage starts from or, where it can be loaded from there, goes on with: a tokenizer trained once more could be
     another one if the conversations have changed.
 
     Raises:
-        ValueError: a start of stage 1 has no codec.
+        ValueError: a start of stage 1 has no codec, or that of another stage no model of ours.
+        OSError: there is no such model or revision.
     """
     model_kwargs = {"dtype": getattr(torch, script_args.dtype)}
     if script_args.attn_implementation is not None:
         model_kwargs["attn_implementation"] = script_args.attn_implementation
-    name_or_path = script_args.model_name_or_path
+    name_or_path, revision = script_args.model_name_or_path, script_args.model_revision
     if checkpoint is not None and any(Path(checkpoint).glob("model*.safetensors")):
-        name_or_path = checkpoint
-    if name_or_path is not None and isinstance(AutoConfig.from_pretrained(name_or_path), VitaAudioConfig):
-        processor = VitaAudioProcessor.from_pretrained(name_or_path)
-        return VitaAudioForConditionalGeneration.from_pretrained(name_or_path, **model_kwargs), processor
+        name_or_path, revision = checkpoint, None
+    model_kwargs["revision"] = revision
+    if name_or_path is not None:
+        config = AutoConfig.from_pretrained(name_or_path, revision=revision)
+        if isinstance(config, VitaAudioConfig):
+            processor = VitaAudioProcessor.from_pretrained(name_or_path, revision=revision)
+            return VitaAudioForConditionalGeneration.from_pretrained(name_or_path, **model_kwargs), processor
+        if stage > 1:
+            raise ValueError(
+                f"Stage {stage} starts from the model of the stage before, but {name_or_path} has a model of the type "
+                f"{config.model_type!r}."
+            )
 
     if script_args.codec_name_or_path is None:
         raise ValueError("Stage 1 needs a speech codec: give its `codec_name_or_path`.")
@@ -116,42 +138,16 @@ def load_model_and_processor(
     return model.to(model_kwargs["dtype"]), processor
 
 
-def save_whole(trainer: VitaAudioSFTTrainer, output_dir: str) -> None:
-    """Saves model and processor beside `output_dir`'s files and then puts them in place, the weights last."""
-    unfinished = Path(output_dir) / UNFINISHED_FOLDER
-    try:
-        trainer.save_model(str(unfinished))
-        if trainer.is_world_process_zero():
-            # pickled, and full of this machine's paths
-            (unfinished / "training_args.bin").unlink(missing_ok=True)
-            for path in sorted(unfinished.iterdir(), key=lambda path: (path.suffix == ".safetensors", path.name)):
-                target = Path(output_dir) / path.name
-                if path.is_dir():
-                    shutil.rmtree(target, ignore_errors=True)
-                os.replace(path, target)
-    finally:
-        if trainer.is_world_process_zero():
-            shutil.rmtree(unfinished, ignore_errors=True)
-    trainer.accelerator.wait_for_everyone()
-
-
-def plot_losses(log_history: list[dict], path: Path) -> None:
-    """Draws the losses of a trainer's log over the steps."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    names = sorted({name for entry in log_history for name in entry if "loss" in name and name != "train_loss"})
-    for name in names:
-        points = [(entry["step"], entry[name]) for entry in log_history if name in entry]
-        axes.plot(*zip(*points), label=name, linewidth=2 if name == "loss" else 1)
-    axes.set(xlabel="step", ylabel="loss (nats)")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
-    figure.savefig(path)
-    pyplot.close(figure)
+def describe_origin(script_args: VitaAudioScriptArguments, num_examples: int) -> dict:
+    """What the model's card says of where the run came from."""
+    origin = {
+        **describe_start(script_args.model_name_or_path, script_args.model_revision),
+        "dataset": place_of(script_args.dataset_name),
+        "tasks": script_args.tasks,
+        "num_examples": num_examples,
+    }
+    given = {"license": script_args.license, "language": script_args.language}
+    return origin | {name: value for name, value in given.items() if value is not None}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -168,6 +164,13 @@ def main(argv: list[str] | None = None) -> None:
     set_seed(training_args.seed)
     # what `datasets` makes on the way lies in a temporary folder and is gone at the end
     datasets.disable_caching()
+    if training_args.push_to_hub and training_args.process_index == 0:
+        # before the work: what the Hub refuses now, it would refuse at the end
+        name = training_args.hub_model_id or Path(training_args.output_dir).absolute().name
+        create_repository(name, training_args.hub_private_repo, HfApi(token=training_args.hub_token))
+    checkpoint = training_args.resume_from_checkpoint or last_complete_checkpoint(training_args.output_dir)
+    if checkpoint is not None:
+        checkpoint = find_checkpoint(checkpoint, hub_revision(training_args), training_args.hub_token)
 
     def load_split(split: str) -> datasets.Dataset:
         with training_args.main_process_first(desc="reading conversations"):
@@ -176,8 +179,7 @@ def main(argv: list[str] | None = None) -> None:
     conversations = {"train": load_split(script_args.dataset_train_split)}
     if training_args.eval_strategy != "no":
         conversations["test"] = load_split(script_args.dataset_test_split)
-    checkpoint = training_args.resume_from_checkpoint or last_complete_checkpoint(training_args.output_dir)
-    model, processor = load_model_and_processor(script_args, conversations["train"], checkpoint)
+    model, processor = load_model_and_processor(script_args, training_args.stage, conversations["train"], checkpoint)
     if training_args.interleave_pattern is not None:
         check_interleave_pattern(training_args.interleave_pattern)
         processor.interleave_pattern = training_args.interleave_pattern
@@ -198,14 +200,21 @@ def main(argv: list[str] | None = None) -> None:
         eval_dataset=examples.get("test"),
         processing_class=processor,
     )
+    trainer.origin = describe_origin(script_args, len(examples["train"]))
     trainer.train(resume_from_checkpoint=checkpoint)
-    save_whole(trainer, training_args.output_dir)
-    if trainer.is_world_process_zero():
-        trainer.save_state()
-        plot_losses(trainer.state.log_history, Path(training_args.output_dir) / "losses.png")
-    trainer.accelerator.print(f"The model of stage {training_args.stage} is in {training_args.output_dir}.")
-    trainer.end()
+    place = training_args.output_dir
+    try:
+        if training_args.push_to_hub:
+            place += f" and at {trainer.push_to_hub()}"
+        else:
+            trainer.save_repository()
+        trainer.accelerator.print(f"The model of stage {training_args.stage} is in {place}.")
+    finally:
+        trainer.end()
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except PushError as error:
+        sys.exit(f"training.train: error: {error}")

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import torch
 from transformers import Trainer
+from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTConfig, SFTTrainer
 
 from modeling_vita_audio import MCTP_MODES, VitaAudioForConditionalGeneration
 
 from .collator import PackedRowsCollator
+from .hub import HubMixin
 
 
 # Written last into a checkpoint's folder: without it, the checkpoint is not whole.
@@ -133,9 +135,9 @@ def prepare_model_for_stage(model: VitaAudioForConditionalGeneration, stage: int
     model.config.lm_loss_weight = float(plan.trains_language_model)
 
 
-class VitaAudioSFTTrainer(SFTTrainer):
+class VitaAudioSFTTrainer(HubMixin, SFTTrainer):
     """
-    Trains one stage of a [`VitaAudioForConditionalGeneration`].
+    Trains one stage of a [`VitaAudioForConditionalGeneration`]. How it is pushed to the Hub, see [`~training.hub.HubMixin`].
 
     Args:
         model ([`VitaAudioForConditionalGeneration`]): the model of the stage before. MCTP modules are added to it.
@@ -199,6 +201,11 @@ class VitaAudioSFTTrainer(SFTTrainer):
             if resume_from_checkpoint is None:
                 raise ValueError(f"There is no complete checkpoint in {self.args.output_dir}.")
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None):
+        super()._save(output_dir, state_dict)
+        # pickled, with the Hub's token and this machine's paths in it
+        Path(output_dir or self.args.output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def _save_checkpoint(self, model, trial):
         folder = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")

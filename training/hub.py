@@ -1,0 +1,333 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The pushing of transformers' `Trainer`, with its arguments, for whole repositories: model, processor, codec, code and card."""
+
+import json
+import os
+import platform
+import re
+import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import datasets
+import torch
+import transformers
+import trl
+from accelerate.logging import get_logger
+from huggingface_hub import HfApi, snapshot_download
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
+from transformers.utils import cached_file
+
+from hub_cards.model_card import (
+    CARD_FILE,
+    TRAINER_STATE_FILE,
+    TRAINING_RECORD_FILE,
+    is_ours,
+    metadata_of,
+    read_json,
+    write_model_card,
+)
+from hub_cards.push import PushError, call_hub, create_repository, default_revisions, push_folder
+from processing.export import add_code, add_to_json
+
+
+logger = get_logger(__name__)
+
+UNFINISHED_FOLDER = "unfinished"
+STAGING_PREFIX = ".push-"
+LAST_CHECKPOINT = "last-checkpoint"
+LINKED_SUFFIXES = {".safetensors", ".pt", ".pth"}
+
+# The settings that a card shows: these and no others, for among the others are tokens and this machine's paths.
+RECORDED_SETTINGS = (
+    "learning_rate",
+    "mctp_learning_rate_multiplier",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "optim",
+    "adam_beta1",
+    "adam_beta2",
+    "weight_decay",
+    "max_grad_norm",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "num_train_epochs",
+    "max_steps",
+    "max_length",
+    "packing",
+    "bf16",
+    "fp16",
+    "gradient_checkpointing",
+    "num_mctp_modules",
+    "interleave_pattern",
+    "seed",
+)
+
+
+def place_of(name_or_path: str, revision: str | None = None) -> dict:
+    """Where something is: `repo_id` and `revision` on the Hub or, without the rest of its path, the `folder` or file here."""
+    if os.path.exists(name_or_path):
+        return {"folder": Path(name_or_path).resolve().name}
+    return {"repo_id": name_or_path, "revision": revision}
+
+
+def describe_start(name_or_path: str | None, revision: str | None = None) -> dict:
+    """
+    What a run starts from, for its record.
+
+    Args:
+        name_or_path: of the stage before or of a language model, a folder or a Hub id; None for a start from nothing.
+        revision: of the Hub id.
+
+    Returns:
+        `dict`: `starts_from`, a place or None; `stages`, the places of the stages before; `base_model`, the Hub id of the language
+        model that the first of them started from, or None; and, where its card has them, `license` and `language`.
+    """
+    if name_or_path is None:
+        return {"starts_from": None, "stages": [], "base_model": None}
+
+    def find(file: str) -> Path:
+        path = cached_file(
+            name_or_path,
+            file,
+            revision=revision,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        return Path(path or os.devnull)
+
+    place = place_of(name_or_path, revision)
+    card = metadata_of(find(CARD_FILE))
+    start = {key: card[key] for key in ("license", "language") if key in card}
+    record = read_json(find(TRAINING_RECORD_FILE))
+    if record is None:
+        return start | {"starts_from": place, "stages": [], "base_model": place.get("repo_id")}
+    if "folder" in place and record.get("repo_id"):
+        place = {key: record[key] for key in ("repo_id", "revision")}
+    stages = [*record["stages"], {"stage": record["stage"], **place}]
+    return start | {"starts_from": place, "stages": stages, "base_model": record["base_model"]}
+
+
+def hub_revision(args) -> str:
+    """The branch that a run pushes to while it goes on."""
+    return args.hub_revision or default_revisions({"stage": args.stage})[0]
+
+
+def find_checkpoint(name_or_path: str, revision: str, token: str | None = None) -> str:
+    """
+    The checkpoint that a run goes on from: a folder or, of a Hub id, what `hub_strategy` `checkpoint` or `all_checkpoints` has
+    pushed there.
+
+    Raises:
+        ValueError: the repository has no checkpoint.
+        PushError: there is no such repository or revision.
+    """
+    if os.path.isdir(name_or_path):
+        return name_or_path
+    api = HfApi(token=token)
+    files = call_hub(lambda: api.list_repo_files(name_or_path, revision=revision), name_or_path, api)
+    steps = {}
+    for file in files:
+        if match := re.match(rf"({LAST_CHECKPOINT}|{PREFIX_CHECKPOINT_DIR}-(\d+))/trainer_state\.json", file):
+            steps[int(match[2] or 0)] = match[1]
+    if not steps:
+        raise ValueError(
+            f"{name_or_path} at {revision} has no checkpoint to go on from; `hub_strategy` `checkpoint` pushes the last one."
+        )
+    folder = steps[max(steps)]
+    root = call_hub(
+        lambda: snapshot_download(name_or_path, revision=revision, allow_patterns=f"{folder}/*", token=token),
+        name_or_path,
+        api,
+    )
+    return os.path.join(root, folder)
+
+
+def link_or_copy(source: str, target: str) -> None:
+    """Links what is large and will not be changed, where the disk can; copies the rest."""
+    try:
+        if Path(source).suffix in LINKED_SUFFIXES:
+            os.link(source, target)
+            return
+    except OSError:
+        pass
+    shutil.copy2(source, target)
+
+
+class HubMixin:
+    r"""
+    For a [`~transformers.Trainer`] whose `args` have a `stage`. `push_to_hub`, `hub_model_id`, `hub_strategy`, `hub_token`,
+    `hub_private_repo` and `hub_always_push` mean what they mean there.
+
+    Pushes go to the branch `hub_revision`. Without one they go to `stage1` to `stage4` and, at the end of the run, to the main
+    branch as well, which therefore has the newest model that was trained to its end.
+
+    A push in the midst of a run that fails is a warning. The one at the end is made when the model is whole in `output_dir`:
+    where it fails, [`PushError`] says what to type to make it again.
+
+    Attributes:
+        origin (`dict`): for the card, what the trainer cannot know: what [`describe_start`] returns, and `dataset`, `tasks`,
+            `num_examples`, `license` and `language`.
+    """
+
+    origin: dict = {}
+    push_in_progress: Future | None = None
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        if not self.is_world_process_zero():
+            return
+        for leftover in Path(self.args.output_dir).glob(f"{STAGING_PREFIX}*"):
+            shutil.rmtree(leftover)
+        name = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
+        private = self.args.hub_private_repo if private is None else private
+        self.hub_model_id = create_repository(name, private, HfApi(token=token or self.args.hub_token))
+
+    def create_model_card(self, *args, **kwargs) -> None:
+        """The card is written where a repository is; TRL calls this at every checkpoint."""
+
+    def describe_run(self) -> dict:
+        """The record of the run that its card is written from."""
+        settings = self.args.to_dict()
+        # one of the two says how long the run is
+        del settings["num_train_epochs" if self.args.max_steps > 0 else "max_steps"]
+        device = self.args.device
+        return {
+            "stage": self.args.stage,
+            "repo_id": self.hub_model_id,
+            "revision": hub_revision(self.args) if self.hub_model_id else None,
+            **self.origin,
+            "settings": {name: settings[name] for name in RECORDED_SETTINGS if settings.get(name) is not None},
+            "hardware": {
+                "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+                "processes": self.args.world_size,
+            },
+            "versions": {module.__name__: module.__version__ for module in (transformers, trl, datasets, torch)}
+            | {"python": platform.python_version()},
+        }
+
+    def complete_repository(self, folder: Path) -> None:
+        """Adds to the saved model and processor their code and the record of the run."""
+        add_code(folder, self.processing_class)
+        record = json.dumps(self.describe_run(), indent=2)
+        (folder / TRAINING_RECORD_FILE).write_text(record + "\n", encoding="utf-8")
+        self.state.save_to_json(str(folder / TRAINER_STATE_FILE))
+        best = self.state.best_model_checkpoint
+        add_to_json(folder / TRAINER_STATE_FILE, {"best_model_checkpoint": best and Path(best).name})
+
+    def save_repository(self) -> None:
+        """Writes the complete repository beside `output_dir`'s files and then puts it in place, the weights last."""
+        output_dir = Path(self.args.output_dir)
+        unfinished = output_dir / UNFINISHED_FOLDER
+        try:
+            self.save_model(str(unfinished), _internal_call=True)
+            if self.is_world_process_zero():
+                self.complete_repository(unfinished)
+                for path in sorted(unfinished.iterdir(), key=lambda path: (path.suffix == ".safetensors", path.name)):
+                    target = output_dir / path.name
+                    if path.is_dir():
+                        shutil.rmtree(target, ignore_errors=True)
+                    os.replace(path, target)
+                if is_ours(output_dir / CARD_FILE):
+                    write_model_card(output_dir)
+        finally:
+            if self.is_world_process_zero():
+                shutil.rmtree(unfinished, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = None,
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+    ) -> str | Future | None:
+        """
+        Saves the complete repository into `output_dir` and pushes it.
+
+        Args:
+            commit_message: by default, the end of the stage.
+            blocking: whether to return when all is pushed.
+            token, revision, private: by default `hub_token`, `hub_revision` and `hub_private_repo`.
+
+        Returns:
+            `str`: URL of the commit or, not blocking, a [`Future`] of it; None in all but the main process.
+
+        Raises:
+            PushError: the Hub refused, or could not be reached; the model is whole in `output_dir`.
+        """
+        if self.hub_model_id is None:
+            self.init_hf_repo(token, private)
+        self.save_repository()
+        if not self.is_world_process_zero():
+            return None
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        self._finish_current_push()
+
+        def push() -> str:
+            try:
+                return push_folder(
+                    self.args.output_dir,
+                    self.hub_model_id,
+                    revision=revision or self.args.hub_revision,
+                    commit_message=commit_message or f"Stage {self.args.stage}",
+                    api=HfApi(token=token or self.args.hub_token),
+                )
+            except PushError as error:
+                branch = f" --revision {self.args.hub_revision}" if self.args.hub_revision else ""
+                raise PushError(
+                    f"{error} The model is whole in {self.args.output_dir}; push it again with: "
+                    f"vita-audio push {self.args.output_dir} {self.hub_model_id}{branch}"
+                ) from error
+
+        return push() if blocking else self._push_in_background(push)
+
+    def _push_in_background(self, push) -> Future:
+        executor = ThreadPoolExecutor(max_workers=1)
+        self.push_in_progress = executor.submit(push)
+        executor.shutdown(wait=False)
+        return self.push_in_progress
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
+            return
+        if self.push_in_progress is not None and not self.push_in_progress.done():
+            if not self.args.hub_always_push:
+                return
+            self._finish_current_push()
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        step = self.state.global_step
+        # a folder of its own: the checkpoint may be deleted while it is on its way
+        staging = Path(self.args.output_dir) / f"{STAGING_PREFIX}{step}"
+        shutil.rmtree(staging, ignore_errors=True)
+        leave_out = shutil.ignore_patterns("*.pt", "*.pth", "*.bin", "*.tmp", CARD_FILE)
+        shutil.copytree(checkpoint_folder, staging, copy_function=link_or_copy, ignore=leave_out)
+        self.complete_repository(staging)
+        with_checkpoints = self.args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
+        if with_checkpoints:
+            is_last = self.args.hub_strategy == HubStrategy.CHECKPOINT
+            name = LAST_CHECKPOINT if is_last else Path(checkpoint_folder).name
+            shutil.copytree(checkpoint_folder, staging / name, copy_function=link_or_copy)
+
+        def push() -> None:
+            try:
+                push_folder(
+                    staging,
+                    self.hub_model_id,
+                    revision=hub_revision(self.args),
+                    commit_message=f"Stage {self.args.stage}, training in progress, step {step}",
+                    with_checkpoints=with_checkpoints,
+                    api=HfApi(token=self.args.hub_token),
+                )
+            except (OSError, ValueError) as error:
+                logger.warning(f"Step {step} was not pushed, and the run goes on: {error}")
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+
+        self._push_in_background(push)
+
+    def _finish_current_push(self) -> None:
+        if self.push_in_progress is not None and not self.push_in_progress.done():
+            logger.info("Waiting for the push of a checkpoint to end.")
+            self.push_in_progress.exception()
