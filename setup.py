@@ -37,7 +37,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["modeling_vita_audio*", "processing*", "training*", "hub_cards*"]),
-    package_data={"training": ["configs/**/*.yaml", "metrics/*/*.py"]},
+    package_data={"training": ["configs/**/*.yaml", "metrics/*/*.py"], "hub_cards": ["templates/*.jinja"]},
     install_requires=[
         # torchaudio is not needed, but where it is installed transformers imports it: 2.11 is its last release, and
         # torch 2.15 no longer loads that one

@@ -28,6 +28,7 @@ RESULTS_FILE = "results.json"
 RESULTS_PICTURE = "results.png"
 LOSSES_PICTURE = "losses.png"
 SAMPLE_QUESTION = "sample_question.wav"
+FILES_OF_THE_CARD = (TRAINING_RECORD_FILE, TRAINER_STATE_FILE, RESULTS_FILE, RESULTS_PICTURE, SAMPLE_QUESTION)
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.jinja"
 

@@ -35,6 +35,7 @@ from .model_card import (
     is_ours,
     read_json,
     read_model_config,
+    render_model_card,
     write_model_card,
 )
 
@@ -202,6 +203,24 @@ def push_folder(
         )
         commit = call_hub(upload, repo_id, api)
     return commit.commit_url
+
+
+def describe_push(folder: str | Path, repo_id: str, revision: str | None = None) -> str:
+    """
+    What [`push_folder`] would send, without the Hub and without writing anything.
+
+    Raises:
+        FileNotFoundError, ValueError: as of [`push_folder`].
+    """
+    folder = Path(folder)
+    read_model_config(folder)
+    revisions = [revision] if revision else default_revisions(read_json(folder / TRAINING_RECORD_FILE) or {})
+    path, plan = folder / CARD_FILE, plan_push(folder)
+    card = render_model_card(folder, repo_id, revisions[0]) if is_ours(path) else ModelCard.load(path)
+    check_metadata(card, path)
+    plan.files[CARD_FILE] = len(str(card).encode())
+    branches = " and ".join(branch or constants.DEFAULT_REVISION for branch in revisions)
+    return f"Would be sent to {repo_id}, {branches}:\n{plan}"
 
 
 def default_revisions(record: dict) -> list[str | None]:

@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -60,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     model.add_argument(
         "--model", default=str(DEFAULT_MODEL), help="folder or Hub id (default: the shipped small model)"
     )
+    model.add_argument("--revision", help="branch, tag or commit of a Hub id (default: its main branch)")
     model.add_argument("--device", default="cpu", help="such as cpu or cuda:0 (default: cpu)")
     # Generation and speech decoding run in a thread each. On two busy cores, more threads inside of each make them wait for one
     # another: a hundred times slower, measured with a small model.
@@ -101,6 +103,24 @@ def build_parser() -> argparse.ArgumentParser:
     export = commands.add_parser("export", parents=[model], help="write a complete Hub repository")
     export.add_argument("folder", help="a folder that does not exist or is empty")
     export.set_defaults(run=run_export)
+
+    place = argparse.ArgumentParser(add_help=False)
+    place.add_argument("folder", help="a model that training or vita-audio export has written")
+    place.add_argument("--revision", help="branch (default: the main one and, of a training stage, stage1 to stage4)")
+
+    push = commands.add_parser("push", parents=[place], help="send a folder with its card to the Hub")
+    push.add_argument("repo_id", metavar="REPO", help="such as user/name; created if there is none")
+    push.add_argument("--private", action="store_true", default=None, help="make a new repository private")
+    push.add_argument("--dry-run", "--dry_run", action="store_true", help="only list what would be sent")
+    push.set_defaults(run=run_push)
+
+    card = commands.add_parser("card", parents=[place], help="write the card from the files of a folder")
+    card.add_argument("--repo-id", help="where it will be, for its snippet (default: as training has pushed it)")
+    card.add_argument("--license", help="such as apache-2.0 (default: as it was, or as training was told)")
+    card.add_argument("--language", nargs="+", help="such as en (default: as it was, or as training was told)")
+    card.add_argument("--converted-from", metavar="REPO", help="the released checkpoint that this was converted from")
+    card.add_argument("--overwrite", action="store_true", help="even a card that was edited by hand")
+    card.set_defaults(run=run_card)
     return parser
 
 
@@ -141,9 +161,34 @@ def run_speak(arguments) -> int:
 
 def run_export(arguments) -> int:
     pipe = load_pipeline(arguments)
+    from hub_cards.model_card import FILES_OF_THE_CARD, write_model_card
+
     from .export import export_repository
 
-    print(export_repository(pipe.model, pipe.processor, arguments.folder))
+    folder = export_repository(pipe.model, pipe.processor, arguments.folder)
+    for name in FILES_OF_THE_CARD:
+        if (Path(arguments.model) / name).is_file():
+            shutil.copyfile(Path(arguments.model) / name, folder / name)
+    write_model_card(folder, overwrite=True)
+    print(folder)
+    return 0
+
+
+def run_push(arguments) -> int:
+    from hub_cards.push import describe_push, push_folder
+
+    if arguments.dry_run:
+        print(describe_push(arguments.folder, arguments.repo_id, arguments.revision))
+    else:
+        print(push_folder(arguments.folder, arguments.repo_id, arguments.revision, arguments.private))
+    return 0
+
+
+def run_card(arguments) -> int:
+    from hub_cards.model_card import write_model_card
+
+    names = ("repo_id", "revision", "license", "language", "converted_from", "overwrite")
+    print(write_model_card(arguments.folder, **{name: getattr(arguments, name) for name in names}))
     return 0
 
 
@@ -152,7 +197,7 @@ def load_pipeline(arguments):
         raise FileNotFoundError(f"There is no model folder {arguments.model}; --model takes a folder or a Hub id.")
     import torch
     import transformers
-    from transformers import AutoModel, AutoProcessor
+    from transformers import AutoConfig, AutoModel, AutoProcessor
 
     import modeling_vita_audio  # noqa: F401  registers the model with the auto classes
 
@@ -169,8 +214,12 @@ def load_pipeline(arguments):
     torch.set_num_threads(arguments.threads)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    model = AutoModel.from_pretrained(arguments.model)
-    return VitaAudioPipeline(model, processor=AutoProcessor.from_pretrained(arguments.model), device=device)
+    config = AutoConfig.from_pretrained(arguments.model, revision=arguments.revision)
+    if config.model_type != "vita_audio":
+        raise ValueError(f"{arguments.model} has a model of the type {config.model_type!r}, not 'vita_audio'.")
+    model = AutoModel.from_pretrained(arguments.model, revision=arguments.revision)
+    processor = AutoProcessor.from_pretrained(arguments.model, revision=arguments.revision)
+    return VitaAudioPipeline(model, processor=processor, device=device)
 
 
 def respond(arguments, pipe, inputs, output: str | None = None, input_seconds: float | None = None) -> int:
