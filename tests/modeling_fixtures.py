@@ -2,14 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tiny random models, the released fixture, and MCTP written a second time, straight from its formulas."""
 
-import json
-import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
-from safetensors.torch import load_file
 
 from modeling_vita_audio import MCTP_MODES, VitaAudioConfig, VitaAudioForConditionalGeneration
+from modeling_vita_audio.convert_vita_audio_to_hf import convert
 
 
 RELEASED_FIXTURE = Path(__file__).parent / "fixtures" / "vita_audio_k10"
@@ -69,43 +68,9 @@ def schedules(num_mctp_modules: int) -> list[list[int]]:
 
 
 def released_model() -> VitaAudioForConditionalGeneration:
-    """The fixture's weights under our names. In the released layout the modules' layers follow those of the LLM."""
-    released = json.loads((RELEASED_FIXTURE / "config.json").read_text())
-    num_modules = released["num_nextn_predict_layers"]
-    num_layers = released["num_hidden_layers"] - num_modules
-    text_config = {"num_hidden_layers": num_layers, "rope_parameters": {"rope_type": "default"}}
-    text_config["rope_parameters"]["rope_theta"] = released["rope_theta"]
-    for key in (
-        "vocab_size",
-        "hidden_size",
-        "intermediate_size",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "max_position_embeddings",
-        "rms_norm_eps",
-    ):
-        text_config[key] = released[key]
-    config = VitaAudioConfig(
-        text_config=text_config,
-        num_mctp_modules=num_modules,
-        mctp_targets_cross_samples=True,
-        **SPEECH_VOCABULARY,
-    )
-
-    def rename(name: str) -> str:
-        if match := re.fullmatch(r"model\.layers\.(\d+)\.(.+)", name):
-            layer = int(match[1])
-            if layer < num_layers:
-                return f"model.language_model.layers.{layer}.{match[2]}"
-            return f"model.mctp_modules.{layer - num_layers}.layer.{match[2]}"
-        if match := re.fullmatch(r"mtp_(proj|embed_norm|hidden_norm)s\.(\d+)\.weight", name):
-            return f"model.mctp_modules.{match[2]}.{match[1]}.weight"
-        return re.sub(r"^model\.", "model.language_model.", name)
-
-    model = VitaAudioForConditionalGeneration(config)
-    weights = load_file(RELEASED_FIXTURE / "model.safetensors")
-    model.load_state_dict({rename(name): tensor for name, tensor in weights.items()})
-    return model.eval()
+    """The fixture, converted."""
+    with TemporaryDirectory() as folder:
+        return VitaAudioForConditionalGeneration.from_pretrained(convert(RELEASED_FIXTURE, f"{folder}/converted"))
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:

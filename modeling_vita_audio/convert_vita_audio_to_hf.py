@@ -1,0 +1,467 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+Converts checkpoints of the released layout (`VITA-MLLM/VITA-Audio-Boost`, `-Balance`) to the one of this package:
+
+python -m modeling_vita_audio.convert_vita_audio_to_hf --input_dir VITA-MLLM/VITA-Audio-Boost --output_dir vita-audio-boost
+
+and back, so that what is trained here runs in the original code:
+
+python -m modeling_vita_audio.convert_vita_audio_to_hf --to_released --input_dir vita-audio-boost --output_dir released
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from huggingface_hub import HfApi, snapshot_download, split_torch_state_dict_into_shards
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from tqdm import tqdm
+from transformers import AutoTokenizer, GenerationConfig, Qwen2Config
+from transformers.dynamic_module_utils import custom_object_save, get_relative_import_files
+from transformers.utils import (
+    CONFIG_NAME,
+    GENERATION_CONFIG_NAME,
+    PROCESSOR_NAME,
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    logging,
+)
+
+from .configuration_vita_audio import VitaAudioConfig
+from .generation_vita_audio import MCTP_MODES, resolve_mctp_mode
+from .modeling_vita_audio import VitaAudioForConditionalGeneration
+
+
+logger = logging.get_logger(__name__)
+
+RELEASED_MODEL_TYPE = "qwen2_mtp"
+RELEASED_ARCHITECTURE = "Qwen2MTPForCausalLM"
+
+# Of a `Qwen2Config`, called the same in the released layout (transformers 4.48)
+TEXT_CONFIG_KEYS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "hidden_act",
+    "max_position_embeddings",
+    "initializer_range",
+    "rms_norm_eps",
+    "use_cache",
+    "tie_word_embeddings",
+    "use_sliding_window",
+    "sliding_window",
+    "max_window_layers",
+    "attention_dropout",
+    "bos_token_id",
+    "pad_token_id",
+    "eos_token_id",
+)
+
+# Of a `VitaAudioConfig`, and what a released checkpoint has where its config.json does not say. The original code skips
+# those that it does not know, so what is not a default goes there and back
+CONFIG_DEFAULTS = {
+    "speech_token_offset": VitaAudioConfig.speech_token_offset,
+    "num_speech_tokens": VitaAudioConfig.num_speech_tokens,
+    "audio_token_id": VitaAudioConfig.audio_token_id,
+    "begin_audio_token_id": VitaAudioConfig.begin_audio_token_id,
+    "end_audio_token_id": VitaAudioConfig.end_audio_token_id,
+    "lm_loss_weight": 1.0,
+    # The losses of packed samples are the original's, too
+    "mctp_targets_cross_samples": True,
+}
+
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
+# Copied as they are
+COMPANION_FILES = (
+    *TOKENIZER_FILES,
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "preprocessor_config.json",
+    PROCESSOR_NAME,
+)
+COMPANION_FOLDERS = ("additional_chat_templates", "audio_tokenizer")
+
+
+def convert(
+    input_dir: str | Path, output_dir: str | Path, to_released: bool = False, max_shard_size: int | str = "2GB"
+) -> Path:
+    """
+    Converts a checkpoint. All is checked before anything is written, and all is written beside `output_dir` first and
+    moved there at the end: where anything goes wrong, such as a full disk, there is nothing new.
+
+    The tokenizer, the chat template and the processor (with its codec and its code) are copied where there are any. A
+    processor is not made: the released checkpoints leave their codec to other repositories.
+
+    Args:
+        input_dir: folder or Hub id of a checkpoint in safetensors, in one file or several.
+        output_dir: folder to write to; it must not exist or be empty.
+        to_released: from this package's layout to the released one, instead of the other way round.
+        max_shard_size: size of the largest file of weights. As much memory is needed, or as much as the largest tensor.
+
+    Returns:
+        `Path`: the folder.
+
+    Raises:
+        ValueError: the folder has something in it, the checkpoint is of another architecture, its tensors are not those
+            that its config asks for, or a file is broken.
+        OSError: the checkpoint cannot be found or read, or the output cannot be written.
+    """
+    output_dir = Path(output_dir).absolute()
+    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        raise ValueError(f"{output_dir} exists and is not an empty folder; convert to another one.")
+    # A model of another architecture is not downloaded
+    folder = find_folder(input_dir, [CONFIG_NAME])
+    check_architecture(read_json(folder / CONFIG_NAME), to_released)
+    folder = find_folder(input_dir, ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.py"])
+
+    config = VitaAudioConfig.from_pretrained(folder) if to_released else convert_config(folder)
+    check_sliding_window(config)
+    generation_config = convert_generation_config(folder, config, to_released)
+    with torch.device("meta"):
+        model = VitaAudioForConditionalGeneration(config)
+    parameters = dict(model.named_parameters())
+    sources = {name: released_name(name, config.text_config.num_hidden_layers) for name in parameters}
+    shapes = {sources[name]: parameter.shape for name, parameter in parameters.items()}
+    if to_released:
+        shapes = {name: parameter.shape for name, parameter in parameters.items()}
+        sources = {released: name for name, released in sources.items()}
+    files = find_tensors(folder, shapes)
+
+    output_dir.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output_dir.with_name(f".{output_dir.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir()
+        copy_companions(folder, temporary)
+        if to_released:
+            write_json(temporary / CONFIG_NAME, released_config(config))
+        else:
+            save_config(model, temporary)
+        write_json(temporary / GENERATION_CONFIG_NAME, generation_config)
+        write_weights(temporary, sources, files, max_shard_size)
+        temporary.replace(output_dir)
+    except SafetensorError as error:
+        raise OSError(f"Cannot write the weights to {output_dir}: {error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return output_dir
+
+
+# What there is
+
+
+def find_folder(input_dir: str | Path, patterns: list[str]) -> Path:
+    """The folder itself, or where the files of a Hub repository that match the patterns are."""
+    if Path(input_dir).is_dir():
+        return Path(input_dir)
+    try:
+        return Path(snapshot_download(str(input_dir), allow_patterns=patterns))
+    except (OSError, ValueError) as error:
+        raise OSError(f"'{input_dir}' is no folder, and no Hub repository that can be downloaded: {error}") from error
+
+
+def read_json(path: Path) -> dict:
+    if not path.is_file():
+        raise ValueError(f"{path.parent} has no {path.name}.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+
+
+def check_architecture(content: dict, to_released: bool) -> None:
+    model_type, (architecture, *_) = content.get("model_type"), content.get("architectures") or [None]
+    expected = (RELEASED_MODEL_TYPE, RELEASED_ARCHITECTURE)
+    if to_released:
+        expected = (VitaAudioConfig.model_type, VitaAudioForConditionalGeneration.__name__)
+        text_model_type = content.get("text_config", {}).get("model_type")
+        if (model_type, architecture) == expected and text_model_type != Qwen2Config.model_type:
+            raise ValueError(f"The released layout is for a language model of type 'qwen2', not '{text_model_type}'.")
+    if "sensevoice" in str(model_type):
+        raise ValueError(
+            f"The checkpoint is of model type '{model_type}', one of the VITA-Audio-Plus models, which read audio as "
+            "continuous features. Only those without an audio encoder, such as VITA-Audio-Boost and -Balance, can be "
+            "converted."
+        )
+    if (model_type, architecture) != expected:
+        raise ValueError(
+            f"The checkpoint is of model type '{model_type}' and architecture '{architecture}'; this conversion takes "
+            f"'{expected[0]}' and '{expected[1]}'."
+        )
+
+
+def check_sliding_window(config: VitaAudioConfig) -> None:
+    if config.text_config.use_sliding_window:
+        raise ValueError(
+            "The config has `use_sliding_window`. Which layers of the released layout it means is not defined, as the "
+            "MCTP modules count as layers there; only checkpoints without it can be converted."
+        )
+
+
+def find_tensors(folder: Path, shapes: dict[str, torch.Size]) -> dict[str, tuple[Path, torch.Tensor]]:
+    """
+    Looks the tensors up, without reading them.
+
+    Args:
+        folder: of the checkpoint.
+        shapes: of the tensors that it must have, and no others.
+
+    Returns:
+        `dict`: each tensor's file, and the tensor on the meta device, with the stored dtype.
+
+    Raises:
+        ValueError: a file is missing or broken, or tensors are missing, not expected or of another shape.
+    """
+    paths = [folder / SAFE_WEIGHTS_NAME]
+    if (folder / SAFE_WEIGHTS_INDEX_NAME).is_file():
+        paths = [
+            folder / name for name in sorted(set(read_json(folder / SAFE_WEIGHTS_INDEX_NAME)["weight_map"].values()))
+        ]
+    if absent := [path.name for path in paths if not path.is_file()]:
+        raise ValueError(f"The weights are to be in safetensors, but {folder} has no {', '.join(absent)}.")
+    found = {}
+    for path in paths:
+        try:
+            with safe_open(path, framework="pt") as file:
+                found |= {name: (path, file.get_tensor(name).to("meta")) for name in file.keys()}
+        except SafetensorError as error:
+            raise ValueError(f"{path} is broken or not complete: {error}") from error
+
+    problems = {
+        "missing": sorted(shapes.keys() - found.keys()),
+        "unexpected": sorted(found.keys() - shapes.keys()),
+        "misshaped": [
+            f"{name} {tuple(found[name][1].shape)} instead of {tuple(shape)}"
+            for name, shape in sorted(shapes.items())
+            if name in found and found[name][1].shape != shape
+        ],
+    }
+    if any(problems.values()):
+        listing = "; ".join(f"{problem}: {', '.join(names)}" for problem, names in problems.items() if names)
+        raise ValueError(f"The tensors in {folder} do not fit its {CONFIG_NAME}. {listing}.")
+    return found
+
+
+# What it becomes
+
+
+def released_name(name: str, num_layers: int) -> str:
+    """The released layout's name of a tensor of ours. There, the modules' layers follow the `num_layers` of the LLM."""
+    if match := re.fullmatch(r"model\.mctp_modules\.(\d+)\.layer\.(.+)", name):
+        return f"model.layers.{num_layers + int(match[1])}.{match[2]}"
+    if match := re.fullmatch(r"model\.mctp_modules\.(\d+)\.(\w+)\.weight", name):
+        return f"mtp_{match[2]}s.{match[1]}.weight"
+    return name.replace("model.language_model.", "model.", 1)
+
+
+def convert_config(folder: Path) -> VitaAudioConfig:
+    """The config of a released checkpoint. Module `k` is its layer `num_hidden_layers - num_nextn_predict_layers + k - 1`."""
+    released = read_json(folder / CONFIG_NAME)
+    required = ("num_hidden_layers", "num_nextn_predict_layers", "vocab_size", "hidden_size")
+    if absent := [key for key in required if key not in released]:
+        raise ValueError(f"{folder / CONFIG_NAME} does not say {', '.join(absent)}.")
+    num_modules = released["num_nextn_predict_layers"]
+    num_layers = released["num_hidden_layers"] - num_modules
+    if num_modules < 0 or num_layers < 1:
+        raise ValueError(
+            f"{folder / CONFIG_NAME} has {released['num_hidden_layers']} layers, of which {num_modules} are MCTP modules "
+            "(`num_hidden_layers`, `num_nextn_predict_layers`). That leaves no language model."
+        )
+    text_config = Qwen2Config(
+        **{key: released[key] for key in TEXT_CONFIG_KEYS if key in released},
+        num_hidden_layers=num_layers,
+        rope_parameters={
+            "rope_type": "default",
+            **(released.get("rope_scaling") or {}),
+            "rope_theta": released.get("rope_theta", 10000.0),
+        },
+    )
+    return VitaAudioConfig(
+        text_config=text_config,
+        num_mctp_modules=num_modules,
+        mctp_loss_weight=released.get("mtp_loss_weight", 1.0),
+        dtype=released.get("torch_dtype"),
+        **CONFIG_DEFAULTS | find_vocabulary(folder, released),
+    )
+
+
+def find_vocabulary(folder: Path, released: dict) -> dict:
+    """What a released checkpoint says of [`VitaAudioConfig`]'s keys in [`CONFIG_DEFAULTS`]."""
+    known = {key: released[key] for key in CONFIG_DEFAULTS if key in released}
+    if any((folder / name).is_file() for name in TOKENIZER_FILES):
+        # Given a config, it does not look for one of a known model type
+        vocabulary = AutoTokenizer.from_pretrained(folder, config=Qwen2Config()).get_vocab()
+        num_codes = sum(re.fullmatch(r"<\|audio_\d+\|>", token) is not None for token in vocabulary)
+        tokens = {
+            "audio_token_id": "<|audio|>",
+            "begin_audio_token_id": "<|begin_of_audio|>",
+            "end_audio_token_id": "<|end_of_audio|>",
+            "speech_token_offset": "<|audio_0|>",
+        }
+        if absent := [token for token in tokens.values() if token not in vocabulary]:
+            raise ValueError(f"The tokenizer in {folder} has no {', '.join(absent)}.")
+        ids = {key: vocabulary[token] for key, token in tokens.items()}
+        if any(vocabulary.get(f"<|audio_{code}|>") != ids["speech_token_offset"] + code for code in range(num_codes)):
+            raise ValueError(
+                f"The ids of <|audio_0|>, <|audio_1|>, ... in the tokenizer in {folder} are not contiguous."
+            )
+        return known | ids | {"num_speech_tokens": num_codes}
+
+    speech, vocab_size = CONFIG_DEFAULTS | known, released["vocab_size"]
+    if vocab_size < speech["speech_token_offset"] + speech["num_speech_tokens"]:
+        logger.warning(
+            f"{folder} has no tokenizer that says which tokens are speech, and those of the released models, from "
+            f"{speech['speech_token_offset']}, are not in its vocabulary of {vocab_size}. The last four ids take their "
+            f"place: correct `audio_token_id` and so on in the converted {CONFIG_NAME} where they matter."
+        )
+        keys = ("audio_token_id", "begin_audio_token_id", "end_audio_token_id", "speech_token_offset")
+        return known | dict(zip(keys, range(vocab_size - 4, vocab_size))) | {"num_speech_tokens": 1}
+    return known
+
+
+def released_config(config: VitaAudioConfig) -> dict:
+    """A released checkpoint's config.json."""
+    text_config = config.text_config.to_dict()
+    rope_parameters = dict(text_config["rope_parameters"])
+    rope_theta = rope_parameters.pop("rope_theta")
+    return {
+        **{key: text_config[key] for key in TEXT_CONFIG_KEYS if key in text_config},
+        "architectures": [RELEASED_ARCHITECTURE],
+        "model_type": RELEASED_MODEL_TYPE,
+        "num_hidden_layers": config.text_config.num_hidden_layers + config.num_mctp_modules,
+        "num_nextn_predict_layers": config.num_mctp_modules,
+        "mtp_loss_weight": config.mctp_loss_weight,
+        "rope_theta": rope_theta,
+        "rope_scaling": rope_parameters if rope_parameters["rope_type"] != "default" else None,
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "torch_dtype": config.to_dict().get("dtype"),
+        "speech_token_offset": config.speech_token_offset,
+        **{key: getattr(config, key) for key, value in CONFIG_DEFAULTS.items() if getattr(config, key) != value},
+    }
+
+
+def convert_generation_config(folder: Path, config: VitaAudioConfig, to_released: bool) -> dict:
+    """The content of generation_config.json: `mtp_inference_mode`, a list, becomes `mctp_mode`, a name if it has one."""
+    if (folder / GENERATION_CONFIG_NAME).is_file():
+        content = read_json(folder / GENERATION_CONFIG_NAME)
+    else:
+        content = GenerationConfig.from_model_config(config).to_diff_dict()
+    # With this flag it is loaded without the mode
+    content.pop("_from_model_config", None)
+    mode = content.pop("mctp_mode" if to_released else "mtp_inference_mode", None)
+    if mode is not None:
+        schedule = resolve_mctp_mode(mode, config.num_mctp_modules)
+        names = [name for name, named_schedule in MCTP_MODES.items() if named_schedule == schedule]
+        content |= {"mtp_inference_mode": schedule} if to_released else {"mctp_mode": names[0] if names else schedule}
+    return content
+
+
+# Writing it
+
+
+def save_config(model: VitaAudioForConditionalGeneration, folder: Path) -> None:
+    """config.json, and the code for `trust_remote_code=True`."""
+    custom_object_save(model, folder, config=model.config)
+    model.config.auto_map["AutoModelForCausalLM"] = model.config.auto_map["AutoModel"]
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+
+
+def write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def write_weights(
+    folder: Path, sources: dict[str, str], files: dict[str, tuple[Path, torch.Tensor]], max_shard_size: int | str
+) -> None:
+    """
+    Writes tensors under new names, one file after the other.
+
+    Args:
+        folder: to write to.
+        sources: the old name for each new one.
+        files: each tensor's file and itself on the meta device, by its old name.
+        max_shard_size: size of the largest file.
+    """
+    tensors = {name: files[source][1] for name, source in sources.items()}
+    split = split_torch_state_dict_into_shards(
+        tensors, filename_pattern="model{suffix}.safetensors", max_shard_size=max_shard_size
+    )
+    for filename, names in tqdm(split.filename_to_tensors.items(), desc="Writing model shards"):
+        # Tensors are mapped from their files, and take memory from when they are written until the files are closed
+        with ExitStack() as stack:
+            paths = {files[sources[name]][0] for name in names}
+            opened = {path: stack.enter_context(safe_open(path, framework="pt")) for path in paths}
+            shard = {name: opened[files[sources[name]][0]].get_tensor(sources[name]) for name in names}
+            save_file(shard, folder / filename, metadata={"format": "pt"})
+            del shard
+    if split.is_sharded:
+        total_parameters = sum(tensor.numel() for tensor in tensors.values())
+        metadata = {"total_parameters": total_parameters, **split.metadata}
+        write_json(folder / SAFE_WEIGHTS_INDEX_NAME, {"metadata": metadata, "weight_map": split.tensor_to_filename})
+
+
+def copy_companions(folder: Path, target: Path) -> None:
+    """Copies the tokenizer, the chat template and the processor with its codec and its code."""
+    paths = [folder / name for name in COMPANION_FILES if (folder / name).is_file()]
+    if folder / PROCESSOR_NAME in paths:
+        auto_map = read_json(folder / PROCESSOR_NAME).get("auto_map", {})
+        for module_name in {reference.split(".")[0] for reference in auto_map.values()}:
+            module = folder / f"{module_name}.py"
+            if module.is_file():
+                paths += [module, *map(Path, get_relative_import_files(module))]
+    for path in paths:
+        shutil.copyfile(path, target / path.name)
+    for name in COMPANION_FOLDERS:
+        if (folder / name).is_dir():
+            shutil.copytree(folder / name, target / name)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """
+    Runs the command.
+
+    Returns:
+        `int`: 0, or 1 where it failed, after one line on the standard error that says why.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--input_dir", required=True, help="folder or Hub id of the checkpoint")
+    parser.add_argument("--output_dir", required=True, help="folder to write to, which does not exist or is empty")
+    parser.add_argument("--to_released", action="store_true", help="from this package's layout to the released one")
+    parser.add_argument(
+        "--max_shard_size",
+        default="2GB",
+        help="size of the largest file of weights, and the memory that it takes to write it (default: 2GB)",
+    )
+    parser.add_argument("--push_to_hub", metavar="REPO", help="Hub id of a repository to upload the result to")
+    args = parser.parse_args(argv)
+    try:
+        if args.push_to_hub is not None:
+            # Not only after minutes of work
+            HfApi().whoami()
+        folder = convert(args.input_dir, args.output_dir, args.to_released, args.max_shard_size)
+        if args.push_to_hub is not None:
+            repo = HfApi().create_repo(args.push_to_hub, exist_ok=True)
+            HfApi().upload_folder(repo_id=repo.repo_id, folder_path=folder)
+    except (OSError, ValueError) as error:
+        print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
