@@ -47,8 +47,9 @@ def load_conversations(
 
     Args:
         source: a JSON-lines file; a folder with `conversations.jsonl` in it, such as `training.corpus.render` writes; or a
-            dataset of `datasets`, saved to disk or on the Hub. Each row has `messages`, whose contents have one mark
-            `<|audio|>` per audio, and `audios`: paths relative to the JSON-lines file, or an audio column.
+            dataset of `datasets`, saved to disk or on the Hub, where `hub_cards.publish_corpus` puts one. Each row has
+            `messages`, whose contents have one mark `<|audio|>` per audio, and `audios`: paths relative to the JSON-lines file,
+            or an audio column.
         split: of the dataset; JSON lines with a field `split` are chosen by it, those without belong to every split.
         tasks: which tasks to take, by the field `task`. One that is named twice is taken twice.
         cache_dir: where `datasets` keeps what it reads from JSON lines.
@@ -76,7 +77,7 @@ def load_conversations(
                 gen_kwargs=arguments | {"changed": path.stat().st_mtime_ns},
             )
     else:
-        conversations = load_from_disk(path) if path.is_dir() else load_dataset(os.fspath(source))
+        conversations = load_from_disk(path) if path.is_dir() else load_dataset(os.fspath(source), split=split)
         conversations = conversations[split] if isinstance(conversations, DatasetDict) else conversations
         conversations = normalize_columns(conversations, tasks)
         num_conversations = len(conversations)

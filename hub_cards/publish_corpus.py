@@ -1,0 +1,149 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Publishes a corpus as a dataset of the Hub, audio included.
+
+    python -m hub_cards.publish_corpus --corpus_dir corpus --repo_id user/corpus [--private]
+
+`training.train --dataset_name user/corpus` reads it back. A run that was stopped goes on when it is started again: files that
+the Hub has are not sent twice.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import datasets
+from datasets import Audio, Dataset, DatasetDict, Features, List, Value
+from huggingface_hub import DatasetCard, HfApi
+
+from .dataset_card import DURATIONS_PICTURE, render_dataset_card
+from .model_card import CARD_FILE, DEFAULT_LANGUAGE, DEFAULT_LICENSE
+from .plots import plot_durations
+from .push import call_hub, check_for_secrets, create_repository, environment_secrets
+
+
+CONVERSATIONS, CLIPS = "conversations", "clips"
+FEATURES = {
+    CONVERSATIONS: Features(
+        {
+            "id": Value("string"),
+            "task": Value("string"),
+            "messages": List({"role": Value("string"), "content": Value("string")}),
+            "audios": List(Audio()),
+            "reference": Value("string"),
+            "answer": Value("string"),
+            "accepted_answers": List(Value("string")),
+        }
+    ),
+    CLIPS: Features(
+        {
+            "id": Value("string"),
+            "audio": Audio(),
+            "text": Value("string"),
+            "voice": Value("string"),
+            "phonemes": List(Value("string")),
+            "duration": Value("float64"),
+        }
+    ),
+}
+# what a stopped run loses at most
+MAX_SHARD_SIZE = "200MB"
+
+
+def read_rows(path: Path) -> list[dict]:
+    """Rows of a JSON-lines file; none where there is no file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def build_dataset(corpus_dir: Path, name: str, rows: list[dict]) -> DatasetDict:
+    """
+    Args:
+        corpus_dir: that the rows' paths are relative to.
+        name: `"conversations"` or `"clips"`.
+        rows: of the file of that name.
+
+    Raises:
+        FileNotFoundError: an audio file is missing.
+    """
+
+    def audio(path: str) -> dict:
+        if not (corpus_dir / path).is_file():
+            raise FileNotFoundError(f"{corpus_dir / path} is missing, which {name}.jsonl names.")
+        return {"path": str(corpus_dir / path), "bytes": None}
+
+    splits = {}
+    for row in rows:
+        audios = {"audio": audio(row["path"])} if name == CLIPS else {"audios": list(map(audio, row["audios"]))}
+        columns = {column: row.get(column) for column in FEATURES[name]} | audios
+        splits.setdefault(row.get("split", "train"), []).append(columns)
+    return DatasetDict({split: Dataset.from_list(rows, FEATURES[name]) for split, rows in splits.items()})
+
+
+def publish_corpus(
+    corpus_dir: Path,
+    repo_id: str,
+    private: bool | None = None,
+    license: str = DEFAULT_LICENSE,
+    language: list[str] = DEFAULT_LANGUAGE,
+) -> str:
+    """
+    Sends a folder with `conversations.jsonl` and, where `training.corpus.render` has written it, `clips.jsonl`.
+
+    Returns:
+        `str`: the dataset's id.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or audio files are missing.
+        ValueError: there is a secret in the rows.
+        PushError: the Hub refused, or could not be reached.
+    """
+    rows = {name: read_rows(corpus_dir / f"{name}.jsonl") for name in (CONVERSATIONS, CLIPS)}
+    if not rows[CONVERSATIONS]:
+        raise FileNotFoundError(f"{corpus_dir} has no {CONVERSATIONS}.jsonl with conversations.")
+    for name in rows:
+        if rows[name]:
+            check_for_secrets(corpus_dir / f"{name}.jsonl", environment_secrets())
+    parts = {name: build_dataset(corpus_dir, name, rows[name]) for name in rows if rows[name]}
+
+    api = HfApi()
+    repo_id = create_repository(repo_id, private, api, repo_type="dataset")
+    for name, part in parts.items():
+        push = partial(part.push_to_hub, repo_id, name, set_default=name == CONVERSATIONS)
+        call_hub(partial(push, commit_message=f"Upload {name}", max_shard_size=MAX_SHARD_SIZE), repo_id, api)
+    # what `datasets` has written of the configurations stays
+    card = call_hub(partial(DatasetCard.load, repo_id), repo_id, api)
+    card = render_dataset_card(repo_id, rows[CONVERSATIONS], rows[CLIPS], license, language, card.data.to_dict())
+    with tempfile.TemporaryDirectory() as folder:
+        card.save(Path(folder) / CARD_FILE)
+        if rows[CLIPS]:
+            durations = {}
+            for clip in rows[CLIPS]:
+                durations.setdefault(clip["split"], []).append(clip["duration"])
+            plot_durations(durations, Path(folder) / DURATIONS_PICTURE)
+        upload = partial(api.upload_folder, repo_id=repo_id, folder_path=folder, repo_type="dataset")
+        call_hub(partial(upload, commit_message="Card"), repo_id, api)
+    return repo_id
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus_dir", type=Path, required=True, help="such as training.corpus.render writes")
+    parser.add_argument("--repo_id", required=True, help="of the dataset; created if there is none")
+    parser.add_argument("--private", action="store_true", default=None, help="make a new dataset private")
+    parser.add_argument("--license", default=DEFAULT_LICENSE, help="of the sentences and voices")
+    parser.add_argument("--language", nargs="+", default=DEFAULT_LANGUAGE)
+    args = parser.parse_args(argv)
+    # what `datasets` makes on the way lies in a temporary folder and is gone at the end
+    datasets.disable_caching()
+    try:
+        repo_id = publish_corpus(args.corpus_dir, args.repo_id, args.private, args.license, args.language)
+    except (OSError, ValueError) as error:
+        sys.exit(f"publish_corpus: error: {' '.join(str(error).split())}")
+    print(f"{args.corpus_dir} is the dataset {repo_id}.")
+
+
+if __name__ == "__main__":
+    main()
