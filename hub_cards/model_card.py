@@ -166,7 +166,7 @@ def check_metadata(card: ModelCard, path: str | Path = CARD_FILE) -> None:
     missing = [f"`{key}`" for key in REQUIRED_METADATA if not card.data.get(key)]
     if missing:
         raise ValueError(
-            f"{path} lacks the metadata {', '.join(missing)}; `vita-audio card` writes a card that has it."
+            f"{path} lacks the metadata {', '.join(missing)}; `vita-audio card --overwrite` writes a card with it."
         )
     for key in ("base_model", "datasets"):
         names = card.data.get(key) or []

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Export: a complete Hub repository, which loads with `trust_remote_code=True` where these packages are not installed."""
 
+import inspect
 import json
 import os
 import shutil
@@ -10,7 +11,6 @@ from pathlib import Path
 from safetensors import SafetensorError
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from .modeling_vita_audio_codec import VitaAudioCodec
 from .processing_vita_audio import AUDIO_TOKENIZER_SUBFOLDER
 
 
@@ -28,12 +28,6 @@ MODEL_CODE = {
         "audio-to-audio": {"impl": "pipeline_vita_audio.VitaAudioPipeline", "pt": ["AutoModel"], "type": "multimodal"}
     },
 }
-CODEC_CODE = {
-    "auto_map": {
-        "AutoConfig": "configuration_vita_audio_codec.VitaAudioCodecConfig",
-        "AutoModel": "modeling_vita_audio_codec.VitaAudioCodec",
-    }
-}
 PROCESSOR_CODE = {"auto_map": {"AutoProcessor": "processing_vita_audio.VitaAudioProcessor"}}
 
 ENTRY_FILES = [
@@ -42,12 +36,14 @@ ENTRY_FILES = [
     PROCESSING_FOLDER / "pipeline_vita_audio.py",
 ]
 
+# Its first line lets `vita-audio card` and `push` write a whole card in its place.
 MODEL_CARD = """\
 ---
 library_name: transformers
 pipeline_tag: audio-to-audio
 license: apache-2.0
 ---
+<!-- Written by `vita-audio card` from the files of this folder. To edit it, delete this line first. -->
 
 A VITA-Audio model ([arXiv 2505.03739](https://arxiv.org/abs/2505.03739)): a spoken question in, a spoken answer out.
 
@@ -109,13 +105,25 @@ def add_code(folder: str | Path, processor) -> None:
         shutil.copyfile(path, folder / path.name)
     add_to_json(folder / "config.json", MODEL_CODE)
     add_to_json(folder / "processor_config.json", PROCESSOR_CODE)
-    if isinstance(processor.audio_tokenizer, VitaAudioCodec):
-        add_to_json(folder / AUDIO_TOKENIZER_SUBFOLDER / "config.json", CODEC_CODE)
+    add_codec_code(folder, folder / AUDIO_TOKENIZER_SUBFOLDER, processor.audio_tokenizer)
 
 
-def code_files() -> list[Path]:
+def add_codec_code(folder: Path, codec_folder: Path, codec) -> None:
+    """The same for a codec saved in `codec_folder`, where it is one of ours; the code is looked for in `folder`."""
+    if codec is None:
+        return
+    file = Path(inspect.getfile(type(codec)))
+    if file.parent == PROCESSING_FOLDER:
+        for path in code_files([file]):
+            shutil.copyfile(path, folder / path.name)
+        classes = {"AutoConfig": type(codec.config), "AutoModel": type(codec)}
+        auto_map = {name: f"{Path(inspect.getfile(item)).stem}.{item.__name__}" for name, item in classes.items()}
+        add_to_json(codec_folder / "config.json", {"auto_map": auto_map})
+
+
+def code_files(entry_files: list[Path] = ENTRY_FILES) -> list[Path]:
     """The code files that a repository needs: the entry points and all that they import from their folders."""
-    return sorted({*ENTRY_FILES, *(Path(file) for entry in ENTRY_FILES for file in get_relative_import_files(entry))})
+    return sorted({*entry_files, *(Path(file) for entry in entry_files for file in get_relative_import_files(entry))})
 
 
 def add_to_json(path: Path, entries: dict) -> None:
@@ -124,4 +132,4 @@ def add_to_json(path: Path, entries: dict) -> None:
     path.write_text(json.dumps({**content, **entries}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-__all__ = ["add_code", "export_repository"]
+__all__ = ["add_code", "add_codec_code", "export_repository"]
