@@ -74,7 +74,8 @@ class VitaAudioCache(Cache):
             An empty cache of the language model, of any type. It is shared, not copied.
 
     Attributes:
-        mctp_cache (`Cache`): keys and values, one layer per module, of the type of the language model's last layer.
+        mctp_caches (`list[Cache]`): the keys and values of each module, in one layer of the type of the language model's last.
+            One cache a module, so that all modules can run the same compiled code.
 
     Raises:
         ValueError: if `language_model_cache` is not empty. What it holds was read without keeping the hidden states.
@@ -91,14 +92,14 @@ class VitaAudioCache(Cache):
         super().__init__(layers=language_model_cache.layers, offloading=language_model_cache.offloading)
         self.layer_class_to_replicate = language_model_cache.layer_class_to_replicate
         last_layer = self.layers[-1] if self.layers else DynamicLayer()
-        self.mctp_cache = Cache(layers=[copy.deepcopy(last_layer) for _ in range(config.num_mctp_modules)])
+        self.mctp_caches = [Cache(layers=[copy.deepcopy(last_layer)]) for _ in range(config.num_mctp_modules)]
         self._clear()
 
     def _clear(self):
         self.inputs_embeds = ColumnBuffer()
         self.position_ids = ColumnBuffer()
         # Element k holds the hidden states that module k + 1 reads
-        self.hidden_states = [ColumnBuffer() for _ in self.mctp_cache.layers]
+        self.hidden_states = [ColumnBuffer() for _ in self.mctp_caches]
 
     @property
     def buffers(self) -> list[ColumnBuffer]:
@@ -106,8 +107,8 @@ class VitaAudioCache(Cache):
 
     def num_columns_read(self, module_idx: int) -> int:
         """n_k, the number of columns that module k = 1, 2, ... has read; for k = 0 those of the language model, N."""
-        cache = self.mctp_cache if module_idx > 0 else self
-        return int(cache.get_seq_length(max(module_idx - 1, 0)))
+        cache = self.mctp_caches[module_idx - 1] if module_idx > 0 else self
+        return int(cache.get_seq_length())
 
     def append_language_model(
         self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor, hidden_states: torch.Tensor
@@ -171,8 +172,8 @@ class VitaAudioCache(Cache):
         ends = [max(end - module_idx, 0) for module_idx in range(len(self.hidden_states) + 1)]
         if self.hidden_states and min(ends[-1], self.num_columns_read(len(ends) - 1)) < self.hidden_states[0].start:
             raise ValueError(f"Cannot take back {abs(tokens_to_remove)} tokens: the states before them are forgotten.")
-        for module_idx, layer in enumerate(self.mctp_cache.layers, start=1):
-            crop_layer(layer, min(ends[module_idx] - self.num_columns_read(module_idx), 0))
+        for module_idx, cache in enumerate(self.mctp_caches, start=1):
+            crop_layer(cache.layers[0], min(ends[module_idx] - self.num_columns_read(module_idx), 0))
         for layer in self.layers:
             crop_layer(layer, tokens_to_remove)
         for buffer, buffer_end in zip(self.buffers, [end, end, *ends]):
@@ -180,11 +181,13 @@ class VitaAudioCache(Cache):
 
     def activate_past_recording(self):
         super().activate_past_recording()
-        self.mctp_cache.activate_past_recording()
+        for cache in self.mctp_caches:
+            cache.activate_past_recording()
 
     def reset(self):
         super().reset()
-        self.mctp_cache.reset()
+        for cache in self.mctp_caches:
+            cache.reset()
         self._clear()
 
     def reorder_cache(self, beam_idx: torch.LongTensor):
@@ -192,13 +195,15 @@ class VitaAudioCache(Cache):
 
     def batch_select_indices(self, indices: torch.Tensor):
         super().batch_select_indices(indices)
-        self.mctp_cache.batch_select_indices(indices)
+        for cache in self.mctp_caches:
+            cache.batch_select_indices(indices)
         for buffer in self.buffers:
             buffer.apply(lambda columns: columns[indices])
 
     def batch_repeat_interleave(self, repeats: int):
         super().batch_repeat_interleave(repeats)
-        self.mctp_cache.batch_repeat_interleave(repeats)
+        for cache in self.mctp_caches:
+            cache.batch_repeat_interleave(repeats)
         for buffer in self.buffers:
             buffer.apply(lambda columns: columns.repeat_interleave(repeats, dim=0))
 

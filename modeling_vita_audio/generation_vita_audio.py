@@ -5,6 +5,7 @@
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -374,10 +375,9 @@ class VitaAudioGenerationMixin(GenerationMixin):
         `(batch_size, vocab_size)` for new token `position` after tokens that the language model has not read yet. Both
         are compiled where transformers compiles decoding.
         """
-        forward, compile_config = self.__call__, None
+        compile_config = None
         if self._valid_auto_compile_criteria(model_kwargs, generation_config):
             compile_config = generation_config.compile_config or self._default_compile_config()
-            forward = self.get_compiled_call(compile_config)
 
         layout, special_token_ids = [1, 0], None
         if generation_config.mctp_speech_only_head:
@@ -400,7 +400,7 @@ class VitaAudioGenerationMixin(GenerationMixin):
             )
             return logits[:, -1]
 
-        return forward, mctp_logits
+        return partial(self, compile_config=compile_config), mctp_logits
 
 
 __all__ = ["MCTP_MODES", "VitaAudioGenerateOutput", "VitaAudioGenerationMixin"]

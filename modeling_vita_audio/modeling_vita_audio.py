@@ -85,21 +85,20 @@ class VitaAudioMCTPModule(nn.Module):
 
     Args:
         language_model (`PreTrainedModel`): gives the classes of the layer and the norms, and their configuration.
-        module_idx (`int`): k = 1, 2, ...
     """
 
-    def __init__(self, language_model: PreTrainedModel, module_idx: int):
+    def __init__(self, language_model: PreTrainedModel):
         super().__init__()
         config = language_model.config
         norm_class, layer_class = type(language_model.norm), type(language_model.layers[-1])
         self.embed_norm = norm_class(config.hidden_size, eps=config.rms_norm_eps)
         self.hidden_norm = norm_class(config.hidden_size, eps=config.rms_norm_eps)
         self.proj = nn.Linear(2 * config.hidden_size, config.hidden_size, bias=False)
-        # A layer of the last one's type, but with a place of its own in the modules' cache
+        # A layer of the last one's type, but the only one in the module's cache
         self.layer = layer_class(config, layer_idx=config.num_hidden_layers - 1)
         for module in self.layer.modules():
             if hasattr(module, "layer_idx"):
-                module.layer_idx = module_idx - 1
+                module.layer_idx = 0
 
     def forward(
         self, inputs_embeds: torch.Tensor, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
@@ -154,22 +153,21 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
             )
         self.mctp_layer_type = get_layer_types_and_kwargs(self.language_model.config)[0][-1]
         self.mctp_modules = nn.ModuleList(
-            [VitaAudioMCTPModule(self.language_model, k) for k in range(1, config.num_mctp_modules + 1)]
+            [VitaAudioMCTPModule(self.language_model) for _ in range(config.num_mctp_modules)]
         )
         self.post_init()
 
     def _run_module(
         self,
-        module_idx: int,
+        module: VitaAudioMCTPModule,
         inputs_embeds: torch.Tensor,
         hidden_states: torch.Tensor,
         position_ids: torch.LongTensor,
         past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        """Column i of `inputs_embeds` is token i + k, which is at `position_ids[:, i] + k`."""
-        position_ids = position_ids + module_idx
-        hidden_states = self.mctp_modules[module_idx - 1](
+        """Column i of `inputs_embeds` is token i + k, which is at `position_ids[:, i]`."""
+        hidden_states = module(
             inputs_embeds,
             hidden_states,
             position_ids=position_ids,
@@ -179,6 +177,15 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
             **kwargs,
         )
         return self.language_model.norm(hidden_states)
+
+    def _compiled_calls(self, compile_config: CompileConfig) -> tuple[Callable, Callable]:
+        """The language model and `_run_module`, compiled once for a configuration, as `get_compiled_call` does it."""
+        last_config, *calls = getattr(self, "_last_compiled_calls", (None,))
+        if last_config != compile_config:
+            compiled = partial(torch.compile, **compile_config.to_dict())
+            calls = compiled(self.language_model.__call__), compiled(self._run_module)
+            self._last_compiled_calls = (compile_config, *calls)
+        return tuple(calls)
 
     @can_return_tuple
     def forward(
@@ -190,6 +197,7 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
         inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
         output_mctp_hidden_states: bool = False,
+        compile_config: CompileConfig | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> VitaAudioModelOutputWithPast:
         """
@@ -198,6 +206,9 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
         Args:
             output_mctp_hidden_states (`bool`, *optional*, defaults to `False`):
                 Whether to run the MCTP modules, which needs whole sequences, i.e. nothing in `past_key_values`.
+            compile_config (`CompileConfig`, *optional*):
+                How to compile the language model's forward, if at all. Meant for a static cache. To compile this
+                forward as a whole would not do: the states kept for the modules grow with every call.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
@@ -218,7 +229,10 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
         if use_cache and past_key_values is None and len(self.mctp_modules) > 0:
             past_key_values = VitaAudioCache(self.config)
 
-        outputs = self.language_model(
+        language_model = self.language_model
+        if compile_config is not None:
+            language_model, _ = self._compiled_calls(compile_config)
+        outputs = language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
@@ -242,12 +256,12 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
             )
             mctp_hidden_states = ()
             hidden_states = outputs.last_hidden_state
-            for module_idx in range(1, len(self.mctp_modules) + 1):
+            for module_idx, module in enumerate(self.mctp_modules, start=1):
                 hidden_states = self._run_module(
-                    module_idx,
+                    module,
                     inputs_embeds.roll(-module_idx, dims=1),
                     hidden_states,
-                    position_ids,
+                    position_ids + module_idx,
                     attention_mask=causal_mask,
                     **kwargs,
                 )
@@ -260,13 +274,6 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
-
-    def _compiled_run_module(self, compile_config: CompileConfig) -> Callable[..., torch.Tensor]:
-        """`_run_module`, compiled once for each configuration, as `PreTrainedModel.get_compiled_call` does it."""
-        if getattr(self, "_last_mctp_compile_config", None) != compile_config:
-            self._last_mctp_compile_config = compile_config
-            self._compiled_mctp_call = torch.compile(self._run_module, **compile_config.to_dict())
-        return self._compiled_mctp_call
 
     def forward_mctp(
         self,
@@ -287,6 +294,7 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
             raise ValueError(
                 f"{module_idx} tokens are for MCTP module {module_idx}; there are {len(self.mctp_modules)}."
             )
+        mctp_cache = past_key_values.mctp_caches[module_idx - 1]
         hidden_states, position_ids, inputs_embeds = past_key_values.unread(module_idx)
         new_embeds = self.language_model.embed_tokens(input_ids)
         inputs_embeds = torch.cat([inputs_embeds, new_embeds], dim=1)[:, -hidden_states.shape[1] :]
@@ -296,20 +304,19 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
             config=self.language_model.config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
-            past_key_values=past_key_values.mctp_cache,
+            past_key_values=mctp_cache,
             position_ids=position_ids,
-            layer_idx=module_idx - 1,
         )
         run_module = self._run_module
         # What a cache allocates at first must be allocated outside of compiled code
-        if compile_config is not None and past_key_values.mctp_cache.layers[module_idx - 1].is_initialized:
-            run_module = self._compiled_run_module(compile_config)
+        if compile_config is not None and mctp_cache.layers[0].is_initialized:
+            _, run_module = self._compiled_calls(compile_config)
         hidden_states = run_module(
-            module_idx,
+            self.mctp_modules[module_idx - 1],
             inputs_embeds,
             hidden_states,
-            position_ids,
-            past_key_values=past_key_values.mctp_cache,
+            position_ids + module_idx,
+            past_key_values=mctp_cache,
             attention_mask=causal_mask,
         )
         past_key_values.append_module(module_idx, hidden_states)
@@ -367,7 +374,7 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
         if num_mctp_modules < len(modules):
             raise ValueError(f"Cannot grow from {len(modules)} MCTP modules to {num_mctp_modules}.")
         for module_idx in range(len(modules) + 1, num_mctp_modules + 1):
-            module = VitaAudioMCTPModule(language_model, module_idx).to(device=self.device, dtype=self.dtype)
+            module = VitaAudioMCTPModule(language_model).to(device=self.device, dtype=self.dtype)
             if len(modules) > 0:
                 module.load_state_dict(modules[-1].state_dict())
             else:

@@ -353,14 +353,23 @@ def test_static_cache(model):
 
 
 def test_compiled_without_a_graph_break(model):
-    compile_config = CompileConfig(fullgraph=True, backend="eager", mode=None)
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    compile_config = CompileConfig(fullgraph=True, backend=backend, mode=None)
     compile_config._compile_all_devices = True
-    prompt = random_prompt(7)
-    for mctp_mode in ("vanilla", "boost"):
-        kwargs = {"mctp_mode": mctp_mode, "max_new_tokens": 20}
+    prompt, num_graphs = random_prompt(7), {}
+    for mctp_mode, mctp_verify in (("vanilla", False), ("boost", False), ("boost", True)):
+        kwargs = {"mctp_mode": mctp_mode, "mctp_verify": mctp_verify, "max_new_tokens": 30}
         expected = new_tokens(model, prompt, **kwargs)
         kwargs |= {"cache_implementation": "static", "compile_config": compile_config}
         assert new_tokens(model, prompt, **kwargs) == expected
+        num_graphs[mctp_mode] = len(graphs)
+    # the language model's steps, then the modules', too
+    assert 0 < num_graphs["vanilla"] < num_graphs["boost"]
 
 
 @pytest.mark.parametrize("num_new_tokens", [1, 7, 13, 20])

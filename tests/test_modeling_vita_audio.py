@@ -448,7 +448,7 @@ def test_growing_copies_the_last_layer_and_then_the_module_before():
     # The copies have caches of their own
     tokens = random_prompt(7)
     output = model.generate(tokens, mctp_mode=[1, 4], max_new_tokens=20, return_dict_in_generate=True)
-    assert [layer.get_seq_length() for layer in output.past_key_values.mctp_cache.layers] == [22, 22, 22, 22]
+    assert [cache.get_seq_length() for cache in output.past_key_values.mctp_caches] == [22, 22, 22, 22]
     with pytest.raises(ValueError, match="Cannot grow from 4 MCTP modules to 2"):
         model.grow_mctp_modules(2)
 

@@ -1,0 +1,290 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Decoding speed of every mode, next to transformers' own Qwen2 and to what the memory allows, in one run.
+
+    python -m benchmarks.decode_speed --output_dir benchmarks/results/cpu [--readme README.md]
+
+Random weights: speed does not depend on them, except in lossless mode, whose two ends are measured: no draft is right, and all
+drafts are. Takes turns between the rows, so that what else happens on the machine happens to all of them.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import transformers
+from tqdm import tqdm
+from transformers import AutoConfig, LogitsProcessor, LogitsProcessorList, Qwen2ForCausalLM
+from transformers.generation.streamers import BaseStreamer
+
+from modeling_vita_audio import MCTP_MODES, VitaAudioConfig, VitaAudioForConditionalGeneration
+from training.report import fill_section, plt, write_atomically
+
+
+# Qwen2.5's published shapes
+SHAPES = {
+    "0.5B": {
+        "hidden_size": 896,
+        "intermediate_size": 4864,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+    },
+    "7B": {
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+    },
+}
+VOCAB_SIZE = 168072
+NUM_PROMPT_TOKENS = 32
+BASELINE = "vanilla"
+
+
+class FirstChunk(BaseStreamer):
+    """Notes when the first token of the language model and ten more have been written."""
+
+    def __init__(self):
+        self.num_tokens, self.time = -1, None  # the prompt comes first
+
+    def put(self, value: torch.LongTensor):
+        self.num_tokens += 1
+        if self.num_tokens == 11:
+            self.time = time.perf_counter()
+
+    def end(self):
+        pass
+
+
+class OneToken(LogitsProcessor):
+    """Leaves one token to choose."""
+
+    def __init__(self, token_id: int):
+        self.token_id = token_id
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
+        only = torch.full_like(scores, -torch.inf)
+        only[:, self.token_id] = 0
+        return only
+
+
+class PeakMemory:
+    """The most memory in use inside a `with` block, in bytes: the GPU's, or that of this process."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.num_bytes = device, None
+
+    def __enter__(self):
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        else:
+            Path("/proc/self/clear_refs").write_text("5")  # Linux: resets VmHWM
+        return self
+
+    def __exit__(self, *_):
+        if self.device.type == "cuda":
+            self.num_bytes = torch.cuda.max_memory_allocated(self.device)
+        else:
+            status = Path("/proc/self/status").read_text()
+            self.num_bytes = 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+
+def build_models(shape: str, device: torch.device, dtype: torch.dtype):
+    """Our model with random weights at a shape, and transformers' Qwen2 with the same weights, not copied."""
+    if shape in SHAPES:
+        text_config = {"model_type": "qwen2", "vocab_size": VOCAB_SIZE, "tie_word_embeddings": False, **SHAPES[shape]}
+        config = VitaAudioConfig(text_config=text_config)
+    else:
+        config = AutoConfig.from_pretrained(shape)
+    torch.manual_seed(0)
+    with device:
+        model = VitaAudioForConditionalGeneration(config).to(dtype).eval()
+    with torch.device("meta"):
+        qwen2 = Qwen2ForCausalLM(config.text_config).eval()
+    qwen2.model, qwen2.lm_head = model.model.language_model, model.lm_head
+    return model, qwen2
+
+
+def measured_rows(
+    model: VitaAudioForConditionalGeneration, qwen2: Qwen2ForCausalLM
+) -> dict[str, tuple[Callable, dict]]:
+    """What is measured: names, and for each the model and the arguments of `generate`."""
+    table = {"transformers Qwen2": (qwen2, {}), BASELINE: (model, {"mctp_mode": "vanilla"})}
+    for mode in list(MCTP_MODES)[1:]:
+        table[mode] = (model, {"mctp_mode": mode})
+        table[f"{mode}, speech-only head"] = (model, {"mctp_mode": mode, "mctp_speech_only_head": True})
+    for mode in ("boost", "turbo"):
+        lossless = {"mctp_mode": mode, "mctp_verify": True, "mctp_speech_only_head": True}
+        table[f"{mode}, lossless, no draft right"] = (model, lossless)
+        # with one token to choose, all writers agree
+        one_token = LogitsProcessorList([OneToken(model.config.speech_token_offset)])
+        table[f"{mode}, lossless, all drafts right"] = (model, {**lossless, "logits_processor": one_token})
+    return table
+
+
+def generate(model, device: torch.device, num_new_tokens: int, mctp_mode: str | None = None, **kwargs) -> dict:
+    """One run: its speed, and the time to the eleventh token."""
+    prompt = torch.arange(1, NUM_PROMPT_TOKENS + 1, device=device)[None]
+    if mctp_mode is not None:
+        # the slots that carry speech are those of the layout that a model was trained with
+        model.generation_config.mctp_mode, kwargs["mctp_mode"] = mctp_mode, mctp_mode
+    streamer = FirstChunk()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    output = model.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        max_new_tokens=num_new_tokens,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+        streamer=streamer,
+        return_dict_in_generate=True,
+        **kwargs,
+    )
+    seconds = time.perf_counter() - start
+    figures = {"tokens_per_second": num_new_tokens / seconds, "first_chunk_seconds": streamer.time - start}
+    if (drafted := output.get("num_drafted_tokens")) is not None:
+        figures["accepted_drafts"] = output.num_accepted_tokens.sum().item() / max(drafted.sum().item(), 1)
+    return figures
+
+
+def measure_bandwidth(device: torch.device, num_bytes: int = 2**30, repeats: int = 5) -> float:
+    """Bytes per second at which memory is read, the best of some tries of adding numbers up."""
+    numbers = torch.zeros(num_bytes // 4, dtype=torch.float32, device=device)
+    best = 0.0
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        numbers.sum().item()
+        best = max(best, num_bytes / (time.perf_counter() - start))
+    return best
+
+
+def floor_of(model: VitaAudioForConditionalGeneration, mctp_mode: str, speech_only: bool, bandwidth: float) -> float:
+    """Tokens per second if nothing took time but to read each weight once for each forward that needs it."""
+
+    def size(*modules: torch.nn.Module) -> int:
+        return sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
+
+    head = size(model.lm_head)
+    language_model = size(*model.model.language_model.layers, model.model.language_model.norm) + head
+    share = model.config.num_speech_tokens / model.config.text_config.vocab_size if speech_only else 1
+    main, mctp = MCTP_MODES[mctp_mode][-2:]
+    modules = size(*model.model.mctp_modules[:mctp]) + mctp * share * head
+    return (main + mctp) * bandwidth / (main * language_model + modules)
+
+
+@torch.inference_mode()
+def measure(args: argparse.Namespace) -> dict:
+    device, dtype = torch.device(args.device), getattr(torch, args.dtype)
+    model, qwen2 = build_models(args.shape, device, dtype)
+    table = measured_rows(model, qwen2)
+    bandwidth = measure_bandwidth(device)
+    runs = {name: [] for name in table}
+    memory = {}
+    with tqdm(total=(args.rounds + 1) * len(table), desc="Decoding") as progress:
+        for round_index in range(args.rounds + 1):
+            for name, (runner, kwargs) in table.items():
+                with PeakMemory(device) as peak:
+                    figures = generate(runner, device, args.num_new_tokens, **kwargs)
+                memory[name] = peak.num_bytes
+                # the first round warms up
+                if round_index > 0:
+                    runs[name].append(figures)
+                progress.update()
+    results = {}
+    for name, (_, kwargs) in table.items():
+        results[name] = {key: statistics.median(run[key] for run in runs[name]) for key in runs[name][0]}
+        results[name]["peak_memory_bytes"] = memory[name]
+        if not kwargs.get("mctp_verify"):
+            floor = floor_of(model, kwargs.get("mctp_mode", "vanilla"), "mctp_speech_only_head" in kwargs, bandwidth)
+            results[name]["floor_tokens_per_second"] = floor
+    for figures in results.values():
+        figures["ratio"] = figures["tokens_per_second"] / results[BASELINE]["tokens_per_second"]
+    is_cuda = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if is_cuda else f"{platform.machine()} CPU",
+        "threads": None if is_cuda else torch.get_num_threads(),
+        "dtype": args.dtype,
+        "shape": f"Qwen2.5-{args.shape}" if args.shape in SHAPES else Path(args.shape).name,
+        "num_new_tokens": args.num_new_tokens,
+        "rounds": args.rounds,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "memory_bandwidth_bytes_per_second": bandwidth,
+        "rows": results,
+    }
+
+
+def speed_table(results: dict) -> str:
+    """Markdown, a row for each thing that was measured."""
+    device = results["device"] + (f", {results['threads']} threads" if results["threads"] else "")
+    lines = [
+        f"The shape of {results['shape']} with 10 MCTP modules, {results['dtype']}, {device}, "
+        f"{results['memory_bandwidth_bytes_per_second'] / 1e9:.0f} GB/s; medians of {results['rounds']} runs of "
+        f"{results['num_new_tokens']} tokens after a prompt of {NUM_PROMPT_TOKENS}.",
+        "",
+        "| | tokens/s | against vanilla | of what the memory allows | first 11 tokens | peak memory |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in results["rows"].items():
+        floor = row.get("floor_tokens_per_second")
+        share = f"{row['tokens_per_second'] / floor:.0%}" if floor else ""
+        lines.append(
+            f"| {name} | {row['tokens_per_second']:.1f} | {row['ratio']:.2f} | {share} "
+            f"| {1000 * row['first_chunk_seconds']:.0f} ms | {row['peak_memory_bytes'] / 2**30:.1f} GiB |"
+        )
+    return "\n".join(lines)
+
+
+def plot(results: dict, path: Path) -> None:
+    """Tokens per second of each row as a bar, with a mark where the memory's limit is."""
+    names = list(results["rows"])[::-1]
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    axes.barh(names, [results["rows"][name]["tokens_per_second"] for name in names], color="tab:blue")
+    limits = [(results["rows"][name].get("floor_tokens_per_second"), name) for name in names]
+    limits = [(limit, name) for limit, name in limits if limit]
+    axes.plot(*zip(*limits), "|", color="black", markersize=14, label="limit of the memory's bandwidth")
+    axes.set(xlabel=f"tokens per second, {results['shape']}, {results['dtype']}")
+    axes.legend(loc="lower right")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=device)
+    parser.add_argument(
+        "--shape",
+        default="7B" if device == "cuda" else "0.5B",
+        help=f"{', '.join(SHAPES)}, or a folder with the configuration of a model.",
+    )
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32", "float16"])
+    parser.add_argument("--num_new_tokens", type=int, default=106, help="11 or more. 106 are whole cycles of boost.")
+    parser.add_argument("--rounds", type=int, default=5, help="Measured runs of each row; one more warms up.")
+    parser.add_argument("--num_threads", type=int, default=None, help="CPU threads; all by default.")
+    parser.add_argument("--output_dir", type=Path, required=True, help="For decode_speed.json and decode_speed.png.")
+    parser.add_argument("--readme", type=Path, default=None, help="README whose section on speed is filled in.")
+    args = parser.parse_args(argv)
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    if args.num_threads is not None:
+        torch.set_num_threads(args.num_threads)
+    results = measure(args)
+    write_atomically(args.output_dir / "decode_speed.json", json.dumps(results, indent=2) + "\n")
+    plot(results, args.output_dir / "decode_speed.png")
+    print(speed_table(results))
+    if args.readme is not None:
+        fill_section(args.readme, "decode speed", speed_table(results))
+
+
+if __name__ == "__main__":
+    main()
