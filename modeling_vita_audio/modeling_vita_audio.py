@@ -373,7 +373,7 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
         modules, language_model = self.model.mctp_modules, self.model.language_model
         if num_mctp_modules < len(modules):
             raise ValueError(f"Cannot grow from {len(modules)} MCTP modules to {num_mctp_modules}.")
-        for module_idx in range(len(modules) + 1, num_mctp_modules + 1):
+        while len(modules) < num_mctp_modules:
             module = VitaAudioMCTPModule(language_model).to(device=self.device, dtype=self.dtype)
             if len(modules) > 0:
                 module.load_state_dict(modules[-1].state_dict())
