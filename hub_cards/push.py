@@ -6,6 +6,7 @@ import fnmatch
 import glob
 import os
 import re
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 from httpx2 import RequestError
 from huggingface_hub import HfApi, ModelCard, constants, get_token
 from huggingface_hub.errors import (
+    GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
     LocalTokenNotFoundError,
@@ -261,7 +263,7 @@ def call_hub(call: Callable, repo_id: str, api: HfApi):
             status_code = error.response.status_code if isinstance(error, HfHubHTTPError) else None
             if wait is None or (status_code is not None and status_code not in RETRIED_STATUS_CODES):
                 raise PushError(describe(error, repo_id, api.endpoint)) from error
-            tqdm.write(f"{describe(error, repo_id, api.endpoint)} Another try in {wait} s.")
+            tqdm.write(f"{describe(error, repo_id, api.endpoint)} Another try in {wait} s.", file=sys.stderr)
             time.sleep(wait)
 
 
@@ -270,13 +272,18 @@ def describe(error: Exception, repo_id: str, endpoint: str = constants.ENDPOINT)
     status_code = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     reason = " ".join(str(getattr(error, "server_message", None) or error).split()).rstrip(".")
     if isinstance(error, RevisionNotFoundError):
-        return f"{repo_id} has no such revision."
+        return f"{repo_id} has no such revision ({reason})."
+    if isinstance(error, GatedRepoError):
+        return f"{repo_id} is gated: ask for access on its page at {endpoint}, with the account of the token."
+    if isinstance(error, RepositoryNotFoundError):
+        return (
+            f"There is no repository {repo_id} at {endpoint}, or it is private: set HF_TOKEN to a token that may read it, or "
+            "log in with `hf auth login`."
+        )
     if status_code == 401 or isinstance(error, LocalTokenNotFoundError):
         return f"The Hub at {endpoint} does not know the token: set HF_TOKEN, or log in with `hf auth login`."
     if status_code == 403:
         return f"The token may not write to {repo_id}: {reason}."
-    if isinstance(error, RepositoryNotFoundError):
-        return f"There is no repository {repo_id} at {endpoint}, or the token may not see it."
     if isinstance(error, HfHubHTTPError):
         return f"The Hub at {endpoint} refused {repo_id} ({status_code}): {reason}."
     if isinstance(error, HFValidationError):

@@ -36,8 +36,26 @@ def main(argv: list[str] | None = None) -> int:
         return arguments.run(arguments)
     except KeyboardInterrupt:
         return fail("interrupted")
-    except (ValueError, OSError, ImportError, TypeError) as error:
-        return fail(" ".join(str(error).split()))
+    except Exception as error:
+        message = explain(error)
+        if message is None:
+            raise
+        return fail(message)
+
+
+def explain(error: Exception) -> str | None:
+    """One line on what bad input, a file or the Hub has led to; None on an error that is none of these."""
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import httpx
+
+    # transformers hides what the Hub has answered behind plain errors
+    cause = error.__cause__ if type(error) is OSError and error.__cause__ is not None else error
+    if isinstance(cause, (HfHubHTTPError, httpx.TransportError)):
+        from hub_cards.push import describe
+
+        return describe(cause, getattr(cause, "repo_id", None) or "the repository")
+    if isinstance(error, (ValueError, OSError, ImportError, TypeError)):
+        return " ".join(str(error).split())
 
 
 def fail(message: str) -> int:
@@ -161,7 +179,7 @@ def run_speak(arguments) -> int:
 
 def run_export(arguments) -> int:
     pipe = load_pipeline(arguments)
-    from hub_cards.model_card import FILES_OF_THE_CARD, write_model_card
+    from hub_cards.model_card import CARD_FILE, FILES_OF_THE_CARD, metadata_of, write_model_card
 
     from .export import export_repository
 
@@ -169,7 +187,8 @@ def run_export(arguments) -> int:
     for name in FILES_OF_THE_CARD:
         if (Path(arguments.model) / name).is_file():
             shutil.copyfile(Path(arguments.model) / name, folder / name)
-    write_model_card(folder, overwrite=True)
+    metadata = metadata_of(Path(arguments.model) / CARD_FILE)
+    write_model_card(folder, **{key: metadata[key] for key in ("license", "language") if key in metadata})
     print(folder)
     return 0
 
@@ -195,9 +214,11 @@ def run_card(arguments) -> int:
 def load_pipeline(arguments):
     if not os.path.isdir(arguments.model) and (arguments.model.count("/") != 1 or arguments.model[0] in "./~"):
         raise FileNotFoundError(f"There is no model folder {arguments.model}; --model takes a folder or a Hub id.")
+    if os.path.isdir(arguments.model) and arguments.revision is not None:
+        raise ValueError(f"--revision is for a Hub id, but {arguments.model} is a folder.")
     import torch
     import transformers
-    from transformers import AutoConfig, AutoModel, AutoProcessor
+    from transformers import AutoModel, AutoProcessor, PreTrainedConfig
 
     import modeling_vita_audio  # noqa: F401  registers the model with the auto classes
 
@@ -214,9 +235,11 @@ def load_pipeline(arguments):
     torch.set_num_threads(arguments.threads)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    config = AutoConfig.from_pretrained(arguments.model, revision=arguments.revision)
-    if config.model_type != "vita_audio":
-        raise ValueError(f"{arguments.model} has a model of the type {config.model_type!r}, not 'vita_audio'.")
+    config, _ = PreTrainedConfig.get_config_dict(arguments.model, revision=arguments.revision)
+    if "model_type" not in config:
+        raise ValueError(f"{arguments.model} has no model: it has no config.json with a `model_type`.")
+    if config["model_type"] != "vita_audio":
+        raise ValueError(f"{arguments.model} has a model of the type {config['model_type']!r}, not 'vita_audio'.")
     model = AutoModel.from_pretrained(arguments.model, revision=arguments.revision)
     processor = AutoProcessor.from_pretrained(arguments.model, revision=arguments.revision)
     return VitaAudioPipeline(model, processor=processor, device=device)

@@ -41,7 +41,6 @@ MODEL_CARD = """\
 ---
 library_name: transformers
 pipeline_tag: audio-to-audio
-license: apache-2.0
 ---
 <!-- Written by `vita-audio card` from the files of this folder. To edit it, delete this line first. -->
 

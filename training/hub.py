@@ -116,8 +116,13 @@ def hub_revision(args) -> str:
 
 def find_checkpoint(name_or_path: str, revision: str, token: str | None = None) -> str:
     """
-    The checkpoint that a run goes on from: a folder or, of a Hub id, what `hub_strategy` `checkpoint` or `all_checkpoints` has
-    pushed there.
+    The checkpoint that a run goes on from.
+
+    Args:
+        name_or_path: a folder; or a Hub id, or `ID@REVISION`, to which `hub_strategy` `checkpoint` or `all_checkpoints` has
+            pushed one.
+        revision: of a Hub id without one.
+        token: of the Hub; by default that of the environment.
 
     Raises:
         ValueError: the repository has no checkpoint.
@@ -125,21 +130,21 @@ def find_checkpoint(name_or_path: str, revision: str, token: str | None = None) 
     """
     if os.path.isdir(name_or_path):
         return name_or_path
+    repo_id, _, given_revision = name_or_path.partition("@")
+    revision = given_revision or revision
     api = HfApi(token=token)
-    files = call_hub(lambda: api.list_repo_files(name_or_path, revision=revision), name_or_path, api)
+    files = call_hub(lambda: api.list_repo_files(repo_id, revision=revision), repo_id, api)
     steps = {}
     for file in files:
         if match := re.match(rf"({LAST_CHECKPOINT}|{PREFIX_CHECKPOINT_DIR}-(\d+))/trainer_state\.json", file):
             steps[int(match[2] or 0)] = match[1]
     if not steps:
         raise ValueError(
-            f"{name_or_path} at {revision} has no checkpoint to go on from; `hub_strategy` `checkpoint` pushes the last one."
+            f"{repo_id} at {revision} has no checkpoint to go on from; `hub_strategy` `checkpoint` pushes the last one."
         )
     folder = steps[max(steps)]
     root = call_hub(
-        lambda: snapshot_download(name_or_path, revision=revision, allow_patterns=f"{folder}/*", token=token),
-        name_or_path,
-        api,
+        lambda: snapshot_download(repo_id, revision=revision, allow_patterns=f"{folder}/*", token=token), repo_id, api
     )
     return os.path.join(root, folder)
 
@@ -259,11 +264,11 @@ class HubMixin:
         """
         if self.hub_model_id is None:
             self.init_hf_repo(token, private)
+        self._finish_current_push()
         self.save_repository()
         if not self.is_world_process_zero():
             return None
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        self._finish_current_push()
 
         def push() -> str:
             try:
