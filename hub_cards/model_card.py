@@ -5,7 +5,8 @@ The card of a model, from the files in its folder alone:
 
 - `config.json`, the weights' headers: what it is;
 - `training_args.json` and `trainer_state.json`, which training writes: how it came to be;
-- `results.json`, `results.png`, which evaluation writes: how good it is;
+- `results.json`, `results.png`, which evaluation writes, and `benchmarks.json`, the `results.json` of published benchmarks
+  that the harness writes elsewhere: how good it is;
 - the card that is there: licence and languages and, of a converted release, where it is from.
 
 What has no file is said to be missing. Needs no more than `huggingface_hub`, and matplotlib where there are losses to draw.
@@ -18,7 +19,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from .plots import plot_losses
-from .results import eval_results, loss_table, results_table
+from .results import benchmark_results, benchmark_table, eval_results, loss_table, results_table
 
 
 CARD_FILE = "README.md"
@@ -26,9 +27,17 @@ TRAINING_RECORD_FILE = "training_args.json"
 TRAINER_STATE_FILE = "trainer_state.json"
 RESULTS_FILE = "results.json"
 RESULTS_PICTURE = "results.png"
+BENCHMARKS_FILE = "benchmarks.json"
 LOSSES_PICTURE = "losses.png"
 SAMPLE_QUESTION = "sample_question.wav"
-FILES_OF_THE_CARD = (TRAINING_RECORD_FILE, TRAINER_STATE_FILE, RESULTS_FILE, RESULTS_PICTURE, SAMPLE_QUESTION)
+FILES_OF_THE_CARD = (
+    TRAINING_RECORD_FILE,
+    TRAINER_STATE_FILE,
+    RESULTS_FILE,
+    RESULTS_PICTURE,
+    BENCHMARKS_FILE,
+    SAMPLE_QUESTION,
+)
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.jinja"
 
@@ -89,7 +98,10 @@ def render_model_card(
         converted_from = metadata["base_model"]
     base_model = converted_from or base_model_of(record, repo_id)
     dataset = record.get("dataset", {})
-    evaluations = eval_results(results, dataset.get("repo_id")) if results else []
+    benchmarks = (read_json(folder / BENCHMARKS_FILE) or {}).get("benchmarks", {})
+    evaluations = benchmark_results(benchmarks)
+    if results:
+        evaluations += eval_results(results, dataset.get("repo_id"))
     data = ModelCardData(
         license=license or metadata.get("license") or record.get("license") or DEFAULT_LICENSE,
         language=language or metadata.get("language") or record.get("language") or DEFAULT_LANGUAGE,
@@ -99,7 +111,7 @@ def render_model_card(
         base_model=base_model,
         base_model_relation=(CONVERTED if converted_from else "finetune") if base_model else None,
         datasets=[dataset["repo_id"]] if "repo_id" in dataset else None,
-        metrics=["wer", "accuracy"] if results else None,
+        metrics=sorted({evaluation.metric_type for evaluation in evaluations}) or None,
         model_name=name if evaluations else None,
         eval_results=evaluations or None,
     )
@@ -122,6 +134,7 @@ def render_model_card(
         steps=state.get("global_step"),
         results=results,
         results_table=results_table(results) if results else None,
+        benchmark_table=benchmark_table(benchmarks) if benchmarks else None,
         results_picture=RESULTS_PICTURE if (folder / RESULTS_PICTURE).is_file() else None,
         sample_question=SAMPLE_QUESTION if (folder / SAMPLE_QUESTION).is_file() else None,
     )

@@ -27,6 +27,7 @@ from huggingface_hub.errors import (
 from tqdm import tqdm
 
 from .model_card import (
+    BENCHMARKS_FILE,
     CARD_FILE,
     LOSSES_PICTURE,
     RESULTS_FILE,
@@ -59,6 +60,7 @@ REPLACED_FILES = [
     LOSSES_PICTURE,
     RESULTS_FILE,
     RESULTS_PICTURE,
+    BENCHMARKS_FILE,
 ]
 
 SECRET_PATTERNS = {

@@ -1,8 +1,11 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The measured figures of a `results.json` (see `training.evaluate`), as the Hub and as people read them."""
+"""The measured figures of `training.evaluate` and `training.harness`, as the Hub and as people read them."""
+
+import os
 
 from huggingface_hub import EvalResult
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 
 # set of a `results.json`: its task on the Hub, what it is, its split
@@ -17,6 +20,7 @@ SETS = {
 # figure of a set: its metric on the Hub, its name
 METRICS = {
     "wer": ("wer", "Word error rate"),
+    "cer": ("cer", "Character error rate"),
     "text_accuracy": ("accuracy", "Accuracy of the text"),
     "speech_accuracy": ("accuracy", "Accuracy of the speech"),
 }
@@ -52,6 +56,56 @@ def eval_results(results: dict, dataset_id: str | None) -> list[EvalResult]:
         for figure, value in sets.get(name, {}).items()
         if figure in METRICS
     ]
+
+
+def benchmark_results(benchmarks: dict) -> list[EvalResult]:
+    """
+    The figures of published benchmarks, for the `model-index` of a card.
+
+    Args:
+        benchmarks: of a `results.json` that `training.harness` writes: figures by benchmark and mode.
+    """
+    results = []
+    for name, modes in benchmarks.items():
+        for mode, figures in modes.items():
+            # where there is no recogniser, nothing was spoken
+            of_speech = "text-to-speech" if "recognizer" in figures else "automatic-speech-recognition"
+            results += [
+                EvalResult(
+                    task_type=of_speech if figure in ("wer", "cer") else "question-answering",
+                    dataset_type=figures["dataset"] if is_hub_id(figures["dataset"]) else "custom",
+                    dataset_name=name,
+                    dataset_split=figures["split"],
+                    metric_type=metric_type,
+                    metric_name=f"{metric_name} ({mode})",
+                    metric_value=round(figures[figure], 4),
+                    metric_args={"mctp_mode": mode},
+                )
+                for figure, (metric_type, metric_name) in METRICS.items()
+                if figure in figures
+            ]
+    return results
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a dataset's name is that of one on the Hub, and not of a folder here."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return "/" in name and not os.path.exists(name)
+
+
+def benchmark_table(benchmarks: dict) -> str:
+    """Markdown table of benchmarks, a row for each of their figures and a column for each mode."""
+    modes = list(dict.fromkeys(mode for modes in benchmarks.values() for mode in modes))
+    lines = ["| | " + " | ".join(modes) + " |", "|---" * (len(modes) + 1) + "|"]
+    for name, figures in benchmarks.items():
+        for figure, (_, metric_name) in METRICS.items():
+            if any(figure in measured for measured in figures.values()):
+                cells = [f"{figures[m][figure]:.1%}" if figure in figures.get(m, {}) else NOT_MEASURED for m in modes]
+                lines.append(f"| {name}: {metric_name.lower()} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def results_table(results: dict) -> str:
