@@ -5,7 +5,9 @@
 from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .configuration_glm4_voice_codec import Glm4VoiceCodecConfig
 from .configuration_vita_audio_codec import VitaAudioCodecConfig
+from .modeling_glm4_voice_codec import Glm4VoiceCodec
 from .modeling_vita_audio_codec import VitaAudioCodec
 from .pipeline_vita_audio import VitaAudioPipeline
 from .processing_vita_audio import VitaAudioProcessor
@@ -14,9 +16,19 @@ from .streaming_vita_audio import VitaAudioStreamer
 
 AutoConfig.register(VitaAudioCodecConfig.model_type, VitaAudioCodecConfig)
 AutoModel.register(VitaAudioCodecConfig, VitaAudioCodec)
+AutoConfig.register(Glm4VoiceCodecConfig.model_type, Glm4VoiceCodecConfig)
+AutoModel.register(Glm4VoiceCodecConfig, Glm4VoiceCodec)
 # AutoProcessor finds the class by its name in processor_config.json; the configuration it is registered with is not asked.
 AutoProcessor.register(VitaAudioCodecConfig, VitaAudioProcessor)
 PIPELINE_REGISTRY.register_pipeline("audio-to-audio", VitaAudioPipeline, pt_model=AutoModel, type="multimodal")
 
 
-__all__ = ["VitaAudioCodec", "VitaAudioCodecConfig", "VitaAudioPipeline", "VitaAudioProcessor", "VitaAudioStreamer"]
+__all__ = [
+    "Glm4VoiceCodec",
+    "Glm4VoiceCodecConfig",
+    "VitaAudioCodec",
+    "VitaAudioCodecConfig",
+    "VitaAudioPipeline",
+    "VitaAudioProcessor",
+    "VitaAudioStreamer",
+]

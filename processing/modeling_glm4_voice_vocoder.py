@@ -170,7 +170,7 @@ class Glm4VoiceVocoder(nn.Module):
             state.source = source if state.source is None else torch.cat([state.source, source], dim=-1)
         can_be_spoken = num_frames if is_final else can_be_sourced - self.context
         if can_be_spoken <= state.num_spoken:
-            return mel.new_zeros(mel.shape[0], 0)
+            return torch.zeros(mel.shape[0], 0, device=mel.device)
         audio = self.synthesize(state.mel[..., : state.source.shape[-1] // hop], state.source)
         audio = audio[:, state.num_spoken * hop : can_be_spoken * hop]
         surplus = max(0, can_be_spoken - self.context)

@@ -1,0 +1,447 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""GLM-4-Voice's speech codec (arXiv 2412.02612): one codebook, 12.5 codes per second, 16 kHz in and 22.05 kHz out.
+
+A Whisper encoder and its codebook make the codes; a flow-matching decoder and a vocoder speak them. Streaming goes by blocks
+of codes. A block is decoded together with what came before, whose mel frames are given, so that it goes on in the same voice;
+the frames at its end, which have not seen what follows, are made again with the next block and faded over.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import WhisperFeatureExtractor
+from transformers import initialization as init
+from transformers.modeling_utils import PreTrainedAudioTokenizerBase
+from transformers.utils import ModelOutput
+
+from .configuration_glm4_voice_codec import Glm4VoiceCodecConfig
+from .modeling_glm4_voice_flow import Glm4VoiceCodeAttention, Glm4VoiceFlow
+from .modeling_glm4_voice_tokenizer import Glm4VoiceTokenizer
+from .modeling_glm4_voice_vocoder import Glm4VoiceSnake, Glm4VoiceVocoder, Glm4VoiceVocoderState
+
+
+# What the noise of the published decoder is drawn with.
+DEFAULT_SEED = 42
+
+# Segments of 30 s that the encoder reads at once; of longer audio the others wait.
+SEGMENTS_PER_FORWARD = 16
+
+
+@dataclass
+class Glm4VoiceCodecEncoderOutput(ModelOutput):
+    r"""
+    audio_codes (`torch.LongTensor` of shape `(batch_size, 1, num_codes)`):
+        Speech codes in `[0, codebook_size)`, 0 where a shorter row of the batch is padded.
+    audio_codes_mask (`torch.BoolTensor` of shape `(batch_size, num_codes)`):
+        True where a code stands for audio of the row, False where it pads.
+    """
+
+    audio_codes: torch.LongTensor | None = None
+    audio_codes_mask: torch.BoolTensor | None = None
+
+
+@dataclass
+class Glm4VoiceCodecDecoderState:
+    r"""
+    What a streaming `decode` carries from one chunk of codes to the next; made by [`Glm4VoiceCodec.init_decoder_state`]. Its
+    size does not depend on the length of the utterance. Time is counted in codes and mel frames from the start of the voice
+    prompt, where there is one.
+
+    generator (`torch.Generator`): of the flow's noise.
+    vocoder ([`Glm4VoiceVocoderState`]): of what follows the flow.
+    prompt_codes (`torch.LongTensor` of shape `(batch_size, num_prompt_codes)`): the voice prompt's codes.
+    prompt_mel (`torch.FloatTensor` of shape `(batch_size, num_mel_bins, num_prompt_frames)`): its mel frames.
+    codes (`torch.LongTensor` of shape `(batch_size, num_codes)`): the last codes decoded and, behind them, those that wait.
+    mel (`torch.FloatTensor` of shape `(batch_size, num_mel_bins, num_frames)`): finished frames of these codes.
+    overlap (`torch.FloatTensor` of shape `(batch_size, num_mel_bins, num_overlap_frames)`): frames behind them that the next
+        block makes again.
+    noise (`torch.FloatTensor` of shape `(1, num_mel_bins, num_noise_frames)`): what the prompt's frames, `mel` and
+        `overlap` were made from.
+    num_waiting (`int`): how many of `codes` wait for a block to be full.
+    num_dropped (`int`): codes before `codes`, without the prompt's.
+    speaker_embedding (`torch.FloatTensor` of shape `(batch_size, speaker_embedding_size)`, *optional*): the voice's.
+    """
+
+    generator: torch.Generator
+    vocoder: Glm4VoiceVocoderState
+    prompt_codes: torch.LongTensor
+    prompt_mel: torch.FloatTensor
+    codes: torch.LongTensor
+    mel: torch.FloatTensor
+    overlap: torch.FloatTensor
+    noise: torch.FloatTensor
+    num_waiting: int = 0
+    num_dropped: int = 0
+    speaker_embedding: torch.FloatTensor | None = None
+
+
+@dataclass
+class Glm4VoiceCodecDecoderOutput(ModelOutput):
+    r"""
+    audio_values (`torch.FloatTensor` of shape `(batch_size, 1, num_samples)`):
+        Audio in `[-1, 1]` at `config.output_sampling_rate` Hz.
+    decoder_state ([`Glm4VoiceCodecDecoderState`], *optional*):
+        State to pass with the next chunk of codes; None after the last one.
+    """
+
+    audio_values: torch.FloatTensor | None = None
+    decoder_state: Glm4VoiceCodecDecoderState | None = None
+
+
+class Glm4VoiceCodecPreTrainedModel(PreTrainedAudioTokenizerBase):
+    config: Glm4VoiceCodecConfig
+    base_model_prefix = "codec"
+    main_input_name = "input_values"
+    input_modalities = "audio"
+    _supports_sdpa = True
+    _no_split_modules = ["WhisperEncoderLayer", "Glm4VoiceCodeEncoderLayer", "Glm4VoiceUNetLevel", "Glm4VoiceVocoder"]
+    # pitch and phase need more than the 8 bits of bfloat16
+    _keep_in_fp32_modules_strict = ["vocoder"]
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, Glm4VoiceSnake):
+            init.ones_(module.alpha)
+        elif isinstance(module, Glm4VoiceCodeAttention):
+            init.zeros_(module.content_bias)
+            init.zeros_(module.position_bias)
+
+
+class Glm4VoiceCodec(Glm4VoiceCodecPreTrainedModel):
+    r"""
+    The speech codec of GLM-4-Voice and of the released VITA-Audio models: `encode` turns 16 kHz mono audio into 12.5 codes per
+    second of one codebook, `decode` turns codes into 22.05 kHz audio, at once or chunk by chunk.
+    """
+
+    # log-mel frames are made in float32, whatever the weights are in
+    input_dtype = torch.float32
+
+    def __init__(self, config: Glm4VoiceCodecConfig):
+        super().__init__(config)
+        # what Whisper's layers look it up in
+        config.tokenizer_config._attn_implementation = config._attn_implementation
+        self.tokenizer = Glm4VoiceTokenizer(config.tokenizer_config)
+        self.flow = Glm4VoiceFlow(config.flow_config)
+        self.vocoder = Glm4VoiceVocoder(config.vocoder_config)
+        self.feature_extractor = WhisperFeatureExtractor(
+            feature_size=config.tokenizer_config.num_mel_bins, sampling_rate=config.sampling_rate
+        )
+        self.post_init()
+
+    # Audio to codes
+
+    @torch.no_grad()
+    def encode(
+        self,
+        input_values: torch.FloatTensor,
+        padding_mask: torch.Tensor | None = None,
+        sampling_rate: int | None = None,
+    ) -> Glm4VoiceCodecEncoderOutput:
+        r"""
+        Args:
+            input_values (`torch.FloatTensor` of shape `(batch_size, 1, num_samples)`):
+                Mono audio at `config.sampling_rate` Hz. It is read in segments of 30 s, each on its own.
+            padding_mask (`torch.BoolTensor` or `torch.LongTensor` of shape `(batch_size, num_samples)`, *optional*):
+                1 on audio, 0 on the padding behind it.
+            sampling_rate (`int`, *optional*):
+                Of `input_values` in Hz, to have it checked.
+
+        Returns:
+            [`Glm4VoiceCodecEncoderOutput`]: `ceil(num_samples / hop_length)` codes a row, the same in any batch.
+
+        Raises:
+            ValueError: where `input_values` is not mono audio at the codec's rate, a row has no sample, or the padding is
+                not behind the audio.
+        """
+        if sampling_rate is not None and sampling_rate != self.config.sampling_rate:
+            raise ValueError(
+                f"The codec takes audio at {self.config.sampling_rate} Hz, got {sampling_rate} Hz; resample it first."
+            )
+        if input_values.ndim != 3 or input_values.shape[1] != 1:
+            raise ValueError(f"`input_values` must be (batch_size, 1, num_samples), got {tuple(input_values.shape)}.")
+        waveforms = input_values[:, 0]
+        if padding_mask is None:
+            padding_mask = torch.ones_like(waveforms, dtype=torch.bool)
+        if padding_mask.shape != waveforms.shape:
+            raise ValueError(
+                f"`padding_mask` must be (batch_size, num_samples) {tuple(waveforms.shape)}, got "
+                f"{tuple(padding_mask.shape)}."
+            )
+        lengths = padding_mask.long().sum(-1).tolist()
+        if waveforms.shape[1] == 0 or 0 in lengths:
+            raise ValueError("`input_values` has a row without a single sample; there is nothing to encode.")
+        if (padding_mask.long().diff(dim=-1) > 0).any():
+            raise ValueError("`padding_mask` must be 1 on the audio and 0 behind it: padding is on the right.")
+
+        rows = [waveform[:length].split(self.segment_length) for waveform, length in zip(waveforms, lengths)]
+        codes = iter(self._encode_segments([segment for row in rows for segment in row]))
+        rows = [torch.cat([next(codes) for _ in row]) for row in rows]
+        mask = [torch.ones_like(row, dtype=torch.bool) for row in rows]
+        return Glm4VoiceCodecEncoderOutput(
+            audio_codes=nn.utils.rnn.pad_sequence(rows, batch_first=True)[:, None],
+            audio_codes_mask=nn.utils.rnn.pad_sequence(mask, batch_first=True),
+        )
+
+    @property
+    def segment_length(self) -> int:
+        """Samples in the longest audio that the encoder reads as a whole (30 s)."""
+        return self.config.tokenizer_config.segment_length
+
+    def _encode_segments(self, segments: list[torch.FloatTensor]) -> list[torch.LongTensor]:
+        """Codes `(num_codes,)` of segments `(num_samples,)`."""
+        all_codes = []
+        for start in range(0, len(segments), SEGMENTS_PER_FORWARD):
+            # one by one, so that the frames at a segment's end do not depend on what else is in the batch
+            features = [self._extract_features(segment) for segment in segments[start : start + SEGMENTS_PER_FORWARD]]
+            frames, mask = (nn.utils.rnn.pad_sequence(part, batch_first=True) for part in zip(*features))
+            codes, codes_mask, _ = self.tokenizer(frames.transpose(1, 2).to(self.dtype), mask)
+            all_codes += [row[row_mask] for row, row_mask in zip(codes, codes_mask)]
+        return all_codes
+
+    def _extract_features(self, segment: torch.FloatTensor) -> tuple[torch.FloatTensor, torch.LongTensor]:
+        """Log-mel frames `(num_frames, num_mel_bins)` of samples `(num_samples,)`, padded to whole codes, and their mask."""
+        features = self.feature_extractor(
+            segment.float().cpu().numpy(),
+            sampling_rate=self.config.sampling_rate,
+            padding="longest",
+            pad_to_multiple_of=self.config.hop_length,
+            return_attention_mask=True,
+            return_tensors="pt",
+            device=str(self.device),
+        ).to(self.device)
+        return features["input_features"][0].T, features["attention_mask"][0]
+
+    # Codes to audio
+
+    def init_decoder_state(
+        self,
+        batch_size: int = 1,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        prompt_codes: torch.LongTensor | None = None,
+        prompt_mel: torch.FloatTensor | None = None,
+        speaker_embedding: torch.FloatTensor | None = None,
+    ) -> Glm4VoiceCodecDecoderState:
+        r"""
+        State of a `decode` before its first chunk of codes; one per utterance, never shared. Nothing is computed for it, and it
+        can be dropped at any time.
+
+        Args:
+            batch_size (`int`, defaults to 1):
+                Utterances that are decoded side by side.
+            seed, generator, prompt_codes, prompt_mel, speaker_embedding:
+                See `decode`.
+
+        Raises:
+            ValueError: where an argument does not fit the codec or another one.
+        """
+        if generator is not None:
+            if seed is not None:
+                raise ValueError("Pass `seed` or `generator`, not both.")
+            seed = torch.randint(2**62, (), generator=generator, device=generator.device).item()
+        seed = DEFAULT_SEED if seed is None else seed
+        # on the CPU, so that a seed sounds the same on all devices
+        noise_generator, source_generator = (torch.Generator().manual_seed(seed) for _ in range(2))
+        if (prompt_codes is None) != (prompt_mel is None):
+            raise ValueError("A voice prompt is `prompt_codes` and `prompt_mel`; got only one of them.")
+        device, num_mel_bins = self.device, self.config.flow_config.num_mel_bins
+        codes = torch.zeros(batch_size, 0, dtype=torch.long, device=device)
+        mel = torch.zeros(batch_size, num_mel_bins, 0, device=device)
+        state = Glm4VoiceCodecDecoderState(
+            generator=noise_generator,
+            vocoder=self.vocoder.init_state(source_generator),
+            prompt_codes=codes,
+            prompt_mel=mel,
+            codes=codes,
+            mel=mel,
+            overlap=mel,
+            noise=mel[:1],
+        )
+        if prompt_codes is not None:
+            state.prompt_codes, state.prompt_mel = self._check_prompt(prompt_codes, prompt_mel, batch_size)
+        if speaker_embedding is not None:
+            size = self.config.flow_config.speaker_embedding_size
+            if speaker_embedding.ndim != 2 or speaker_embedding.shape not in ((batch_size, size), (1, size)):
+                raise ValueError(
+                    f"`speaker_embedding` must be ({batch_size} or 1, {size}), got {tuple(speaker_embedding.shape)}."
+                )
+            state.speaker_embedding = speaker_embedding.to(device)
+        return state
+
+    def _check_prompt(
+        self, codes: torch.LongTensor, mel: torch.FloatTensor, batch_size: int
+    ) -> tuple[torch.LongTensor, torch.FloatTensor]:
+        """A voice prompt's codes `(batch_size, num_codes)` and mel `(batch_size, num_mel_bins, num_frames)`, as long."""
+        num_mel_bins = self.config.flow_config.num_mel_bins
+        self._check_codes("prompt_codes", codes)
+        if codes.shape[0] not in (1, batch_size):
+            raise ValueError(f"`prompt_codes` must have {batch_size} or 1 rows, got {codes.shape[0]}.")
+        if mel.ndim != 3 or mel.shape[0] != codes.shape[0] or mel.shape[2] != num_mel_bins:
+            raise ValueError(
+                f"`prompt_mel` must be ({codes.shape[0]}, num_frames, {num_mel_bins} mel bins), got {tuple(mel.shape)}."
+            )
+        # the last code of a recording stands for silence in part, and the last frame may be cut off
+        num_codes = codes.shape[2]
+        while num_codes and self.config.num_mel_frames(num_codes) > mel.shape[1]:
+            num_codes -= 1
+        num_frames = self.config.num_mel_frames(num_codes)
+        per_code = self.config.num_mel_frames(1) + 1
+        if num_codes < max(1, codes.shape[2] - 1) or mel.shape[1] > num_frames + per_code:
+            raise ValueError(
+                f"`prompt_codes` and `prompt_mel` must be of the same speech, but {codes.shape[2]} codes stand for "
+                f"{self.config.num_mel_frames(codes.shape[2])} mel frames, and there are {mel.shape[1]}."
+            )
+        codes = codes[:, 0, :num_codes].expand(batch_size, -1).to(self.device)
+        mel = mel[:, :num_frames].transpose(1, 2).expand(batch_size, -1, -1).to(self.device, torch.float32)
+        return codes, mel
+
+    def _check_codes(self, name: str, codes: torch.LongTensor) -> None:
+        if codes.ndim != 3 or codes.shape[1] != 1:
+            raise ValueError(f"`{name}` must be (batch_size, 1, num_codes), got {tuple(codes.shape)}.")
+        if codes.is_floating_point():
+            raise ValueError(f"`{name}` must be integers, got {codes.dtype}.")
+        if codes.numel() and not (0 <= codes.min() and codes.max() < self.config.codebook_size):
+            raise ValueError(
+                f"`{name}` must be in [0, {self.config.codebook_size}), got values from {codes.min().item()} to "
+                f"{codes.max().item()}."
+            )
+
+    @torch.no_grad()
+    def decode(
+        self,
+        audio_codes: torch.LongTensor,
+        decoder_state: Glm4VoiceCodecDecoderState | None = None,
+        is_final: bool = True,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        prompt_codes: torch.LongTensor | None = None,
+        prompt_mel: torch.FloatTensor | None = None,
+        speaker_embedding: torch.FloatTensor | None = None,
+    ) -> Glm4VoiceCodecDecoderOutput:
+        r"""
+        Args:
+            audio_codes (`torch.LongTensor` of shape `(batch_size, 1, num_codes)`):
+                Codes in `[0, codebook_size)`; all of an utterance, or its next chunk.
+            decoder_state ([`Glm4VoiceCodecDecoderState`], *optional*):
+                State after the chunk before; used up by this call.
+            is_final (`bool`, defaults to `True`):
+                Whether these are the last codes. Otherwise codes are held back until `config.streaming_block_size` of them
+                have come, and so is the end of the audio, `config.streaming_overlap` codes and what the vocoder looks ahead.
+            num_inference_steps (`int`, *optional*, defaults to `config.flow_config.num_inference_steps`):
+                Euler steps of the flow.
+            guidance_scale (`float`, *optional*, defaults to `config.flow_config.guidance_scale`):
+                Weight of classifier-free guidance; 0 is without.
+            seed (`int`, *optional*, defaults to 42):
+                Of the noise that speech is made from, the same for all rows of a batch and on all devices.
+            generator (`torch.Generator`, *optional*):
+                To draw a seed from instead.
+            prompt_codes (`torch.LongTensor` of shape `(batch_size or 1, 1, num_prompt_codes)`, *optional*):
+                Codes of a recording of the voice to speak with.
+            prompt_mel (`torch.FloatTensor` of shape `(batch_size or 1, num_prompt_frames, num_mel_bins)`, *optional*):
+                Mel frames of the same recording, see [`log_mel_spectrogram`].
+            speaker_embedding (`torch.FloatTensor` of shape `(batch_size or 1, speaker_embedding_size)`, *optional*):
+                For decoders that were trained with speaker embeddings; the released one was not.
+
+        Returns:
+            [`Glm4VoiceCodecDecoderOutput`]: whole mel frames of 256 samples, 441 of them for 64 codes. The chunks of an utterance
+            put together are as long as what one call with all codes returns and sound like it, but are not equal to it: a
+            block is decoded without knowing what follows.
+
+        Raises:
+            ValueError: where codes are out of range, a shape is wrong, or the voice or the seed changes in an utterance.
+        """
+        self._check_codes("audio_codes", audio_codes)
+        batch_size = audio_codes.shape[0]
+        if num_inference_steps is not None and num_inference_steps < 1:
+            raise ValueError(f"`num_inference_steps` must be at least 1, got {num_inference_steps}.")
+        options = {
+            "seed": seed,
+            "generator": generator,
+            "prompt_codes": prompt_codes,
+            "prompt_mel": prompt_mel,
+            "speaker_embedding": speaker_embedding,
+        }
+        state = decoder_state
+        if state is None:
+            state = self.init_decoder_state(batch_size, **options)
+        elif given := [name for name, value in options.items() if value is not None]:
+            raise ValueError(f"`{given[0]}` is for a whole utterance: pass it to `init_decoder_state`.")
+        elif state.codes.shape[0] != batch_size:
+            raise ValueError(
+                f"`decoder_state` is of a batch of {state.codes.shape[0]}, but `audio_codes` has {batch_size} rows."
+            )
+        state.codes = torch.cat([state.codes, audio_codes[:, 0].to(state.codes.device)], dim=1)
+        state.num_waiting += audio_codes.shape[2]
+        mel = state.mel[..., :0]
+        if state.num_waiting and (is_final or state.num_waiting >= self.config.streaming_block_size):
+            mel = self._decode_block(state, is_final, num_inference_steps, guidance_scale)
+        elif is_final:
+            mel = state.overlap
+        audio = self.vocoder(mel, state.vocoder, is_final)
+        return Glm4VoiceCodecDecoderOutput(audio_values=audio[:, None], decoder_state=None if is_final else state)
+
+    def _decode_block(
+        self,
+        state: Glm4VoiceCodecDecoderState,
+        is_final: bool,
+        num_inference_steps: int | None,
+        guidance_scale: float | None,
+    ) -> torch.FloatTensor:
+        """Decodes the codes that wait; returns the frames `(batch_size, num_mel_bins, num_frames)` that this finishes."""
+        num_frames, config = self.config.num_mel_frames, self.config
+        num_prompt_codes, num_prompt_frames = state.prompt_codes.shape[1], state.prompt_mel.shape[-1]
+        num_before = num_prompt_codes + state.num_dropped
+        num_codes = state.codes.shape[1]
+        first_frame = num_frames(num_before)
+
+        # the prompt's frames, then those of the codes that have not been dropped
+        length = num_prompt_frames + num_frames(num_before + num_codes) - first_frame
+        new_noise = torch.randn(
+            (1, state.mel.shape[1], length - state.noise.shape[-1]),
+            generator=state.generator,
+            device=state.generator.device,
+        )
+        state.noise = torch.cat([state.noise, new_noise.to(state.noise.device)], dim=-1)
+        mel = self.flow(
+            codes=torch.cat([state.prompt_codes, state.codes], dim=1),
+            noise=state.noise,
+            given_mel=torch.cat([state.prompt_mel, state.mel], dim=-1),
+            speaker_embedding=state.speaker_embedding,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+        )
+        num_faded = state.overlap.shape[-1]
+        weight = torch.arange(1, num_faded + 1, device=mel.device) / (num_faded + 1)
+        mel[..., :num_faded] = torch.lerp(state.overlap, mel[..., :num_faded], weight)
+        if is_final:
+            return mel
+
+        num_overlap_codes = min(config.streaming_overlap, num_codes)
+        num_finished = num_frames(num_before + num_codes - num_overlap_codes) - first_frame - state.mel.shape[-1]
+        finished, state.overlap = mel.tensor_split([max(0, num_finished)], dim=-1)
+        state.mel = torch.cat([state.mel, finished], dim=-1)
+        state.num_waiting = 0
+
+        # whole blocks of the encoder's attention are dropped, so that the others stay the blocks they are
+        block_size = config.flow_config.attention_block_size
+        num_to_drop = max(0, num_codes - config.streaming_context) // block_size * block_size
+        frames_to_drop = num_frames(num_before + num_to_drop) - first_frame
+        state.num_dropped += num_to_drop
+        state.codes, state.mel = state.codes[:, num_to_drop:], state.mel[..., frames_to_drop:]
+        prompt_noise, noise = state.noise.tensor_split([num_prompt_frames], dim=-1)
+        state.noise = torch.cat([prompt_noise, noise[..., frames_to_drop:]], dim=-1)
+        return finished
+
+    def forward(
+        self, input_values: torch.FloatTensor, padding_mask: torch.Tensor | None = None
+    ) -> Glm4VoiceCodecDecoderOutput:
+        """Round trip: `decode(encode(input_values, padding_mask).audio_codes)`."""
+        return self.decode(self.encode(input_values, padding_mask).audio_codes)
+
+
+__all__ = ["Glm4VoiceCodec", "Glm4VoiceCodecDecoderState", "Glm4VoiceCodecPreTrainedModel"]
