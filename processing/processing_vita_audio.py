@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from transformers import AutoModel, BatchFeature, ProcessorMixin
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
+from transformers.utils import CONFIG_NAME, cached_file
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from .audio_vita_audio import load_audio
@@ -432,8 +433,14 @@ def _audio_parts(messages: list[dict]) -> list[dict]:
 def _load_codec(pretrained_model_name_or_path, model_type: str, **kwargs) -> PreTrainedAudioTokenizerBase:
     """
     Raises:
-        ValueError: the checkpoint lacks tensors of the codec or has others.
+        ValueError: there is no codec, or its checkpoint lacks tensors or has others.
     """
+    hub_kwargs = {key: kwargs[key] for key in (*HUB_KWARGS, "subfolder") if key in kwargs}
+    if cached_file(pretrained_model_name_or_path, CONFIG_NAME, **hub_kwargs) is None:
+        raise ValueError(
+            f"{pretrained_model_name_or_path} has no codec: its processor needs one of the type {model_type!r}, but there is no "
+            f"{kwargs['subfolder']}/{CONFIG_NAME}."
+        )
     if model_type in CODEC_CLASSES:
         loader = CODEC_CLASSES[model_type]
         kwargs.pop("trust_remote_code")

@@ -68,7 +68,8 @@ class HubServer:
     """See the module."""
 
     def __init__(self, root: Path):
-        self.storage = HubStorage(root)
+        self.root = Path(root)
+        self.storage = HubStorage(self.root)
         self.write_token, self.read_token, self.guest_token = (f"hf_{secrets.token_hex(17)}" for _ in range(3))
         self.accounts = {
             self.write_token: Account(OWNER, "write"),
@@ -288,7 +289,7 @@ class StorageHandler(Handler):
         if not hmac.compare_digest(parse_qs(urlsplit(url).query)["signature"][0], self.parameter("signature")):
             raise HubError(403, "The signature does not match.")
         oid, size = parameters["oid"], int(parameters["size"])
-        storage, upload = self.hub.storage, self.hub.storage.root / "uploads" / oid
+        storage, upload = self.hub.storage, self.hub.root / "uploads" / oid
         match self.command, self.segments:
             case "GET" | "HEAD", ["file"]:
                 self.send_file(storage.object(oid), ETag=f'"{oid}"', Content_Type="application/octet-stream")

@@ -3,13 +3,16 @@
 """The unmodified clients (`huggingface_hub`, transformers, datasets, our commands) against the Hub of `hub_server`."""
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, snapshot_download
 from huggingface_hub.constants import DOWNLOAD_CHUNK_SIZE
 from huggingface_hub.errors import (
@@ -21,6 +24,12 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import httpx
+from test_export import BLOCK_OUR_PACKAGES
+from tiny_models import tiny_codec, tiny_model, tiny_processor
+
+from processing import VitaAudioProcessor
+from processing.export import export_repository
+from processing.pipeline_vita_audio import VitaAudioPipeline
 
 
 ROOT = Path(__file__).parent.parent
@@ -37,6 +46,13 @@ def folder(tmp_path):
     (folder / "model.safetensors").write_bytes(os.urandom(300_000))
     (folder / "audio_tokenizer" / "model.safetensors").write_bytes(os.urandom(10_000))
     return folder
+
+
+@pytest.fixture
+def question(tmp_path):
+    path = tmp_path / "question.wav"
+    soundfile.write(path, 0.3 * np.sin(np.arange(12000) / 20), 16000)
+    return str(path)
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -62,6 +78,13 @@ def start(hub, home, *command, token=None, cwd=None, **variables):
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def run(*arguments, **kwargs):
+    """As `start`, and waits for its end."""
+    process = start(*arguments, **kwargs)
+    stdout, stderr = process.communicate(timeout=600)
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
 def kill_when_stalled(hub, process):
@@ -253,3 +276,182 @@ def test_a_download_that_fails_leaves_nothing_to_be_used(hub, folder, tmp_path):
     snapshot = download(hub, "vita/mini", cache)
     assert contents(snapshot) == contents(folder)
     assert not api.verify_repo_checksums("vita/mini", cache_dir=cache).mismatches
+
+
+# Loading a model
+
+
+LOAD_AND_ANSWER = """
+import json
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoProcessor, AutoTokenizer, pipeline
+
+repo, revision, token, question = sys.argv[1:]
+where = {"revision": revision, "token": token, "trust_remote_code": True}
+config = AutoConfig.from_pretrained(repo, **where)
+model = AutoModel.from_pretrained(repo, **where)
+causal_lm = AutoModelForCausalLM.from_pretrained(repo, **where)
+processor = AutoProcessor.from_pretrained(repo, **where)
+tokenizer = AutoTokenizer.from_pretrained(repo, **where)
+codec = AutoModel.from_pretrained(repo, subfolder="audio_tokenizer", **where)
+pipe = pipeline("audio-to-audio", model=repo, device="cpu", **where)
+for item in (config, model, causal_lm, processor, processor.audio_tokenizer, codec, pipe, pipe.model, pipe.processor):
+    assert type(item).__module__.startswith("transformers_modules."), type(item)
+messages = [{"role": "user", "content": [{"type": "audio", "path": question}]}]
+inputs = processor.apply_chat_template(messages, tokenize=True, return_dict=True, add_generation_prompt=True)
+answer = pipe(question)
+print(json.dumps({
+    "ids": [m.generate(**inputs).tolist() for m in (model, causal_lm)],
+    "codes": [p.encode_audio([question]) for p in (processor, pipe.processor)],
+    "codebook": codec.state_dict()["quantizer.codebook.weight"].tolist(),
+    "text": answer["text"],
+    "num_samples": len(answer["audio"]),
+}))
+"""
+
+
+def test_a_model_loads_by_id_and_revision_where_our_packages_are_not(hub, question, tmp_path):
+    api = hub.api()
+    api.create_repo("vita/mini-1.0", private=True)
+    api.create_branch("vita/mini-1.0", branch="stage/2")
+    pipes = {}
+    for seed, branch in enumerate(("main", "stage/2")):
+        parts = tiny_processor()
+        processor = VitaAudioProcessor(parts.feature_extractor, parts.tokenizer, tiny_codec(seed))
+        pipes[branch] = VitaAudioPipeline(tiny_model(processor, seed), processor=processor, device="cpu")
+        folder = export_repository(pipes[branch].model, processor, tmp_path / f"stage{seed + 1}")
+        api.upload_folder(repo_id="vita/mini-1.0", folder_path=folder, revision=branch)
+
+    hub.requests.clear()
+    # the token is only said to `from_pretrained`
+    arguments = ("vita/mini-1.0", "stage/2", hub.read_token, question)
+    done = run(hub, tmp_path / "home", "-c", BLOCK_OUR_PACKAGES + LOAD_AND_ANSWER, *arguments, token="")
+    assert done.returncode == 0, done.stderr[-3000:]
+    got = json.loads(done.stdout)
+    pipe = pipes["stage/2"]
+    codec = pipe.processor.audio_tokenizer
+    assert got["codes"] == [pipe.processor.encode_audio([question])] * 2
+    assert got["codes"][0] != pipes["main"].processor.encode_audio([question])
+    assert got["codebook"] == codec.state_dict()["quantizer.codebook.weight"].tolist()
+    messages = [{"role": "user", "content": [{"type": "audio", "path": question}]}]
+    inputs = pipe.processor.apply_chat_template(messages, tokenize=True, return_dict=True, add_generation_prompt=True)
+    assert got["ids"] == [pipe.model.generate(**inputs).tolist()] * 2
+    expected = pipe(question)
+    assert (got["text"], got["num_samples"]) == (expected["text"], len(expected["audio"])) and got[
+        "num_samples"
+    ] > 1280
+    # nothing was asked of another revision, and nothing was sent
+    commit = api.model_info("vita/mini-1.0", revision="stage/2").sha
+    for method, path in hub.requests:
+        assert method in ("GET", "HEAD") and ("/stage%2F2" in path or f"/{commit}/" in path or "/file?" in path), path
+
+
+RUN_COMMANDS = """
+import contextlib, io, json, os, sys
+from processing.cli import main
+
+reports = []
+for token, *argv in json.loads(sys.argv[1]):
+    os.environ["HF_TOKEN"] = token
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(argv)
+    reports.append([code, out.getvalue(), err.getvalue()])
+print(json.dumps(reports))
+"""
+
+
+def test_errors_of_the_command_line_are_one_clear_line(hub, question, tmp_path):
+    processor = tiny_processor()
+    exported = export_repository(tiny_model(processor), processor, tmp_path / "exported")
+    api = hub.api()
+    for name in ("mini", "gated", "no-codec"):
+        api.create_repo(f"vita/{name}", private=name == "mini")
+        ignored = "audio_tokenizer/*" if name == "no-codec" else None
+        api.upload_folder(repo_id=f"vita/{name}", folder_path=exported, ignore_patterns=ignored)
+    api.update_repo_settings("vita/gated", gated="manual")
+    for name, model_type in (("bert", "bert"), ("unknown", "unknown")):
+        api.create_repo(f"vita/{name}")
+        config = json.dumps({"model_type": model_type}).encode()
+        api.upload_file(repo_id=f"vita/{name}", path_in_repo="config.json", path_or_fileobj=config)
+    api.create_repo("vita/empty")
+    api.create_repo("vita/corpus", repo_type="dataset")
+
+    writer, guest = hub.write_token, hub.guest_token
+    weights = hashlib.sha256((exported / "model.safetensors").read_bytes()).hexdigest()
+    hub.drop_download(after_bytes=50_000, how="reset", path=weights)
+    cases = [
+        (writer, "vita/no-codec", None, "cannot be reached: [Errno 104] Connection reset by peer"),
+        (writer, "vita/no-codec", None, "vita/no-codec has no codec: its processor needs one of the type"),
+        ("hf_wrong", "vita/mini", None, "does not know the token: set HF_TOKEN, or log in"),
+        ("", "vita/mini", None, "There is no repository vita/mini at http://127.0.0.1"),
+        (guest, "vita/mini", None, "or it is private: set HF_TOKEN to a token that may read it"),
+        (writer, "vita/missing", None, "There is no repository vita/missing at"),
+        (writer, "vita/corpus", None, "There is no repository vita/corpus at"),
+        (guest, "vita/gated", None, "vita/gated is gated: ask for access"),
+        (writer, "vita/mini", "stage9", "vita/mini has no such revision (Invalid rev id: stage9)"),
+        (writer, str(exported), "stage9", "--revision is for a Hub id"),
+        (writer, "vita/bert", None, "vita/bert has a model of the type 'bert', not 'vita_audio'"),
+        (writer, "vita/unknown", None, "vita/unknown has a model of the type 'unknown', not 'vita_audio'"),
+        (writer, "vita/empty", None, "vita/empty has no model: it has no config.json"),
+    ]
+    commands = [
+        [token, "transcribe", question, "--model", model, *(["--revision", revision] if revision else [])]
+        for token, model, revision, _ in cases
+    ]
+    commands.append([hub.read_token, "transcribe", question, "--model", "vita/mini", "--json"])
+    done = run(hub, tmp_path / "home", "-c", RUN_COMMANDS, json.dumps(commands), PYTHONPATH=str(ROOT))
+    assert done.returncode == 0, done.stderr[-3000:]
+    *reports, (code, out, _) = json.loads(done.stdout.splitlines()[-1])
+    assert code == 0 and "text" in json.loads(out)
+    for (*case, message), (code, out, err) in zip(cases, reports, strict=True):
+        assert code == 1 and not out, case
+        (line,) = err.splitlines()
+        assert line.startswith("vita-audio: error: ") and message in line and len(line) < 300, (case, line)
+        assert "hf_" not in line and "huggingface.co" not in line
+
+
+# Datasets
+
+
+PUSH_AND_LOAD_DATASET = """
+import hashlib, json, sys
+from datasets import Audio, Dataset, DatasetDict, get_dataset_config_names, load_dataset
+from huggingface_hub import HfApi
+
+question = sys.argv[1]
+
+def read(rows):
+    return [[row["text"], hashlib.sha256(row["audio"]["bytes"]).hexdigest()] for row in rows]
+
+def part(texts):
+    rows = Dataset.from_list([{"text": text, "audio": question} for text in texts])
+    return rows.cast_column("audio", Audio(sampling_rate=16000, decode=False))
+
+for name, texts in (("clips", "abc"), ("words", "xyz")):
+    splits = DatasetDict({"train": part(texts), "test": part(texts[::-1])})
+    splits.push_to_hub("vita/corpus", name, private=True, set_default=name == "words")
+HfApi().create_tag("vita/corpus", tag="v1", repo_type="dataset")
+part("d").push_to_hub("vita/corpus", "clips", split="train")
+
+print(json.dumps({
+    "configs": get_dataset_config_names("vita/corpus"),
+    "default": read(load_dataset("vita/corpus", split="test")),
+    "v1": read(load_dataset("vita/corpus", "clips", split="train", revision="v1")),
+    "main": read(load_dataset("vita/corpus", "clips", split="train")),
+    "streamed": read(load_dataset("vita/corpus", "clips", split="test", streaming=True)),
+}))
+"""
+
+
+def test_a_dataset_with_audio_is_pushed_and_loaded_by_id(hub, question, tmp_path):
+    done = run(hub, tmp_path / "home", "-c", PUSH_AND_LOAD_DATASET, question)
+    assert done.returncode == 0, done.stderr[-3000:]
+    content = hashlib.sha256(Path(question).read_bytes()).hexdigest()
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "configs": ["clips", "words"],
+        **{"default": [["z", content], ["y", content], ["x", content]], "main": [["d", content]]},
+        **{"v1": [["a", content], ["b", content], ["c", content]]},
+        **{"streamed": [["c", content], ["b", content], ["a", content]]},
+    }
+    info = hub.api().dataset_info("vita/corpus")
+    assert info.private and [c["config_name"] for c in info.card_data.configs] == ["clips", "words"]
