@@ -8,7 +8,7 @@ import soundfile as sf
 from tiny_models import tiny_model, tiny_processor
 
 from training import evaluate
-from training.evaluate import respond
+from training.harness import score
 from training.report import CODEC_TABLE, codec_table, fill_section, results_table
 
 
@@ -45,25 +45,29 @@ def corpus_dir(tmp_path_factory):
     return folder
 
 
-def test_responses_come_in_order_whatever_the_batch(model, processor, corpus_dir):
-    rows = evaluate.load_sets(corpus_dir, limit=3)["asr"]
-    alone = respond(model, processor, corpus_dir, rows, batch_size=1, mctp_mode="boost", max_new_tokens=5)
-    together = respond(model, processor, corpus_dir, rows, batch_size=3, mctp_mode="boost", max_new_tokens=5)
-    assert [row["audio_codes"] for row in alone] == [row["audio_codes"] for row in together]
-    assert [row["text"] for row in alone] == [row["text"] for row in together]
+def test_an_item_is_the_conversation_without_its_answer(corpus_dir):
+    (row,) = evaluate.load_sets(corpus_dir, limit=1)["sqa"]
+    item = evaluate.build_item(corpus_dir, row)
+    assert item.audios == [str(corpus_dir / row["audios"][0])]
+    assert [message["role"] for message in item.messages] == ["user"]
+    assert (item.id, item.reference) == (row["id"], "Two plus two is four.")
+    assert item.accepted_answers == ("four", "4")
 
 
-def test_score_counts_words_and_answers(processor):
-    rows = [{"id": i, "reference": "Two plus two is four.", "accepted_answers": ["four", "4"]} for i in range(2)]
-    responses = [
-        {"text": "Two plus two is four.", "waveform": np.zeros(0)},
-        {"text": "Two plus three is five.", "waveform": np.zeros(0)},
-    ]
-    figures, lines = evaluate.score("asr", rows, responses, processor, recognizer=None)
-    assert figures == {"conversations": 2, "wer": 0.2}
-    figures, lines = evaluate.score("sqa", rows, responses, processor, recognizer=None)
+def test_score_counts_words_and_answers(corpus_dir):
+    rows = evaluate.load_sets(corpus_dir, limit=2)["asr"]
+    items = [evaluate.build_item(corpus_dir, row) for row in rows]
+    texts = ["Two plus two is four.", "Two plus three is five."]
+    responses = {item.id: {"text": text} for item, text in zip(items, texts)}
+    figures, lines = score("asr", items, responses, {})
+    # "two" for "three", "four" for "five" in ten words; 4 and 3 of 2 * 21 characters
+    assert figures == {"conversations": 2, "wer": 0.2, "cer": pytest.approx(7 / 42)}
+    transcripts = {item.id: {"heard": ""} for item in items}
+    figures, lines = score("sqa", items, responses, transcripts)
     assert figures == {"conversations": 2, "text_accuracy": 0.5, "speech_accuracy": 0.0}
     assert [line["heard"] for line in lines] == ["", ""]
+    figures, _ = score("tts", items, responses, {items[0].id: {"heard": texts[0]}, items[1].id: {"heard": ""}})
+    assert figures == {"conversations": 2, "wer": 0.5, "cer": 0.5}
 
 
 def test_the_command_writes_figures_picture_and_table(model, processor, corpus_dir, tmp_path):
@@ -86,6 +90,11 @@ def test_the_command_writes_figures_picture_and_table(model, processor, corpus_d
     assert results_table(results) in text and "old" not in text
     assert text.startswith("# Title\n") and text.endswith("\nend\n")
     assert "not measured" in text
+
+
+def test_a_set_without_conversations_is_named_before_the_model_is_loaded(corpus_dir):
+    with pytest.raises(ValueError, match="no conversations for the sets tqa"):
+        evaluate.main(["--model", "nowhere", "--corpus_dir", str(corpus_dir), "--sets", "asr", "tqa"])
 
 
 def test_a_readme_without_a_place_is_refused(tmp_path):

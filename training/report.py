@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
 
-RESULTS_TABLE, CODEC_TABLE = "results table", "codec table"
+RESULTS_TABLE, CODEC_TABLE, BENCHMARK_TABLE = "results table", "codec table", "benchmark table"
 # heading, set, figure, number format
 COLUMNS = (
     ("TTS WER", "tts", "wer", "{:.1%}"),
@@ -24,6 +24,13 @@ COLUMNS = (
     ("Tokens/s", "speed", "tokens_per_second", "{:.0f}"),
     ("Work per second of speech", "speed", "real_time_factor", "{:.3f} s"),
 )
+
+BENCHMARK_FIGURES = {
+    "wer": "WER",
+    "cer": "CER",
+    "text_accuracy": "answers right, text",
+    "speech_accuracy": "answers right, speech",
+}
 
 
 def results_table(results: dict) -> str:
@@ -48,6 +55,20 @@ def codec_table(results: dict) -> str:
         lines.append(
             f"| {group} | {figures['clips']} | {figures['wer_original']:.1%} | {figures['wer_decoded']:.1%} |"
         )
+    return "\n".join(lines)
+
+
+def benchmark_table(results: dict) -> str:
+    """Markdown table of the benchmarks, a row for each and each of its modes; a dash where a figure is not of its task."""
+    lines = [
+        "| benchmark | mode | items | " + " | ".join(BENCHMARK_FIGURES.values()) + " | recogniser |",
+        "|---" * (len(BENCHMARK_FIGURES) + 4) + "|",
+    ]
+    for benchmark, modes in results["benchmarks"].items():
+        for mode, figures in modes.items():
+            cells = [f"{figures[key]:.1%}" if key in figures else "–" for key in BENCHMARK_FIGURES]
+            cells = [benchmark, mode, str(figures["conversations"]), *cells, figures.get("recognizer", "–")]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -89,5 +110,35 @@ def plot_results(results: dict, path: Path) -> None:
             axes.annotate(mode, (x, y), textcoords="offset points", xytext=(4, 4))
     axes.set(xlabel="new tokens per second, one request", ylabel="%", ylim=(0, 105))
     axes.legend(loc="upper center", ncols=2)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def plot_benchmarks(results: dict, path: Path) -> None:
+    """A group of bars for each figure of each benchmark, but the character error rates; a bar for each mode."""
+    benchmarks = results["benchmarks"]
+    mode_names = list(dict.fromkeys(mode for modes in benchmarks.values() for mode in modes))
+    groups = [
+        (benchmark, key)
+        for benchmark, modes in benchmarks.items()
+        for key in BENCHMARK_FIGURES
+        if key != "cer" and any(key in figures for figures in modes.values())
+    ]
+    height = 0.8 / len(mode_names)
+    figure, axes = plt.subplots(figsize=(7, 1 + 0.3 * len(groups) * (1 + len(mode_names))), layout="constrained")
+    for number, mode in enumerate(mode_names):
+        points = [
+            (place + number * height, benchmarks[benchmark][mode][key] * 100)
+            for place, (benchmark, key) in enumerate(groups)
+            if mode in benchmarks[benchmark]
+        ]
+        bars = axes.barh([y for y, _ in points], [value for _, value in points], height, label=mode)
+        axes.bar_label(bars, fmt="%.1f", padding=2)
+    labels = [f"{benchmark}\n{BENCHMARK_FIGURES[key]}" for benchmark, key in groups]
+    axes.set_yticks([place + 0.4 - height / 2 for place in range(len(groups))], labels)
+    axes.invert_yaxis()
+    axes.set(xlabel="%")
+    axes.margins(x=0.1)
+    figure.legend(title="mode", loc="outside right upper")
     figure.savefig(path, dpi=120)
     plt.close(figure)

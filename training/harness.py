@@ -1,0 +1,357 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Scores a checkpoint on a published benchmark, in text and speech.
+
+    python -m training.harness --model MODEL --benchmark llama_questions --output_dir runs/benchmarks
+
+Speech is scored by what an independent recogniser hears. Every response is on disk as soon as it is there: the command given
+again goes on where it was stopped, and a run with another recogniser takes the responses that are there. Several benchmarks
+share an output folder: `results.json`, `results.md` and `results.png` show all of them.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from modeling_vita_audio import MCTP_MODES, VitaAudioForConditionalGeneration
+from processing import VitaAudioProcessor
+from training.benchmarks import (
+    ASR,
+    BENCHMARKS,
+    SPOKEN_QA,
+    TTS,
+    WRITTEN_QA,
+    BenchmarkItems,
+    Item,
+    items_fingerprint,
+    load_benchmark,
+)
+from training.data import codec_fingerprint
+from training.recognition import load_recognizer
+from training.report import BENCHMARK_TABLE, benchmark_table, fill_section, plot_benchmarks, write_atomically
+from training.scoring import answer_is_right, character_error_rate, real_time_factor, word_error_rate
+
+
+# The tasks whose responses are listened to, and those that are questions.
+SPEAKING_TASKS = (TTS, SPOKEN_QA)
+QUESTION_TASKS = (SPOKEN_QA, WRITTEN_QA)
+
+
+class ResponseLog:
+    """
+    Rows by their `id`, in memory and in a file of JSON lines that is only ever appended to.
+
+    Args:
+        path (`Path`, *optional*): what a run that was stopped has left there is read; a last line without its end, which a kill
+            in the middle of writing leaves behind, is cut off. Without a path the rows are in memory only.
+
+    Raises:
+        ValueError: a line is not what was written here.
+    """
+
+    def __init__(self, path: Path | None = None):
+        self.path, self.rows = path, {}
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            return
+        content = path.read_bytes()
+        end = content.rfind(b"\n") + 1
+        if end < len(content):
+            os.truncate(path, end)
+        for number, line in enumerate(content[:end].splitlines(), start=1):
+            try:
+                row = json.loads(line)
+                self.rows[row["id"]] = row
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{path}, line {number} is broken: remove the file to start anew.") from error
+
+    def append(self, rows: list[dict]) -> None:
+        """Keeps `rows`; they are on disk when this returns."""
+        self.rows |= {row["id"]: row for row in rows}
+        if self.path is not None:
+            with open(self.path, "ab") as file:
+                file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+                file.flush()
+                os.fsync(file.fileno())
+
+
+def build_prompts(processor, items: Sequence[Item]) -> dict:
+    """Inputs of `generate` for the prompts of `items`, padded on the left."""
+    return processor.apply_chat_template(
+        [item.messages for item in items], tokenize=True, return_dict=True, add_generation_prompt=True
+    )
+
+
+def load_audios(processor, item: Item) -> tuple[Item, float]:
+    """The item with the samples of its audios, and how many seconds they last; a bad audio is named by the item."""
+    try:
+        audios = [processor.load_audio(audio) for audio in item.audios]
+    except (ValueError, OSError) as error:
+        raise type(error)(f"{item.id}: {error}") from error
+    return item.with_audios(audios), sum(map(len, audios)) / processor.feature_extractor.sampling_rate
+
+
+@torch.no_grad()
+def respond(
+    model, processor, items: Sequence[Item], log: ResponseLog, batch_size: int = 16, desc: str = "", **generate_kwargs
+) -> None:
+    """
+    Has the model respond to `items`, greedily and in batches that are the same however often the run is stopped.
+
+    Rows of `log`: `id`, `text` (`str`), `audio_codes` (`list[int]`), `num_tokens` that were written, `seconds` of work (an
+    equal share of its batch's, tokenizing the prompt included) and `audio_seconds` of the prompt.
+    """
+    for start in tqdm(range(0, len(items), batch_size), desc=f"{desc} responses", unit="batch"):
+        batch = [items[index] for index in range(start, min(start + batch_size, len(items)))]
+        if all(item.id in log.rows for item in batch):
+            continue
+        batch, audio_seconds = zip(*(load_audios(processor, item) for item in batch))
+        started = time.perf_counter()
+        inputs = build_prompts(processor, batch).to(model.device)
+        sequences = model.generate(**inputs, do_sample=False, **generate_kwargs)
+        new_ids = sequences[:, inputs["input_ids"].shape[1] :].cpu()
+        seconds = (time.perf_counter() - started) / len(batch)
+        num_tokens = (new_ids != model.generation_config.pad_token_id).sum(dim=1).tolist()
+        responses = processor.post_process_generation(new_ids)
+        log.append(
+            [
+                {"id": item.id, **response, "num_tokens": number, "seconds": seconds, "audio_seconds": duration}
+                for item, response, number, duration in zip(batch, responses, num_tokens, audio_seconds)
+            ]
+        )
+
+
+def listen(processor, recognizer, items: Sequence[Item], responses: dict, log: ResponseLog, desc: str = "") -> None:
+    """
+    Has the recogniser write down the speech of `responses`, rows of [`respond`] by their ids.
+
+    Rows of `log`: `id`, `heard` (`str`, empty where there is no speech), `seconds` of decoding the speech, and
+    `audio_seconds` of it.
+    """
+    for item_id in tqdm([item.id for item in items], desc=f"{desc} listening"):
+        if item_id in log.rows:
+            continue
+        started = time.perf_counter()
+        (speech,) = processor.decode_audio([responses[item_id]["audio_codes"]])
+        seconds = time.perf_counter() - started
+        sampling_rate = processor.output_sampling_rate
+        heard = recognizer(speech, sampling_rate) if len(speech) else ""
+        log.append([{"id": item_id, "heard": heard, "seconds": seconds, "audio_seconds": len(speech) / sampling_rate}])
+
+
+def score(task: str, items: Sequence[Item], responses: dict, transcripts: dict) -> tuple[dict, list[dict]]:
+    """
+    Figures of a benchmark, and a line for each of its items.
+
+    Args:
+        task: "asr", "tts", "sqa" or "tqa".
+        responses, transcripts: rows of [`respond`] and [`listen`] by the ids of the items; the latter of speech only.
+
+    Returns:
+        `dict` of `conversations` (their number) and, as the task has them, `wer`, `cer`, `text_accuracy` and
+        `speech_accuracy`; and `list[dict]`.
+    """
+    lines = []
+    for item in items:
+        line = {"id": item.id, "reference": item.reference, "text": responses[item.id]["text"]}
+        if task in SPEAKING_TASKS:
+            line["heard"] = transcripts[item.id]["heard"]
+        if task in QUESTION_TASKS:
+            gold = item.accepted_answers, item.reference or None
+            line["text_is_right"] = answer_is_right(line["text"], *gold)
+            if task in SPEAKING_TASKS:
+                line["speech_is_right"] = answer_is_right(line["heard"], *gold)
+        lines.append(line)
+    figures = {"conversations": len(lines)}
+    if task in QUESTION_TASKS:
+        for key in ("text_is_right", "speech_is_right"):
+            if key in lines[0]:
+                figures[key.replace("is_right", "accuracy")] = float(np.mean([line[key] for line in lines]))
+    else:
+        references = [line["reference"] for line in lines]
+        hypotheses = [line["text" if task == ASR else "heard"] for line in lines]
+        figures["wer"] = word_error_rate(references, hypotheses)
+        figures["cer"] = character_error_rate(references, hypotheses)
+    return figures, lines
+
+
+def measure_throughput(task: str, items: Sequence[Item], responses: dict, transcripts: dict) -> dict:
+    """
+    Speed of the batches: `tokens_per_second`, and `real_time_factor`, which is work per second of the speech that was
+    recognised or generated; the latter only where there is speech.
+    """
+    rows = [responses[item.id] for item in items]
+    work = [row["seconds"] for row in rows]
+    speed = {"tokens_per_second": sum(row["num_tokens"] for row in rows) / sum(work)}
+    if task in SPEAKING_TASKS:
+        spoken = [transcripts[item.id] for item in items]
+        work = [seconds + row["seconds"] for seconds, row in zip(work, spoken)]
+        rows = spoken
+    durations = [row["audio_seconds"] for row in rows]
+    if sum(durations):
+        speed["real_time_factor"] = real_time_factor(work, durations)
+    return speed
+
+
+def run_benchmark(args: argparse.Namespace) -> dict[str, dict]:
+    """
+    Figures of one benchmark by the modes.
+
+    Raises:
+        ValueError, OSError, ImportError: the dataset, the recogniser or the model is not there or does not fit; all before the
+            model starts to work.
+    """
+    benchmark = BENCHMARKS[args.benchmark]
+    if args.written_questions:
+        if benchmark.task != SPOKEN_QA:
+            raise ValueError(
+                f"{args.benchmark} has no questions: --written_questions is for sets of spoken questions."
+            )
+        benchmark = replace(benchmark, task=WRITTEN_QA)
+    benchmark = replace(benchmark, columns=benchmark.columns | dict(args.columns))
+    task = benchmark.task
+    dataset = load_benchmark(benchmark, args.dataset_name, args.dataset_config, args.dataset_split)
+    items = BenchmarkItems(benchmark, dataset, args.limit, with_voice=not args.without_voice)
+    recognizer = load_recognizer(args.recognizer, args.device) if task in SPEAKING_TASKS else None
+    processor = VitaAudioProcessor.from_pretrained(args.model, revision=args.revision)
+    if processor.audio_tokenizer is None:
+        raise ValueError(f"The processor of {args.model} has no audio tokenizer: it can neither hear nor speak.")
+    model = VitaAudioForConditionalGeneration.from_pretrained(args.model, revision=args.revision, dtype=args.dtype)
+    model.to(args.device)
+    processor.audio_tokenizer.to(args.device)
+    settings = {
+        "items": items_fingerprint(items),
+        "model": codec_fingerprint(model),
+        "codec": codec_fingerprint(processor.audio_tokenizer),
+        "generation": model.generation_config.to_diff_dict(),
+        "batch_size": args.batch_size,
+        "max_new_tokens": args.max_new_tokens,
+    }
+    results = {}
+    for mode in args.mctp_mode or [model.generation_config.mctp_mode]:
+        mode_name = mode if isinstance(mode, str) else "_".join(map(str, mode))
+        name = f"{result_name(args)}-{mode_name}"
+        settings["mctp_mode"] = mode
+        log = ResponseLog(log_path(args.output_dir / "responses", name, settings))
+        generate_kwargs = {"mctp_mode": mode, "max_new_tokens": args.max_new_tokens}
+        respond(model, processor, items, log, args.batch_size, desc=name, **generate_kwargs)
+        heard = ResponseLog()
+        if recognizer is not None:
+            key = settings | {"recognizer": recognizer.name}
+            heard = ResponseLog(log_path(args.output_dir / "transcripts", name, key))
+            listen(processor, recognizer, items, log.rows, heard, desc=name)
+        figures, lines = score(task, items, log.rows, heard.rows)
+        write_atomically(args.output_dir / f"{name}.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+        results[mode_name] = {
+            **figures,
+            "dataset": args.dataset_name or benchmark.dataset_name,
+            "split": args.dataset_split or benchmark.split,
+            "batch_size": args.batch_size,
+            "max_new_tokens": args.max_new_tokens,
+            **({"recognizer": recognizer.name} if recognizer else {}),
+            "throughput": measure_throughput(task, items, log.rows, heard.rows),
+        }
+        print(name, json.dumps(figures), flush=True)
+    return results
+
+
+def result_name(args: argparse.Namespace) -> str:
+    return f"{args.benchmark}_written" if args.written_questions else args.benchmark
+
+
+def log_path(folder: Path, name: str, settings: dict) -> Path:
+    """A file of its own for what has its own settings, so that responses of different ones never mix."""
+    digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=6).hexdigest()
+    return folder / f"{name}-{digest}.jsonl"
+
+
+def read_results(output_dir: Path, model: str) -> dict:
+    """
+    What is in the folder's `results.json` so far.
+
+    Raises:
+        ValueError: it is of another model.
+    """
+    path = output_dir / "results.json"
+    if not path.exists():
+        return {"model": model, "benchmarks": {}}
+    results = json.loads(path.read_text())
+    if "benchmarks" not in results or results.get("model") != model:
+        raise ValueError(f"{path} has other results than benchmarks of {model}: name another --output_dir.")
+    return results
+
+
+def parse_column(text: str) -> tuple[str, str]:
+    role, separator, name = text.partition("=")
+    if not separator or not role or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form ROLE=COLUMN, such as audio=recording")
+    return role, name
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder or Hub id of a checkpoint with its processor")
+    parser.add_argument("--revision", help="branch, tag or commit of the model on the Hub")
+    parser.add_argument("--benchmark", required=True, choices=list(BENCHMARKS))
+    parser.add_argument("--dataset_name", help="Hub id or folder of the dataset; the published one by default")
+    parser.add_argument("--dataset_config", help="configuration of the dataset")
+    parser.add_argument("--dataset_split", help="split of the dataset; the published one by default")
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        type=parse_column,
+        default=[],
+        metavar="ROLE=COLUMN",
+        help="columns of other names, of the roles audio, text, voice, question, answers, accepted_answers, reference and id",
+    )
+    parser.add_argument("--output_dir", required=True, type=Path, help="where the results and all responses go")
+    parser.add_argument(
+        "--mctp_mode", nargs="+", choices=list(MCTP_MODES), help="one or several modes; the model's own by default"
+    )
+    parser.add_argument("--written_questions", action="store_true", help="ask the questions in text, not in speech")
+    parser.add_argument(
+        "--without_voice", action="store_true", help="do not prompt with a recording of the voice to speak with"
+    )
+    parser.add_argument("--batch_size", type=int, default=16, help="prompts that go through the model at once")
+    parser.add_argument("--limit", type=int, help="so many rows, drawn with a fixed seed; all by default")
+    parser.add_argument("--max_new_tokens", type=int, default=1024)
+    parser.add_argument(
+        "--recognizer", help="model of faster-whisper or transformers, by name or folder; Whisper tiny.en by default"
+    )
+    parser.add_argument("--device", default="cpu", help="such as cpu or cuda:0")
+    parser.add_argument("--dtype", default="auto", help="of the model's weights; as they are stored by default")
+    parser.add_argument("--readme", type=Path, help="README whose table of benchmarks is filled from the results")
+    args = parser.parse_args(argv)
+    for name in ("batch_size", "limit", "max_new_tokens"):
+        if (value := getattr(args, name)) is not None and value < 1:
+            parser.error(f"--{name} must be at least 1, got {value}")
+    try:
+        read_results(args.output_dir, args.model)
+        measured = run_benchmark(args)
+        # read again: another benchmark may have ended meanwhile
+        results = read_results(args.output_dir, args.model)
+        results["benchmarks"].setdefault(result_name(args), {}).update(measured)
+        write_atomically(args.output_dir / "results.json", json.dumps(results, indent=2) + "\n")
+        table = benchmark_table(results)
+        write_atomically(args.output_dir / "results.md", table + "\n")
+        plot_benchmarks(results, args.output_dir / "results.png")
+        print(table)
+        if args.readme:
+            fill_section(args.readme, BENCHMARK_TABLE, table)
+    except (ValueError, OSError, ImportError) as error:
+        parser.exit(1, f"error: {' '.join(str(error).split())}\n")
+
+
+if __name__ == "__main__":
+    main()
