@@ -82,7 +82,8 @@ class VitaAudioPipeline(Pipeline):
 
         Returns:
             Iterator of `{"text": str}` and `{"audio": np.ndarray, "sampling_rate": int}`. The pieces of each kind put together are
-            what `__call__` returns. Closing the iterator stops the generation; an error in it is raised here.
+            what `__call__` returns, the audio as exactly as the codec streams (see [`VitaAudioStreamer`]). Closing the iterator
+            stops the generation; an error in it is raised here.
         """
         preprocess_params, generate_kwargs, _ = self._sanitize_parameters(**kwargs)
         if isinstance(inputs, (list, tuple)):

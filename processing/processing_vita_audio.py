@@ -269,7 +269,9 @@ class VitaAudioProcessor(ProcessorMixin):
             features = self.feature_extractor(
                 waveform, sampling_rate=self.feature_extractor.sampling_rate, return_tensors="pt"
             )
-            codes = self._codec.encode(features["input_values"].to(self._codec.device, self._codec.dtype)).audio_codes
+            # as in GLM-4-Voice's, frames may be made in float32 whatever the weights are in
+            dtype = getattr(self._codec, "input_dtype", self._codec.dtype)
+            codes = self._codec.encode(features["input_values"].to(self._codec.device, dtype)).audio_codes
             if codes.shape[1] != 1:
                 raise ValueError(
                     f"The codec must have one codebook, but {type(self._codec).__name__} has {codes.shape[1]}."

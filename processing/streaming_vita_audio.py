@@ -22,7 +22,8 @@ class VitaAudioStreamer(BaseStreamer):
 
     Iterating yields `{"text": str}` and `{"audio": np.ndarray, "sampling_rate": int}` as soon as they exist: speech is decoded
     when its end delimiter or `codes_per_chunk` codes have come. Pieces of text add up to the text of the whole answer, chunks
-    of audio to its waveform, sample for sample. Tokens are only queued in `generate`'s thread; decoding happens in the
+    of audio to its waveform, sample for sample where the codec's streaming is exact ([`VitaAudioCodec`]) and in the same length
+    where it goes by blocks ([`Glm4VoiceCodec`]). Tokens are only queued in `generate`'s thread; decoding happens in the
     reader's. A codec whose decoder has no streaming state gives all audio in one chunk at the end.
 
     Args:
