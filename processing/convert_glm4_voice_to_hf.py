@@ -12,6 +12,7 @@ import json
 import os
 import pickle
 import re
+import reprlib
 import shutil
 import sys
 import zipfile
@@ -334,7 +335,8 @@ def load_pickle(path: Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"{path} is broken, or holds more than tensors, which is refused: {reason}") from error
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is broken or not complete: {error}") from error
-    if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+    is_named = isinstance(tensors, dict) and all(isinstance(name, str) for name in tensors)
+    if not is_named or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise ValueError(f"{path} must hold tensors by their names, and holds something else.")
     return dict(tensors)
 
@@ -394,11 +396,20 @@ def read_section(
         full_key = ".".join(filter(None, [section, key]))
         if key in keys and value is None:
             problems.append(f"{path} does not say {full_key}")
+        elif key in keys and not is_value(value):
+            problems.append(f"{path}: {full_key} must be a value or a list, got {reprlib.repr(value)}")
         elif key in keys:
             found[keys[key]] = value
         elif value != values[key]:
-            problems.append(f"{path}: {full_key} must be {values[key]!r}, got {value!r}")
+            problems.append(f"{path}: {full_key} must be {values[key]!r}, got {reprlib.repr(value)}")
     return found
+
+
+def is_value(value, depth: int = 2) -> bool:
+    """Whether something is a number, a name, or a list, or list of lists, of them."""
+    if isinstance(value, list):
+        return depth > 0 and all(is_value(item, depth - 1) for item in value)
+    return isinstance(value, (int, float, str))
 
 
 def unused_tokenizer_tensors(config: Glm4VoiceCodecConfig):

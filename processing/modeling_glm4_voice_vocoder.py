@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from transformers.audio_utils import mel_filter_bank
 
 from .configuration_glm4_voice_codec import Glm4VoiceVocoderConfig
 
@@ -34,6 +35,28 @@ class Glm4VoiceVocoderState:
     num_spoken: int = 0
     mel: torch.FloatTensor | None = None
     source: torch.FloatTensor | None = None
+
+
+def log_mel_spectrogram(waveform: torch.FloatTensor, config: Glm4VoiceVocoderConfig) -> torch.FloatTensor:
+    r"""
+    The frames that the vocoder makes audio of, from audio: HiFi-GAN's (arXiv 2010.05646), to 8 kHz.
+
+    Args:
+        waveform (`torch.FloatTensor` of shape `(batch_size, num_samples)`): audio at `config.sampling_rate` Hz.
+
+    Returns:
+        `torch.FloatTensor` of shape `(batch_size, num_samples // hop_length, num_mel_bins)`: natural logarithms.
+    """
+    hop = config.hop_length
+    n_fft = 4 * hop
+    padded = nn.functional.pad(waveform.float()[:, None], ((n_fft - hop) // 2, (n_fft - hop) // 2), mode="reflect")
+    window = torch.hann_window(n_fft, device=waveform.device)
+    spectrum = torch.stft(padded[:, 0], n_fft, hop, window=window, center=False, return_complex=True)
+    filters = mel_filter_bank(
+        n_fft // 2 + 1, config.num_mel_bins, 0.0, 8000.0, config.sampling_rate, norm="slaney", mel_scale="slaney"
+    )
+    filters = torch.from_numpy(filters).to(waveform.device, torch.float32)
+    return ((spectrum.abs().square() + 1e-9).sqrt().transpose(1, 2) @ filters).clamp(min=1e-5).log()
 
 
 class Glm4VoiceSnake(nn.Module):
@@ -188,7 +211,7 @@ class Glm4VoiceVocoder(nn.Module):
             `torch.FloatTensor` of shape `(batch_size, num_frames * hop_length)`: harmonics where the frame is voiced, in
             quiet noise, and else louder noise.
         """
-        config, (batch_size, num_frames) = self.config, f0.shape
+        config, num_frames = self.config, f0.shape[1]
         f0 = f0.float().repeat_interleave(config.hop_length, dim=1)[..., None]
         harmonics = torch.arange(1, config.num_harmonics + 2, device=f0.device)
         # in double precision, for the phase of a long utterance sums up the pitch of all its samples
@@ -236,4 +259,4 @@ class Glm4VoiceVocoder(nn.Module):
         return audio.clamp(-config.audio_limit, config.audio_limit)
 
 
-__all__ = ["Glm4VoiceVocoder", "Glm4VoiceVocoderState"]
+__all__ = ["Glm4VoiceVocoder", "Glm4VoiceVocoderState", "log_mel_spectrogram"]
