@@ -69,17 +69,23 @@ def build_dataset(corpus_dir: Path, name: str, rows: list[dict]) -> DatasetDict:
         FileNotFoundError: an audio file is missing.
     """
 
-    def audio(path: str) -> dict:
+    def checked(path: str) -> str:
         if not (corpus_dir / path).is_file():
             raise FileNotFoundError(f"{corpus_dir / path} is missing, which {name}.jsonl names.")
-        return {"path": str(corpus_dir / path), "bytes": None}
+        return str(corpus_dir / path)
 
     splits = {}
     for row in rows:
-        audios = {"audio": audio(row["path"])} if name == CLIPS else {"audios": list(map(audio, row["audios"]))}
+        audios = {"audio": checked(row["path"])} if name == CLIPS else {"audios": list(map(checked, row["audios"]))}
         columns = {column: row.get(column) for column in FEATURES[name]} | audios
         splits.setdefault(row.get("split", "train"), []).append(columns)
-    return DatasetDict({split: Dataset.from_list(rows, FEATURES[name]) for split, rows in splits.items()})
+    # `datasets` makes audio of paths without decoding it only where they are cast
+    of_paths = Features(
+        FEATURES[name] | ({"audio": Value("string")} if name == CLIPS else {"audios": List(Value("string"))})
+    )
+    return DatasetDict(
+        {split: Dataset.from_list(rows, of_paths).cast(FEATURES[name]) for split, rows in splits.items()}
+    )
 
 
 def publish_corpus(
