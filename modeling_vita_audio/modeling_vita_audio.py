@@ -327,6 +327,7 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
     """The language model, its MCTP modules and the head that all of them share."""
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
 
     def __init__(self, config: VitaAudioConfig):
         super().__init__(config)
@@ -469,9 +470,14 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
                 first k + 1 tokens, which nothing predicts. By default each loss is a mean over its own targets.
 
         Raises:
-            ValueError: if not exactly one of `input_ids` and `inputs_embeds` is given, or if losses or logits of MCTP
-                modules are asked for with a filled cache.
+            ValueError: if not exactly one of `input_ids` and `inputs_embeds` is given, if losses or logits of MCTP
+                modules are asked for with a filled cache, or with `shift_labels` (parts of sequences, as of context
+                parallelism).
         """
+        if kwargs.get("shift_labels") is not None:
+            raise ValueError(
+                "`shift_labels` are refused, as each MCTP module shifts whole sequences of `labels` itself."
+            )
         has_lm_loss = labels is not None and self.config.lm_loss_weight > 0
         has_mctp_loss = labels is not None and self.config.mctp_loss_weight > 0 and self.config.num_mctp_modules > 0
         outputs: VitaAudioModelOutputWithPast = self.model(

@@ -382,6 +382,12 @@ def test_loss_weights():
     torch.testing.assert_close(output.loss, plain.lm_loss)
 
 
+def test_labels_that_are_shifted_already_are_refused():
+    batch = packed(samples())
+    with pytest.raises(ValueError, match="`shift_labels` are refused"):
+        random_model(1)(**batch, shift_labels=batch["labels"].roll(-1))
+
+
 def test_a_batch_without_labels_has_a_loss_of_zero():
     batch = packed(samples())
     batch["labels"].fill_(-100)

@@ -1,0 +1,130 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""transformers' own tests of a model, from the source distribution of the installed release, against our classes."""
+
+import importlib
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import unittest
+import warnings
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import torch
+import transformers
+from modeling_fixtures import random_config, random_prompt
+from transformers import PreTrainedModel
+
+from modeling_vita_audio import VitaAudioForConditionalGeneration, VitaAudioModel
+
+
+SUITE = f"transformers-{transformers.__version__}"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vita-audio"
+
+# Imported by the suite, but not in the distribution: tests of generation and of exporting to other formats
+ABSENT = {"generation/test_utils.py": "GenerationTesterMixin", "exporters/test_export.py": "ExportTesterMixin"}
+
+
+def fetch_suite() -> Path:
+    """
+    The folder to import the suite from, `transformers_tests`; downloaded once for each release, with pip's settings.
+
+    Raises:
+        subprocess.CalledProcessError: it cannot be downloaded.
+    """
+    folder = CACHE / SUITE
+    if folder.exists():
+        return folder
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "transformers"]
+        requirements = [f"transformers=={transformers.__version__}", "parameterized>=0.9,<1"]
+        subprocess.run([*command, "--dest", temporary, *requirements], check=True, capture_output=True, text=True)
+        with tarfile.open(Path(temporary, f"{SUITE}.tar.gz")) as archive:
+            members = [member for member in archive if member.name.startswith(f"{SUITE}/tests/")]
+            archive.extractall(temporary, members, filter="data")
+        tests = Path(temporary, SUITE, "tests").rename(Path(temporary, SUITE, "transformers_tests"))
+        for name, mixin in ABSENT.items():
+            if not (tests / name).exists():
+                (tests / name).parent.mkdir(exist_ok=True)
+                (tests / name).write_text(f"class {mixin}:\n    pass\n")
+        for wheel in Path(temporary).glob("parameterized-*.whl"):
+            wheel.rename(Path(temporary, SUITE, "parameterized.whl"))
+        try:
+            Path(temporary, SUITE).rename(folder)
+        except OSError:
+            # Another process was first
+            if not folder.exists():
+                raise
+    return folder
+
+
+try:
+    suite_folder = fetch_suite()
+except (OSError, subprocess.CalledProcessError) as error:
+    reason = getattr(error, "stderr", None) or str(error)
+    pytest.skip(f"The source distribution of {SUITE} cannot be downloaded: {reason}", allow_module_level=True)
+sys.path += [str(suite_folder), str(suite_folder / "parameterized.whl")]
+with warnings.catch_warnings():
+    # Its marks are registered where it comes from
+    warnings.simplefilter("ignore", pytest.PytestUnknownMarkWarning)
+    suite = importlib.import_module("transformers_tests.test_modeling_common")
+# The suite looks up what a class is for by its name
+suite.MODEL_MAPPING_NAMES = {**suite.MODEL_MAPPING_NAMES, "vita_audio": "VitaAudioModel"}
+suite.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = {
+    **suite.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    "vita_audio": "VitaAudioForConditionalGeneration",
+}
+
+
+class VitaAudioModelTester:
+    batch_size = 3
+    seq_length = 7
+    num_hidden_layers = 2
+    hidden_size = 32
+    num_attention_heads = 4
+    is_training = True
+
+    def get_config(self):
+        return random_config(2, text_config={"hidden_size": self.hidden_size})
+
+    def prepare_config_and_inputs_for_common(self):
+        input_ids = random_prompt(self.seq_length, self.batch_size)
+        return self.get_config(), {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+
+
+NOT_APPLICABLE = {
+    "test_generation_tester_mixin_inheritance": "The distribution has no tests of generation; ours are in another file.",
+    "test_causal_lm_loss_honors_shift_labels": "`shift_labels` are refused: each MCTP module shifts labels itself.",
+}
+
+# They load checkpoints that lack tensors or have others, which our `from_pretrained` refuses
+LOADED_LENIENTLY = {
+    "test_base_model_prefix_loads_base_weights",
+    "test_can_init_all_missing_weights",
+    "test_correct_missing_keys",
+    "test_model_weights_reload_no_missing_tied_weights",
+}
+
+
+class VitaAudioModelTest(suite.ModelTesterMixin, unittest.TestCase):
+    all_model_classes = (VitaAudioModel, VitaAudioForConditionalGeneration)
+    _is_composite = True
+
+    def setUp(self):
+        self.model_tester = VitaAudioModelTester()
+        if self._testMethodName in NOT_APPLICABLE:
+            self.skipTest(NOT_APPLICABLE[self._testMethodName])
+        if self._testMethodName in LOADED_LENIENTLY:
+            lenient = PreTrainedModel.__dict__["from_pretrained"]
+            patcher = patch.object(VitaAudioForConditionalGeneration, "from_pretrained", lenient)
+            patcher.start()
+            self.addCleanup(patcher.stop)
+
+
+def test_exceptions_are_tests_of_the_suite():
+    assert all(hasattr(suite.ModelTesterMixin, name) for name in {*NOT_APPLICABLE, *LOADED_LENIENTLY})
