@@ -14,14 +14,12 @@ import torch
 
 import modeling_vita_audio
 import processing
+from hub_cards.model_card import SAMPLE_QUESTION, TRAINER_STATE_FILE, TRAINING_RECORD_FILE, write_model_card
 from processing.audio_vita_audio import load_audio
 from processing.export import code_files, export_repository
 from processing.modeling_vita_audio_codec import VitaAudioCodec
 from processing.processing_vita_audio import AUDIO_TOKENIZER_SUBFOLDER
 from training.storage import round_to_half, store_in_half
-
-
-SAMPLE_QUESTION = "sample_question.wav"
 
 
 def assemble(model_dir: Path, sample_question: Path, output_dir: Path, codec_dir: Path | None = None) -> None:
@@ -63,8 +61,13 @@ def assemble(model_dir: Path, sample_question: Path, output_dir: Path, codec_dir
             link.unlink()
             link.symlink_to(os.path.relpath(path, output_dir))
         shutil.copyfile(sample_question, unfinished / SAMPLE_QUESTION)
+        for name in (TRAINING_RECORD_FILE, TRAINER_STATE_FILE):
+            if (model_dir / name).is_file():
+                shutil.copyfile(model_dir / name, unfinished / name)
         shutil.rmtree(output_dir, ignore_errors=True)
         unfinished.replace(output_dir)
+        # to be written again, by `vita-audio card`, when there are results
+        write_model_card(output_dir)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
