@@ -397,11 +397,11 @@ def read_section(
         if key in keys and value is None:
             problems.append(f"{path} does not say {full_key}")
         elif key in keys and not is_value(value):
-            problems.append(f"{path}: {full_key} must be a value or a list, got {reprlib.repr(value)}")
+            problems.append(f"{path}: {full_key} must be a value or a list, got {reprlib.repr(value):.100}")
         elif key in keys:
             found[keys[key]] = value
         elif value != values[key]:
-            problems.append(f"{path}: {full_key} must be {values[key]!r}, got {reprlib.repr(value)}")
+            problems.append(f"{path}: {full_key} must be {values[key]!r}, got {reprlib.repr(value):.100}")
     return found
 
 
