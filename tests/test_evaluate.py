@@ -60,8 +60,8 @@ def test_score_counts_words_and_answers(corpus_dir):
     texts = ["Two plus two is four.", "Two plus three is five."]
     responses = {item.id: {"text": text} for item, text in zip(items, texts)}
     figures, lines = score("asr", items, responses, {})
-    # "two" for "three", "four" for "five" in ten words; 4 and 3 of 2 * 21 characters
-    assert figures == {"conversations": 2, "wer": 0.2, "cer": pytest.approx(7 / 42)}
+    # "three" for "two", "five" for "four" in ten words; 4 and 3 of 2 * 20 characters
+    assert figures == {"conversations": 2, "wer": 0.2, "cer": pytest.approx(7 / 40)}
     transcripts = {item.id: {"heard": ""} for item in items}
     figures, lines = score("sqa", items, responses, transcripts)
     assert figures == {"conversations": 2, "text_accuracy": 0.5, "speech_accuracy": 0.0}
