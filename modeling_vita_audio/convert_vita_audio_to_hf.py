@@ -228,9 +228,8 @@ def find_tensors(folder: Path, shapes: dict[str, torch.Size]) -> dict[str, tuple
     """
     paths = [folder / SAFE_WEIGHTS_NAME]
     if (folder / SAFE_WEIGHTS_INDEX_NAME).is_file():
-        paths = [
-            folder / name for name in sorted(set(read_json(folder / SAFE_WEIGHTS_INDEX_NAME)["weight_map"].values()))
-        ]
+        weight_map = read_json(folder / SAFE_WEIGHTS_INDEX_NAME).get("weight_map", {})
+        paths = [folder / name for name in sorted(set(weight_map.values()))]
     if absent := [path.name for path in paths if not path.is_file()]:
         raise ValueError(f"The weights are to be in safetensors, but {folder} has no {', '.join(absent)}.")
     found = {}
