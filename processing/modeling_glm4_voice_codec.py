@@ -283,13 +283,13 @@ class Glm4VoiceCodec(Glm4VoiceCodecPreTrainedModel):
             raise ValueError(
                 f"`prompt_mel` must be ({codes.shape[0]}, num_frames, {num_mel_bins} mel bins), got {tuple(mel.shape)}."
             )
-        # the last code of a recording stands for silence in part, and the last frame may be cut off
+        # a recording's last code stands for silence in part, its last frame is cut off, and resampling may cost another
         num_codes = codes.shape[2]
         while num_codes and self.config.num_mel_frames(num_codes) > mel.shape[1]:
             num_codes -= 1
         num_frames = self.config.num_mel_frames(num_codes)
         per_code = self.config.num_mel_frames(1) + 1
-        if num_codes < max(1, codes.shape[2] - 1) or mel.shape[1] > num_frames + per_code:
+        if num_codes < max(1, codes.shape[2] - 2) or mel.shape[1] > num_frames + per_code:
             raise ValueError(
                 f"`prompt_codes` and `prompt_mel` must be of the same speech, but {codes.shape[2]} codes stand for "
                 f"{self.config.num_mel_frames(codes.shape[2])} mel frames, and there are {mel.shape[1]}."
@@ -343,7 +343,7 @@ class Glm4VoiceCodec(Glm4VoiceCodecPreTrainedModel):
             prompt_codes (`torch.LongTensor` of shape `(batch_size or 1, 1, num_prompt_codes)`, *optional*):
                 Codes of a recording of the voice to speak with.
             prompt_mel (`torch.FloatTensor` of shape `(batch_size or 1, num_prompt_frames, num_mel_bins)`, *optional*):
-                Mel frames of the same recording, see [`log_mel_spectrogram`].
+                Mel frames of the same recording at `config.output_sampling_rate` Hz, see [`log_mel_spectrogram`].
             speaker_embedding (`torch.FloatTensor` of shape `(batch_size or 1, speaker_embedding_size)`, *optional*):
                 For decoders that were trained with speaker embeddings; the released one was not.
 

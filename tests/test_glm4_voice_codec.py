@@ -16,7 +16,13 @@ from test_export import BLOCK_OUR_PACKAGES
 from tiny_models import tiny_model, tiny_tokenizer
 from transformers import AutoProcessor, EncodecFeatureExtractor
 
-from processing import Glm4VoiceCodec, Glm4VoiceCodecConfig, VitaAudioPipeline, VitaAudioProcessor
+from processing import (
+    Glm4VoiceCodec,
+    Glm4VoiceCodecConfig,
+    VitaAudioPipeline,
+    VitaAudioProcessor,
+    modeling_glm4_voice_codec,
+)
 from processing.convert_glm4_voice_to_hf import convert
 from processing.export import export_repository
 from processing.modeling_glm4_voice_tokenizer import block_causal_mask
@@ -143,13 +149,15 @@ def test_a_code_stands_for_80_ms(codec, num_samples, num_codes):
     assert codec.config.output_sampling_rate == 22050
 
 
-def test_long_audio_is_cut_in_segments(codec, expected):
+def test_long_audio_is_cut_in_segments(codec, expected, monkeypatch):
     first = expected["waveform_0"].repeat(13)[: 30 * 16000]
     waveform = torch.cat([first, 0.5 * first[:20000]])[None, None]
     codes = codec.encode(waveform).audio_codes
     parts = [codec.encode(part).audio_codes for part in (waveform[..., : 30 * 16000], waveform[..., 30 * 16000 :])]
     assert [part.shape[2] for part in parts] == [375, 16]
     assert codes.equal(torch.cat(parts, dim=-1))
+    monkeypatch.setattr(modeling_glm4_voice_codec, "SEGMENTS_PER_FORWARD", 1)
+    assert codes.equal(codec.encode(waveform).audio_codes)
 
 
 def test_attention_is_to_earlier_frames_and_the_own_block(codec):
@@ -348,6 +356,17 @@ def test_blocks_are_decoded_from_the_same_noise_and_the_finished_frames(codec):
             before = seen[index - 1]["noise"]
             common = frames(8 * index) - start
             assert call["noise"][..., :common].equal(before[..., before.shape[-1] - common :])
+
+
+def test_overlapping_frames_are_faded_over(codec):
+    made = []
+    handle = codec.flow.register_forward_hook(lambda module, args, output: made.append(output.clone()))
+    mel = mel_of(codec, lambda: stream(codec, random_codes(16), [8, 8], num_inference_steps=1))
+    handle.remove()
+    # frames 34 to 54 are those of the first block's last three codes
+    weight = torch.arange(1, 22) / 22
+    faded = (1 - weight) * made[0][..., 34:] + weight * made[1][..., :21]
+    torch.testing.assert_close(mel, torch.cat([made[0][..., :34], faded, made[1][..., 21:]], dim=-1))
 
 
 def spectral_flux(samples):
@@ -629,3 +648,5 @@ def test_exported_folder_answers_where_our_packages_are_not(pipe, question, tmp_
     assert len(expected["audio"]) > 10000 and got["n"] > 1
     np.testing.assert_allclose(got["audio"], expected["audio"], atol=1e-3)
     assert got["stream"].shape == expected["audio"].shape
+    # where our packages are, the folder's code is not asked for
+    assert type(AutoProcessor.from_pretrained(folder).audio_tokenizer) is Glm4VoiceCodec
