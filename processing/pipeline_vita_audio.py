@@ -2,14 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The `audio-to-audio` pipeline: a spoken question or a conversation in, the answer's text and speech out."""
 
-from collections.abc import Iterator
-from threading import Thread
-
+import torch
 from transformers import GenerationConfig, Pipeline
 from transformers.utils.chat_template_utils import Chat, is_valid_message
 
 from .conversation_vita_audio import SPOKEN_CHAT_SYSTEM_PROMPT, spoken_conversation
-from .streaming_vita_audio import DEFAULT_CODES_PER_CHUNK, StreamClosed, VitaAudioStreamer
+from .streaming_vita_audio import DEFAULT_CODES_PER_CHUNK, VitaAudioSpeechStream, VitaAudioStreamer
+
+
+# How far the language model may be ahead of the codec: about 10 s of speech with its text.
+MAX_QUEUED_TOKENS = 256
 
 
 class VitaAudioPipeline(Pipeline):
@@ -22,6 +24,10 @@ class VitaAudioPipeline(Pipeline):
         answer = pipe("question.wav")  # {"audio": ..., "sampling_rate": 16000, "text": "..."}
         for chunk in pipe.stream("question.wav"):  # {"text": "..."} or {"audio": ..., "sampling_rate": 16000}
             ...
+
+    Args:
+        codec_device (`str` or `torch.device`, *optional*):
+            Where the codec encodes and decodes, if not on the model's device.
     """
 
     _load_processor = True
@@ -34,14 +40,14 @@ class VitaAudioPipeline(Pipeline):
     # 1024 tokens are about a minute of speech with its text.
     _default_generation_config = GenerationConfig(max_new_tokens=1024)
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args, codec_device: str | torch.device | None = None, **kwargs):
         super().__init__(*args, **kwargs)
         # Batches are collated by these two; generation wants them padded on the left, and audio is ids by then.
         self.tokenizer.padding_side = "left"
         self.feature_extractor = None
         if self.processor.audio_tokenizer is None:
             raise ValueError("The pipeline needs a processor with an audio tokenizer, and this one has none.")
-        self.processor.audio_tokenizer.to(self.device)
+        self.processor.audio_tokenizer.to(self.device if codec_device is None else codec_device)
 
     def __call__(self, inputs, **kwargs):
         r"""
@@ -71,19 +77,23 @@ class VitaAudioPipeline(Pipeline):
             raise ValueError("There is no input: the list is empty.")
         return super().__call__(inputs, **kwargs)
 
-    def stream(self, inputs, codes_per_chunk: int = DEFAULT_CODES_PER_CHUNK, **kwargs) -> Iterator[dict]:
+    def stream(
+        self, inputs, codes_per_chunk: int = DEFAULT_CODES_PER_CHUNK, max_queued_chunks: int = 16, **kwargs
+    ) -> VitaAudioSpeechStream:
         r"""
         Answers one input piece by piece.
 
         Args:
             inputs: one input as of `__call__`; it is checked and encoded before this method returns.
             codes_per_chunk (`int`, *optional*, defaults to 8): see [`VitaAudioStreamer`].
+            max_queued_chunks (`int`, *optional*, defaults to 16): see [`VitaAudioSpeechStream`].
             kwargs: as of `__call__`.
 
         Returns:
-            Iterator of `{"text": str}` and `{"audio": np.ndarray, "sampling_rate": int}`. The pieces of each kind put together are
-            what `__call__` returns, the audio as exactly as the codec streams (see [`VitaAudioStreamer`]). Closing the iterator
-            stops the generation; an error in it is raised here.
+            [`VitaAudioSpeechStream`]: iterator of `{"text": str}` and `{"audio": np.ndarray, "sampling_rate": int}`. The pieces of
+            each kind put together are what `__call__` returns, the audio as exactly as the codec streams (see
+            [`VitaAudioStreamer`]). The model writes and the codec speaks in two threads, from this call on. `cancel()` stops
+            both from any thread, as does dropping the iterator; an error in them is raised where it is read.
         """
         preprocess_params, generate_kwargs, _ = self._sanitize_parameters(**kwargs)
         if isinstance(inputs, (list, tuple)):
@@ -91,25 +101,12 @@ class VitaAudioPipeline(Pipeline):
                 raise ValueError("`stream` takes one input: an audio or the messages of one conversation.")
             inputs = Chat(inputs)
         model_inputs = self.preprocess(inputs, **{**self._preprocess_params, **preprocess_params})
-        streamer = VitaAudioStreamer(self.processor, codes_per_chunk)
-        return self._run_stream(streamer, model_inputs, {**self._forward_params, **generate_kwargs})
-
-    def _run_stream(self, streamer: VitaAudioStreamer, model_inputs, generate_kwargs: dict) -> Iterator[dict]:
-        def generate():
-            try:
-                self.forward(model_inputs, streamer=streamer, **generate_kwargs)
-            except StreamClosed:
-                pass
-            except BaseException as error:  # the reader waits, whatever happened
-                streamer.fail(error)
-
-        thread = Thread(target=generate, daemon=True)
-        thread.start()
-        try:
-            yield from streamer
-        finally:
-            streamer.close()
-            thread.join()
+        options = {**self._forward_params, **generate_kwargs}
+        return VitaAudioSpeechStream(
+            lambda streamer: self.forward(model_inputs, streamer=streamer, **options),
+            VitaAudioStreamer(self.processor, codes_per_chunk, max_queued_tokens=MAX_QUEUED_TOKENS),
+            max_queued_chunks,
+        )
 
     def _sanitize_parameters(self, **kwargs):
         preprocess_params = {"system_prompt": kwargs.pop("system_prompt")} if "system_prompt" in kwargs else {}

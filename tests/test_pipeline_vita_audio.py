@@ -1,8 +1,10 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
+import gc
 import io
 import queue
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from transformers import pipeline
 
 from processing.conversation_vita_audio import SPOKEN_CHAT_SYSTEM_PROMPT, spoken_conversation
 from processing.pipeline_vita_audio import VitaAudioPipeline
-from processing.streaming_vita_audio import StreamClosed, VitaAudioStreamer
+from processing.streaming_vita_audio import StreamClosed, VitaAudioSpeechStream, VitaAudioStreamer
 
 
 MODES = ["vanilla", "balance", "boost", "turbo"]
@@ -225,6 +227,77 @@ def test_closing_a_stream_stops_the_generation(pipe):
     handle.remove()
     assert threading.active_count() == threads
     assert len(tokens) < 200
+
+
+def wait_until(condition, seconds: float = 30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("way", ["cancel", "drop"])
+def test_cancelling_from_another_thread_ends_both_within_a_chunk(pipe, way):
+    threads, tokens, decoded = threading.active_count(), [], []
+    handles = [
+        pipe.model.lm_head.register_forward_hook(lambda *_: tokens.append(1)),
+        pipe.processor.audio_tokenizer.decoder.register_forward_hook(lambda *_: decoded.append(1)),
+    ]
+    stream = pipe.stream(question(), max_new_tokens=400, min_new_tokens=400, codes_per_chunk=1)
+    received = []
+    if way == "cancel":
+
+        def read():
+            received.extend(stream)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        wait_until(lambda: len(received) > 2)
+        stream.cancel()
+        num_decoded, num_tokens = len(decoded), len(tokens)
+        reader.join(10)
+        assert not reader.is_alive() and list(stream) == []
+    else:
+        next(stream)
+        num_decoded, num_tokens = len(decoded), len(tokens)
+        del stream
+        gc.collect()
+    wait_until(lambda: threading.active_count() == threads)
+    for handle in handles:
+        handle.remove()
+    assert len(tokens) < 400
+    if way == "cancel":
+        assert len(decoded) <= num_decoded + 1 and len(tokens) <= num_tokens + 2
+
+
+def test_a_slow_reader_holds_up_the_codec_and_the_model(pipe):
+    tokens = []
+    options = {"max_new_tokens": 150, "min_new_tokens": 150}
+    expected = pipe(question(), **options)
+    handle = pipe.model.lm_head.register_forward_hook(lambda *_: tokens.append(1))
+    model_inputs = pipe.preprocess(question())
+    streamer = VitaAudioStreamer(pipe.processor, codes_per_chunk=1, max_queued_tokens=8)
+    stream = VitaAudioSpeechStream(
+        lambda streamer: pipe.forward(model_inputs, streamer=streamer, **options), streamer, max_queued_chunks=2
+    )
+    wait_until(lambda: len(tokens) > 8)
+    time.sleep(0.5)
+    assert len(tokens) < 60
+    text, audio = joined(list(stream))
+    handle.remove()
+    assert text == expected["text"]
+    np.testing.assert_allclose(audio, expected["audio"], atol=1e-6)
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        VitaAudioSpeechStream(None, streamer, max_queued_chunks=0)
+
+
+def test_an_error_of_the_codec_reaches_the_reader(pipe, monkeypatch):
+    def decode(*args, **kwargs):
+        raise RuntimeError("the codec fell over")
+
+    monkeypatch.setattr(pipe.processor, "decode_audio_chunk", decode)
+    with pytest.raises(RuntimeError, match="fell over"):
+        list(pipe.stream(question(), max_new_tokens=40))
 
 
 def test_closed_streamer_refuses_tokens(pipe):
