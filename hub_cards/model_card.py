@@ -19,7 +19,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from .plots import plot_losses
-from .results import benchmark_results, benchmark_table, eval_results, loss_table, results_table
+from .results import benchmark_results, benchmark_table, eval_results, is_hub_id, loss_table, results_table
 
 
 CARD_FILE = "README.md"
@@ -166,6 +166,23 @@ def write_model_card(folder: str | Path, overwrite: bool = False, **kwargs) -> P
     return path
 
 
+def add_benchmarks(folder: str | Path, results_file: str | Path) -> None:
+    """
+    Puts the figures of `training.harness` where the card is written from, without this machine's paths.
+
+    Raises:
+        ValueError: the file has no figures of benchmarks.
+    """
+    benchmarks = (read_json(Path(results_file)) or {}).get("benchmarks")
+    if not benchmarks:
+        raise ValueError(f"{results_file} has no benchmarks; `python -m training.harness` writes a file that has.")
+    for figures in (figures for modes in benchmarks.values() for figures in modes.values()):
+        if not is_hub_id(figures["dataset"]):
+            figures["dataset"] = Path(figures["dataset"]).name
+    content = json.dumps({"benchmarks": benchmarks}, indent=2) + "\n"
+    (Path(folder) / BENCHMARKS_FILE).write_text(content, encoding="utf-8")
+
+
 def is_ours(path: Path) -> bool:
     """Whether a card can be written without the loss of anything: there is none, or it has our line."""
     return not path.exists() or WRITTEN_BY_US in path.read_text(encoding="utf-8")
@@ -202,7 +219,9 @@ def base_model_of(record: dict, repo_id: str | None) -> str | None:
 def read_model_config(folder: Path) -> dict:
     config = read_json(folder / "config.json")
     if config is None:
-        raise FileNotFoundError(f"There is no model in {folder}: it has no config.json.")
+        corpus = (folder / "conversations.jsonl").is_file()
+        hint = " A corpus is published by `python -m hub_cards.publish_corpus`." if corpus else ""
+        raise FileNotFoundError(f"There is no model in {folder}: it has no config.json.{hint}")
     if config.get("model_type") != "vita_audio":
         raise ValueError(f"{folder} has a model of the type {config.get('model_type')!r}, not 'vita_audio'.")
     return config

@@ -137,6 +137,7 @@ def build_parser() -> argparse.ArgumentParser:
     card.add_argument("--license", help="such as apache-2.0 (default: as it was, or as training was told)")
     card.add_argument("--language", nargs="+", help="such as en (default: as it was, or as training was told)")
     card.add_argument("--converted-from", metavar="REPO", help="the released checkpoint that this was converted from")
+    card.add_argument("--benchmarks", metavar="FILE", help="results.json of training.harness, to be shown as well")
     card.add_argument("--overwrite", action="store_true", help="even a card that was edited by hand")
     card.set_defaults(run=run_card)
     return parser
@@ -204,8 +205,11 @@ def run_push(arguments) -> int:
 
 
 def run_card(arguments) -> int:
-    from hub_cards.model_card import write_model_card
+    from hub_cards.model_card import add_benchmarks, read_model_config, write_model_card
 
+    read_model_config(Path(arguments.folder))
+    if arguments.benchmarks is not None:
+        add_benchmarks(arguments.folder, arguments.benchmarks)
     names = ("repo_id", "revision", "license", "language", "converted_from", "overwrite")
     print(write_model_card(arguments.folder, **{name: getattr(arguments, name) for name in names}))
     return 0

@@ -136,7 +136,7 @@ def test_the_model_index_has_every_mode(folder):
     assert {(result.dataset_type, result.dataset_split) for result in results} == {("me/corpus", "test")}
 
 
-def test_published_benchmarks(folder):
+def test_published_benchmarks(folder, tmp_path, capsys):
     figures = {"conversations": 9, "split": "test", "throughput": {}}
     benchmarks = {
         "librispeech": {"vanilla": figures | {"wer": 0.25, "cer": 0.125, "dataset": "openslr/librispeech_asr"}},
@@ -146,8 +146,9 @@ def test_published_benchmarks(folder):
             for mode in ("vanilla", "boost")
         },
     }
-    (folder / "benchmarks.json").write_text(json.dumps({"model": "x", "benchmarks": benchmarks}))
-    write_model_card(folder)
+    (tmp_path / "results.json").write_text(json.dumps({"model": "/data/model", "benchmarks": benchmarks}))
+    assert main(["card", str(folder), "--benchmarks", str(tmp_path / "results.json")]) == 0
+    assert "/data" not in (folder / "benchmarks.json").read_text()
     card = ModelCard.load(folder / "README.md")
     assert "| librispeech: word error rate | 25.0% | not measured |" in card.text
     assert "| web_questions: accuracy of the speech | 40.0% | 40.0% |" in card.text
@@ -155,6 +156,8 @@ def test_published_benchmarks(folder):
     found = [(r.task_type, r.dataset_type, r.metric_type, r.metric_value) for r in card.data.eval_results]
     assert ("automatic-speech-recognition", "openslr/librispeech_asr", "cer", 0.125) in found
     assert len(found) == 6 and found.count(("question-answering", "custom", "accuracy", 0.4)) == 2
+    assert main(["card", str(folder), "--benchmarks", str(folder / "config.json")]) == 1
+    assert "config.json has no benchmarks" in capsys.readouterr().err
 
 
 def test_figures_that_are_not_there_are_said_to_be_missing(folder):

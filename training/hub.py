@@ -279,7 +279,7 @@ class HubMixin:
                     commit_message=commit_message or f"Stage {self.args.stage}",
                     api=HfApi(token=token or self.args.hub_token),
                 )
-            except PushError as error:
+            except (PushError, ValueError) as error:
                 branch = f" --revision {self.args.hub_revision}" if self.args.hub_revision else ""
                 raise PushError(
                     f"{error} The model is whole in {self.args.output_dir}; push it again with: "
