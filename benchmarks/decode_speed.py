@@ -10,18 +10,17 @@ drafts are. Takes turns between the rows, so that what else happens on the machi
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import transformers
 from tqdm import tqdm
 from transformers import AutoConfig, LogitsProcessor, LogitsProcessorList, Qwen2ForCausalLM
 from transformers.generation.streamers import BaseStreamer
 
+from benchmarks.measuring import PeakMemory, describe_machine, name_machine, now, seconds_of
 from modeling_vita_audio import MCTP_MODES, VitaAudioConfig, VitaAudioForConditionalGeneration
 from training.report import fill_section, plt, write_atomically
 
@@ -75,27 +74,6 @@ class OneToken(LogitsProcessor):
         return only
 
 
-class PeakMemory:
-    """The most memory in use inside a `with` block, in bytes: the GPU's, or that of this process."""
-
-    def __init__(self, device: torch.device):
-        self.device, self.num_bytes = device, None
-
-    def __enter__(self):
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-        else:
-            Path("/proc/self/clear_refs").write_text("5")  # Linux: resets VmHWM
-        return self
-
-    def __exit__(self, *_):
-        if self.device.type == "cuda":
-            self.num_bytes = torch.cuda.max_memory_allocated(self.device)
-        else:
-            status = Path("/proc/self/status").read_text()
-            self.num_bytes = 1024 * int(status.split("VmHWM:")[1].split()[0])
-
-
 def build_models(shape: str, device: torch.device, dtype: torch.dtype):
     """Our model with random weights at a shape, and transformers' Qwen2 with the same weights, not copied."""
     if shape in SHAPES:
@@ -136,9 +114,7 @@ def generate(model, device: torch.device, num_new_tokens: int, mctp_mode: str | 
         # the slots that carry speech are those of the layout that a model was trained with
         model.generation_config.mctp_mode, kwargs["mctp_mode"] = mctp_mode, mctp_mode
     streamer = FirstChunk()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
+    start = now(device)
     output = model.generate(
         prompt,
         attention_mask=torch.ones_like(prompt),
@@ -150,7 +126,7 @@ def generate(model, device: torch.device, num_new_tokens: int, mctp_mode: str | 
         return_dict_in_generate=True,
         **kwargs,
     )
-    seconds = time.perf_counter() - start
+    seconds = now(device) - start
     figures = {"tokens_per_second": num_new_tokens / seconds, "first_chunk_seconds": streamer.time - start}
     if (drafted := output.get("num_drafted_tokens")) is not None:
         figures["accepted_drafts"] = output.num_accepted_tokens.sum().item() / max(drafted.sum().item(), 1)
@@ -159,13 +135,9 @@ def generate(model, device: torch.device, num_new_tokens: int, mctp_mode: str | 
 
 def measure_bandwidth(device: torch.device, num_bytes: int = 2**30, repeats: int = 5) -> float:
     """Bytes per second at which memory is read, the best of some tries of adding numbers up."""
-    numbers = torch.zeros(num_bytes // 4, dtype=torch.float32, device=device)
-    best = 0.0
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        numbers.sum().item()
-        best = max(best, num_bytes / (time.perf_counter() - start))
-    return best
+    # ones: pages of zeros are all the same page
+    numbers = torch.ones(num_bytes // 4, dtype=torch.float32, device=device)
+    return num_bytes / min(seconds_of(numbers.sum, device) for _ in range(repeats))
 
 
 def floor_of(model: VitaAudioForConditionalGeneration, mctp_mode: str, speech_only: bool, bandwidth: float) -> float:
@@ -209,16 +181,12 @@ def measure(args: argparse.Namespace) -> dict:
             results[name]["floor_tokens_per_second"] = floor
     for figures in results.values():
         figures["ratio"] = figures["tokens_per_second"] / results[BASELINE]["tokens_per_second"]
-    is_cuda = device.type == "cuda"
     return {
-        "device": torch.cuda.get_device_name(device) if is_cuda else f"{platform.machine()} CPU",
-        "threads": None if is_cuda else torch.get_num_threads(),
+        **describe_machine(device),
         "dtype": args.dtype,
         "shape": f"Qwen2.5-{args.shape}" if args.shape in SHAPES else Path(args.shape).name,
         "num_new_tokens": args.num_new_tokens,
         "rounds": args.rounds,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
         "memory_bandwidth_bytes_per_second": bandwidth,
         "rows": results,
     }
@@ -226,9 +194,8 @@ def measure(args: argparse.Namespace) -> dict:
 
 def speed_table(results: dict) -> str:
     """Markdown, a row for each thing that was measured."""
-    device = results["device"] + (f", {results['threads']} threads" if results["threads"] else "")
     lines = [
-        f"The shape of {results['shape']} with 10 MCTP modules, {results['dtype']}, {device}, "
+        f"The shape of {results['shape']} with 10 MCTP modules, {results['dtype']}, {name_machine(results)}, "
         f"{results['memory_bandwidth_bytes_per_second'] / 1e9:.0f} GB/s; medians of {results['rounds']} runs of "
         f"{results['num_new_tokens']} tokens after a prompt of {NUM_PROMPT_TOKENS}.",
         "",

@@ -384,6 +384,11 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
             modules.append(module.train(self.training))
         self.config.num_mctp_modules = num_mctp_modules
 
+    def _logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Of hidden states `(batch_size, num_columns, hidden_size)`."""
+        # As a matrix: of weights without gradients, `matmul` makes a copy to multiply a slice of three dimensions with
+        return self.lm_head(hidden_states.flatten(0, 1)).unflatten(0, hidden_states.shape[:2])
+
     def _cross_entropy(
         self, hidden_states: torch.Tensor, targets: torch.LongTensor, num_items_in_batch: torch.Tensor | int | None
     ) -> torch.Tensor:
@@ -516,10 +521,10 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
 
         logits, mctp_logits = None, None
         if not (self.training and labels is not None if skip_logits is None else skip_logits):
-            logits = self.lm_head(slice_logits_to_keep(hidden_states, logits_to_keep))
+            logits = self._logits(slice_logits_to_keep(hidden_states, logits_to_keep))
         if output_mctp_logits:
             mctp_logits = tuple(
-                self.lm_head(slice_logits_to_keep(module_states[:, :-module_idx], logits_to_keep))
+                self._logits(slice_logits_to_keep(module_states[:, :-module_idx], logits_to_keep))
                 for module_idx, module_states in enumerate(outputs.mctp_hidden_states, start=1)
             )
 
@@ -563,13 +568,14 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
         """
         hidden_states = self.model.forward_mctp(input_ids, past_key_values, attention_mask, compile_config)[:, -1:]
         if special_token_ids is None:
-            return self.lm_head(hidden_states)
+            return self._logits(hidden_states)
         weight, start = self.lm_head.weight, self.config.speech_token_offset
         end = start + self.config.num_speech_tokens
-        logits = hidden_states.new_full((*hidden_states.shape[:-1], weight.shape[0]), -torch.inf)
-        logits[..., start:end] = nn.functional.linear(hidden_states, weight[start:end])
-        logits[..., special_token_ids] = nn.functional.linear(hidden_states, weight[special_token_ids])
-        return logits
+        hidden_states = hidden_states[:, 0]
+        logits = hidden_states.new_full((hidden_states.shape[0], weight.shape[0]), -torch.inf)
+        logits[:, start:end] = nn.functional.linear(hidden_states, weight[start:end])
+        logits[:, special_token_ids] = nn.functional.linear(hidden_states, weight[special_token_ids])
+        return logits[:, None]
 
 
 # `generate` inspects the signature of code from outside transformers before every token: this makes that quick

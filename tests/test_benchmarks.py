@@ -1,12 +1,14 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
 import json
+from pathlib import Path
 
 import pytest
 from modeling_fixtures import random_config, random_model
 
-from benchmarks import decode_speed
+from benchmarks import codec_speed, decode_speed
 from modeling_vita_audio import MCTP_MODES
+from processing.convert_glm4_voice_to_hf import convert
 
 
 def test_decode_speed_measures_every_mode_and_fills_the_readme(tmp_path, capsys):
@@ -44,3 +46,16 @@ def test_floor_reads_each_weight_once_for_each_forward():
     expected = 14 / (4 * (4 * language_model + 10 * (module + head * 20 / 120)))
     assert decode_speed.floor_of(model, "boost", True, 1) == pytest.approx(expected)
     assert decode_speed.floor_of(model, "vanilla", False, 1) == pytest.approx(1 / (4 * language_model))
+
+
+def test_codec_speed_measures_both_codecs(tmp_path):
+    fixture = Path(__file__).parent / "fixtures" / "glm4_voice"
+    convert(fixture / "tokenizer", fixture / "decoder", tmp_path / "codec")
+    arguments = ["--glm4_voice", str(tmp_path / "codec"), "--seconds", "2", "--rounds", "1", "--device", "cpu"]
+    codec_speed.main([*arguments, "--output_dir", str(tmp_path)])
+    results = json.loads((tmp_path / "codec_speed.json").read_text())
+    assert list(results["codecs"]) == ["compact", "GLM-4-Voice"]
+    for row in results["codecs"].values():
+        assert 0 < row["first_audio_seconds"] < 2 * row["streaming_real_time_factor"]
+        assert row["encode_real_time_factor"] > 0 and row["decode_real_time_factor"] > 0
+    assert (tmp_path / "codec_speed.png").stat().st_size > 10000

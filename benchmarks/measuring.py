@@ -1,0 +1,61 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Time, memory and the machine, as all benchmarks measure and name them."""
+
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import transformers
+
+
+def now(device: torch.device) -> float:
+    """Seconds, when the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def seconds_of(function: Callable[[], object], device: torch.device) -> float:
+    start = now(device)
+    function()
+    return now(device) - start
+
+
+class PeakMemory:
+    """The most memory in use inside a `with` block, in bytes: the GPU's, or that of this process."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.num_bytes = device, None
+
+    def __enter__(self):
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        else:
+            Path("/proc/self/clear_refs").write_text("5")  # Linux: resets VmHWM
+        return self
+
+    def __exit__(self, *_):
+        if self.device.type == "cuda":
+            self.num_bytes = torch.cuda.max_memory_allocated(self.device)
+        else:
+            status = Path("/proc/self/status").read_text()
+            self.num_bytes = 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+
+def describe_machine(device: torch.device) -> dict:
+    """What figures depend on: goes into each file of results."""
+    is_cuda = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if is_cuda else f"{platform.machine()} CPU",
+        "threads": None if is_cuda else torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def name_machine(results: dict) -> str:
+    threads = results["threads"]
+    return results["device"] + (f", {threads} thread{'s' * (threads > 1)}" if threads else "")
