@@ -120,6 +120,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     export = commands.add_parser("export", parents=[model], help="write a complete Hub repository")
     export.add_argument("folder", help="a folder that does not exist or is empty")
+    export.add_argument(
+        "--codec",
+        help="folder or Hub id of a speech codec, for a converted model that has a tokenizer but no processor",
+    )
     export.set_defaults(run=run_export)
 
     place = argparse.ArgumentParser(add_help=False)
@@ -245,8 +249,33 @@ def load_pipeline(arguments):
     if config["model_type"] != "vita_audio":
         raise ValueError(f"{arguments.model} has a model of the type {config['model_type']!r}, not 'vita_audio'.")
     model = AutoModel.from_pretrained(arguments.model, revision=arguments.revision)
-    processor = AutoProcessor.from_pretrained(arguments.model, revision=arguments.revision)
+    if getattr(arguments, "codec", None) is None:
+        processor = AutoProcessor.from_pretrained(arguments.model, revision=arguments.revision)
+    else:
+        processor = build_processor(arguments, model)
     return VitaAudioPipeline(model, processor=processor, device=device)
+
+
+def build_processor(arguments, model):
+    """The processor of a converted model: its tokenizer and the codec that was asked for."""
+    from transformers import AutoModel, AutoTokenizer
+
+    from modeling_vita_audio import MCTP_MODES
+
+    from .interleaving_vita_audio import DEFAULT_INTERLEAVE_PATTERN
+    from .processing_vita_audio import VitaAudioProcessor
+
+    if os.path.isfile(os.path.join(arguments.model, "processor_config.json")):
+        raise ValueError(f"{arguments.model} has a processor with a codec of its own; leave --codec out.")
+    tokenizer = AutoTokenizer.from_pretrained(arguments.model, revision=arguments.revision)
+    codec = AutoModel.from_pretrained(arguments.codec)
+    # the layout that a model was trained with is its default mode
+    mode = getattr(model.generation_config, "mctp_mode", None)
+    pattern = MCTP_MODES.get(mode) if isinstance(mode, str) else mode
+    is_layout = pattern is not None and any(pattern[1::2])
+    return VitaAudioProcessor.from_codec(
+        tokenizer, codec, interleave_pattern=pattern if is_layout else DEFAULT_INTERLEAVE_PATTERN
+    )
 
 
 def respond(arguments, pipe, inputs, output: str | None = None, input_seconds: float | None = None) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from transformers import AutoModel, BatchFeature, ProcessorMixin
+from transformers import AutoModel, BatchFeature, EncodecFeatureExtractor, ProcessorMixin
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from transformers.utils import CONFIG_NAME, cached_file
 from transformers.utils.chat_template_utils import render_jinja_template
@@ -82,6 +82,12 @@ class VitaAudioProcessor(ProcessorMixin):
         if audio_tokenizer is not None:
             self._check_audio_tokenizer(audio_tokenizer)
         self.audio_tokenizer = audio_tokenizer
+
+    @classmethod
+    def from_codec(cls, tokenizer, codec: PreTrainedAudioTokenizerBase, **kwargs) -> "VitaAudioProcessor":
+        """A processor of a tokenizer with speech tokens and a codec, for audio at the codec's rate. `kwargs` as of `__init__`."""
+        extractor = EncodecFeatureExtractor(feature_size=1, sampling_rate=codec.config.sampling_rate)
+        return cls(extractor, tokenizer, codec, **kwargs)
 
     def _check_audio_tokenizer(self, codec):
         if not isinstance(codec, PreTrainedAudioTokenizerBase):

@@ -1,5 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
+import argparse
 import itertools
 import os
 import subprocess
@@ -16,6 +17,7 @@ from test_export import BLOCK_OUR_PACKAGES
 from tiny_models import tiny_model, tiny_tokenizer
 from transformers import AutoProcessor, EncodecFeatureExtractor
 
+from modeling_vita_audio.convert_vita_audio_to_hf import convert as convert_vita_audio
 from processing import (
     Glm4VoiceCodec,
     Glm4VoiceCodecConfig,
@@ -23,6 +25,7 @@ from processing import (
     VitaAudioProcessor,
     modeling_glm4_voice_codec,
 )
+from processing.cli import build_processor, main
 from processing.convert_glm4_voice_to_hf import convert
 from processing.export import export_repository
 from processing.modeling_glm4_voice_tokenizer import block_causal_mask
@@ -629,24 +632,57 @@ np.savez(out, audio=answer["audio"], text=answer["text"], stream=np.concatenate(
 """
 
 
-def test_exported_folder_answers_where_our_packages_are_not(pipe, question, tmp_path):
-    folder = export_repository(pipe.model, pipe.processor, tmp_path / "glm4.voice")
+def run_without_our_packages(code, folder, question, tmp_path):
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
     environment.pop("PYTHONPATH", None)
-    command = [
-        sys.executable,
-        "-c",
-        BLOCK_OUR_PACKAGES + LOAD_AND_ANSWER,
-        str(folder),
-        question,
-        str(tmp_path / "out.npz"),
-    ]
+    command = [sys.executable, "-c", BLOCK_OUR_PACKAGES + code, str(folder), question, str(tmp_path / "out.npz")]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
-    got, expected = np.load(tmp_path / "out.npz"), pipe(question)
+    return np.load(tmp_path / "out.npz")
+
+
+def test_exported_folder_answers_where_our_packages_are_not(pipe, question, tmp_path):
+    folder = export_repository(pipe.model, pipe.processor, tmp_path / "glm4.voice")
+    got, expected = run_without_our_packages(LOAD_AND_ANSWER, folder, question, tmp_path), pipe(question)
     assert str(got["text"]) == str(got["stream_text"]) == expected["text"]
     assert len(expected["audio"]) > 10000 and got["n"] > 1
     np.testing.assert_allclose(got["audio"], expected["audio"], atol=1e-3)
     assert got["stream"].shape == expected["audio"].shape
     # where our packages are, the folder's code is not asked for
     assert type(AutoProcessor.from_pretrained(folder).audio_tokenizer) is Glm4VoiceCodec
+
+
+CANCEL = """
+import threading
+import time
+
+tokens = []
+pipe.model.lm_head.register_forward_hook(lambda *_: tokens.append(1))
+threads = threading.active_count()
+with pipe.stream(question, max_new_tokens=400, min_new_tokens=400) as stream:
+    first = next(chunk for chunk in stream if "audio" in chunk)
+    threading.Thread(target=stream.cancel).start()
+    late = list(stream)
+assert threading.active_count() == threads and len(tokens) < 400, (threading.active_count(), len(tokens))
+assert len(late) <= 16, len(late)
+"""
+
+
+def test_converted_language_model_with_this_codec_is_one_folder(pipe, folder, question, tmp_path):
+    """Our model to the released layout, back from there, and exported with the converted codec by the command line."""
+    released, converted, exported = (tmp_path / name for name in ("released", "converted", "exported"))
+    pipe.model.save_pretrained(tmp_path / "ours")
+    pipe.processor.tokenizer.save_pretrained(tmp_path / "ours")
+    convert_vita_audio(tmp_path / "ours", released, to_released=True)
+    convert_vita_audio(released, converted)
+    assert not (converted / "processor_config.json").exists()
+    assert main(["export", "--model", str(converted), "--codec", str(folder), str(exported)]) == 0
+    processor = AutoProcessor.from_pretrained(exported)
+    assert processor.interleave_pattern == [1, 10, 4, 10] and type(processor.audio_tokenizer) is Glm4VoiceCodec
+    got = run_without_our_packages(LOAD_AND_ANSWER + CANCEL, exported, question, tmp_path)
+    expected = pipe(question)
+    assert got["n"] > 1 and got["stream"].shape == got["audio"].shape
+    assert str(got["text"]) == str(got["stream_text"]) == expected["text"]
+    np.testing.assert_allclose(got["audio"], expected["audio"], atol=1e-3)
+    with pytest.raises(ValueError, match="leave --codec out"):
+        build_processor(argparse.Namespace(model=str(exported), codec=str(folder), revision=None), pipe.model)

@@ -5,7 +5,7 @@
 from collections.abc import Iterable
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, EncodecFeatureExtractor, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from modeling_vita_audio import VitaAudioConfig, VitaAudioForConditionalGeneration
 from processing import VitaAudioProcessor
@@ -15,12 +15,6 @@ from .tokenizer import add_audio_tokens, train_tokenizer
 
 # Matrices of such sizes are fast on GPUs; the released checkpoints' vocabulary is a multiple of it, too.
 VOCAB_MULTIPLE = 8
-
-
-def build_processor(tokenizer: PreTrainedTokenizerBase, codec) -> VitaAudioProcessor:
-    """A processor around a codec, for audio at the codec's rate."""
-    extractor = EncodecFeatureExtractor(feature_size=1, sampling_rate=codec.config.sampling_rate)
-    return VitaAudioProcessor(extractor, tokenizer, codec)
 
 
 def build_from_nothing(
@@ -43,7 +37,7 @@ def build_from_nothing(
     config = VitaAudioConfig(text_config=text_config, **vocabulary_of(tokenizer, codec))
     if attn_implementation is not None:
         config._attn_implementation = attn_implementation
-    return VitaAudioForConditionalGeneration(config), build_processor(tokenizer, codec)
+    return VitaAudioForConditionalGeneration(config), VitaAudioProcessor.from_codec(tokenizer, codec)
 
 
 def build_from_language_model(
@@ -75,7 +69,7 @@ def build_from_language_model(
         model = VitaAudioForConditionalGeneration(config)
     model.model.language_model, model.lm_head = language_model.model, language_model.lm_head
     model.generation_config = language_model.generation_config
-    return model, build_processor(tokenizer, codec)
+    return model, VitaAudioProcessor.from_codec(tokenizer, codec)
 
 
 def vocabulary_of(tokenizer: PreTrainedTokenizerBase, codec) -> dict:
