@@ -372,9 +372,11 @@ def test_compiled_without_a_graph_break(model):
     assert 0 < num_graphs["vanilla"] < num_graphs["boost"]
 
 
+@pytest.mark.parametrize("num_mctp_modules", [1, 4, 10])
 @pytest.mark.parametrize("num_new_tokens", [1, 7, 13, 20])
-def test_a_returned_cache_continues_the_conversation(model, num_new_tokens):
-    for mctp_mode in ("balance", "boost", "turbo"):
+def test_a_returned_cache_continues_the_conversation(num_mctp_modules, num_new_tokens):
+    model = random_model(num_mctp_modules)
+    for mctp_mode in schedules(num_mctp_modules)[1:]:
         first = left_pad([random_prompt(length, seed=length) for length in (4, 9)])
         output = model.generate(
             **first, mctp_mode=mctp_mode, max_new_tokens=num_new_tokens, return_dict_in_generate=True
@@ -505,18 +507,21 @@ def test_verified_generation_with_a_sliding_window():
         new_tokens(model, prompt, mctp_mode=schedule, mctp_verify=True, cache_implementation="static")
 
 
+@pytest.mark.parametrize("num_mctp_modules", [1, 4, 10])
 @pytest.mark.parametrize("num_new_tokens", [1, 13, 20])
-def test_a_verified_conversation_continues(model, num_new_tokens):
+def test_a_verified_conversation_continues(num_mctp_modules, num_new_tokens):
+    model = random_model(num_mctp_modules)
+    *_, turbo, _ = schedules(num_mctp_modules)
     first = left_pad([random_prompt(length, seed=length) for length in (4, 9)])
-    kwargs = {"mctp_mode": "boost", "mctp_verify": True}
+    kwargs = {"mctp_mode": [2, num_mctp_modules], "mctp_verify": True}
     output = model.generate(**first, max_new_tokens=num_new_tokens, return_dict_in_generate=True, **kwargs)
     assert output.past_key_values.get_seq_length() == output.sequences.shape[1] - 1
     conversation = torch.cat([output.sequences, random_prompt(5, batch_size=2, seed=1)], dim=1)
     attention_mask = torch.ones_like(conversation)
     attention_mask[:, : first["attention_mask"].shape[1]] = first["attention_mask"]
     inputs = {"input_ids": conversation, "attention_mask": attention_mask}
-    expected = new_tokens(model, inputs, mctp_mode="turbo")
-    assert new_tokens(model, inputs, mctp_mode="turbo", past_key_values=output.past_key_values) == expected
+    expected = new_tokens(model, inputs, mctp_mode=turbo)
+    assert new_tokens(model, inputs, mctp_mode=turbo, past_key_values=output.past_key_values) == expected
     embeds = model.get_input_embeddings()(conversation)
     expected = new_tokens(model, inputs)
     mask = {"attention_mask": attention_mask}
@@ -603,11 +608,18 @@ def test_modules_run_in_turn(model):
         model.forward_mctp(random_prompt(11), cache)
 
 
-def test_parallel_calls_do_not_disturb_each_other(model):
-    jobs = [(random_prompt(3 + seed, seed=seed), mode) for seed in range(4) for mode in MCTP_MODES]
-    expected = [new_tokens(model, prompt, mctp_mode=mode) for prompt, mode in jobs]
+@pytest.mark.parametrize("num_mctp_modules", [1, 4, 10])
+def test_parallel_calls_do_not_disturb_each_other(num_mctp_modules):
+    model = random_model(num_mctp_modules)
+    jobs = [
+        (random_prompt(3 + seed, seed=seed), {"mctp_mode": mode, "mctp_verify": verify})
+        for seed in range(3)
+        for mode in schedules(num_mctp_modules)
+        for verify in (False, True)
+    ]
+    expected = [new_tokens(model, prompt, **kwargs) for prompt, kwargs in jobs]
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(lambda job: new_tokens(model, job[0], mctp_mode=job[1]), jobs)) == expected
+        assert list(pool.map(lambda job: new_tokens(model, job[0], **job[1]), jobs)) == expected
 
 
 def generate_in_step(rank, folder):

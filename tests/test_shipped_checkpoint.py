@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import soundfile as sf
+from transformers import AutoModel, AutoProcessor
 
 from modeling_vita_audio import MCTP_MODES
+from processing.conversation_vita_audio import spoken_conversation, synthesis_conversation
 from processing.export import code_files
 from training.report import RESULTS_TABLE, results_table
 
@@ -50,3 +52,19 @@ def test_the_sample_question_is_answered_in_speech_and_text(tmp_path):
     assert report["audio_seconds"] > 0.5 and abs(samples).max() > 0.05
     assert report["mode"] == "boost"
     assert len(report["text"].split()) > 1
+
+
+def test_speech_only_head_changes_nothing_about_spoken_answers():
+    model, processor = AutoModel.from_pretrained(MINI), AutoProcessor.from_pretrained(MINI)
+    conversations = [spoken_conversation(str(MINI / "sample_question.wav"))]
+    conversations += [synthesis_conversation(text) for text in ("The cat is black.", "Today is a good day.")]
+    for conversation in conversations:
+        inputs = processor.apply_chat_template(
+            conversation, tokenize=True, return_dict=True, add_generation_prompt=True
+        )
+        for mode in ("boost", "balance"):
+            expected = model.generate(**inputs, mctp_mode=mode, max_new_tokens=128)
+            sequences = model.generate(**inputs, mctp_mode=mode, max_new_tokens=128, mctp_speech_only_head=True)
+            assert sequences.tolist() == expected.tolist()
+            spoken = processor.post_process_generation(expected[:, inputs["input_ids"].shape[1] :])[0]["audio_codes"]
+            assert len(spoken) > 8
