@@ -7,11 +7,20 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
+from safetensors.torch import load_file
 
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
 from processing.modeling_vita_audio_codec import VitaAudioCodec
 from training import train_codec
-from training.codec import CodecClips, VitaAudioCodecForPreTraining, pitch_track, spectral_loss, spherical_kmeans
+from training.codec import (
+    CodecClips,
+    VitaAudioCodecForPreTraining,
+    change_voice,
+    pitch_track,
+    random_filters,
+    spectral_loss,
+    spherical_kmeans,
+)
 from training.storage import round_to_half, store_in_half
 
 
@@ -95,6 +104,49 @@ def test_another_voice_is_sometimes_played_at_another_rate(corpus_dir):
     assert all(clips[5]["is_reconstructed"] for _ in range(20))
 
 
+@pytest.mark.parametrize("factor", [0.8, 1.25])
+def test_a_changed_voice_is_higher_by_the_factor_and_as_fast(factor):
+    """Tone, then a chirp's worth of silence, then another tone: each is moved in pitch and stays where it was."""
+    waveform = np.concatenate([voiced(120, 0.6), np.zeros(4800, np.float32), voiced(150, 0.8)])
+    changed = change_voice(waveform, factor, 16000)
+    assert changed.shape == waveform.shape and changed.dtype == np.float32
+    config = VitaAudioCodecConfig(**TINY)
+    for start, end, f0 in ((0.1, 0.5, 120), (1.0, 1.6, 150)):
+        piece = changed[int(start * 16000) : int(end * 16000)]
+        log_f0, _ = pitch_track(piece, config, int(len(piece) / config.synthesis_hop_length) - 40)
+        np.testing.assert_allclose(np.exp(np.median(log_f0)), factor * f0, rtol=0.02)
+        assert np.sqrt(np.mean(piece**2)) == pytest.approx(np.sqrt(np.mean(voiced(f0, 0.5) ** 2)), rel=0.1)
+    is_loud = np.abs(changed) > 0.02
+    edges = np.array([np.flatnonzero(is_loud[:12000])[-1], 12000 + np.flatnonzero(is_loud[12000:])[0]]) / 16000
+    np.testing.assert_allclose(edges, [0.6, 0.9], atol=0.02)
+
+
+def test_half_of_the_reconstructed_clips_are_encoded_in_another_voice(corpus_dir):
+    torch.manual_seed(0)
+    clips = CodecClips(corpus_dir, VitaAudioCodecConfig(**TINY), default_voice="joe")
+    items = [clips[5] for _ in range(30)]
+    changed = [item for item in items if not item["inputs"].equal(item["waveform"])]
+    assert 8 < len(changed) < 22
+    assert all(item["inputs"].shape == item["waveform"].shape for item in items)
+    assert all(item["waveform"].equal(items[0]["waveform"]) for item in items)
+    assert all(
+        item["inputs"].equal(item["waveform"])
+        for item in map(clips.__getitem__, [0] * 10)
+        if not item["is_reconstructed"]
+    )
+
+
+def test_filters_are_those_of_microphones_and_rooms():
+    torch.manual_seed(0)
+    impulses = torch.fft.irfft(random_filters(400, 8000, 16000), 8000)
+    gains = torch.fft.rfft(impulses).abs().log10() * 20
+    assert 3 < gains[:, 1000].std() < 9
+    # echoes long after the direct sound, in the rooms alone
+    has_echoes = impulses[:, 400:1600].square().sum(-1) > 1e-3 * impulses.square().sum(-1)
+    assert 0.12 < has_echoes.float().mean() < 0.35
+    assert (impulses[:, 4200:6000].square().sum(-1) < 1e-3 * impulses.square().sum(-1)).all()
+
+
 def test_a_codec_learns_from_a_few_clips(corpus_dir):
     torch.manual_seed(0)
     config = VitaAudioCodecConfig(num_voices=2, **TINY)
@@ -145,6 +197,54 @@ def test_a_run_that_starts_from_another_keeps_its_codes(corpus_dir, tmp_path):
     moved = {name for name, tensor in after.items() if not tensor.equal(before[name])}
     assert moved
     assert all(name.startswith("decoder.") for name in moved)
+
+
+def test_a_warm_start_matches_voices_and_phonemes_by_name(corpus_dir, tmp_path):
+    config = tmp_path / "codec.yaml"
+    config.write_text(
+        f"use_cpu: true\nmax_steps: 1\nsave_steps: 1\nper_device_train_batch_size: 4\nquantize_after: 0\n"
+        f"learning_rate: 0.0\nreport_to: none\ncodec_config: {TINY}\n"
+    )
+    rows = [json.loads(line) for line in (corpus_dir / "clips.jsonl").read_text().splitlines()]
+    for row, voice in zip(rows, ["joe", "amy", "joe", "ada"] * 3):
+        row |= {"voice": voice, "phonemes": ["b", "c", "a", "d"], "path": str(corpus_dir / row["path"])}
+    (tmp_path / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train_codec.main(["--config", str(config), "--corpus_dir", str(corpus_dir), "--output_dir", str(tmp_path / "a")])
+    old = load_file(tmp_path / "a" / "checkpoint-1" / "model.safetensors")
+    command = [
+        "--config",
+        str(config),
+        "--corpus_dir",
+        str(tmp_path),
+        "--warm_start_from",
+        str(tmp_path / "a" / "checkpoint-1"),
+    ]
+    train_codec.main([*command, "--output_dir", str(tmp_path / "b")])
+    new = load_file(tmp_path / "b" / "checkpoint-1" / "model.safetensors")
+    changed = {name for name in new if not new[name].equal(old[name])}
+    assert changed == {
+        "codec.decoder.voice_embedding.weight",
+        "codec.voice_log_f0",
+        "phoneme_head.out_proj.weight",
+        "phoneme_head.out_proj.bias",
+    }
+    voices, old_voices = (tensors["codec.decoder.voice_embedding.weight"] for tensors in (new, old))
+    torch.testing.assert_close(voices[[0, 2]], old_voices)  # joe, ada, amy; joe, amy
+    torch.testing.assert_close(voices[1], old_voices.mean(0))
+    head, old_head = (tensors["phoneme_head.out_proj.weight"] for tensors in (new, old))
+    torch.testing.assert_close(head.unflatten(0, (4, 5))[:, :3], old_head.unflatten(0, (4, 3)))
+
+    (tmp_path / "a" / "checkpoint-1" / "phonemes.json").unlink()
+    model = train_codec.VitaAudioCodecForPreTraining(
+        VitaAudioCodecConfig(num_voices=2, voice_names=["joe", "amy"], **TINY), 2
+    )
+    new = train_codec.warm_start(model, tmp_path / "a" / "checkpoint-1", ["a", "b"])
+    assert new == ["phoneme_head.out_proj.weight", "phoneme_head.out_proj.bias"]
+    with pytest.raises(FileNotFoundError, match="no config.json"):
+        train_codec.main([*command, "--warm_start_from", str(tmp_path), "--output_dir", str(tmp_path / "c")])
+    with pytest.raises(ValueError, match="give one of them"):
+        train_codec.main([*command, "--init_from", str(tmp_path), "--output_dir", str(tmp_path / "c")])
+    assert not (tmp_path / "c").exists()
 
 
 def test_kmeans_finds_separate_clusters():

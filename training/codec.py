@@ -26,6 +26,12 @@ LATENTS_PER_CODE = 20  # that the codebook is first clustered from
 COMMITMENT = 0.25  # weight of the encoder's share in the codebook loss (arXiv 1711.00937)
 # Speech played at another rate is that of another voice, which only the phonemes are learnt from.
 OTHER_RATES, OTHER_RATE_SHARE = (0.8, 1.25), 0.5
+# How often what is reconstructed is encoded from another voice, one with pitch and formants at OTHER_RATES times theirs.
+OTHER_VOICE_SHARE = 0.5
+STRETCH_HOP, STRETCH_SEARCH = 256, 128  # samples; 16 ms, and either way half the longest pitch period
+# Inputs through other microphones (gains in dB at so many frequencies between) and, some of them, in a room.
+NUM_GAINS, GAIN_DEVIATION_DB = 9, 5.0
+ROOM_SHARE, ROOM_SECONDS = 0.25, 0.25
 F0_RANGE = (60.0, 400.0)  # Hz, all voices of the corpus
 
 
@@ -185,8 +191,52 @@ def pitch_track(waveform: np.ndarray, config: VitaAudioCodecConfig, num_frames: 
     return log_f0, steady & (energy > 0.1 * energy.max())
 
 
+def change_voice(waveform: np.ndarray, factor: float, sampling_rate: int) -> np.ndarray:
+    """
+    `waveform` `(num_samples,)` with pitch and formants at `factor` times theirs, what is said when it was, to about 10 ms.
+
+    It is played at another rate and then brought back to its length by WSOLA (Verhelst and Roelands, 1993): pieces are
+    moved to where they should be heard, each from the place nearby that best continues the piece before.
+    """
+    hop, search = STRETCH_HOP, STRETCH_SEARCH
+    played = soxr.resample(waveform, factor * sampling_rate, sampling_rate)
+    num_pieces = -(-len(waveform) // hop) + 1
+    played = np.pad(played, (search, 3 * hop + search))
+    window = np.hanning(2 * hop + 1)[:-1].astype(np.float32)
+    stretched = np.zeros((num_pieces + 1) * hop, np.float32)
+    continuation = played[search : search + hop]
+    for piece in range(num_pieces):
+        # index 0 of `played` is `search` samples before its first one
+        earliest = min(round(piece * hop / factor), len(played) - 2 * hop - 2 * search)
+        nearby = played[earliest : earliest + hop + 2 * search]
+        start = earliest + int(np.correlate(nearby, continuation).argmax())
+        stretched[piece * hop : (piece + 2) * hop] += window * played[start : start + 2 * hop]
+        continuation = played[start + hop : start + 2 * hop]
+    return stretched[: len(waveform)]
+
+
+def random_filters(num_filters: int, num_samples: int, sampling_rate: int) -> torch.Tensor:
+    """
+    Frequency responses `(num_filters, num_samples // 2 + 1)` of random microphones and, `ROOM_SHARE` of them, rooms: noise
+    that decays by 60 dB in at most `ROOM_SECONDS`, 3 to 20 dB below the direct sound.
+    """
+    gains = GAIN_DEVIATION_DB * torch.randn(num_filters, 1, NUM_GAINS)
+    gains = nn.functional.interpolate(gains, num_samples // 2 + 1, mode="linear", align_corners=True)[:, 0]
+    time = torch.arange(int(ROOM_SECONDS * sampling_rate)) / sampling_rate
+    decays = 10 ** (-3 * time / torch.empty(num_filters, 1).uniform_(0.2 * ROOM_SECONDS, ROOM_SECONDS))
+    echoes = decays * torch.randn(num_filters, len(time))
+    levels = 10 ** (-torch.empty(num_filters, 1).uniform_(3, 20) / 20) * (torch.rand(num_filters, 1) < ROOM_SHARE)
+    rooms = levels * echoes / echoes.norm(dim=-1, keepdim=True)
+    rooms[:, 0] += 1
+    return 10 ** (gains / 20) * torch.fft.rfft(rooms, num_samples)
+
+
 class CodecClips(Dataset):
-    """Clips of a rendered corpus as tensors for [`VitaAudioCodecForPreTraining`]; the first voice is the default one, seen twice."""
+    """Clips of a rendered corpus as tensors for [`VitaAudioCodecForPreTraining`]; the first voice is the default one, seen twice.
+
+    Half of the clips to be reconstructed are encoded in another voice than the one to decode: codes must be those of all
+    voices. Of voices other than the default one, half are only read.
+    """
 
     def __init__(
         self, corpus_dir: str | Path, config: VitaAudioCodecConfig, default_voice: str, max_seconds: float = 6.0
@@ -215,9 +265,13 @@ class CodecClips(Dataset):
         waveform *= TARGET_RMS / max(float(np.sqrt(np.mean(waveform**2))), 1e-4)
         num_codes = -(-len(waveform) // self.config.hop_length)
         num_frames = num_codes * self.config.hop_length // self.config.synthesis_hop_length
+        inputs = waveform
+        if is_reconstructed and torch.rand(()) < OTHER_VOICE_SHARE:
+            inputs = change_voice(waveform, torch.empty(()).uniform_(*OTHER_RATES).item(), sampling_rate)
         log_f0, voiced = pitch_track(waveform, self.config, num_frames)
         median = np.median(log_f0[voiced]) if voiced.any() else np.median(log_f0)
         return {
+            "inputs": torch.from_numpy(inputs),
             "waveform": torch.from_numpy(waveform),
             "log_f0": torch.from_numpy(log_f0),
             "voiced_mask": torch.from_numpy(voiced),
@@ -229,16 +283,24 @@ class CodecClips(Dataset):
 
     def collate(self, clips: list[dict]) -> dict:
         """
-        Pads a batch to whole codes. The inputs, not the targets, get another spectral tilt and, half of them, noise at 10
-        to 40 dB below the speech.
+        Pads a batch to whole codes. The inputs, not the targets, are heard through random filters, with another spectral
+        tilt and, half of them, noise at 10 to 40 dB below the speech.
         """
-        waveforms = nn.utils.rnn.pad_sequence([clip["waveform"] for clip in clips], batch_first=True)
+        inputs, waveforms = (
+            nn.utils.rnn.pad_sequence([clip[name] for clip in clips], batch_first=True)
+            for name in ("inputs", "waveform")
+        )
         waveforms = nn.functional.pad(waveforms, (0, -waveforms.shape[1] % self.config.hop_length))
+        num_samples, sampling_rate = waveforms.shape[1], self.config.sampling_rate
         lengths = torch.tensor([len(clip["waveform"]) for clip in clips])
-        mask = (torch.arange(waveforms.shape[1]) < lengths[:, None]).long()
+        mask = (torch.arange(num_samples) < lengths[:, None]).long()
+        # circular, so with room for the echoes
+        size = num_samples + int(ROOM_SECONDS * sampling_rate)
+        filters = random_filters(len(clips), size, sampling_rate)
+        filtered = torch.fft.irfft(torch.fft.rfft(inputs, size) * filters, size)[:, :num_samples] * mask
         levels = 10 ** (-torch.empty(len(clips), 1).uniform_(10, 40) / 20) * (torch.rand(len(clips), 1) < 0.5)
         tilts = torch.empty(len(clips), 1).uniform_(-0.5, 0.7)
-        tilted = waveforms - tilts * nn.functional.pad(waveforms, (1, -1))
+        tilted = filtered - tilts * nn.functional.pad(filtered, (1, -1))
         noisy = tilted + TARGET_RMS * levels * torch.randn_like(waveforms)
         frames = nn.utils.rnn.pad_sequence(
             [clip["log_f0"] for clip in clips], batch_first=True, padding_value=math.log(100)

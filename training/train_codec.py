@@ -8,6 +8,7 @@
 checkpoint. The trained codec is in `output_dir/codec`, loadable with `VitaAudioCodec.from_pretrained`.
 """
 
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import broadcast
-from safetensors.torch import load_model
+from safetensors.torch import load_file, load_model
 from tqdm import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -25,6 +26,9 @@ from trl import TrlParser
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
 from training.codec import CodecClips, VitaAudioCodecForPreTraining
 from training.storage import round_to_half, store_in_half
+
+
+PHONEMES_NAME = "phonemes.json"  # in every checkpoint: what the phoneme head reads, in the order of its outputs
 
 
 @dataclass
@@ -43,11 +47,17 @@ class CodecArguments:
         default=None,
         metadata={"help": "Checkpoint of another run to start from; its codes stay, only the decoder is trained."},
     )
+    warm_start_from: str | None = field(
+        default=None,
+        metadata={
+            "help": "Checkpoint of another run, maybe with other voices and phonemes, to start from; everything is trained."
+        },
+    )
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads for torch; all by default."})
 
 
 class VitaAudioCodecTrainer(Trainer):
-    """Batches clips of like length, and logs the parts of the loss beside their sum."""
+    """Batches clips of like length, logs the parts of the loss beside their sum, and saves the phonemes' symbols."""
 
     def _get_train_sampler(self, train_dataset=None):
         lengths = [round(100 * clip["duration"]) for clip in self.train_dataset.clips]
@@ -57,6 +67,11 @@ class VitaAudioCodecTrainer(Trainer):
         outputs = model(**inputs)
         self.loss_parts = {name: value for name, value in outputs.items() if name != "loss"}
         return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def _save(self, output_dir=None, state_dict=None):
+        super()._save(output_dir, state_dict)
+        path = Path(output_dir or self.args.output_dir) / PHONEMES_NAME
+        path.write_text(json.dumps(self.train_dataset.phonemes, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def log(self, logs, start_time=None):
         if "loss" in logs:
@@ -92,27 +107,78 @@ def measure_voice_pitch(clips: CodecClips, per_voice: int = 40) -> torch.Tensor:
     return torch.tensor([sum(medians) / len(medians) if medians else math.log(110) for medians in of_voice.values()])
 
 
+def warm_start(model: VitaAudioCodecForPreTraining, checkpoint: str | Path, phonemes: list[str]) -> list[str]:
+    """
+    Loads what a checkpoint of another run has and `model` can use: voices by their names, phonemes by their symbols, all
+    else by name and shape. New voices start as the mean of the old ones.
+
+    Returns:
+        Names of the tensors of `model` that the checkpoint has nothing for.
+
+    Raises:
+        FileNotFoundError: where `checkpoint` is no checkpoint.
+    """
+    checkpoint = Path(checkpoint)
+    for name in ("config.json", "model.safetensors"):
+        if not (checkpoint / name).is_file():
+            raise FileNotFoundError(f"`{checkpoint}` is no checkpoint of a codec's training: it has no {name}.")
+    old = load_file(checkpoint / "model.safetensors")
+    old_voices = VitaAudioCodecConfig.from_pretrained(checkpoint).voice_names
+    new_voices = model.config.voice_names
+    shared = [voice for voice in new_voices if voice in old_voices]
+    state = model.state_dict()
+    for name in ("codec.decoder.voice_embedding.weight", "codec.voice_log_f0"):
+        rows = old[name].mean(0, keepdim=True).repeat(len(new_voices), *[1] * (old[name].ndim - 1))
+        rows[[new_voices.index(voice) for voice in shared]] = old[name][[old_voices.index(voice) for voice in shared]]
+        old[name] = rows
+    if (checkpoint / PHONEMES_NAME).is_file():
+        # the first output is the blank; there is a set of outputs for each CTC step of a code
+        old_symbols = [None, *json.loads((checkpoint / PHONEMES_NAME).read_text(encoding="utf-8"))]
+        new_symbols = [None, *phonemes]
+        kept = [symbol for symbol in new_symbols if symbol in old_symbols]
+        for name in ("phoneme_head.out_proj.weight", "phoneme_head.out_proj.bias"):
+            rows = state[name].unflatten(0, (-1, len(new_symbols))).clone()
+            old_rows = old[name].unflatten(0, (-1, len(old_symbols)))
+            rows[:, [new_symbols.index(symbol) for symbol in kept]] = old_rows[
+                :, [old_symbols.index(symbol) for symbol in kept]
+            ]
+            old[name] = rows.flatten(0, 1)
+    else:
+        # outputs of as many phonemes need not be those of the same ones
+        old = {name: tensor for name, tensor in old.items() if not name.startswith("phoneme_head.out_proj")}
+    fitting = {name: old[name] for name in state if name in old and old[name].shape == state[name].shape}
+    model.load_state_dict(fitting, strict=False)
+    return [name for name in state if name not in fitting]
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = TrlParser((CodecArguments, TrainingArguments))
     codec_args, training_args = parser.parse_args_and_config(args=argv)
     if codec_args.num_threads is not None:
         torch.set_num_threads(codec_args.num_threads)
+    if codec_args.init_from is not None and codec_args.warm_start_from is not None:
+        raise ValueError("`init_from` trains the decoder only, `warm_start_from` everything: give one of them.")
     torch.manual_seed(training_args.seed)
     config = VitaAudioCodecConfig(**(codec_args.codec_config or {}))
     clips = CodecClips(codec_args.corpus_dir, config, codec_args.default_voice)
     config.num_voices, config.voice_names = len(clips.voices), clips.voices
     model = VitaAudioCodecForPreTraining(config, len(clips.phonemes), codec_args.phoneme_loss_weight)
-    Path(training_args.output_dir).mkdir(parents=True, exist_ok=True)
-    checkpoint = get_last_checkpoint(training_args.output_dir)
-    callbacks = []
+    callbacks, has_codes = [], False
     if codec_args.init_from is not None:
         load_model(model, Path(codec_args.init_from) / "model.safetensors")
         model.codec.encoder.requires_grad_(False)
         model.codec.quantizer.requires_grad_(False)
-    else:
+        has_codes = True
+    elif codec_args.warm_start_from is not None:
+        new = warm_start(model, codec_args.warm_start_from, clips.phonemes)
+        print(f"Started from {codec_args.warm_start_from}; new: {', '.join(new) or 'nothing'}.")
+        has_codes = "codec.quantizer.codebook.weight" not in new
+    if not has_codes:
         callbacks.append(QuantizationStart(clips, codec_args.quantize_after))
-        if checkpoint is None:
-            model.codec.voice_log_f0.data = measure_voice_pitch(clips)
+    Path(training_args.output_dir).mkdir(parents=True, exist_ok=True)
+    checkpoint = get_last_checkpoint(training_args.output_dir)
+    if codec_args.init_from is None and checkpoint is None:
+        model.codec.voice_log_f0.data = measure_voice_pitch(clips)
     training_args.remove_unused_columns = False
     trainer = VitaAudioCodecTrainer(
         model=model, args=training_args, train_dataset=clips, data_collator=clips.collate, callbacks=callbacks
