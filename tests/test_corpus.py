@@ -18,7 +18,18 @@ import soundfile as sf
 
 from training.corpus import render
 from training.corpus.sentences import NUMBERS, all_facts, all_questions, all_sentences
-from training.corpus.voices import ALL_VOICES, HELD_OUT_VOICE, JOE, TRAINING_VOICES, Voice, check_programs, phonemize
+from training.corpus.voices import (
+    ALL_VOICES,
+    HELD_OUT_VOICE,
+    JOE,
+    KOKORO_SETTINGS,
+    PROGRAMS,
+    TRAINING_VOICES,
+    Voice,
+    check_programs,
+    kokoro_style,
+    phonemize,
+)
 from training.scoring import answer_is_right, normalize_text
 
 
@@ -30,7 +41,7 @@ def words_of(text: str) -> set[str]:
 
 
 def installed(voice: Voice) -> bool:
-    return voice.engine == "piper" or shutil.which(voice.engine) is not None
+    return voice.engine not in PROGRAMS or shutil.which(PROGRAMS[voice.engine][0]) is not None
 
 
 def test_arithmetic_answers_are_true():
@@ -87,9 +98,10 @@ def test_the_held_out_voice_speaks_only_in_its_own_split():
             assert sum(message["content"].count("<|audio|>") for message in row["messages"]) == len(row["audios"])
 
 
-def test_flite_and_joe_ask_almost_half_of_the_questions():
+def test_natural_voices_ask_most_questions():
     drawn = Counter(voice.engine for question in all_questions() for voice in render.draw_voices(question.text, 3))
-    assert 0.4 < (drawn["flite"] + drawn["piper"]) / drawn.total() < 0.5
+    assert 0.1 < drawn["espeak-ng"] / drawn.total() < 0.25
+    assert min(drawn[engine] for engine in ("piper", "hibari", "kokoro", "flite", "festival")) > 0.05 * drawn.total()
 
 
 def test_texts_and_ids_do_not_depend_on_the_process():
@@ -116,7 +128,11 @@ def test_phonemes_carry_no_stress_and_no_punctuation():
     assert "".join(phonemize("What's seven, Luke?")) == "wʌts sɛvən luːk"
 
 
-@pytest.mark.parametrize("voice", [JOE, *TRAINING_VOICES[:5], TRAINING_VOICES[-1]], ids=lambda voice: voice.name)
+# a mixture of Kokoro's speakers is among them
+SPOKEN = ["joe", "joe-varied", "flite-slt", "espeak-en-gb-x-rp-david", "heart", "ked", "kokoro-kumo-not-nezumi"]
+
+
+@pytest.mark.parametrize("voice", [ALL_VOICES[name] for name in SPOKEN], ids=SPOKEN)
 def test_each_engine_speaks(voice):
     if not installed(voice):
         with pytest.raises(RuntimeError, match=voice.engine):
@@ -130,7 +146,16 @@ def test_each_engine_speaks(voice):
     assert 10 ** (-20.1 / 20) <= peak <= 1
     if voice == JOE:
         assert peak == pytest.approx(10 ** (-3 / 20), rel=1e-3)
+    if voice.name != "joe-varied":
         np.testing.assert_array_equal(samples, render.render_samples(clip))
+
+
+def test_every_engine_is_tried_and_every_kokoro_voice_is_another_one():
+    assert {ALL_VOICES[name].engine for name in SPOKEN} == {voice.engine for voice in ALL_VOICES.values()}
+    styles = [kokoro_style(setting, 20) for setting in KOKORO_SETTINGS.values()]
+    for number, style in enumerate(styles):
+        assert style.shape == (1, 256)
+        assert all(np.abs(style - other).mean() > 0.01 for other in styles[:number])
 
 
 def test_every_espeak_voice_of_the_table_is_known_to_espeak():
@@ -157,7 +182,7 @@ def test_silence_is_trimmed_to_what_the_corpus_promises():
 
 
 def test_render_writes_a_corpus_and_continues_where_it_stopped(tmp_path):
-    if shutil.which("espeak-ng") is None or shutil.which("flite") is None:
+    if not all(map(installed, ALL_VOICES.values())):
         with pytest.raises(RuntimeError, match="Debian package"):
             render.render_corpus(tmp_path / "corpus", limit=40, workers=1)
         assert not (tmp_path / "corpus").exists()
@@ -195,5 +220,5 @@ def test_bad_numbers_are_named(tmp_path, arguments):
 
 def test_missing_programs_are_named(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(RuntimeError, match="`espeak-ng` .*`flite`"):
+    with pytest.raises(RuntimeError, match="`espeak-ng` .*`text2wave` .*`flite` "):
         check_programs(TRAINING_VOICES)

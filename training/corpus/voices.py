@@ -59,8 +59,8 @@ KOKORO_SETTINGS = {
     "kumo": "1.0*jm_kumo",
     "kumo-alpha": "0.5*jm_kumo+0.5*jf_alpha",
     "kumo-tebukuro": "0.7*jm_kumo+0.3*jf_tebukuro",
-    "kumo-not-nezumi": "1.4*jm_kumo+-0.4*jf_nezumi",
-    "kumo-not-gongitsune": "1.4*jm_kumo+-0.4*jf_gongitsune",
+    "kumo-not-nezumi": "1.3*jm_kumo+-0.3*jf_nezumi",
+    "kumo-not-gongitsune": "1.2*jm_kumo+-0.2*jf_gongitsune",
 }
 
 # Voices of people, or learnt from people, say five of six clips; the many robotic ones are there for their variety.
