@@ -17,7 +17,7 @@ from functools import cache
 
 HELD_OUT_SHARE = 0.1
 MIN_TRAINING_WORDINGS = 3
-NUM_SIMPLE_SENTENCES = 3000
+NUM_SIMPLE_SENTENCES = 9200
 
 NUMBERS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "

@@ -63,7 +63,7 @@ KOKORO_SETTINGS = {
     "kumo-not-gongitsune": "1.2*jm_kumo+-0.2*jf_gongitsune",
 }
 
-# Voices of people, or learnt from people, say five of six clips; the many robotic ones are there for their variety.
+# Voices of people, or learnt from people, say most clips, the robotic ones are there for their variety; Kokoro is slow.
 TRAINING_VOICES = (
     Voice("joe-varied", "piper", "varied", weight=4.0),
     Voice("flite-slt", "flite", "slt", weight=4.0),
@@ -73,7 +73,7 @@ TRAINING_VOICES = (
     *(Voice(f"espeak-{setting.replace('+', '-')}", "espeak-ng", setting, weight=0.4) for setting in ESPEAK_SETTINGS),
     Voice("heart", "hibari", "heart", weight=5.0),
     Voice("ked", "festival", "ked_diphone", weight=4.0),
-    *(Voice(f"kokoro-{name}", "kokoro", setting, weight=2.5) for name, setting in KOKORO_SETTINGS.items()),
+    *(Voice(f"kokoro-{name}", "kokoro", setting, weight=0.6) for name, setting in KOKORO_SETTINGS.items()),
 )
 
 # What an engine runs or imports, and the package (Debian's or pip's) that brings it.
