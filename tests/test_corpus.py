@@ -69,7 +69,7 @@ def test_a_tenth_is_held_out_and_never_said_in_training():
     held_out_questions = {question.text for question in questions if question.split == "test"}
     held_out_sentences = {sentence.text for sentence in sentences if sentence.split == "test"}
     assert len(held_out_questions) == round(0.1 * len(questions))
-    assert len(held_out_sentences) == round(0.1 * len(sentences)) == 300
+    assert len(held_out_sentences) == round(0.1 * len(sentences)) == 920
     training_wordings = Counter(question.fact for question in questions if question.split == "train")
     assert min(training_wordings[fact] for fact in all_facts()) >= 3
 

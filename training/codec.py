@@ -68,14 +68,9 @@ def spectral_loss(audio: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     losses = []
     for n_fft in (256, 512, 1024):
         window = torch.hann_window(n_fft)
+        spectra = (torch.stft(x, n_fft, n_fft // 4, window=window, return_complex=True) for x in (audio, target))
         magnitude, target_magnitude = (
-            torch.view_as_real(torch.stft(x, n_fft, n_fft // 4, window=window, return_complex=True))
-            .square()
-            .sum(-1)
-            .add(1e-8)
-            .sqrt()
-            / math.sqrt(n_fft)
-            for x in (audio, target)
+            (spectrum.real.square() + spectrum.imag.square() + 1e-8).sqrt() / math.sqrt(n_fft) for spectrum in spectra
         )
         log_distance = ((magnitude + 1e-3).log() - (target_magnitude + 1e-3).log()).abs().mean()
         convergence = (magnitude - target_magnitude).norm() / target_magnitude.norm()
@@ -94,6 +89,32 @@ def spherical_kmeans(points: torch.Tensor, num_clusters: int, num_iterations: in
         sums[counts == 0] = points[torch.randint(len(points), (int((counts == 0).sum()),))]
         centers = nn.functional.normalize(sums, dim=-1)
     return centers
+
+
+def reconstruction_losses(
+    codec: VitaAudioCodec,
+    speech: torch.Tensor,
+    voice_ids: torch.LongTensor,
+    target_values: torch.Tensor,
+    padding_mask: torch.Tensor,
+    log_f0: torch.Tensor,
+    voiced_mask: torch.Tensor,
+    median_log_f0: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Decodes latents `speech`: the audio `(batch, samples)` and its spectral and pitch losses, as in the models' `forward`."""
+    state = codec.init_decoder_state(speech.shape[0])
+    frames = codec.decode_frames(speech, voice_ids, state)
+    # the source follows the true pitch, so that its harmonics lie on those of the target
+    audio = codec.vocoder(log_f0, frames.envelopes, state) * padding_mask
+    pitch = ((frames.log_f0 + median_log_f0 - log_f0).abs() * voiced_mask).sum() / voiced_mask.sum().clamp(min=1)
+    return audio, spectral_loss(audio, target_values), pitch
+
+
+def phoneme_loss(log_probs: torch.Tensor, mask: torch.Tensor, labels: torch.LongTensor) -> torch.Tensor:
+    """CTC loss of a [`PhonemeHead`]'s output; `mask` `(batch, codes)`, `labels` from 1 on and padded with 0."""
+    return nn.functional.ctc_loss(
+        log_probs.transpose(0, 1), labels, 4 * mask.sum(-1), (labels > 0).sum(-1), zero_infinity=True
+    )
 
 
 class VitaAudioCodecForPreTraining(VitaAudioCodecPreTrainedModel):
@@ -149,18 +170,18 @@ class VitaAudioCodecForPreTraining(VitaAudioCodecPreTrainedModel):
         encoded = self.codec.encode(input_values, padding_mask)
         directions = nn.functional.normalize(encoded.latents, dim=-1)
         speech = encoded.quantized_representation if self.is_quantizing else directions
-        state = self.codec.init_decoder_state(input_values.shape[0])
-        frames = self.codec.decode_frames(speech, voice_ids, state)
-        # the source follows the true pitch, so that its harmonics lie on those of the target
-        audio = self.codec.vocoder(log_f0, frames.envelopes, state)
-        spectral = spectral_loss(audio * padding_mask * is_reconstructed, target_values * is_reconstructed)
-        voiced_mask = voiced_mask & is_reconstructed
-        pitch = ((frames.log_f0 + median_log_f0 - log_f0).abs() * voiced_mask).sum() / voiced_mask.sum().clamp(min=1)
-        mask = encoded.audio_codes_mask
-        log_probs = self.phoneme_head(speech, mask[..., None].float())
-        phoneme = nn.functional.ctc_loss(
-            log_probs.transpose(0, 1), labels, 4 * mask.sum(-1), (labels > 0).sum(-1), zero_infinity=True
+        _, spectral, pitch = reconstruction_losses(
+            self.codec,
+            speech,
+            voice_ids,
+            target_values * is_reconstructed,
+            padding_mask * is_reconstructed,
+            log_f0,
+            voiced_mask & is_reconstructed,
+            median_log_f0,
         )
+        mask = encoded.audio_codes_mask
+        phoneme = phoneme_loss(self.phoneme_head(speech, mask[..., None].float()), mask, labels)
         vectors = self.codec.quantizer.from_codes(encoded.audio_codes[:, 0])
         codebook = (
             (vectors - directions.detach()).square() + COMMITMENT * (vectors.detach() - directions).square()
@@ -231,6 +252,35 @@ def random_filters(num_filters: int, num_samples: int, sampling_rate: int) -> to
     return 10 ** (gains / 20) * torch.fft.rfft(rooms, num_samples)
 
 
+def read_clip(corpus_dir: Path, clip: dict) -> tuple[np.ndarray, int]:
+    """Samples of a clip at the level that the codec is trained at, and their rate."""
+    waveform, sampling_rate = sf.read(corpus_dir / clip["path"], dtype="float32")
+    return waveform * (TARGET_RMS / max(float(np.sqrt(np.mean(waveform**2))), 1e-4)), sampling_rate
+
+
+def read_clips(corpus_dir: Path, max_seconds: float = 6.0) -> list[dict]:
+    """Rows of the training clips of a rendered corpus that are not too long."""
+    with open(corpus_dir / "clips.jsonl", encoding="utf-8") as file:
+        clips = [json.loads(line) for line in file]
+    return [clip for clip in clips if clip["split"] == "train" and clip["duration"] <= max_seconds]
+
+
+def disturb(waveforms: torch.Tensor, mask: torch.Tensor, sampling_rate: int) -> torch.Tensor:
+    """
+    `waveforms` `(batch, samples)` as heard through random filters, with another spectral tilt and, half of them, noise at
+    10 to 40 dB below the speech; `mask` is 1 on audio.
+    """
+    num_clips, num_samples = waveforms.shape
+    # circular, so with room for the echoes
+    size = num_samples + int(ROOM_SECONDS * sampling_rate)
+    filters = random_filters(num_clips, size, sampling_rate)
+    filtered = torch.fft.irfft(torch.fft.rfft(waveforms, size) * filters, size)[:, :num_samples] * mask
+    levels = 10 ** (-torch.empty(num_clips, 1).uniform_(10, 40) / 20) * (torch.rand(num_clips, 1) < 0.5)
+    tilts = torch.empty(num_clips, 1).uniform_(-0.5, 0.7)
+    tilted = filtered - tilts * nn.functional.pad(filtered, (1, -1))
+    return tilted + TARGET_RMS * levels * torch.randn_like(waveforms)
+
+
 class CodecClips(Dataset):
     """Clips of a rendered corpus as tensors for [`VitaAudioCodecForPreTraining`]; the first voice is the default one, seen twice.
 
@@ -238,16 +288,11 @@ class CodecClips(Dataset):
     voices. Of voices other than the default one, half are only read.
     """
 
-    def __init__(
-        self, corpus_dir: str | Path, config: VitaAudioCodecConfig, default_voice: str, max_seconds: float = 6.0
-    ):
+    def __init__(self, corpus_dir: str | Path, config: VitaAudioCodecConfig, default_voice: str):
         self.corpus_dir, self.config = Path(corpus_dir), config
-        with open(self.corpus_dir / "clips.jsonl") as file:
-            clips = [json.loads(line) for line in file]
-        clips = [clip for clip in clips if clip["split"] == "train"]
+        clips = read_clips(self.corpus_dir)
         self.voices = sorted({clip["voice"] for clip in clips}, key=lambda voice: (voice != default_voice, voice))
         self.phonemes = sorted({phoneme for clip in clips for phoneme in clip["phonemes"]})
-        clips = [clip for clip in clips if clip["duration"] <= max_seconds]
         # the default voice is the one that the codec has to speak best
         self.clips = clips + [clip for clip in clips if clip["voice"] == default_voice]
         self.phoneme_ids = {phoneme: i + 1 for i, phoneme in enumerate(self.phonemes)}
@@ -257,12 +302,11 @@ class CodecClips(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         clip = self.clips[index]
-        waveform, sampling_rate = sf.read(self.corpus_dir / clip["path"], dtype="float32")
+        waveform, sampling_rate = read_clip(self.corpus_dir, clip)
         is_reconstructed = clip["voice"] == self.voices[0] or bool(torch.rand(()) > OTHER_RATE_SHARE)
         if not is_reconstructed:
             rate = torch.empty(()).uniform_(*OTHER_RATES).item()
             waveform = soxr.resample(waveform, rate * sampling_rate, sampling_rate)
-        waveform *= TARGET_RMS / max(float(np.sqrt(np.mean(waveform**2))), 1e-4)
         num_codes = -(-len(waveform) // self.config.hop_length)
         num_frames = num_codes * self.config.hop_length // self.config.synthesis_hop_length
         inputs = waveform
@@ -282,31 +326,20 @@ class CodecClips(Dataset):
         }
 
     def collate(self, clips: list[dict]) -> dict:
-        """
-        Pads a batch to whole codes. The inputs, not the targets, are heard through random filters, with another spectral
-        tilt and, half of them, noise at 10 to 40 dB below the speech.
-        """
+        """Pads a batch to whole codes; the inputs, not the targets, are disturbed."""
         inputs, waveforms = (
             nn.utils.rnn.pad_sequence([clip[name] for clip in clips], batch_first=True)
             for name in ("inputs", "waveform")
         )
-        waveforms = nn.functional.pad(waveforms, (0, -waveforms.shape[1] % self.config.hop_length))
-        num_samples, sampling_rate = waveforms.shape[1], self.config.sampling_rate
+        padding = (0, -waveforms.shape[1] % self.config.hop_length)
+        inputs, waveforms = nn.functional.pad(inputs, padding), nn.functional.pad(waveforms, padding)
         lengths = torch.tensor([len(clip["waveform"]) for clip in clips])
-        mask = (torch.arange(num_samples) < lengths[:, None]).long()
-        # circular, so with room for the echoes
-        size = num_samples + int(ROOM_SECONDS * sampling_rate)
-        filters = random_filters(len(clips), size, sampling_rate)
-        filtered = torch.fft.irfft(torch.fft.rfft(inputs, size) * filters, size)[:, :num_samples] * mask
-        levels = 10 ** (-torch.empty(len(clips), 1).uniform_(10, 40) / 20) * (torch.rand(len(clips), 1) < 0.5)
-        tilts = torch.empty(len(clips), 1).uniform_(-0.5, 0.7)
-        tilted = filtered - tilts * nn.functional.pad(filtered, (1, -1))
-        noisy = tilted + TARGET_RMS * levels * torch.randn_like(waveforms)
+        mask = (torch.arange(waveforms.shape[1]) < lengths[:, None]).long()
         frames = nn.utils.rnn.pad_sequence(
             [clip["log_f0"] for clip in clips], batch_first=True, padding_value=math.log(100)
         )
         return {
-            "input_values": noisy[:, None],
+            "input_values": disturb(inputs, mask, self.config.sampling_rate)[:, None],
             "padding_mask": mask,
             "target_values": waveforms,
             "log_f0": frames,

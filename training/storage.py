@@ -26,3 +26,9 @@ def store_in_half(folder: str | Path) -> None:
     temporary.replace(folder / "model.safetensors")
     config["dtype"] = str(torch.float32).removeprefix("torch.")
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def save_in_half(model: PreTrainedModel, folder: str | Path) -> None:
+    """Rounds `model` in place and saves it to `folder` in float16, so that what loads is what was rounded."""
+    round_to_half(model).save_pretrained(folder)
+    store_in_half(folder)

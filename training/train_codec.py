@@ -10,13 +10,13 @@ checkpoint. The trained codec is in `output_dir/codec`, loadable with `VitaAudio
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from accelerate.utils import broadcast
-from safetensors.torch import load_file, load_model
+from safetensors.torch import load_file
 from tqdm import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -25,7 +25,7 @@ from trl import TrlParser
 
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
 from training.codec import CodecClips, VitaAudioCodecForPreTraining
-from training.storage import round_to_half, store_in_half
+from training.storage import save_in_half
 
 
 PHONEMES_NAME = "phonemes.json"  # in every checkpoint: what the phoneme head reads, in the order of its outputs
@@ -42,10 +42,6 @@ class CodecArguments:
     )
     codec_config: dict | str | None = field(
         default=None, metadata={"help": "Arguments of `VitaAudioCodecConfig` other than the defaults."}
-    )
-    init_from: str | None = field(
-        default=None,
-        metadata={"help": "Checkpoint of another run to start from; its codes stay, only the decoder is trained."},
     )
     warm_start_from: str | None = field(
         default=None,
@@ -107,6 +103,13 @@ def measure_voice_pitch(clips: CodecClips, per_voice: int = 40) -> torch.Tensor:
     return torch.tensor([sum(medians) / len(medians) if medians else math.log(110) for medians in of_voice.values()])
 
 
+def check_checkpoint(checkpoint: Path, names: Iterable[str]) -> None:
+    """Raises FileNotFoundError where one of the files `names` is not in the folder."""
+    for name in names:
+        if not (checkpoint / name).is_file():
+            raise FileNotFoundError(f"`{checkpoint}` is no checkpoint of a codec's training: it has no {name}.")
+
+
 def warm_start(model: VitaAudioCodecForPreTraining, checkpoint: str | Path, phonemes: list[str]) -> list[str]:
     """
     Loads what a checkpoint of another run has and `model` can use: voices by their names, phonemes by their symbols, all
@@ -119,9 +122,7 @@ def warm_start(model: VitaAudioCodecForPreTraining, checkpoint: str | Path, phon
         FileNotFoundError: where `checkpoint` is no checkpoint.
     """
     checkpoint = Path(checkpoint)
-    for name in ("config.json", "model.safetensors"):
-        if not (checkpoint / name).is_file():
-            raise FileNotFoundError(f"`{checkpoint}` is no checkpoint of a codec's training: it has no {name}.")
+    check_checkpoint(checkpoint, ("config.json", "model.safetensors"))
     old = load_file(checkpoint / "model.safetensors")
     old_voices = VitaAudioCodecConfig.from_pretrained(checkpoint).voice_names
     new_voices = model.config.voice_names
@@ -156,20 +157,13 @@ def main(argv: list[str] | None = None) -> None:
     codec_args, training_args = parser.parse_args_and_config(args=argv)
     if codec_args.num_threads is not None:
         torch.set_num_threads(codec_args.num_threads)
-    if codec_args.init_from is not None and codec_args.warm_start_from is not None:
-        raise ValueError("`init_from` trains the decoder only, `warm_start_from` everything: give one of them.")
     torch.manual_seed(training_args.seed)
     config = VitaAudioCodecConfig(**(codec_args.codec_config or {}))
     clips = CodecClips(codec_args.corpus_dir, config, codec_args.default_voice)
     config.num_voices, config.voice_names = len(clips.voices), clips.voices
     model = VitaAudioCodecForPreTraining(config, len(clips.phonemes), codec_args.phoneme_loss_weight)
     callbacks, has_codes = [], False
-    if codec_args.init_from is not None:
-        load_model(model, Path(codec_args.init_from) / "model.safetensors")
-        model.codec.encoder.requires_grad_(False)
-        model.codec.quantizer.requires_grad_(False)
-        has_codes = True
-    elif codec_args.warm_start_from is not None:
+    if codec_args.warm_start_from is not None:
         new = warm_start(model, codec_args.warm_start_from, clips.phonemes)
         print(f"Started from {codec_args.warm_start_from}; new: {', '.join(new) or 'nothing'}.")
         has_codes = "codec.quantizer.codebook.weight" not in new
@@ -177,7 +171,7 @@ def main(argv: list[str] | None = None) -> None:
         callbacks.append(QuantizationStart(clips, codec_args.quantize_after))
     Path(training_args.output_dir).mkdir(parents=True, exist_ok=True)
     checkpoint = get_last_checkpoint(training_args.output_dir)
-    if codec_args.init_from is None and checkpoint is None:
+    if checkpoint is None:
         model.codec.voice_log_f0.data = measure_voice_pitch(clips)
     training_args.remove_unused_columns = False
     trainer = VitaAudioCodecTrainer(
@@ -186,8 +180,7 @@ def main(argv: list[str] | None = None) -> None:
     trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.is_world_process_zero():
         # the codes that a language model is trained on must be those of the codec that is shipped
-        round_to_half(model.codec).save_pretrained(f"{training_args.output_dir}/codec")
-        store_in_half(f"{training_args.output_dir}/codec")
+        save_in_half(model.codec, f"{training_args.output_dir}/codec")
 
 
 if __name__ == "__main__":

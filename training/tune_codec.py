@@ -1,0 +1,97 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Trains the encoder or the decoder of a trained codec further while its codes keep their meaning.
+
+    python -m training.tune_codec --config training/configs/mini/codec_encoder.yaml
+    python -m training.tune_codec --config training/configs/mini/codec_decoder.yaml
+
+`accelerate launch` runs it on several processes. Started again with the same `output_dir` it goes on from the newest
+checkpoint. The codec is in `output_dir/codec`; after its decoder was tuned it speaks in the default voice alone.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from transformers import TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+from trl import TrlParser
+
+from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
+from training.codec import read_clips
+from training.codec_tuning import (
+    DecoderTuningClips,
+    EncoderTuningClips,
+    VitaAudioCodecForDecoderTuning,
+    VitaAudioCodecForEncoderTuning,
+)
+from training.storage import save_in_half
+from training.train_codec import PHONEMES_NAME, VitaAudioCodecTrainer, check_checkpoint
+
+
+PARTS = ("encoder", "decoder")
+
+
+@dataclass
+class TuningArguments:
+    corpus_dir: str = field(metadata={"help": "Folder that `training.corpus.render` wrote."})
+    part: str = field(metadata={"help": f"What is trained: {' or '.join(PARTS)}.", "choices": PARTS})
+    start_from: str = field(metadata={"help": "Checkpoint of `training.train_codec` or of this script."})
+    default_voice: str = field(default="joe", metadata={"help": "The voice whose codes are kept."})
+    code_loss_weight: float = field(
+        default=0.1, metadata={"help": "Weight of the codes heard in what the decoder speaks."}
+    )
+    num_threads: int | None = field(default=None, metadata={"help": "CPU threads for torch; all by default."})
+
+
+def load_checkpoint(checkpoint: Path, part: str, code_loss_weight: float, default_voice: str):
+    """The model that trains `part`, with the weights of `checkpoint`. Raises ValueError if it has not the default voice."""
+    config = VitaAudioCodecConfig.from_pretrained(checkpoint)
+    phonemes = json.loads((checkpoint / PHONEMES_NAME).read_text(encoding="utf-8"))
+    weights = load_file(checkpoint / "model.safetensors")
+    if default_voice not in config.voice_names:
+        raise ValueError(f"The codec in `{checkpoint}` has no voice {default_voice}, but {config.voice_names}.")
+    if part == "encoder":
+        model = VitaAudioCodecForEncoderTuning(config, len(phonemes))
+    else:
+        voice = config.voice_names.index(default_voice)
+        for name in ("codec.decoder.voice_embedding.weight", "codec.voice_log_f0"):
+            weights[name] = weights[name][voice : voice + 1]
+        config.num_voices, config.voice_names = 1, [default_voice]
+        model = VitaAudioCodecForDecoderTuning(config, code_loss_weight)
+        weights = {name: tensor for name, tensor in weights.items() if not name.startswith("phoneme_head.")}
+    model.load_state_dict(weights)
+    return model, phonemes
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = TrlParser((TuningArguments, TrainingArguments))
+    tuning_args, training_args = parser.parse_args_and_config(args=argv)
+    if tuning_args.num_threads is not None:
+        torch.set_num_threads(tuning_args.num_threads)
+    torch.manual_seed(training_args.seed)
+    corpus_dir, checkpoint = Path(tuning_args.corpus_dir), Path(tuning_args.start_from)
+    check_checkpoint(checkpoint, ("config.json", "model.safetensors", PHONEMES_NAME))
+    model, phonemes = load_checkpoint(
+        checkpoint, tuning_args.part, tuning_args.code_loss_weight, tuning_args.default_voice
+    )
+    clips = read_clips(corpus_dir)
+    if unknown := sorted({phoneme for clip in clips for phoneme in clip["phonemes"]} - set(phonemes)):
+        raise ValueError(f"The codec in `{checkpoint}` does not know the corpus's phonemes {' '.join(unknown)}.")
+    dataset_class = EncoderTuningClips if tuning_args.part == "encoder" else DecoderTuningClips
+    # the codes to be kept are those before this run, resumed or not
+    dataset = dataset_class(corpus_dir, model.codec, clips, tuning_args.default_voice, phonemes)
+    Path(training_args.output_dir).mkdir(parents=True, exist_ok=True)
+    training_args.remove_unused_columns = False
+    trainer = VitaAudioCodecTrainer(
+        model=model, args=training_args, train_dataset=dataset, data_collator=dataset.collate
+    )
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(training_args.output_dir))
+    if trainer.is_world_process_zero():
+        save_in_half(model.codec, f"{training_args.output_dir}/codec")
+
+
+if __name__ == "__main__":
+    main()
