@@ -47,9 +47,12 @@ class VitaAudioCodecForPreTrainingOutput(ModelOutput):
 
 
 class PhonemeHead(nn.Module):
-    """Reads phonemes from latents, 4 CTC steps a code; needed for training only."""
+    """
+    Reads phonemes from latents, 4 CTC steps a code; needed for training only. A single block sees three codes either way:
+    one that saw more would learn the sentences by heart and forgive unclear codes.
+    """
 
-    def __init__(self, config: VitaAudioCodecConfig, num_phonemes: int, hidden_size: int = 256, depth: int = 3):
+    def __init__(self, config: VitaAudioCodecConfig, num_phonemes: int, hidden_size: int = 256, depth: int = 1):
         super().__init__()
         self.in_proj = nn.Linear(config.codebook_dim, hidden_size)
         self.blocks = nn.ModuleList([VitaAudioCodecBlock(config, hidden_size) for _ in range(depth)])
@@ -288,14 +291,23 @@ class CodecClips(Dataset):
     voices. Of voices other than the default one, half are only read.
     """
 
-    def __init__(self, corpus_dir: str | Path, config: VitaAudioCodecConfig, default_voice: str):
-        self.corpus_dir, self.config = Path(corpus_dir), config
-        clips = read_clips(self.corpus_dir)
+    def __init__(
+        self,
+        corpus_dir: str | Path,
+        config: VitaAudioCodecConfig,
+        default_voice: str,
+        voices: list[str] | None = None,
+        is_disturbed: bool = True,
+    ):
+        self.corpus_dir, self.config, self.is_disturbed = Path(corpus_dir), config, is_disturbed
+        clips = [clip for clip in read_clips(self.corpus_dir) if voices is None or clip["voice"] in voices]
         self.voices = sorted({clip["voice"] for clip in clips}, key=lambda voice: (voice != default_voice, voice))
         self.phonemes = sorted({phoneme for clip in clips for phoneme in clip["phonemes"]})
-        # the default voice is the one that the codec has to speak best
-        self.clips = clips + [clip for clip in clips if clip["voice"] == default_voice]
+        # of several voices the default one is the one that the codec has to speak best
+        defaults = [clip for clip in clips if clip["voice"] == default_voice]
+        self.clips = clips + defaults if len(self.voices) > 1 else clips
         self.phoneme_ids = {phoneme: i + 1 for i, phoneme in enumerate(self.phonemes)}
+        self.pitch = {}  # of clips to reconstruct, tracked once
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -310,9 +322,14 @@ class CodecClips(Dataset):
         num_codes = -(-len(waveform) // self.config.hop_length)
         num_frames = num_codes * self.config.hop_length // self.config.synthesis_hop_length
         inputs = waveform
-        if is_reconstructed and torch.rand(()) < OTHER_VOICE_SHARE:
+        if self.is_disturbed and is_reconstructed and torch.rand(()) < OTHER_VOICE_SHARE:
             inputs = change_voice(waveform, torch.empty(()).uniform_(*OTHER_RATES).item(), sampling_rate)
-        log_f0, voiced = pitch_track(waveform, self.config, num_frames)
+        if not is_reconstructed:
+            log_f0, voiced = np.zeros(num_frames, np.float32), np.zeros(num_frames, bool)
+        else:
+            if index not in self.pitch:
+                self.pitch[index] = pitch_track(waveform, self.config, num_frames)
+            log_f0, voiced = self.pitch[index]
         median = np.median(log_f0[voiced]) if voiced.any() else np.median(log_f0)
         return {
             "inputs": torch.from_numpy(inputs),
@@ -326,7 +343,7 @@ class CodecClips(Dataset):
         }
 
     def collate(self, clips: list[dict]) -> dict:
-        """Pads a batch to whole codes; the inputs, not the targets, are disturbed."""
+        """Pads a batch to whole codes; of inputs and targets only the former are disturbed."""
         inputs, waveforms = (
             nn.utils.rnn.pad_sequence([clip[name] for clip in clips], batch_first=True)
             for name in ("inputs", "waveform")
@@ -339,7 +356,7 @@ class CodecClips(Dataset):
             [clip["log_f0"] for clip in clips], batch_first=True, padding_value=math.log(100)
         )
         return {
-            "input_values": disturb(inputs, mask, self.config.sampling_rate)[:, None],
+            "input_values": (disturb(inputs, mask, self.config.sampling_rate) if self.is_disturbed else inputs)[:, None],
             "padding_mask": mask,
             "target_values": waveforms,
             "log_f0": frames,

@@ -35,10 +35,20 @@ PHONEMES_NAME = "phonemes.json"  # in every checkpoint: what the phoneme head re
 class CodecArguments:
     corpus_dir: str = field(metadata={"help": "Folder that `training.corpus.render` wrote."})
     default_voice: str = field(default="joe", metadata={"help": "The voice that `decode` speaks with by default."})
+    voices: list[str] | None = field(
+        default=None, metadata={"help": "Voices to learn and to decode with; all of the corpus by default."}
+    )
+    disturb_inputs: bool = field(
+        default=True,
+        metadata={"help": "Whether what is encoded has other voices, microphones, rooms and noise than its target."},
+    )
     phoneme_loss_weight: float = field(default=1.0, metadata={"help": "Weight of the CTC loss on the codes."})
-    quantize_after: int = field(
-        default=600,
-        metadata={"help": "Steps without quantization. Then the codebook is set to the latents' clusters."},
+    quantize_after: int | None = field(
+        default=None,
+        metadata={
+            "help": "Steps without quantization. Then the codebook is set to the latents' clusters. By default 600, but a "
+            "codebook that a run started with is kept."
+        },
     )
     codec_config: dict | str | None = field(
         default=None, metadata={"help": "Arguments of `VitaAudioCodecConfig` other than the defaults."}
@@ -159,16 +169,20 @@ def main(argv: list[str] | None = None) -> None:
         torch.set_num_threads(codec_args.num_threads)
     torch.manual_seed(training_args.seed)
     config = VitaAudioCodecConfig(**(codec_args.codec_config or {}))
-    clips = CodecClips(codec_args.corpus_dir, config, codec_args.default_voice)
+    clips = CodecClips(
+        codec_args.corpus_dir, config, codec_args.default_voice, codec_args.voices, codec_args.disturb_inputs
+    )
     config.num_voices, config.voice_names = len(clips.voices), clips.voices
     model = VitaAudioCodecForPreTraining(config, len(clips.phonemes), codec_args.phoneme_loss_weight)
-    callbacks, has_codes = [], False
+    has_codes, callbacks, quantize_after = False, [], codec_args.quantize_after
     if codec_args.warm_start_from is not None:
         new = warm_start(model, codec_args.warm_start_from, clips.phonemes)
         print(f"Started from {codec_args.warm_start_from}; new: {', '.join(new) or 'nothing'}.")
         has_codes = "codec.quantizer.codebook.weight" not in new
-    if not has_codes:
-        callbacks.append(QuantizationStart(clips, codec_args.quantize_after))
+    if quantize_after is None and not has_codes:
+        quantize_after = 600
+    if quantize_after is not None:
+        callbacks.append(QuantizationStart(clips, quantize_after))
     Path(training_args.output_dir).mkdir(parents=True, exist_ok=True)
     checkpoint = get_last_checkpoint(training_args.output_dir)
     if checkpoint is None:
