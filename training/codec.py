@@ -356,7 +356,9 @@ class CodecClips(Dataset):
             [clip["log_f0"] for clip in clips], batch_first=True, padding_value=math.log(100)
         )
         return {
-            "input_values": (disturb(inputs, mask, self.config.sampling_rate) if self.is_disturbed else inputs)[:, None],
+            "input_values": (disturb(inputs, mask, self.config.sampling_rate) if self.is_disturbed else inputs)[
+                :, None
+            ],
             "padding_mask": mask,
             "target_values": waveforms,
             "log_f0": frames,

@@ -107,9 +107,7 @@ class VitaAudioCodecForEncoderTuning(VitaAudioCodecPreTrainedModel):
         code = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
         log_probs = self.phoneme_head(encoded.quantized_representation, mask[..., None].float())
         phoneme = phoneme_loss(log_probs, mask, labels)
-        return VitaAudioCodecTuningOutput(
-            loss=code + phoneme, code_loss=code.detach(), phoneme_loss=phoneme.detach()
-        )
+        return VitaAudioCodecTuningOutput(loss=code + phoneme, code_loss=code.detach(), phoneme_loss=phoneme.detach())
 
 
 class VitaAudioCodecForDecoderTuning(VitaAudioCodecPreTrainedModel):
