@@ -141,6 +141,19 @@ def test_a_finished_run_started_again_changes_nothing(folder, tmp_path):
     assert weights(tmp_path / "run") == before
 
 
+def test_what_was_measured_goes_with_the_weights_it_was_measured_with(folder, tmp_path):
+    def run(seed):
+        settings = settings_of(folder, tmp_path / "run", stage=1, max_steps=1, save_strategy="no", seed=seed)
+        main(["--config", str(write_config(tmp_path / "config.yaml", **settings))])
+
+    run(seed=0)
+    (tmp_path / "run" / "results.json").write_text('{"modes": {}}')
+    run(seed=0)
+    assert (tmp_path / "run" / "results.json").is_file()
+    run(seed=1)
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
 def test_two_processes_agree_with_one(folder, tmp_path):
     def config(name, **settings):
         settings = settings_of(folder, tmp_path / name, stage=4, text_config=TINY_TEXT_CONFIG) | settings

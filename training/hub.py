@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pushing of transformers' `Trainer`, with its arguments, for whole repositories: model, processor, codec, code and card."""
 
+import filecmp
 import json
 import os
 import platform
@@ -20,7 +21,10 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from transformers.utils import cached_file
 
 from hub_cards.model_card import (
+    BENCHMARKS_FILE,
     CARD_FILE,
+    RESULTS_FILE,
+    RESULTS_PICTURE,
     TRAINER_STATE_FILE,
     TRAINING_RECORD_FILE,
     is_ours,
@@ -160,6 +164,17 @@ def link_or_copy(source: str, target: str) -> None:
     shutil.copy2(source, target)
 
 
+def drop_outdated_results(new: Path, old: Path) -> None:
+    """Deletes from a model's folder `old` what was measured with it, if the weights in `new` are others."""
+    weights = [path.name for path in new.glob("*.safetensors")]
+    equal, _, _ = filecmp.cmpfiles(new, old, weights, shallow=False)
+    outdated = [old / name for name in (RESULTS_FILE, RESULTS_PICTURE, BENCHMARKS_FILE) if (old / name).is_file()]
+    if outdated and len(equal) < len(weights):
+        logger.warning(f"Deleting {', '.join(map(str, outdated))}: the weights are others now.")
+        for path in outdated:
+            path.unlink()
+
+
 class HubMixin:
     r"""
     For a [`~transformers.Trainer`] whose `args` have a `stage`. `push_to_hub`, `hub_model_id`, `hub_strategy`, `hub_token`,
@@ -228,6 +243,7 @@ class HubMixin:
             self.save_model(str(unfinished), _internal_call=True)
             if self.is_world_process_zero():
                 self.complete_repository(unfinished)
+                drop_outdated_results(unfinished, output_dir)
                 for path in sorted(unfinished.iterdir(), key=lambda path: (path.suffix == ".safetensors", path.name)):
                     target = output_dir / path.name
                     if path.is_dir():
