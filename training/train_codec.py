@@ -76,6 +76,8 @@ class VitaAudioCodecTrainer(Trainer):
 
     def _save(self, output_dir=None, state_dict=None):
         super()._save(output_dir, state_dict)
+        if not self.args.should_save:
+            return
         path = Path(output_dir or self.args.output_dir) / PHONEMES_NAME
         path.write_text(json.dumps(self.train_dataset.phonemes, ensure_ascii=False) + "\n", encoding="utf-8")
 
