@@ -90,8 +90,8 @@ def test_a_part_is_tuned_alone_and_resumes(command, tmp_path, part):
     run = [*command, "--part", part, "--output_dir", str(tmp_path)]
     tune_codec.main(run)
     history = json.loads((tmp_path / "checkpoint-2" / "trainer_state.json").read_text())["log_history"]
-    parts = {"phoneme_loss"} if part == "encoder" else {"spectral_loss", "pitch_loss"}
-    assert {"loss", "code_loss", *parts} <= set(history[0])
+    parts = {"code_loss", "phoneme_loss"} if part == "encoder" else {"spectral_loss", "pitch_loss"}
+    assert {"loss", *parts} <= set(history[0])
     weights = load_file(Path(command[3]) / "model.safetensors")
     before = {name.removeprefix("codec."): tensor for name, tensor in weights.items()}
     codec = VitaAudioCodec.from_pretrained(tmp_path / "codec")
@@ -111,10 +111,16 @@ def test_a_part_is_tuned_alone_and_resumes(command, tmp_path, part):
     assert all(torch.allclose(tensor, whole[name], atol=tolerance, rtol=0) for name, tensor in resumed.items())
 
 
+def test_a_decoder_grows_new_blocks(command, tmp_path):
+    tune_codec.main([*command, "--part", "decoder", "--decoder_depths", "1", "3", "--output_dir", str(tmp_path)])
+    codec = VitaAudioCodec.from_pretrained(tmp_path / "codec")
+    assert len(codec.decoder.coarse_blocks) == 1 and len(codec.decoder.fine_blocks) == 3
+
+
 def test_an_encoder_learns_the_default_ones_codes_of_another_voice(command, corpus_dir):
     """Also checks that what the phoneme head and the codebook are does not move."""
     torch.manual_seed(0)
-    model, phonemes = tune_codec.load_checkpoint(Path(command[3]), "encoder", 0.1, "joe")
+    model, phonemes = tune_codec.load_checkpoint(Path(command[3]), "encoder", "joe")
     clips = EncoderTuningClips(corpus_dir, model.codec, read_clips(corpus_dir), "joe", phonemes)
     frozen = {name: tensor.clone() for name, tensor in model.state_dict().items() if "encoder" not in name}
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
@@ -133,6 +139,8 @@ def test_what_is_missing_is_named_before_any_work(command, corpus_dir, tmp_path)
     run = [*command, "--part", "encoder", "--output_dir", str(tmp_path / "run")]
     with pytest.raises(FileNotFoundError, match="no config.json"):
         tune_codec.main([*run, "--start_from", str(tmp_path)])
+    with pytest.raises(ValueError, match="`decoder_depths` must be at least \\[1, 1\\] each, got \\[2, 0\\]"):
+        tune_codec.main([*run, "--part", "decoder", "--decoder_depths", "2", "0"])
     with pytest.raises(ValueError, match="no voice bob, but"):
         tune_codec.main([*run, "--default_voice", "bob"])
     rows = [json.loads(line) for line in (corpus_dir / "clips.jsonl").read_text().splitlines()]

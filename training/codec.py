@@ -103,14 +103,14 @@ def reconstruction_losses(
     log_f0: torch.Tensor,
     voiced_mask: torch.Tensor,
     median_log_f0: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Decodes latents `speech`: the audio `(batch, samples)` and its spectral and pitch losses, as in the models' `forward`."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Spectral and pitch losses of what is decoded from the latents `speech`; the rest is as in the models' `forward`."""
     state = codec.init_decoder_state(speech.shape[0])
     frames = codec.decode_frames(speech, voice_ids, state)
     # the source follows the true pitch, so that its harmonics lie on those of the target
     audio = codec.vocoder(log_f0, frames.envelopes, state) * padding_mask
     pitch = ((frames.log_f0 + median_log_f0 - log_f0).abs() * voiced_mask).sum() / voiced_mask.sum().clamp(min=1)
-    return audio, spectral_loss(audio, target_values), pitch
+    return spectral_loss(audio, target_values), pitch
 
 
 def phoneme_loss(log_probs: torch.Tensor, mask: torch.Tensor, labels: torch.LongTensor) -> torch.Tensor:
@@ -173,7 +173,7 @@ class VitaAudioCodecForPreTraining(VitaAudioCodecPreTrainedModel):
         encoded = self.codec.encode(input_values, padding_mask)
         directions = nn.functional.normalize(encoded.latents, dim=-1)
         speech = encoded.quantized_representation if self.is_quantizing else directions
-        _, spectral, pitch = reconstruction_losses(
+        spectral, pitch = reconstruction_losses(
             self.codec,
             speech,
             voice_ids,

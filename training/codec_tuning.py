@@ -3,8 +3,7 @@
 """What trains the encoder or the decoder of a codec whose codes are fixed.
 
 The codebook stays, so a language model that was trained on the codes stays, too. The encoder learns to write, for any
-voice, the codes that the default voice has for the same text; the decoder learns to speak the default voice's codes so
-that the encoder reads them again.
+voice, the codes that the default voice has for the same text; the decoder learns to speak the default voice's codes.
 """
 
 from dataclasses import dataclass
@@ -41,7 +40,7 @@ IGNORED = -100
 
 @dataclass
 class VitaAudioCodecTuningOutput(ModelOutput):
-    """Scalars: the sum and its parts; the encoder has codes and phonemes, the decoder codes, spectrum and pitch."""
+    """Scalars: the sum and its parts; the encoder has codes and phonemes, the decoder spectrum and pitch."""
 
     loss: torch.Tensor | None = None
     code_loss: torch.Tensor | None = None
@@ -111,12 +110,11 @@ class VitaAudioCodecForEncoderTuning(VitaAudioCodecPreTrainedModel):
 
 
 class VitaAudioCodecForDecoderTuning(VitaAudioCodecPreTrainedModel):
-    """Trains the decoder alone, by what its speech sounds like and by the codes that the frozen encoder hears in it."""
+    """Trains the decoder alone, in the default voice."""
 
-    def __init__(self, config: VitaAudioCodecConfig, code_loss_weight: float = 0.1):
+    def __init__(self, config: VitaAudioCodecConfig):
         super().__init__(config)
         self.codec = VitaAudioCodec(config)
-        self.code_loss_weight = code_loss_weight
         self.requires_grad_(False)
         self.codec.decoder.requires_grad_(True)
         self.post_init()
@@ -131,32 +129,24 @@ class VitaAudioCodecForDecoderTuning(VitaAudioCodecPreTrainedModel):
     ) -> VitaAudioCodecTuningOutput:
         r"""
         Args:
-            audio_codes (`torch.LongTensor` of shape `(batch_size, max_codes)`): codes of the default voice, padded with
-                -100.
+            audio_codes (`torch.LongTensor` of shape `(batch_size, max_codes)`): codes of the default voice, padded with 0.
             target_values (`torch.FloatTensor` of shape `(batch_size, num_samples)`): the audio they were made from.
             padding_mask (`torch.LongTensor` of shape `(batch_size, num_samples)`): 1 on audio.
             log_f0 (`torch.FloatTensor` of shape `(batch_size, num_frames)`): its log pitch, see `pitch_track`.
             voiced_mask (`torch.BoolTensor` of shape `(batch_size, num_frames)`): where this pitch is to be trusted.
         """
-        speech = self.codec.quantizer.from_codes(audio_codes.clamp(min=0))
-        voice_ids = torch.zeros_like(audio_codes[:, 0])
-        audio, spectral, pitch = reconstruction_losses(
+        spectral, pitch = reconstruction_losses(
             self.codec,
-            speech,
-            voice_ids,
+            self.codec.quantizer.from_codes(audio_codes),
+            torch.zeros_like(audio_codes[:, 0]),
             target_values,
             padding_mask,
             log_f0,
             voiced_mask,
             self.codec.voice_log_f0[:1, None],
         )
-        heard = code_logits(self.codec, self.codec.encode(audio[:, None], padding_mask).latents)
-        code = nn.functional.cross_entropy(heard.flatten(0, 1), audio_codes.flatten(), ignore_index=IGNORED)
         return VitaAudioCodecTuningOutput(
-            loss=spectral + pitch + self.code_loss_weight * code,
-            code_loss=code.detach(),
-            spectral_loss=spectral.detach(),
-            pitch_loss=pitch.detach(),
+            loss=spectral + pitch, spectral_loss=spectral.detach(), pitch_loss=pitch.detach()
         )
 
 
@@ -255,7 +245,7 @@ class DecoderTuningClips(TuningClips):
             return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)
 
         return {
-            "audio_codes": padded("codes", IGNORED),
+            "audio_codes": padded("codes", 0),
             "target_values": waveforms,
             "padding_mask": mask,
             "log_f0": padded("log_f0", float(np.log(100))),

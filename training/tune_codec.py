@@ -40,14 +40,22 @@ class TuningArguments:
     part: str = field(metadata={"help": f"What is trained: {' or '.join(PARTS)}.", "choices": PARTS})
     start_from: str = field(metadata={"help": "Checkpoint of `training.train_codec` or of this script."})
     default_voice: str = field(default="joe", metadata={"help": "The voice whose codes are kept."})
-    code_loss_weight: float = field(
-        default=0.1, metadata={"help": "Weight of the codes heard in what the decoder speaks."}
+    decoder_depths: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Blocks in the decoder's two stages, for a decoder with new ones behind those it started with."
+        },
     )
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads for torch; all by default."})
 
 
-def load_checkpoint(checkpoint: Path, part: str, code_loss_weight: float, default_voice: str):
-    """The model that trains `part`, with the weights of `checkpoint`. Raises ValueError if it has not the default voice."""
+def load_checkpoint(checkpoint: Path, part: str, default_voice: str, decoder_depths: list[int] | None = None):
+    """
+    The model that trains `part` with the weights of `checkpoint`, and the symbols of its phonemes.
+
+    Raises:
+        ValueError: it has not the default voice, or more blocks than `decoder_depths`.
+    """
     config = VitaAudioCodecConfig.from_pretrained(checkpoint)
     phonemes = json.loads((checkpoint / PHONEMES_NAME).read_text(encoding="utf-8"))
     weights = load_file(checkpoint / "model.safetensors")
@@ -60,9 +68,14 @@ def load_checkpoint(checkpoint: Path, part: str, code_loss_weight: float, defaul
         for name in ("codec.decoder.voice_embedding.weight", "codec.voice_log_f0"):
             weights[name] = weights[name][voice : voice + 1]
         config.num_voices, config.voice_names = 1, [default_voice]
-        model = VitaAudioCodecForDecoderTuning(config, code_loss_weight)
+        depths = decoder_depths or config.decoder_depths
+        if any(new < old for new, old in zip(depths, config.decoder_depths, strict=True)):
+            raise ValueError(f"`decoder_depths` must be at least {config.decoder_depths} each, got {depths}.")
+        config.decoder_depths = depths
+        model = VitaAudioCodecForDecoderTuning(config)
         weights = {name: tensor for name, tensor in weights.items() if not name.startswith("phoneme_head.")}
-    model.load_state_dict(weights)
+    # what the checkpoint has not are the new blocks
+    model.load_state_dict(model.state_dict() | weights)
     return model, phonemes
 
 
@@ -75,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
     corpus_dir, checkpoint = Path(tuning_args.corpus_dir), Path(tuning_args.start_from)
     check_checkpoint(checkpoint, ("config.json", "model.safetensors", PHONEMES_NAME))
     model, phonemes = load_checkpoint(
-        checkpoint, tuning_args.part, tuning_args.code_loss_weight, tuning_args.default_voice
+        checkpoint, tuning_args.part, tuning_args.default_voice, tuning_args.decoder_depths
     )
     clips = read_clips(corpus_dir)
     if unknown := sorted({phoneme for clip in clips for phoneme in clip["phonemes"]} - set(phonemes)):
