@@ -189,6 +189,8 @@ def test_one_voice_can_be_learnt_alone_and_undisturbed(corpus_dir):
     batch = clips.collate([clips[index] for index in range(5)])
     assert batch["is_reconstructed"].all()
     assert batch["input_values"][:, 0].equal(batch["target_values"])
+    with pytest.raises(ValueError, match="no training clips of bob, but of \\['amy', 'joe'\\]"):
+        CodecClips(corpus_dir, VitaAudioCodecConfig(**TINY), "joe", voices=["joe", "bob"])
 
 
 def test_a_warm_start_matches_voices_and_phonemes_by_name(corpus_dir, tmp_path):

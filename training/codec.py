@@ -289,6 +289,9 @@ class CodecClips(Dataset):
 
     Half of the clips to be reconstructed are encoded in another voice than the one to decode: codes must be those of all
     voices. Of voices other than the default one, half are only read.
+
+    Raises:
+        ValueError: one of the `voices` says nothing.
     """
 
     def __init__(
@@ -300,7 +303,11 @@ class CodecClips(Dataset):
         is_disturbed: bool = True,
     ):
         self.corpus_dir, self.config, self.is_disturbed = Path(corpus_dir), config, is_disturbed
-        clips = [clip for clip in read_clips(self.corpus_dir) if voices is None or clip["voice"] in voices]
+        clips = read_clips(self.corpus_dir)
+        spoken = {clip["voice"] for clip in clips}
+        if missing := sorted({default_voice, *(voices or ())} - spoken):
+            raise ValueError(f"{corpus_dir} has no training clips of {', '.join(missing)}, but of {sorted(spoken)}.")
+        clips = [clip for clip in clips if voices is None or clip["voice"] in voices]
         self.voices = sorted({clip["voice"] for clip in clips}, key=lambda voice: (voice != default_voice, voice))
         self.phonemes = sorted({phoneme for clip in clips for phoneme in clip["phonemes"]})
         # of several voices the default one is the one that the codec has to speak best
@@ -352,13 +359,13 @@ class CodecClips(Dataset):
         inputs, waveforms = nn.functional.pad(inputs, padding), nn.functional.pad(waveforms, padding)
         lengths = torch.tensor([len(clip["waveform"]) for clip in clips])
         mask = (torch.arange(waveforms.shape[1]) < lengths[:, None]).long()
+        if self.is_disturbed:
+            inputs = disturb(inputs, mask, self.config.sampling_rate)
         frames = nn.utils.rnn.pad_sequence(
             [clip["log_f0"] for clip in clips], batch_first=True, padding_value=math.log(100)
         )
         return {
-            "input_values": (disturb(inputs, mask, self.config.sampling_rate) if self.is_disturbed else inputs)[
-                :, None
-            ],
+            "input_values": inputs[:, None],
             "padding_mask": mask,
             "target_values": waveforms,
             "log_f0": frames,
