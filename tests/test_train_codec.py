@@ -8,6 +8,7 @@ import pytest
 import soundfile as sf
 import torch
 from safetensors.torch import load_file
+from tiny_models import TRAINABLE_CODEC as TINY
 
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
 from processing.modeling_vita_audio_codec import VitaAudioCodec
@@ -22,16 +23,6 @@ from training.codec import (
     spherical_kmeans,
 )
 from training.storage import round_to_half, store_in_half
-
-
-TINY = {
-    "encoder_hidden_sizes": [16, 16, 24],
-    "encoder_depths": [1, 1, 1],
-    "decoder_hidden_sizes": [24, 16],
-    "decoder_depths": [1, 1],
-    "codebook_size": 32,
-    "codebook_dim": 8,
-}
 
 
 def voiced(f0, seconds, sampling_rate=16000):

@@ -8,22 +8,13 @@ import pytest
 import soundfile as sf
 import torch
 from safetensors.torch import load_file
+from tiny_models import TRAINABLE_CODEC as TINY
 
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
 from processing.modeling_vita_audio_codec import VitaAudioCodec
 from training import train_codec, tune_codec
 from training.codec import read_clips
 from training.codec_tuning import CODE_SCALE, IGNORED, EncoderTuningClips, align_codes
-
-
-TINY = {
-    "encoder_hidden_sizes": [16, 16, 24],
-    "encoder_depths": [1, 1, 1],
-    "decoder_hidden_sizes": [24, 16],
-    "decoder_depths": [1, 1],
-    "codebook_size": 32,
-    "codebook_dim": 8,
-}
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,17 @@ TEXTS = [
 ]
 
 
+# Arguments of a codec that is small but learns
+TRAINABLE_CODEC = {
+    "encoder_hidden_sizes": [16, 16, 24],
+    "encoder_depths": [1, 1, 1],
+    "decoder_hidden_sizes": [24, 16],
+    "decoder_depths": [1, 1],
+    "codebook_size": 32,
+    "codebook_dim": 8,
+}
+
+
 def tiny_codec(seed: int = 0) -> VitaAudioCodec:
     torch.manual_seed(seed)
     config = VitaAudioCodecConfig(
