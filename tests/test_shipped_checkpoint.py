@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import soundfile as sf
+import torch
 from transformers import AutoModel, AutoProcessor
 
 from modeling_vita_audio import MCTP_MODES
@@ -68,3 +69,14 @@ def test_speech_only_head_changes_nothing_about_spoken_answers():
             assert sequences.tolist() == expected.tolist()
             spoken = processor.post_process_generation(expected[:, inputs["input_ids"].shape[1] :])[0]["audio_codes"]
             assert len(spoken) > 8
+
+
+def test_the_codec_alone_is_loaded_and_understands_its_own_speech():
+    codec = AutoModel.from_pretrained(ROOT / "pretrained" / "vita-audio-codec").eval()
+    assert codec.config.voice_names == ["joe"]
+    samples, _ = sf.read(MINI / "sample_question.wav", dtype="float32")
+    codes = codec.encode(torch.from_numpy(samples)[None, None]).audio_codes
+    spoken = codec.decode(codes).audio_values
+    assert spoken.shape[-1] == 1280 * codes.shape[-1] and spoken.abs().max() > 0.05
+    heard = codec.encode(spoken).audio_codes
+    assert (heard == codes).float().mean() > 0.5
