@@ -106,6 +106,9 @@ def test_a_decoder_grows_new_blocks(command, tmp_path):
     tune_codec.main([*command, "--part", "decoder", "--decoder_depths", "1", "3", "--output_dir", str(tmp_path)])
     codec = VitaAudioCodec.from_pretrained(tmp_path / "codec")
     assert len(codec.decoder.coarse_blocks) == 1 and len(codec.decoder.fine_blocks) == 3
+    run = [*command, "--part", "encoder", "--output_dir", str(tmp_path / "encoder")]
+    with pytest.raises(ValueError, match="can not be trained from .* it has no phoneme_head"):
+        tune_codec.main([*run, "--start_from", str(tmp_path / "checkpoint-2")])
 
 
 def test_an_encoder_learns_the_default_ones_codes_of_another_voice(command, corpus_dir):

@@ -54,7 +54,8 @@ def load_checkpoint(checkpoint: Path, part: str, default_voice: str, decoder_dep
     The model that trains `part` with the weights of `checkpoint`, and the symbols of its phonemes.
 
     Raises:
-        ValueError: it has not the default voice, or more blocks than `decoder_depths`.
+        ValueError: it has not the default voice, more blocks than `decoder_depths`, or (one whose decoder was trained) no
+            phoneme head for the encoder.
     """
     config = VitaAudioCodecConfig.from_pretrained(checkpoint)
     phonemes = json.loads((checkpoint / PHONEMES_NAME).read_text(encoding="utf-8"))
@@ -74,8 +75,10 @@ def load_checkpoint(checkpoint: Path, part: str, default_voice: str, decoder_dep
         config.decoder_depths = depths
         model = VitaAudioCodecForDecoderTuning(config)
         weights = {name: tensor for name, tensor in weights.items() if not name.startswith("phoneme_head.")}
-    # what the checkpoint has not are the new blocks
-    model.load_state_dict(model.state_dict() | weights)
+    missing = model.load_state_dict(weights, strict=False).missing_keys
+    # the decoder's are the new blocks
+    if lacking := [name for name in missing if not name.startswith("codec.decoder.")]:
+        raise ValueError(f"The {part} can not be trained from `{checkpoint}`: it has no {', '.join(lacking)}.")
     return model, phonemes
 
 
