@@ -21,6 +21,7 @@ from training.codec import (
     random_filters,
     spectral_loss,
     spherical_kmeans,
+    warp_formants,
 )
 from training.storage import round_to_half, store_in_half
 
@@ -110,6 +111,24 @@ def test_a_changed_voice_is_higher_by_the_factor_and_as_fast(factor):
     is_loud = np.abs(changed) > 0.02
     edges = np.array([np.flatnonzero(is_loud[:12000])[-1], 12000 + np.flatnonzero(is_loud[12000:])[0]]) / 16000
     np.testing.assert_allclose(edges, [0.6, 0.9], atol=0.02)
+
+
+@pytest.mark.parametrize("factor", [0.85, 1.0, 1.18])
+def test_warped_formants_are_moved_and_the_pitch_is_not(factor):
+    pulses = np.zeros(16000)
+    pulses[::125] = 1.0
+    radius, angle = 0.97, 2 * np.pi * 1500 / 16000
+    vowel = np.zeros(16000)
+    for n in range(16000):
+        vowel[n] = pulses[n] + 2 * radius * np.cos(angle) * vowel[n - 1] - radius**2 * vowel[n - 2]
+    warped = warp_formants(vowel.astype(np.float32), factor)
+    assert warped.shape == vowel.shape and warped.dtype == np.float32
+    spectrum = np.abs(np.fft.rfft(warped[4000:12000] * np.hanning(8000)))
+    # its harmonics are where they were, 128 Hz apart, and the strongest is next to where the formant now is
+    strongest = 2 * spectrum.argmax()
+    assert strongest % 128 in (0, 2, 126) and abs(strongest - factor * 1500) <= 128
+    if factor == 1.0:
+        np.testing.assert_allclose(warped, vowel, atol=1e-4)
 
 
 def test_half_of_the_reconstructed_clips_are_encoded_in_another_voice(corpus_dir):

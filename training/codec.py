@@ -28,6 +28,8 @@ COMMITMENT = 0.25  # weight of the encoder's share in the codebook loss (arXiv 1
 OTHER_RATES, OTHER_RATE_SHARE = (0.8, 1.25), 0.5
 # How often what is reconstructed is encoded from another voice, one with pitch and formants at OTHER_RATES times theirs.
 OTHER_VOICE_SHARE = 0.5
+OTHER_FORMANTS = (0.85, 1.18)  # and of any clip, whatever its pitch
+ENVELOPE_CEPSTRA = 32  # 2 ms at 16 kHz: formants, not the pitch of any voice below 500 Hz
 STRETCH_HOP, STRETCH_SEARCH = 256, 128  # samples; 16 ms, and either way half the longest pitch period
 # Inputs through other microphones (gains in dB at so many frequencies between) and, some of them, in a room.
 NUM_GAINS, GAIN_DEVIATION_DB = 9, 5.0
@@ -237,6 +239,21 @@ def change_voice(waveform: np.ndarray, factor: float, sampling_rate: int) -> np.
         stretched[piece * hop : (piece + 2) * hop] += window * played[start : start + 2 * hop]
         continuation = played[start + hop : start + 2 * hop]
     return stretched[: len(waveform)]
+
+
+def warp_formants(waveform: np.ndarray, factor: float) -> np.ndarray:
+    """`waveform` `(num_samples,)` with formants at `factor` times theirs, and its pitch: the vocal tract of somebody else."""
+    window = torch.hann_window(512)
+    samples = torch.from_numpy(waveform)
+    spectrum = torch.stft(samples, 512, 128, window=window, return_complex=True)
+    cepstrum = torch.fft.irfft((spectrum.abs() + 1e-4).log(), dim=0)
+    cepstrum[ENVELOPE_CEPSTRA : 1 - ENVELOPE_CEPSTRA] = 0
+    envelope = torch.fft.rfft(cepstrum, dim=0).real
+    positions = (torch.arange(257) / factor).clamp(max=255.999)
+    below = positions.long()
+    fraction = (positions - below)[:, None]
+    warped = (1 - fraction) * envelope[below] + fraction * envelope[below + 1]
+    return torch.istft(spectrum * (warped - envelope).exp(), 512, 128, window=window, length=len(waveform)).numpy()
 
 
 def random_filters(num_filters: int, num_samples: int, sampling_rate: int) -> torch.Tensor:

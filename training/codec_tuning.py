@@ -21,6 +21,7 @@ from transformers.utils import ModelOutput
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
 from processing.modeling_vita_audio_codec import VitaAudioCodec, VitaAudioCodecPreTrainedModel
 from training.codec import (
+    OTHER_FORMANTS,
     OTHER_RATES,
     OTHER_VOICE_SHARE,
     PhonemeHead,
@@ -30,11 +31,15 @@ from training.codec import (
     pitch_track,
     read_clip,
     reconstruction_losses,
+    warp_formants,
 )
 
 
 CODE_SCALE = 16.0  # of the cosines that are the logits of codes
+DEFAULT_VOICE_STEP = 4  # of the default voice's clips, which change no code, one in so many is enough for the encoder
 OTHER_TEMPO_SHARE = 0.3  # of clips of other voices, played faster or slower
+OTHER_FORMANT_SHARE = 0.3  # of all clips
+DISTURBED_SHARE = 0.5  # and of these, heard in rooms, through microphones and noise
 IGNORED = -100
 
 
@@ -188,6 +193,8 @@ class EncoderTuningClips(TuningClips):
 
     def __init__(self, corpus_dir, codec, clips, default_voice, phonemes):
         super().__init__(corpus_dir, codec, clips, default_voice, phonemes)
+        defaults = [clip for clip in self.clips if clip["voice"] == default_voice]
+        self.clips = [clip for clip in self.clips if clip["voice"] != default_voice] + defaults[::DEFAULT_VOICE_STEP]
         self.phoneme_ids = {phoneme: i + 1 for i, phoneme in enumerate(phonemes)}
 
     def __getitem__(self, index: int) -> dict:
@@ -199,6 +206,8 @@ class EncoderTuningClips(TuningClips):
             waveform = soxr.resample(waveform, rate * sampling_rate, sampling_rate)
         if torch.rand(()) < OTHER_VOICE_SHARE:
             waveform = change_voice(waveform, torch.empty(()).uniform_(*OTHER_RATES).item(), sampling_rate)
+        if torch.rand(()) < OTHER_FORMANT_SHARE:
+            waveform = warp_formants(waveform, torch.empty(()).uniform_(*OTHER_FORMANTS).item())
         return {
             "waveform": waveform,
             "codes": self.codes[clip["text"]],
@@ -208,8 +217,10 @@ class EncoderTuningClips(TuningClips):
 
     def collate(self, clips: list[dict]) -> dict:
         waveforms, mask = self.pad([clip["waveform"] for clip in clips])
+        is_disturbed = torch.rand(len(clips), 1) < DISTURBED_SHARE
+        heard = torch.where(is_disturbed, disturb(waveforms, mask, self.config.sampling_rate), waveforms)
         return {
-            "input_values": disturb(waveforms, mask, self.config.sampling_rate)[:, None],
+            "input_values": heard[:, None],
             "padding_mask": mask,
             "target_codes": nn.utils.rnn.pad_sequence(
                 [clip["codes"] for clip in clips], batch_first=True, padding_value=IGNORED
