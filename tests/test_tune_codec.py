@@ -14,7 +14,14 @@ from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
 from processing.modeling_vita_audio_codec import VitaAudioCodec
 from training import train_codec, tune_codec
 from training.codec import read_clip, read_clips
-from training.codec_tuning import CODE_SCALE, IGNORED, EncoderTuningClips, align_codes
+from training.codec_tuning import (
+    CODE_SCALE,
+    IGNORED,
+    DecoderTuningClips,
+    EncoderTuningClips,
+    align_codes,
+    follow_timing,
+)
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +64,46 @@ def test_codes_are_aligned_to_slower_and_faster_speech():
     assert align_codes(logits, codes).equal(slower)
     faster = align_codes(CODE_SCALE * torch.nn.functional.one_hot(codes[[0, 2, 4]], 8), codes)
     assert faster.equal(codes[[0, 2, 4]])
+
+
+def vowels(f0, seconds):
+    """Three vowels of a buzz at `f0` Hz, with one formant each, at 600, 3000 and 1500 Hz."""
+    pieces = []
+    for duration, formant in zip(seconds, (600, 3000, 1500)):
+        time = np.arange(int(duration * 16000)) / 16000
+        harmonics = np.arange(f0, 5000, f0)
+        gains = 1 / (1 + ((harmonics - formant) / 150) ** 2)
+        pieces.append((gains[:, None] * np.cos(2 * np.pi * harmonics[:, None] * time)).sum(0))
+    return (0.1 * np.concatenate(pieces)).astype(np.float32)
+
+
+def test_a_recording_gets_the_timing_of_another():
+    torch.manual_seed(0)
+    codec = VitaAudioCodec(VitaAudioCodecConfig(**TINY)).eval()
+    leader, follower = vowels(180, (0.3, 0.6, 0.4)), vowels(100, (0.5, 0.4, 0.6))
+    with torch.no_grad():
+        warped = follow_timing(codec, leader, follower)
+    assert warped.shape == leader.shape and warped.dtype == np.float32
+    for start, end, formant in ((0.05, 0.25, 600), (0.35, 0.85, 3000), (0.95, 1.25, 1500)):
+        piece = warped[int(start * 16000) : int(end * 16000)]
+        spectrum = np.abs(np.fft.rfft(piece * np.hanning(len(piece))))
+        # the pitch is its own
+        assert abs(spectrum.argmax() * 16000 / len(piece) - formant) < 20
+        assert np.sqrt(np.mean(piece**2)) > 0.05
+
+
+def test_the_decoder_speaks_what_other_voices_say_when_they_say_it(corpus_dir):
+    torch.manual_seed(0)
+    codec = VitaAudioCodec(VitaAudioCodecConfig(**TINY)).eval()
+    clips = DecoderTuningClips(corpus_dir, codec, read_clips(corpus_dir), "joe", ["a", "b"])
+    assert [clip["voice"] for clip in clips.clips] == 6 * ["joe"] + 3 * ["amy"]
+    batch = clips.collate([clips[0], clips[6]])
+    assert batch["padding_mask"].sum(1).tolist() == [9600, 12800]
+    recorded, _ = read_clip(corpus_dir, clips.clips[6])
+    expected = codec.encode(torch.from_numpy(recorded)[None, None]).audio_codes[0, 0]
+    assert batch["audio_codes"][1].equal(expected)
+    # in the default voice: its pitch, not the other one's
+    assert batch["log_f0"][1, 5:60].exp().median().item() == pytest.approx(100, rel=0.05)
 
 
 def test_other_voices_have_the_default_ones_codes(corpus_dir):

@@ -217,28 +217,34 @@ def pitch_track(waveform: np.ndarray, config: VitaAudioCodecConfig, num_frames: 
     return log_f0, steady & (energy > 0.1 * energy.max())
 
 
-def change_voice(waveform: np.ndarray, factor: float, sampling_rate: int) -> np.ndarray:
+def overlap_add(waveform: np.ndarray, positions: np.ndarray, num_samples: int) -> np.ndarray:
     """
-    `waveform` `(num_samples,)` with pitch and formants at `factor` times theirs, what is said when it was, to about 10 ms.
-
-    It is played at another rate and then brought back to its length by WSOLA (Verhelst and Roelands, 1993): pieces are
-    moved to where they should be heard, each from the place nearby that best continues the piece before.
+    WSOLA (Verhelst and Roelands, 1993): `num_samples` samples from pieces of `waveform`, one every `STRETCH_HOP` samples.
+    Each is taken near its one of the `positions`, in samples, from where it best continues the piece before.
     """
     hop, search = STRETCH_HOP, STRETCH_SEARCH
-    played = soxr.resample(waveform, factor * sampling_rate, sampling_rate)
-    num_pieces = -(-len(waveform) // hop) + 1
-    played = np.pad(played, (search, 3 * hop + search))
+    padded = np.pad(waveform, (search, 3 * hop + search))
     window = np.hanning(2 * hop + 1)[:-1].astype(np.float32)
-    stretched = np.zeros((num_pieces + 1) * hop, np.float32)
-    continuation = played[search : search + hop]
-    for piece in range(num_pieces):
-        # index 0 of `played` is `search` samples before its first one
-        earliest = min(round(piece * hop / factor), len(played) - 2 * hop - 2 * search)
-        nearby = played[earliest : earliest + hop + 2 * search]
+    output = np.zeros((len(positions) + 1) * hop, np.float32)
+    continuation = padded[search : search + hop]
+    for piece, position in enumerate(positions):
+        # index 0 of `padded` is `search` samples before its first one
+        earliest = min(round(position), len(padded) - 2 * hop - 2 * search)
+        nearby = padded[earliest : earliest + hop + 2 * search]
         start = earliest + int(np.correlate(nearby, continuation).argmax())
-        stretched[piece * hop : (piece + 2) * hop] += window * played[start : start + 2 * hop]
-        continuation = played[start + hop : start + 2 * hop]
-    return stretched[: len(waveform)]
+        output[piece * hop : (piece + 2) * hop] += window * padded[start : start + 2 * hop]
+        continuation = padded[start + hop : start + 2 * hop]
+    return output[:num_samples]
+
+
+def change_voice(waveform: np.ndarray, factor: float, sampling_rate: int) -> np.ndarray:
+    """
+    `waveform` `(num_samples,)` with pitch and formants at `factor` times theirs, what is said when it was, to about 10 ms:
+    played at another rate and then brought back to its length.
+    """
+    played = soxr.resample(waveform, factor * sampling_rate, sampling_rate)
+    num_pieces = -(-len(waveform) // STRETCH_HOP) + 1
+    return overlap_add(played, np.arange(num_pieces) * STRETCH_HOP / factor, len(waveform))
 
 
 def warp_formants(waveform: np.ndarray, factor: float) -> np.ndarray:
@@ -299,6 +305,14 @@ def disturb(waveforms: torch.Tensor, mask: torch.Tensor, sampling_rate: int) -> 
     tilts = torch.empty(num_clips, 1).uniform_(-0.5, 0.7)
     tilted = filtered - tilts * nn.functional.pad(filtered, (1, -1))
     return tilted + TARGET_RMS * levels * torch.randn_like(waveforms)
+
+
+def pad_to_codes(waveforms: list[torch.Tensor], hop_length: int) -> tuple[torch.Tensor, torch.LongTensor]:
+    """Waveforms `(num_samples,)` padded to whole codes, `(batch, samples)`, and the mask that is 1 on audio."""
+    lengths = torch.tensor([len(waveform) for waveform in waveforms])
+    padded = nn.utils.rnn.pad_sequence(waveforms, batch_first=True)
+    padded = nn.functional.pad(padded, (0, -padded.shape[1] % hop_length))
+    return padded, (torch.arange(padded.shape[1]) < lengths[:, None]).long()
 
 
 class CodecClips(Dataset):
@@ -368,14 +382,8 @@ class CodecClips(Dataset):
 
     def collate(self, clips: list[dict]) -> dict:
         """Pads a batch to whole codes; of inputs and targets only the former are disturbed."""
-        inputs, waveforms = (
-            nn.utils.rnn.pad_sequence([clip[name] for clip in clips], batch_first=True)
-            for name in ("inputs", "waveform")
-        )
-        padding = (0, -waveforms.shape[1] % self.config.hop_length)
-        inputs, waveforms = nn.functional.pad(inputs, padding), nn.functional.pad(waveforms, padding)
-        lengths = torch.tensor([len(clip["waveform"]) for clip in clips])
-        mask = (torch.arange(waveforms.shape[1]) < lengths[:, None]).long()
+        inputs, mask = pad_to_codes([clip["inputs"] for clip in clips], self.config.hop_length)
+        waveforms, _ = pad_to_codes([clip["waveform"] for clip in clips], self.config.hop_length)
         if self.is_disturbed:
             inputs = disturb(inputs, mask, self.config.sampling_rate)
         frames = nn.utils.rnn.pad_sequence(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import librosa
 import numpy as np
+import scipy.fft
 import soxr
 import torch
 from torch import nn
@@ -19,14 +20,21 @@ from tqdm import tqdm
 from transformers.utils import ModelOutput
 
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
-from processing.modeling_vita_audio_codec import VitaAudioCodec, VitaAudioCodecPreTrainedModel
+from processing.modeling_vita_audio_codec import (
+    VitaAudioCodec,
+    VitaAudioCodecPreTrainedModel,
+    log_mel_spectrogram,
+)
 from training.codec import (
     OTHER_FORMANTS,
     OTHER_RATES,
     OTHER_VOICE_SHARE,
+    STRETCH_HOP,
     PhonemeHead,
     change_voice,
     disturb,
+    overlap_add,
+    pad_to_codes,
     phoneme_loss,
     pitch_track,
     read_clip,
@@ -40,6 +48,9 @@ DEFAULT_VOICE_STEP = 4  # of the default voice's clips, which change no code, on
 OTHER_TEMPO_SHARE = 0.3  # of clips of other voices, played faster or slower
 OTHER_FORMANT_SHARE = 0.3  # of all clips
 DISTURBED_SHARE = 0.5  # and of these, heard in rooms, through microphones and noise
+# Recordings of different voices are aligned by so many features; to hold a frame costs more.
+FRAMES_PER_CODE, NUM_CEPSTRA, HOLD_COST = 4, 14, 0.5
+OTHER_VOICES_STEP = 2  # of clips of other voices, which take long to prepare, one in so many is enough for the decoder
 IGNORED = -100
 
 
@@ -58,6 +69,33 @@ def code_logits(codec: VitaAudioCodec, latents: torch.Tensor) -> torch.Tensor:
     """Latents `(..., codebook_dim)` to logits of all codes `(..., codebook_size)`."""
     vectors = nn.functional.normalize(codec.quantizer.codebook.weight, dim=-1)
     return CODE_SCALE * nn.functional.normalize(latents, dim=-1).float() @ vectors.float().T
+
+
+def follow_timing(codec: VitaAudioCodec, leader: np.ndarray, follower: np.ndarray) -> np.ndarray:
+    """
+    `follower` `(num_samples,)` with every sound when `leader`, another recording of the same text, has it: as many samples
+    as `leader`. Frames of 20 ms are aligned by their cepstra and by the encoder's latents.
+    """
+    hop = codec.config.hop_length // FRAMES_PER_CODE
+    features = []
+    for waveform in (leader, follower):
+        padded = torch.from_numpy(np.pad(waveform, (0, -len(waveform) % codec.config.hop_length)))
+        mels = log_mel_spectrogram(padded[None], codec.config)[0].unflatten(0, (-1, 2)).mean(1)
+        cepstra = scipy.fft.dct(mels.numpy(), norm="ortho")[:, 1:NUM_CEPSTRA]
+        cepstra = (cepstra - cepstra.mean(0)) / cepstra.std(0)
+        latents = codec.encode(padded[None, None]).latents[0].numpy().repeat(FRAMES_PER_CODE, 0)
+        features.append([x / np.linalg.norm(x, axis=1, keepdims=True).clip(1e-6) for x in (cepstra, latents)])
+    similarity = sum(a @ b.T for a, b in zip(*features))
+    holding = np.array([0, HOLD_COST, HOLD_COST])
+    path = librosa.sequence.dtw(C=2 - similarity, weights_add=holding)[1][::-1].astype(float)
+    # of frames that are held, in either recording, the middle
+    for axis in (1, 0):
+        values, groups = np.unique(path[:, axis], return_inverse=True)
+        other = np.bincount(groups, path[:, 1 - axis]) / np.bincount(groups)
+        path = np.stack([other, values] if axis else [values, other], axis=1)
+    times = np.arange(-(-len(leader) // STRETCH_HOP) + 1) * STRETCH_HOP / hop
+    positions = np.interp(times, path[:, 0] + 0.5, path[:, 1] + 0.5)
+    return overlap_add(follower, (hop * positions).clip(0, len(follower)), len(leader))
 
 
 def align_codes(logits: torch.Tensor, codes: torch.LongTensor) -> torch.LongTensor:
@@ -180,13 +218,6 @@ class TuningClips(Dataset):
     def __len__(self) -> int:
         return len(self.clips)
 
-    def pad(self, waveforms: list[np.ndarray]) -> tuple[torch.Tensor, torch.LongTensor]:
-        """Waveforms padded to whole codes `(batch, samples)`, and the mask that is 1 on audio."""
-        lengths = torch.tensor([len(waveform) for waveform in waveforms])
-        padded = nn.utils.rnn.pad_sequence([torch.from_numpy(waveform) for waveform in waveforms], batch_first=True)
-        padded = nn.functional.pad(padded, (0, -padded.shape[1] % self.config.hop_length))
-        return padded, (torch.arange(padded.shape[1]) < lengths[:, None]).long()
-
 
 class EncoderTuningClips(TuningClips):
     """Clips for [`VitaAudioCodecForEncoderTuning`], with other pitch, formants, tempo, microphones, rooms and noise."""
@@ -216,7 +247,8 @@ class EncoderTuningClips(TuningClips):
         }
 
     def collate(self, clips: list[dict]) -> dict:
-        waveforms, mask = self.pad([clip["waveform"] for clip in clips])
+        waveforms = [torch.from_numpy(clip["waveform"]) for clip in clips]
+        waveforms, mask = pad_to_codes(waveforms, self.config.hop_length)
         is_disturbed = torch.rand(len(clips), 1) < DISTURBED_SHARE
         heard = torch.where(is_disturbed, disturb(waveforms, mask, self.config.sampling_rate), waveforms)
         return {
@@ -231,25 +263,40 @@ class EncoderTuningClips(TuningClips):
 
 
 class DecoderTuningClips(TuningClips):
-    """What the default voice says, for [`VitaAudioCodecForDecoderTuning`]. Pitch is tracked once and kept."""
+    """
+    For [`VitaAudioCodecForDecoderTuning`]: what the default voice says and its codes, and what it would have said with the
+    timing of other voices, and theirs. Thus the decoder learns to speak codes of voices that are not coded as well.
+    """
 
     def __init__(self, corpus_dir, codec, clips, default_voice, phonemes):
-        clips = [clip for clip in clips if clip["voice"] == default_voice]
         super().__init__(corpus_dir, codec, clips, default_voice, phonemes)
-        self.pitch = {}
+        self.codec = codec
+        others = [clip for clip in self.clips if clip["voice"] != default_voice]
+        defaults = [clip for clip in self.clips if clip["voice"] == default_voice]
+        self.clips = defaults + others[::OTHER_VOICES_STEP]
+        self.defaults = {clip["text"]: clip for clip in defaults}
+        self.prepared = {}
 
     def __getitem__(self, index: int) -> dict:
-        clip = self.clips[index]
+        # made once, for it is slow
+        if index not in self.prepared:
+            self.prepared[index] = self.prepare(self.clips[index])
+        return self.prepared[index]
+
+    @torch.no_grad()
+    def prepare(self, clip: dict) -> dict:
         waveform, _ = read_clip(self.corpus_dir, clip)
         codes = self.codes[clip["text"]]
-        if index not in self.pitch:
-            num_frames = len(codes) * self.config.hop_length // self.config.synthesis_hop_length
-            self.pitch[index] = tuple(map(torch.from_numpy, pitch_track(waveform, self.config, num_frames)))
-        log_f0, voiced = self.pitch[index]
+        if clip["voice"] != self.default_voice:
+            codes = self.codec.encode(torch.from_numpy(waveform)[None, None]).audio_codes[0, 0]
+            waveform = follow_timing(self.codec, waveform, read_clip(self.corpus_dir, self.defaults[clip["text"]])[0])
+        num_frames = len(codes) * self.config.hop_length // self.config.synthesis_hop_length
+        log_f0, voiced = map(torch.from_numpy, pitch_track(waveform, self.config, num_frames))
         return {"waveform": waveform, "codes": codes, "log_f0": log_f0, "voiced": voiced}
 
     def collate(self, clips: list[dict]) -> dict:
-        waveforms, mask = self.pad([clip["waveform"] for clip in clips])
+        waveforms = [torch.from_numpy(clip["waveform"]) for clip in clips]
+        waveforms, mask = pad_to_codes(waveforms, self.config.hop_length)
 
         def padded(name: str, value: float) -> torch.Tensor:
             rows = [clip[name] for clip in clips]
