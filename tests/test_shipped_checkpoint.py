@@ -72,7 +72,7 @@ def test_speech_only_head_changes_nothing_about_spoken_answers():
 
 
 def test_the_codec_alone_is_loaded_and_understands_its_own_speech():
-    codec = AutoModel.from_pretrained(ROOT / "pretrained" / "vita-audio-codec").eval()
+    codec = AutoModel.from_pretrained(MINI / "audio_tokenizer").eval()
     assert codec.config.voice_names == ["joe"]
     samples, _ = sf.read(MINI / "sample_question.wav", dtype="float32")
     codes = codec.encode(torch.from_numpy(samples)[None, None]).audio_codes

@@ -3,7 +3,8 @@
 """What trains the encoder or the decoder of a codec whose codes are fixed.
 
 The codebook stays, so a language model that was trained on the codes stays, too. The encoder learns to write, for any
-voice, the codes that the default voice has for the same text; the decoder learns to speak the default voice's codes.
+voice, the codes that the default voice has for the same text; the decoder learns to speak with the default voice, its own
+codes and those of other voices.
 """
 
 from dataclasses import dataclass
@@ -172,8 +173,8 @@ class VitaAudioCodecForDecoderTuning(VitaAudioCodecPreTrainedModel):
     ) -> VitaAudioCodecTuningOutput:
         r"""
         Args:
-            audio_codes (`torch.LongTensor` of shape `(batch_size, max_codes)`): codes of the default voice, padded with 0.
-            target_values (`torch.FloatTensor` of shape `(batch_size, num_samples)`): the audio they were made from.
+            audio_codes (`torch.LongTensor` of shape `(batch_size, max_codes)`): codes of any voice, padded with 0.
+            target_values (`torch.FloatTensor` of shape `(batch_size, num_samples)`): what the default voice has for them.
             padding_mask (`torch.LongTensor` of shape `(batch_size, num_samples)`): 1 on audio.
             log_f0 (`torch.FloatTensor` of shape `(batch_size, num_frames)`): its log pitch, see `pitch_track`.
             voiced_mask (`torch.BoolTensor` of shape `(batch_size, num_frames)`): where this pitch is to be trusted.
