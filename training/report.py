@@ -100,16 +100,18 @@ def plot_results(results: dict, path: Path) -> None:
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     series = (("spoken QA, right in speech", "sqa", "speech_accuracy", 0), ("TTS words right", "tts", "wer", 1))
     for label, name, key, inverted in series:
-        points = [
+        points = sorted(
             (figures["speed"]["tokens_per_second"], abs(inverted - figures[name][key]) * 100, mode)
             for mode, figures in results["modes"].items()
             if key in figures.get(name, {})
-        ]
+        )
         axes.plot([x for x, _, _ in points], [y for _, y, _ in points], "o-", label=label)
-        for x, y, mode in points:
-            axes.annotate(mode, (x, y), textcoords="offset points", xytext=(4, 4))
-    axes.set(xlabel="new tokens per second, one request", ylabel="%", ylim=(0, 105))
-    axes.legend(loc="upper center", ncols=2)
+        for number, (x, y, mode) in enumerate(points):
+            # modes of like speed side by side
+            side, shift = (("left", 4), ("right", -4))[number % 2]
+            axes.annotate(mode, (x, y), textcoords="offset points", xytext=(shift, 5), ha=side)
+    axes.set(xlabel="new tokens per second, one request", ylabel="%", ylim=(0, 108))
+    axes.legend(loc="lower center", ncols=2)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
