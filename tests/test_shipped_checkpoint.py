@@ -15,7 +15,7 @@ from transformers import AutoModel, AutoProcessor
 from modeling_vita_audio import MCTP_MODES
 from processing.conversation_vita_audio import spoken_conversation, synthesis_conversation
 from processing.export import code_files
-from training.report import RESULTS_TABLE, results_table
+from training.report import CODEC_TABLE, RESULTS_TABLE, codec_table, results_table
 
 
 ROOT = Path(__file__).parent.parent
@@ -38,8 +38,10 @@ def test_readme_snippets_run_as_printed(block, tmp_path):
 def test_readme_shows_the_results_of_the_checkpoint():
     results = json.loads((MINI / "results.json").read_text())
     assert list(results["modes"]) == list(MCTP_MODES)
+    codec_results = json.loads((MINI / "codec_results.json").read_text())["results"]
     readme = (ROOT / "README.md").read_text()
-    assert readme.partition(f"<!-- {RESULTS_TABLE} -->")[2].strip().startswith(results_table(results))
+    for name, table in ((RESULTS_TABLE, results_table(results)), (CODEC_TABLE, codec_table(codec_results))):
+        assert readme.partition(f"<!-- {name} -->")[2].strip().startswith(table)
 
 
 def test_the_sample_question_is_answered_in_speech_and_text(tmp_path):
