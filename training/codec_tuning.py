@@ -83,7 +83,7 @@ def follow_timing(codec: VitaAudioCodec, leader: np.ndarray, follower: np.ndarra
         padded = torch.from_numpy(np.pad(waveform, (0, -len(waveform) % codec.config.hop_length)))
         mels = log_mel_spectrogram(padded[None], codec.config)[0].unflatten(0, (-1, 2)).mean(1)
         cepstra = scipy.fft.dct(mels.numpy(), norm="ortho")[:, 1:NUM_CEPSTRA]
-        cepstra = (cepstra - cepstra.mean(0)) / cepstra.std(0)
+        cepstra = (cepstra - cepstra.mean(0)) / cepstra.std(0).clip(1e-6)
         latents = codec.encode(padded[None, None]).latents[0].numpy().repeat(FRAMES_PER_CODE, 0)
         features.append([x / np.linalg.norm(x, axis=1, keepdims=True).clip(1e-6) for x in (cepstra, latents)])
     similarity = sum(a @ b.T for a, b in zip(*features))
