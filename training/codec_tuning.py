@@ -212,9 +212,9 @@ class TuningClips(Dataset):
     ):
         self.corpus_dir, self.config, self.default_voice = corpus_dir, codec.config, default_voice
         self.phonemes = phonemes
-        defaults = [clip for clip in clips if clip["voice"] == default_voice]
-        self.codes = encode_texts(codec, self.corpus_dir, defaults)
-        self.clips = [clip for clip in clips if clip["text"] in self.codes]
+        self.defaults = [clip for clip in clips if clip["voice"] == default_voice]
+        self.codes = encode_texts(codec, self.corpus_dir, self.defaults)
+        self.others = [clip for clip in clips if clip["voice"] != default_voice and clip["text"] in self.codes]
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -225,8 +225,7 @@ class EncoderTuningClips(TuningClips):
 
     def __init__(self, corpus_dir, codec, clips, default_voice, phonemes):
         super().__init__(corpus_dir, codec, clips, default_voice, phonemes)
-        defaults = [clip for clip in self.clips if clip["voice"] == default_voice]
-        self.clips = [clip for clip in self.clips if clip["voice"] != default_voice] + defaults[::DEFAULT_VOICE_STEP]
+        self.clips = self.others + self.defaults[::DEFAULT_VOICE_STEP]
         self.phoneme_ids = {phoneme: i + 1 for i, phoneme in enumerate(phonemes)}
 
     def __getitem__(self, index: int) -> dict:
@@ -272,10 +271,8 @@ class DecoderTuningClips(TuningClips):
     def __init__(self, corpus_dir, codec, clips, default_voice, phonemes):
         super().__init__(corpus_dir, codec, clips, default_voice, phonemes)
         self.codec = codec
-        others = [clip for clip in self.clips if clip["voice"] != default_voice]
-        defaults = [clip for clip in self.clips if clip["voice"] == default_voice]
-        self.clips = defaults + others[::OTHER_VOICES_STEP]
-        self.defaults = {clip["text"]: clip for clip in defaults}
+        self.clips = self.defaults + self.others[::OTHER_VOICES_STEP]
+        self.default_clips = {clip["text"]: clip for clip in self.defaults}
         self.prepared = {}
 
     def __getitem__(self, index: int) -> dict:
@@ -290,7 +287,9 @@ class DecoderTuningClips(TuningClips):
         codes = self.codes[clip["text"]]
         if clip["voice"] != self.default_voice:
             codes = self.codec.encode(torch.from_numpy(waveform)[None, None]).audio_codes[0, 0]
-            waveform = follow_timing(self.codec, waveform, read_clip(self.corpus_dir, self.defaults[clip["text"]])[0])
+            waveform = follow_timing(
+                self.codec, waveform, read_clip(self.corpus_dir, self.default_clips[clip["text"]])[0]
+            )
         num_frames = len(codes) * self.config.hop_length // self.config.synthesis_hop_length
         log_f0, voiced = map(torch.from_numpy, pitch_track(waveform, self.config, num_frames))
         return {"waveform": waveform, "codes": codes, "log_f0": log_f0, "voiced": voiced}
