@@ -104,6 +104,17 @@ def test_natural_voices_ask_most_questions():
     assert min(drawn[engine] for engine in ("piper", "hibari", "kokoro", "flite", "festival")) > 0.05 * drawn.total()
 
 
+def test_rare_words_are_asked_by_more_voices():
+    """A capital and an opposite are heard in their own questions only, a number in hundreds."""
+    clips = {family: set() for family in ("sums", "capitals", "opposites")}
+    for question in all_questions():
+        if question.fact.family in clips and question.split == "train":
+            voices = [clip.voice for clip in render.question_clips(question)]
+            assert len(set(voices)) == len(voices) and HELD_OUT_VOICE.name not in voices
+            clips[question.fact.family].add(len(voices))
+    assert clips == {"sums": {6}, "capitals": {12}, "opposites": {12}}
+
+
 def test_texts_and_ids_do_not_depend_on_the_process():
     """Another hash seed must not change what is held out, nor any clip's id."""
     program = "from training.corpus.render import all_clips; print(hash('a'), *(c.id + c.split for c in all_clips()))"

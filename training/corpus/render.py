@@ -30,7 +30,9 @@ SAMPLING_RATE = 16_000
 # Part of every clip's id: raise it whenever the signal processing below changes.
 RENDERING_VERSION = 1
 
-TRAINING_VOICES_PER_QUESTION = 3
+TRAINING_VOICES_PER_QUESTION = 6
+# Names of countries and opposites occur in no other questions, so more voices say them.
+RARE_WORD_FAMILIES, TRAINING_VOICES_PER_RARE_WORD = ("capitals", "opposites"), 12
 TRAINING_VOICES_PER_SENTENCE = 1
 TEST_VOICES_PER_QUESTION = 2
 TEST_VOICES_PER_SENTENCE = 1
@@ -68,7 +70,9 @@ def draw_voices(text: str, count: int) -> list[Voice]:
 def question_clips(question: Question) -> list[Clip]:
     """The clips in which `question` is asked (in training also by joe, as speech to be learnt)."""
     if question.split == "train":
-        voices = draw_voices(question.text, TRAINING_VOICES_PER_QUESTION)
+        is_rare = question.fact.family in RARE_WORD_FAMILIES
+        count = TRAINING_VOICES_PER_RARE_WORD if is_rare else TRAINING_VOICES_PER_QUESTION
+        voices = draw_voices(question.text, count)
         return [Clip(question.text, voice.name, "train") for voice in voices]
     voices = draw_voices(question.text, TEST_VOICES_PER_QUESTION)
     clips = [Clip(question.text, voice.name, "test") for voice in voices]
