@@ -142,8 +142,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--lines", type=Path, help="JSONL file for every single answer")
     parser.add_argument("--readme", type=Path, help="README whose table is filled from the results")
     args = parser.parse_args(argv)
-    results, lines = evaluate(args)
     output_dir = args.output_dir or Path(args.model)
+    # before the work: what can not be written is known at once
+    output_dir.mkdir(parents=True, exist_ok=True)
+    results, lines = evaluate(args)
     write_atomically(output_dir / "results.json", json.dumps(results, indent=2) + "\n")
     plot_results(results, output_dir / "results.png")
     if args.lines:
