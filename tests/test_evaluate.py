@@ -107,3 +107,10 @@ def test_a_readme_without_a_place_is_refused(tmp_path):
 def test_codec_table_has_a_row_for_each_group():
     results = {"all": {"clips": 100, "wer_original": 0.101, "wer_decoded": 0.1554}}
     assert codec_table(results).splitlines()[-1] == "| all | 100 | 10.1% | 15.5% |"
+
+
+def test_an_output_folder_that_can_not_be_is_named_before_the_model_is_loaded(corpus_dir, tmp_path):
+    (tmp_path / "file").touch()
+    arguments = ["--model", str(tmp_path / "nowhere"), "--corpus_dir", str(corpus_dir)]
+    with pytest.raises(NotADirectoryError, match="file"):
+        evaluate.main([*arguments, "--output_dir", str(tmp_path / "file" / "results")])
