@@ -114,3 +114,11 @@ def test_an_output_folder_that_can_not_be_is_named_before_the_model_is_loaded(co
     arguments = ["--model", str(tmp_path / "nowhere"), "--corpus_dir", str(corpus_dir)]
     with pytest.raises(NotADirectoryError, match="file"):
         evaluate.main([*arguments, "--output_dir", str(tmp_path / "file" / "results")])
+
+
+def test_a_model_on_the_hub_needs_an_output_folder(corpus_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        evaluate.main(["--model", "someone/model", "--corpus_dir", str(corpus_dir)])
+    assert "--output_dir is needed: someone/model" in capsys.readouterr().err
+    assert not (tmp_path / "someone").exists()

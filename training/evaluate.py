@@ -143,8 +143,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--readme", type=Path, help="README whose table is filled from the results")
     args = parser.parse_args(argv)
     output_dir = args.output_dir or Path(args.model)
-    # before the work: what can not be written is known at once
-    output_dir.mkdir(parents=True, exist_ok=True)
+    # before the work: what can not be written is known at once; an empty folder would hide a model on the Hub
+    if args.output_dir is None and not output_dir.is_dir():
+        parser.error(f"--output_dir is needed: {args.model} is no folder here that results could be written to.")
+    for folder in [output_dir, *([args.lines.parent] if args.lines else [])]:
+        folder.mkdir(parents=True, exist_ok=True)
     results, lines = evaluate(args)
     write_atomically(output_dir / "results.json", json.dumps(results, indent=2) + "\n")
     plot_results(results, output_dir / "results.png")

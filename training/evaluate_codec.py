@@ -72,6 +72,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="JSON file for the figures and every transcript")
     parser.add_argument("--readme", type=Path, help="README whose table is filled from the results")
     args = parser.parse_args(argv)
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
     codec = VitaAudioCodec.from_pretrained(args.codec, dtype=torch.float32)
     clips = held_out_clips(args.corpus_dir, args.num_clips)
     report = evaluate_codec(codec, args.corpus_dir, clips, WhisperRecognizer())
