@@ -92,9 +92,16 @@ def test_the_command_writes_figures_picture_and_table(model, processor, corpus_d
     assert "not measured" in text
 
 
-def test_a_set_without_conversations_is_named_before_the_model_is_loaded(corpus_dir):
+def test_a_set_without_conversations_is_named_before_the_model_is_loaded(corpus_dir, tmp_path):
+    arguments = ["--model", "nowhere", "--output_dir", str(tmp_path), "--corpus_dir", str(corpus_dir)]
     with pytest.raises(ValueError, match="no conversations for the sets tqa"):
-        evaluate.main(["--model", "nowhere", "--corpus_dir", str(corpus_dir), "--sets", "asr", "tqa"])
+        evaluate.main([*arguments, "--sets", "asr", "tqa"])
+
+
+def test_an_output_folder_is_asked_for_where_the_model_is_on_the_hub(corpus_dir, capsys):
+    with pytest.raises(SystemExit):
+        evaluate.main(["--model", "someone/vita-audio-mini", "--corpus_dir", str(corpus_dir)])
+    assert "--output_dir is needed: someone/vita-audio-mini is no folder" in capsys.readouterr().err
 
 
 def test_a_readme_without_a_place_is_refused(tmp_path):
