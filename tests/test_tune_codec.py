@@ -12,7 +12,7 @@ from tiny_models import TRAINABLE_CODEC as TINY
 
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
 from processing.modeling_vita_audio_codec import VitaAudioCodec
-from training import train_codec, tune_codec
+from training import codec_tuning, train_codec, tune_codec
 from training.codec import read_clip, read_clips
 from training.codec_tuning import (
     CODE_SCALE,
@@ -92,7 +92,9 @@ def test_a_recording_gets_the_timing_of_another():
         assert np.sqrt(np.mean(piece**2)) > 0.05
 
 
-def test_the_decoder_speaks_what_other_voices_say_when_they_say_it(corpus_dir):
+def test_the_decoder_speaks_what_other_voices_say_when_they_say_it(corpus_dir, monkeypatch):
+    monkeypatch.setattr(codec_tuning, "RARE_WORD_CLIPS", 1)
+    monkeypatch.setattr(codec_tuning, "OTHER_TEMPO_SHARE", 0)
     torch.manual_seed(0)
     codec = VitaAudioCodec(VitaAudioCodecConfig(**TINY)).eval()
     clips = DecoderTuningClips(corpus_dir, codec, read_clips(corpus_dir), "joe", ["a", "b"])
@@ -104,6 +106,28 @@ def test_the_decoder_speaks_what_other_voices_say_when_they_say_it(corpus_dir):
     assert batch["audio_codes"][1].equal(expected)
     # in the default voice: its pitch, not the other one's
     assert batch["log_f0"][1, 5:60].exp().median().item() == pytest.approx(100, rel=0.05)
+
+
+def test_the_decoder_hears_other_voices_faster_and_slower_but_always_alike(corpus_dir, monkeypatch):
+    monkeypatch.setattr(codec_tuning, "OTHER_TEMPO_SHARE", 1)
+    codec = VitaAudioCodec(VitaAudioCodecConfig(**TINY)).eval()
+    runs = [DecoderTuningClips(corpus_dir, codec, read_clips(corpus_dir), "joe", ["a", "b"]) for _ in range(2)]
+    others = [index for index, clip in enumerate(runs[0].clips) if clip["voice"] == "amy"]
+    lengths = [[len(run[index]["waveform"]) for index in order] for run, order in zip(runs, (others, others[::-1]))]
+    assert lengths[0] == lengths[1][::-1]
+    assert len(set(lengths[0])) == 3 and all(0.85 * 12800 <= length <= 1.4 * 12800 for length in lengths[0])
+    assert len(runs[0][0]["waveform"]) == 9600
+
+
+def test_the_decoder_hears_rare_words_more_often(corpus_dir, monkeypatch):
+    monkeypatch.setattr(codec_tuning, "RARE_WORD_CLIPS", 3)
+    codec = VitaAudioCodec(VitaAudioCodecConfig(**TINY)).eval()
+    texts = ("A red dog.", "A red hen!", "A red dog now.", "A red cat.", "The red dog.", "A red cat, now.")
+    rows = [row for row in read_clips(corpus_dir) if row["voice"] == "joe"]
+    rows = [{**row, "text": text} for row, text in zip(rows, texts)]
+    clips = DecoderTuningClips(corpus_dir, codec, rows, "joe", ["a", "b"])
+    drawn = [clip["text"] for clip in clips.clips]
+    assert {text: drawn.count(text) for text in texts} == dict(zip(texts, (1, 4, 4, 4, 4, 4)))
 
 
 def test_other_voices_have_the_default_ones_codes(corpus_dir):

@@ -237,14 +237,18 @@ def overlap_add(waveform: np.ndarray, positions: np.ndarray, num_samples: int) -
     return output[:num_samples]
 
 
+def stretch(waveform: np.ndarray, num_samples: int) -> np.ndarray:
+    """`waveform` with its pitch and formants, but faster or slower, `(num_samples,)`."""
+    times = np.arange(-(-num_samples // STRETCH_HOP) + 1) * STRETCH_HOP
+    return overlap_add(waveform, times * (len(waveform) / num_samples), num_samples)
+
+
 def change_voice(waveform: np.ndarray, factor: float, sampling_rate: int) -> np.ndarray:
     """
     `waveform` `(num_samples,)` with pitch and formants at `factor` times theirs, what is said when it was, to about 10 ms:
     played at another rate and then brought back to its length.
     """
-    played = soxr.resample(waveform, factor * sampling_rate, sampling_rate)
-    num_pieces = -(-len(waveform) // STRETCH_HOP) + 1
-    return overlap_add(played, np.arange(num_pieces) * STRETCH_HOP / factor, len(waveform))
+    return stretch(soxr.resample(waveform, factor * sampling_rate, sampling_rate), len(waveform))
 
 
 def warp_formants(waveform: np.ndarray, factor: float) -> np.ndarray:

@@ -7,13 +7,14 @@ voice, the codes that the default voice has for the same text; the decoder learn
 codes and those of other voices.
 """
 
+import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import librosa
 import numpy as np
 import scipy.fft
-import soxr
 import torch
 from torch import nn
 from torch.utils.data import Dataset
@@ -40,17 +41,21 @@ from training.codec import (
     pitch_track,
     read_clip,
     reconstruction_losses,
+    stretch,
     warp_formants,
 )
 
 
 CODE_SCALE = 16.0  # of the cosines that are the logits of codes
 DEFAULT_VOICE_STEP = 4  # of the default voice's clips, which change no code, one in so many is enough for the encoder
-OTHER_TEMPO_SHARE = 0.3  # of clips of other voices, played faster or slower
+# Clips of other voices are longer by these factors: the default voice is faster than most, and slow speech is hard to code.
+OTHER_TEMPOS, OTHER_TEMPO_SHARE = (0.85, 1.4), 0.5
 OTHER_FORMANT_SHARE = 0.3  # of all clips
 DISTURBED_SHARE = 0.5  # and of these, heard in rooms, through microphones and noise
 # Recordings of different voices are aligned by so many features; to hold a frame costs more.
 FRAMES_PER_CODE, NUM_CEPSTRA, HOLD_COST = 4, 14, 0.5
+# Clips of the default voice with a word that few have are drawn so many times more often by the decoder.
+RARE_WORD_CLIPS, RARE_WORD_TIMES = 8, 4
 OTHER_VOICES_STEP = 2  # of clips of other voices, which take long to prepare, one in so many is enough for the decoder
 IGNORED = -100
 
@@ -204,6 +209,15 @@ def encode_texts(codec: VitaAudioCodec, corpus_dir: Path, clips: list[dict]) -> 
     return codes
 
 
+def change_tempo(waveform: np.ndarray, generator: torch.Generator | None = None) -> np.ndarray:
+    """`waveform` `(num_samples,)`, `OTHER_TEMPO_SHARE` of the time faster or slower by a factor from `OTHER_TEMPOS`."""
+    share, factor = torch.rand(2, generator=generator).tolist()
+    if share >= OTHER_TEMPO_SHARE:
+        return waveform
+    fastest, slowest = OTHER_TEMPOS
+    return stretch(waveform, round(len(waveform) * (fastest + factor * (slowest - fastest))))
+
+
 class TuningClips(Dataset):
     """Base of the two datasets below: training clips of a corpus, and the codes of what the default voice says."""
 
@@ -232,9 +246,8 @@ class EncoderTuningClips(TuningClips):
         clip = self.clips[index]
         waveform, sampling_rate = read_clip(self.corpus_dir, clip)
         is_default = clip["voice"] == self.default_voice
-        if not is_default and torch.rand(()) < OTHER_TEMPO_SHARE:
-            rate = torch.empty(()).uniform_(*OTHER_RATES).item()
-            waveform = soxr.resample(waveform, rate * sampling_rate, sampling_rate)
+        if not is_default:
+            waveform = change_tempo(waveform)
         if torch.rand(()) < OTHER_VOICE_SHARE:
             waveform = change_voice(waveform, torch.empty(()).uniform_(*OTHER_RATES).item(), sampling_rate)
         if torch.rand(()) < OTHER_FORMANT_SHARE:
@@ -271,21 +284,26 @@ class DecoderTuningClips(TuningClips):
     def __init__(self, corpus_dir, codec, clips, default_voice, phonemes):
         super().__init__(corpus_dir, codec, clips, default_voice, phonemes)
         self.codec = codec
-        self.clips = self.defaults + self.others[::OTHER_VOICES_STEP]
+        words = {clip["text"]: set(re.findall(r"[\w']+", clip["text"].lower())) for clip in self.defaults}
+        numbers = Counter(word for text in words.values() for word in text)
+        rare = [clip for clip in self.defaults if any(numbers[word] < RARE_WORD_CLIPS for word in words[clip["text"]])]
+        self.clips = self.defaults + (RARE_WORD_TIMES - 1) * rare + self.others[::OTHER_VOICES_STEP]
         self.default_clips = {clip["text"]: clip for clip in self.defaults}
         self.prepared = {}
 
     def __getitem__(self, index: int) -> dict:
         # made once, for it is slow
         if index not in self.prepared:
-            self.prepared[index] = self.prepare(self.clips[index])
+            # and alike in a run that is resumed
+            self.prepared[index] = self.prepare(self.clips[index], torch.Generator().manual_seed(index))
         return self.prepared[index]
 
     @torch.no_grad()
-    def prepare(self, clip: dict) -> dict:
+    def prepare(self, clip: dict, generator: torch.Generator) -> dict:
         waveform, _ = read_clip(self.corpus_dir, clip)
         codes = self.codes[clip["text"]]
         if clip["voice"] != self.default_voice:
+            waveform = change_tempo(waveform, generator)
             codes = self.codec.encode(torch.from_numpy(waveform)[None, None]).audio_codes[0, 0]
             waveform = follow_timing(
                 self.codec, waveform, read_clip(self.corpus_dir, self.default_clips[clip["text"]])[0]
