@@ -55,7 +55,7 @@ DISTURBED_SHARE = 0.5  # and of these, heard in rooms, through microphones and n
 # Recordings of different voices are aligned by so many features; to hold a frame costs more.
 FRAMES_PER_CODE, NUM_CEPSTRA, HOLD_COST = 4, 14, 0.5
 # Clips of the default voice with a word that few have are drawn so many times more often by the decoder.
-RARE_WORD_CLIPS, RARE_WORD_TIMES = 8, 4
+RARE_WORD_CLIPS, RARE_WORD_TIMES = 20, 4
 OTHER_VOICES_STEP = 2  # of clips of other voices, which take long to prepare, one in so many is enough for the decoder
 IGNORED = -100
 
