@@ -7,8 +7,10 @@ voice, the codes that the default voice has for the same text; the decoder learn
 codes and those of other voices.
 """
 
+import os
 import re
 from collections import Counter
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import numpy as np
 import scipy.fft
 import torch
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from transformers.utils import ModelOutput
 
@@ -141,7 +143,7 @@ class VitaAudioCodecForEncoderTuning(VitaAudioCodecPreTrainedModel):
             input_values (`torch.FloatTensor` of shape `(batch_size, 1, num_samples)`): audio to encode.
             padding_mask (`torch.LongTensor` of shape `(batch_size, num_samples)`): 1 on audio.
             target_codes (`torch.LongTensor` of shape `(batch_size, max_codes)`): what the default voice has for this
-                text, padded with -100.
+                text at this time, padded with -100.
             is_default_voice (`torch.BoolTensor` of shape `(batch_size,)`): whether these are the codes of the same recording.
             labels (`torch.LongTensor` of shape `(batch_size, num_phonemes)`): phonemes from 1 on, padded with 0.
         """
@@ -199,39 +201,45 @@ class VitaAudioCodecForDecoderTuning(VitaAudioCodecPreTrainedModel):
         )
 
 
-@torch.no_grad()
-def encode_texts(codec: VitaAudioCodec, corpus_dir: Path, clips: list[dict]) -> dict[str, torch.LongTensor]:
-    """Codes `(num_codes,)` of the clips by their texts."""
-    codes = {}
-    for clip in tqdm(clips, desc="Encoding the default voice"):
-        waveform = torch.from_numpy(read_clip(corpus_dir, clip)[0])
-        codes[clip["text"]] = codec.encode(waveform[None, None]).audio_codes[0, 0]
-    return codes
-
-
-def change_tempo(waveform: np.ndarray, generator: torch.Generator | None = None) -> np.ndarray:
-    """`waveform` `(num_samples,)`, `OTHER_TEMPO_SHARE` of the time faster or slower by a factor from `OTHER_TEMPOS`."""
-    share, factor = torch.rand(2, generator=generator).tolist()
-    if share >= OTHER_TEMPO_SHARE:
-        return waveform
-    fastest, slowest = OTHER_TEMPOS
-    return stretch(waveform, round(len(waveform) * (fastest + factor * (slowest - fastest))))
-
-
 class TuningClips(Dataset):
-    """Base of the two datasets below: training clips of a corpus, and the codes of what the default voice says."""
+    """
+    Base of the two datasets below: training clips of a corpus, those of other voices faster or slower than they were
+    recorded. What the codec makes of them is what it made before it was trained.
+    """
 
     def __init__(
         self, corpus_dir: Path, codec: VitaAudioCodec, clips: list[dict], default_voice: str, phonemes: list[str]
     ):
         self.corpus_dir, self.config, self.default_voice = corpus_dir, codec.config, default_voice
-        self.phonemes = phonemes
-        self.defaults = [clip for clip in clips if clip["voice"] == default_voice]
-        self.codes = encode_texts(codec, self.corpus_dir, self.defaults)
-        self.others = [clip for clip in clips if clip["voice"] != default_voice and clip["text"] in self.codes]
+        self.codec, self.phonemes = deepcopy(codec).eval(), phonemes
+        self.defaults = {clip["text"]: clip for clip in clips if clip["voice"] == default_voice}
+        self.others = [clip for clip in clips if clip["voice"] != default_voice and clip["text"] in self.defaults]
 
     def __len__(self) -> int:
         return len(self.clips)
+
+    def read(self, index: int) -> np.ndarray:
+        """A clip `(num_samples,)`, of another voice at a tempo of its own, which is always the same."""
+        clip = self.clips[index]
+        waveform, _ = read_clip(self.corpus_dir, clip)
+        share, factor = torch.rand(2, generator=torch.Generator().manual_seed(index)).tolist()
+        if clip["voice"] == self.default_voice or share >= OTHER_TEMPO_SHARE:
+            return waveform
+        fastest, slowest = OTHER_TEMPOS
+        return stretch(waveform, round(len(waveform) * (fastest + factor * (slowest - fastest))))
+
+    @torch.no_grad()
+    def default_recording(self, index: int, waveform: np.ndarray) -> np.ndarray:
+        """What the default voice would have said, had it the timing of `waveform`, the clip at `index`."""
+        clip = self.clips[index]
+        if clip["voice"] == self.default_voice:
+            return waveform
+        return follow_timing(self.codec, waveform, read_clip(self.corpus_dir, self.defaults[clip["text"]])[0])
+
+    @torch.no_grad()
+    def encode(self, waveform: np.ndarray) -> torch.LongTensor:
+        """Codes `(num_codes,)`."""
+        return self.codec.encode(torch.from_numpy(waveform)[None, None]).audio_codes[0, 0]
 
 
 class EncoderTuningClips(TuningClips):
@@ -239,23 +247,26 @@ class EncoderTuningClips(TuningClips):
 
     def __init__(self, corpus_dir, codec, clips, default_voice, phonemes):
         super().__init__(corpus_dir, codec, clips, default_voice, phonemes)
-        self.clips = self.others + self.defaults[::DEFAULT_VOICE_STEP]
+        self.clips = self.others + list(self.defaults.values())[::DEFAULT_VOICE_STEP]
         self.phoneme_ids = {phoneme: i + 1 for i, phoneme in enumerate(phonemes)}
+        batches = DataLoader(range(len(self.clips)), 32, collate_fn=self.target_codes, num_workers=os.cpu_count())
+        self.codes = [codes for batch in tqdm(batches, desc="Encoding the default voice") for codes in batch]
+
+    def target_codes(self, indices: list[int]) -> list[np.ndarray]:
+        # arrays, because tensors of other processes hold a file descriptor each
+        return [self.encode(self.default_recording(index, self.read(index))).numpy() for index in indices]
 
     def __getitem__(self, index: int) -> dict:
-        clip = self.clips[index]
-        waveform, sampling_rate = read_clip(self.corpus_dir, clip)
-        is_default = clip["voice"] == self.default_voice
-        if not is_default:
-            waveform = change_tempo(waveform)
+        clip, waveform = self.clips[index], self.read(index)
         if torch.rand(()) < OTHER_VOICE_SHARE:
-            waveform = change_voice(waveform, torch.empty(()).uniform_(*OTHER_RATES).item(), sampling_rate)
+            factor = torch.empty(()).uniform_(*OTHER_RATES).item()
+            waveform = change_voice(waveform, factor, self.config.sampling_rate)
         if torch.rand(()) < OTHER_FORMANT_SHARE:
             waveform = warp_formants(waveform, torch.empty(()).uniform_(*OTHER_FORMANTS).item())
         return {
             "waveform": waveform,
-            "codes": self.codes[clip["text"]],
-            "is_default": is_default,
+            "codes": torch.from_numpy(self.codes[index]),
+            "is_default": clip["voice"] == self.default_voice,
             "labels": torch.tensor([self.phoneme_ids[phoneme] for phoneme in clip["phonemes"]]),
         }
 
@@ -283,31 +294,25 @@ class DecoderTuningClips(TuningClips):
 
     def __init__(self, corpus_dir, codec, clips, default_voice, phonemes):
         super().__init__(corpus_dir, codec, clips, default_voice, phonemes)
-        self.codec = codec
-        words = {clip["text"]: set(re.findall(r"[\w']+", clip["text"].lower())) for clip in self.defaults}
+        words = {text: set(re.findall(r"[\w']+", text.lower())) for text in self.defaults}
         numbers = Counter(word for text in words.values() for word in text)
-        rare = [clip for clip in self.defaults if any(numbers[word] < RARE_WORD_CLIPS for word in words[clip["text"]])]
-        self.clips = self.defaults + (RARE_WORD_TIMES - 1) * rare + self.others[::OTHER_VOICES_STEP]
-        self.default_clips = {clip["text"]: clip for clip in self.defaults}
+        rare = [
+            clip
+            for text, clip in self.defaults.items()
+            if any(numbers[word] < RARE_WORD_CLIPS for word in words[text])
+        ]
+        self.clips = list(self.defaults.values()) + (RARE_WORD_TIMES - 1) * rare + self.others[::OTHER_VOICES_STEP]
         self.prepared = {}
 
     def __getitem__(self, index: int) -> dict:
         # made once, for it is slow
         if index not in self.prepared:
-            # and alike in a run that is resumed
-            self.prepared[index] = self.prepare(self.clips[index], torch.Generator().manual_seed(index))
+            self.prepared[index] = self.prepare(index)
         return self.prepared[index]
 
-    @torch.no_grad()
-    def prepare(self, clip: dict, generator: torch.Generator) -> dict:
-        waveform, _ = read_clip(self.corpus_dir, clip)
-        codes = self.codes[clip["text"]]
-        if clip["voice"] != self.default_voice:
-            waveform = change_tempo(waveform, generator)
-            codes = self.codec.encode(torch.from_numpy(waveform)[None, None]).audio_codes[0, 0]
-            waveform = follow_timing(
-                self.codec, waveform, read_clip(self.corpus_dir, self.default_clips[clip["text"]])[0]
-            )
+    def prepare(self, index: int) -> dict:
+        heard = self.read(index)
+        codes, waveform = self.encode(heard), self.default_recording(index, heard)
         num_frames = len(codes) * self.config.hop_length // self.config.synthesis_hop_length
         log_f0, voiced = map(torch.from_numpy, pitch_track(waveform, self.config, num_frames))
         return {"waveform": waveform, "codes": codes, "log_f0": log_f0, "voiced": voiced}
