@@ -59,6 +59,7 @@ FRAMES_PER_CODE, NUM_CEPSTRA, HOLD_COST = 4, 14, 0.5
 # Clips of the default voice with a word that few have are drawn so many times more often by the decoder.
 RARE_WORD_CLIPS, RARE_WORD_TIMES = 20, 4
 OTHER_VOICES_STEP = 2  # of clips of other voices, which take long to prepare, one in so many is enough for the decoder
+MAX_ENCODING_PROCESSES = 8
 IGNORED = -100
 
 
@@ -249,7 +250,8 @@ class EncoderTuningClips(TuningClips):
         super().__init__(corpus_dir, codec, clips, default_voice, phonemes)
         self.clips = self.others + list(self.defaults.values())[::DEFAULT_VOICE_STEP]
         self.phoneme_ids = {phoneme: i + 1 for i, phoneme in enumerate(phonemes)}
-        batches = DataLoader(range(len(self.clips)), 32, collate_fn=self.target_codes, num_workers=os.cpu_count())
+        num_workers = min(MAX_ENCODING_PROCESSES, os.cpu_count() or 1)
+        batches = DataLoader(range(len(self.clips)), 32, collate_fn=self.target_codes, num_workers=num_workers)
         self.codes = [codes for batch in tqdm(batches, desc="Encoding the default voice") for codes in batch]
 
     def target_codes(self, indices: list[int]) -> list[np.ndarray]:
