@@ -98,12 +98,6 @@ def test_a_set_without_conversations_is_named_before_the_model_is_loaded(corpus_
         evaluate.main([*arguments, "--sets", "asr", "tqa"])
 
 
-def test_an_output_folder_is_asked_for_where_the_model_is_on_the_hub(corpus_dir, capsys):
-    with pytest.raises(SystemExit):
-        evaluate.main(["--model", "someone/vita-audio-mini", "--corpus_dir", str(corpus_dir)])
-    assert "--output_dir is needed: someone/vita-audio-mini is no folder" in capsys.readouterr().err
-
-
 def test_a_readme_without_a_place_is_refused(tmp_path):
     (tmp_path / "README.md").write_text("# Title\n")
     with pytest.raises(ValueError, match="no place for the figures"):

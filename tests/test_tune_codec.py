@@ -130,6 +130,8 @@ def test_the_decoder_hears_rare_words_more_often(corpus_dir, monkeypatch):
     clips = DecoderTuningClips(corpus_dir, codec, rows, "joe", ["a", "b"])
     drawn = [clip["text"] for clip in clips.clips]
     assert {text: drawn.count(text) for text in texts} == dict(zip(texts, (1, 4, 4, 4, 4, 4)))
+    # but prepared once
+    assert all(clips[index] is clips[drawn.index(text)] for index, text in enumerate(drawn))
 
 
 def test_other_voices_have_the_default_ones_codes_at_their_own_time(corpus_dir, monkeypatch):

@@ -213,8 +213,9 @@ class TuningClips(Dataset):
     ):
         self.corpus_dir, self.config, self.default_voice = corpus_dir, codec.config, default_voice
         self.codec, self.phonemes = deepcopy(codec).eval(), phonemes
-        self.defaults = {clip["text"]: clip for clip in clips if clip["voice"] == default_voice}
-        self.others = [clip for clip in clips if clip["voice"] != default_voice and clip["text"] in self.defaults]
+        self.defaults = [clip for clip in clips if clip["voice"] == default_voice]
+        self.default_clips = {clip["text"]: clip for clip in self.defaults}
+        self.others = [clip for clip in clips if clip["voice"] != default_voice and clip["text"] in self.default_clips]
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -235,7 +236,7 @@ class TuningClips(Dataset):
         clip = self.clips[index]
         if clip["voice"] == self.default_voice:
             return waveform
-        return follow_timing(self.codec, waveform, read_clip(self.corpus_dir, self.defaults[clip["text"]])[0])
+        return follow_timing(self.codec, waveform, read_clip(self.corpus_dir, self.default_clips[clip["text"]])[0])
 
     @torch.no_grad()
     def encode(self, waveform: np.ndarray) -> torch.LongTensor:
@@ -248,7 +249,7 @@ class EncoderTuningClips(TuningClips):
 
     def __init__(self, corpus_dir, codec, clips, default_voice, phonemes):
         super().__init__(corpus_dir, codec, clips, default_voice, phonemes)
-        self.clips = self.others + list(self.defaults.values())[::DEFAULT_VOICE_STEP]
+        self.clips = self.others + self.defaults[::DEFAULT_VOICE_STEP]
         self.phoneme_ids = {phoneme: i + 1 for i, phoneme in enumerate(phonemes)}
         num_workers = min(MAX_ENCODING_PROCESSES, os.cpu_count() or 1)
         batches = DataLoader(range(len(self.clips)), 32, collate_fn=self.target_codes, num_workers=num_workers)
@@ -296,21 +297,18 @@ class DecoderTuningClips(TuningClips):
 
     def __init__(self, corpus_dir, codec, clips, default_voice, phonemes):
         super().__init__(corpus_dir, codec, clips, default_voice, phonemes)
-        words = {text: set(re.findall(r"[\w']+", text.lower())) for text in self.defaults}
+        words = {text: set(re.findall(r"[\w']+", text.lower())) for text in self.default_clips}
         numbers = Counter(word for text in words.values() for word in text)
-        rare = [
-            clip
-            for text, clip in self.defaults.items()
-            if any(numbers[word] < RARE_WORD_CLIPS for word in words[text])
-        ]
-        self.clips = list(self.defaults.values()) + (RARE_WORD_TIMES - 1) * rare + self.others[::OTHER_VOICES_STEP]
+        rare = [clip for clip in self.defaults if any(numbers[word] < RARE_WORD_CLIPS for word in words[clip["text"]])]
+        self.clips = self.defaults + (RARE_WORD_TIMES - 1) * rare + self.others[::OTHER_VOICES_STEP]
         self.prepared = {}
 
     def __getitem__(self, index: int) -> dict:
-        # made once, for it is slow
-        if index not in self.prepared:
-            self.prepared[index] = self.prepare(index)
-        return self.prepared[index]
+        # made once, for it is slow, also where a clip is drawn more often
+        path = self.clips[index]["path"]
+        if path not in self.prepared:
+            self.prepared[path] = self.prepare(index)
+        return self.prepared[path]
 
     def prepare(self, index: int) -> dict:
         heard = self.read(index)
