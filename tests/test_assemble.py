@@ -43,23 +43,25 @@ def test_assembled_folder_is_small_whole_and_linked(stage):
     assert json.loads((output / "config.json").read_text())["auto_map"]
 
 
-def test_a_codec_of_other_codes_is_refused_and_nothing_is_lost(stage):
+def test_a_codec_with_another_codebook_is_refused_and_nothing_is_lost(stage):
     tiny_codec(seed=1).save_pretrained(stage / "codec")
     output = stage / "mini"
     output.mkdir()
     (output / "kept.txt").write_text("kept")
-    with pytest.raises(ValueError, match="makes other codes"):
+    with pytest.raises(ValueError, match="another codebook"):
         assemble(stage / "stage", stage / "question.wav", output, stage / "codec")
     assert (output / "kept.txt").read_text() == "kept"
     assert sorted(path.name for path in stage.iterdir()) == ["codec", "mini", "question.wav", "stage"]
 
 
-def test_a_codec_with_another_decoder_is_taken(stage):
+def test_a_codec_that_was_tuned_further_is_taken(stage):
     processor = AutoProcessor.from_pretrained(stage / "stage")
     codec = processor.audio_tokenizer
     with torch.no_grad():
+        codec.encoder.out_proj.bias.add_(1.0)
         codec.decoder.f0_head.bias.add_(1.0)
     codec.save_pretrained(stage / "codec")
     assemble(stage / "stage", stage / "question.wav", stage / "mini", stage / "codec")
     shipped = AutoProcessor.from_pretrained(stage / "mini").audio_tokenizer
+    assert shipped.encoder.out_proj.bias.equal(codec.encoder.out_proj.bias.half().float())
     assert shipped.decoder.f0_head.bias.equal(codec.decoder.f0_head.bias.half().float())

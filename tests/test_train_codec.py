@@ -16,6 +16,7 @@ from training import train_codec
 from training.codec import (
     CodecClips,
     VitaAudioCodecForPreTraining,
+    change_rhythm,
     change_voice,
     pitch_track,
     random_filters,
@@ -111,6 +112,21 @@ def test_a_changed_voice_is_higher_by_the_factor_and_as_fast(factor):
     is_loud = np.abs(changed) > 0.02
     edges = np.array([np.flatnonzero(is_loud[:12000])[-1], 12000 + np.flatnonzero(is_loud[12000:])[0]]) / 16000
     np.testing.assert_allclose(edges, [0.6, 0.9], atol=0.02)
+
+
+def test_a_changed_rhythm_moves_sounds_in_time_but_not_in_pitch():
+    notes = (120, 150, 180, 210)
+    waveform = np.concatenate([voiced(f0, 0.5) for f0 in notes])
+    changed, again, other = (change_rhythm(waveform, 40000, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    assert changed.shape == (40000,) and changed.dtype == np.float32
+    assert np.array_equal(changed, again) and not np.array_equal(changed, other)
+    log_f0, _ = pitch_track(changed, VitaAudioCodecConfig(**TINY), 450)
+    nearest = np.abs(log_f0[:, None] - np.log(notes)).argmin(1)
+    assert np.abs(log_f0 - np.log(notes)[nearest]).mean() < 0.02
+    # all four in their order, and not each for a fourth of the time
+    assert (np.diff(nearest) >= 0).mean() > 0.98
+    shares = np.bincount(nearest, minlength=4) / len(nearest)
+    assert shares.min() > 0.1 and shares.max() - shares.min() > 0.05
 
 
 @pytest.mark.parametrize("factor", [0.85, 1.0, 1.18])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_models import TRAINABLE_CODEC as TINY
 
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
@@ -17,9 +17,11 @@ from training.codec import read_clip, read_clips
 from training.codec_tuning import (
     CODE_SCALE,
     IGNORED,
-    DecoderTuningClips,
-    EncoderTuningClips,
+    OTHER_CODE_WEIGHT,
+    TuningClips,
+    VitaAudioCodecForTuning,
     align_codes,
+    code_logits,
     follow_timing,
 )
 
@@ -92,98 +94,135 @@ def test_a_recording_gets_the_timing_of_another():
         assert np.sqrt(np.mean(piece**2)) > 0.05
 
 
-def test_the_decoder_speaks_what_other_voices_say_when_they_say_it(corpus_dir, monkeypatch):
-    monkeypatch.setattr(codec_tuning, "RARE_WORD_CLIPS", 1)
-    monkeypatch.setattr(codec_tuning, "OTHER_TEMPO_SHARE", 0)
+@pytest.fixture
+def as_recorded(monkeypatch):
+    for name in ("OTHER_RHYTHM_SHARE", "DEFAULT_RHYTHM_SHARE"):
+        monkeypatch.setattr(codec_tuning, name, 0)
+
+
+def prepared_clips(corpus_dir, folder, **kwargs):
     torch.manual_seed(0)
     codec = VitaAudioCodec(VitaAudioCodecConfig(**TINY)).eval()
-    clips = DecoderTuningClips(corpus_dir, codec, read_clips(corpus_dir), "joe", ["a", "b"])
-    assert [clip["voice"] for clip in clips.clips] == 6 * ["joe"] + 3 * ["amy"]
+    kwargs = {"clips": read_clips(corpus_dir), "default_voice": "joe", "phonemes": ["a", "b"], **kwargs}
+    clips = TuningClips(corpus_dir, folder, codec, **kwargs)
+    clips.prepare()
+    return codec, clips
+
+
+def test_other_voices_are_to_get_the_default_ones_speech_at_their_own_time(
+    corpus_dir, tmp_path, monkeypatch, as_recorded
+):
+    monkeypatch.setattr(codec_tuning, "RARE_WORD_CLIPS", 1)
+    codec, clips = prepared_clips(corpus_dir, tmp_path, is_disturbed=False)
+    # what the default voice never says can not be learnt
+    assert [clip["voice"] for clip in clips.clips] == 6 * ["amy"] + 6 * ["joe"]
     batch = clips.collate([clips[0], clips[6]])
-    assert batch["padding_mask"].sum(1).tolist() == [9600, 12800]
-    recorded, _ = read_clip(corpus_dir, clips.clips[6])
-    expected = codec.encode(torch.from_numpy(recorded)[None, None]).audio_codes[0, 0]
-    assert batch["audio_codes"][1].equal(expected)
+    assert batch["padding_mask"].sum(1).tolist() == [12800, 9600]
+    assert batch["keeps_codes"].tolist() == [False, True]
+    own, other = (torch.from_numpy(read_clip(corpus_dir, clips.clips[index])[0]) for index in (6, 0))
+    assert batch["input_values"][0, 0, :12800].equal(other) and batch["input_values"][1, 0, :9600].equal(own)
+    with torch.no_grad():
+        timed = torch.from_numpy(follow_timing(codec, other.numpy(), own.numpy()))
+        for row, target in enumerate((timed, own)):
+            assert torch.allclose(batch["target_values"][row, : len(target)], target, atol=1e-3)
+            codes = batch["target_codes"][row]
+            assert codes[codes != IGNORED].equal(codec.encode(target[None, None]).audio_codes[0, 0])
     # in the default voice: its pitch, not the other one's
-    assert batch["log_f0"][1, 5:60].exp().median().item() == pytest.approx(100, rel=0.05)
+    assert batch["log_f0"][0, 5:60].exp().median().item() == pytest.approx(100, rel=0.05)
 
 
-@pytest.mark.parametrize("dataset_class", (EncoderTuningClips, DecoderTuningClips))
-def test_other_voices_are_heard_faster_and_slower_but_each_clip_always_alike(corpus_dir, monkeypatch, dataset_class):
-    monkeypatch.setattr(codec_tuning, "OTHER_TEMPO_SHARE", 1)
-    codec = VitaAudioCodec(VitaAudioCodecConfig(**TINY)).eval()
-    runs = [dataset_class(corpus_dir, codec, read_clips(corpus_dir), "joe", ["a", "b"]) for _ in range(2)]
-    voices = [clip["voice"] for clip in runs[0].clips]
-    others = [index for index, voice in enumerate(voices) if voice == "amy"]
-    lengths = [[len(run[index]["waveform"]) for index in order] for run, order in zip(runs, (others, others[::-1]))]
-    assert lengths[0] == lengths[1][::-1]
-    assert len(set(lengths[0])) == len(others) and all(0.85 * 12800 <= x <= 1.4 * 12800 for x in lengths[0])
-    assert len(runs[0][voices.index("joe")]["waveform"]) == 9600
+def test_targets_stay_what_they_are_while_the_codec_is_trained(corpus_dir, tmp_path, as_recorded):
+    codec, clips = prepared_clips(corpus_dir, tmp_path)
+    first = clips[6]["codes"]
+    (tmp_path / "6.npz").unlink()
+    others = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    with torch.no_grad():
+        codec.encoder.out_proj.weight.normal_()
+    clips.prepare()
+    assert clips[6]["codes"].equal(first)
+    # what is there is not computed again
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir() if path.name != "6.npz"} == others
 
 
-def test_the_decoder_hears_rare_words_more_often(corpus_dir, monkeypatch):
+def test_half_of_the_clips_of_other_voices_have_another_rhythm_which_is_always_the_same(
+    corpus_dir, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(codec_tuning, "OTHER_RHYTHM_SHARE", 1)
+    monkeypatch.setattr(codec_tuning, "DEFAULT_RHYTHM_SHARE", 0)
+    _, clips = prepared_clips(corpus_dir, tmp_path, is_disturbed=False)
+    items = [clips[index] for index in range(6)]
+    lengths = [len(item["waveform"]) for item in items]
+    assert len(set(lengths)) == 6 and all(0.85 * 12800 <= x <= 1.4 * 12800 for x in lengths)
+    assert lengths == [len(item["target"]) for item in items]
+    assert all(clips[index]["waveform"].equal(items[index]["waveform"]) for index in reversed(range(6)))
+    assert len(clips[6]["waveform"]) == 9600
+    # codes of the default voice in another rhythm than its own are not those to be kept
+    monkeypatch.setattr(codec_tuning, "DEFAULT_RHYTHM_SHARE", 1)
+    waveform, keeps_codes = clips.read(6)
+    assert len(waveform) != 9600 and not keeps_codes
+
+
+def test_rare_words_are_drawn_more_often(corpus_dir, tmp_path, monkeypatch, as_recorded):
     monkeypatch.setattr(codec_tuning, "RARE_WORD_CLIPS", 3)
-    codec = VitaAudioCodec(VitaAudioCodecConfig(**TINY)).eval()
     texts = ("A red dog.", "A red hen!", "A red dog now.", "A red cat.", "The red dog.", "A red cat, now.")
     rows = [row for row in read_clips(corpus_dir) if row["voice"] == "joe"]
     rows = [{**row, "text": text} for row, text in zip(rows, texts)]
-    clips = DecoderTuningClips(corpus_dir, codec, rows, "joe", ["a", "b"])
+    _, clips = prepared_clips(corpus_dir, tmp_path, clips=rows, is_disturbed=False)
     drawn = [clip["text"] for clip in clips.clips]
     assert {text: drawn.count(text) for text in texts} == dict(zip(texts, (1, 4, 4, 4, 4, 4)))
     # but prepared once
-    assert all(clips[index] is clips[drawn.index(text)] for index, text in enumerate(drawn))
+    assert len(list(tmp_path.iterdir())) == 6
+    assert all(clips[i]["target"].equal(clips[drawn.index(text)]["target"]) for i, text in enumerate(drawn))
 
 
-def test_other_voices_have_the_default_ones_codes_at_their_own_time(corpus_dir, monkeypatch):
-    monkeypatch.setattr(codec_tuning, "OTHER_TEMPO_SHARE", 0)
-    torch.manual_seed(0)
-    codec = VitaAudioCodec(VitaAudioCodecConfig(**TINY)).eval()
-    clips = EncoderTuningClips(corpus_dir, codec, read_clips(corpus_dir), "joe", ["a", "b"])
-    # what the default voice never says has no codes to be written, and of its own six clips two are enough
-    assert [clip["voice"] for clip in clips.clips] == 6 * ["amy"] + 2 * ["joe"]
-    first = [index for index, clip in enumerate(clips.clips) if clip["text"] == "text 0"]
-    batch = clips.collate([clips[index] for index in first])
-    assert batch["is_default_voice"].tolist() == [False, True]
-    own, other = (read_clip(corpus_dir, clips.clips[index])[0] for index in first[::-1])
-    with torch.no_grad():
-        timed = follow_timing(codec, other, own)
-    for row, spoken in zip(batch["target_codes"], (timed, own)):
-        assert row[row != IGNORED].equal(codec.encode(torch.from_numpy(spoken)[None, None]).audio_codes[0, 0])
-    # they stay what they are while the encoder that is trained changes
-    with torch.no_grad():
-        codec.encoder.out_proj.weight.normal_()
-    assert clips.encode(own).equal(batch["target_codes"][1][batch["target_codes"][1] != IGNORED])
-
-
-def test_half_of_what_the_encoder_hears_is_as_it_was_recorded(corpus_dir, monkeypatch):
-    monkeypatch.setattr(codec_tuning, "OTHER_TEMPO_SHARE", 0)
-    torch.manual_seed(0)
-    codec = VitaAudioCodec(VitaAudioCodecConfig(**TINY)).eval()
-    clips = EncoderTuningClips(corpus_dir, codec, read_clips(corpus_dir), "joe", ["a", "b"])
+def test_half_of_what_the_encoder_hears_is_as_it_was_recorded(corpus_dir, tmp_path, as_recorded):
+    _, clips = prepared_clips(corpus_dir, tmp_path)
     items = [clips[7] for _ in range(60)]
-    recorded, _ = read_clip(corpus_dir, clips.clips[7])
-    changed = [item for item in items if not np.array_equal(item["waveform"], recorded)]
+    recorded = torch.from_numpy(read_clip(corpus_dir, clips.clips[7])[0])
+    changed = [item for item in items if not item["waveform"].equal(recorded)]
     assert 30 < len(changed) < 50
     heard = clips.collate(items)["input_values"][:, 0]
-    as_they_are = [row[:9600].equal(torch.from_numpy(item["waveform"])) for row, item in zip(heard, items)]
+    as_they_are = [row[:9600].equal(item["waveform"]) for row, item in zip(heard, items)]
     assert 18 < sum(as_they_are) < 42
 
 
-@pytest.mark.parametrize("part", ["encoder", "decoder"])
-def test_a_part_is_tuned_alone_and_resumes(command, tmp_path, part):
-    run = [*command, "--part", part, "--output_dir", str(tmp_path)]
+def test_own_codes_are_kept_and_others_aligned(corpus_dir, tmp_path, as_recorded):
+    """The code loss from its formula: the cross-entropy of every code, those of other voices moved in time, at 0.3."""
+    codec, clips = prepared_clips(corpus_dir, tmp_path, is_disturbed=False)
+    batch = clips.collate([clips[0], clips[6]])
+    losses = {}
+    for parts in (["encoder"], ["encoder", "decoder"]):
+        model = VitaAudioCodecForTuning(codec.config, 2, parts)
+        model.codec.load_state_dict(codec.state_dict())
+        losses[len(parts)] = model(**batch).code_loss.item()
+    with torch.no_grad():
+        encoded = codec.encode(batch["input_values"], batch["padding_mask"])
+        logits = code_logits(codec, encoded.latents)
+    own = batch["target_codes"][1, :8]
+    other = align_codes(logits[0], batch["target_codes"][0])
+    own, other = (
+        torch.nn.functional.cross_entropy(row, codes, reduction="sum").item()
+        for row, codes in ((logits[1, :8], own), (logits[0], other))
+    )
+    assert losses[1] == pytest.approx((own + other) / 18, rel=1e-4)
+    assert losses[2] == pytest.approx((own + OTHER_CODE_WEIGHT * other) / 18, rel=1e-4)
+
+
+@pytest.mark.parametrize("parts", [["encoder"], ["decoder"], ["encoder", "decoder"]], ids="-".join)
+def test_parts_are_tuned_alone_or_together_and_resume(command, tmp_path, parts):
+    run = [*command, "--parts", *parts, "--output_dir", str(tmp_path)]
     tune_codec.main(run)
     history = json.loads((tmp_path / "checkpoint-2" / "trainer_state.json").read_text())["log_history"]
-    parts = {"code_loss", "phoneme_loss"} if part == "encoder" else {"spectral_loss", "pitch_loss"}
-    assert {"loss", *parts} <= set(history[0])
+    names = {"encoder": {"code_loss", "phoneme_loss"}, "decoder": {"spectral_loss", "pitch_loss"}}
+    assert {name for name in history[0] if name.endswith("_loss")} == set().union(*(names[part] for part in parts))
     weights = load_file(Path(command[3]) / "model.safetensors")
     before = {name.removeprefix("codec."): tensor for name, tensor in weights.items()}
     codec = VitaAudioCodec.from_pretrained(tmp_path / "codec")
-    assert codec.config.voice_names == (["joe", "amy"] if part == "encoder" else ["joe"])
+    assert codec.config.voice_names == (["joe"] if "decoder" in parts else ["joe", "amy"])
     after = codec.state_dict()
     moved = {name for name in after if after[name].shape == before[name].shape}
     moved = {name for name in moved if not torch.allclose(after[name], before[name], atol=2e-3, rtol=2e-3)}
-    assert moved and all(name.startswith(f"{part}.") for name in moved)
+    assert {name.split(".")[0] for name in moved} == set(parts)
 
     whole = after
     for name in ("checkpoint-2", "codec"):
@@ -195,24 +234,31 @@ def test_a_part_is_tuned_alone_and_resumes(command, tmp_path, part):
     # a run that began again would have written its first checkpoint again
     assert first.stat().st_mtime_ns == written
     # what the encoder hears is disturbed at random, otherwise when resumed
-    if part == "decoder":
+    if parts == ["decoder"]:
         assert all(tensor.equal(whole[name]) for name, tensor in resumed.items())
 
 
-def test_a_decoder_grows_new_blocks(command, tmp_path):
-    tune_codec.main([*command, "--part", "decoder", "--decoder_depths", "1", "3", "--output_dir", str(tmp_path)])
+def test_a_decoder_grows_new_blocks_and_can_be_trained_further(command, tmp_path):
+    run = [*command, "--parts", "decoder", "--decoder_depths", "1", "3", "--output_dir", str(tmp_path)]
+    tune_codec.main(run)
     codec = VitaAudioCodec.from_pretrained(tmp_path / "codec")
     assert len(codec.decoder.coarse_blocks) == 1 and len(codec.decoder.fine_blocks) == 3
-    run = [*command, "--part", "encoder", "--output_dir", str(tmp_path / "encoder")]
-    with pytest.raises(ValueError, match="can not be trained from .* it has no phoneme_head"):
-        tune_codec.main([*run, "--start_from", str(tmp_path / "checkpoint-2")])
+    checkpoint = tmp_path / "checkpoint-2"
+    model, _ = tune_codec.load_checkpoint(checkpoint, ["encoder", "decoder"], "joe")
+    assert len(model.codec.decoder.fine_blocks) == 3
+    weights = load_file(checkpoint / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if not name.startswith("phoneme_head.")}
+    save_file(kept, checkpoint / "model.safetensors")
+    with pytest.raises(ValueError, match="can not be trained further: it has no phoneme_head"):
+        tune_codec.load_checkpoint(checkpoint, ["encoder"], "joe")
 
 
-def test_an_encoder_learns_the_default_ones_codes_of_another_voice(command, corpus_dir):
+def test_an_encoder_learns_the_default_ones_codes_of_another_voice(command, corpus_dir, tmp_path):
     """Also checks that what the phoneme head and the codebook are does not move."""
     torch.manual_seed(0)
-    model, phonemes = tune_codec.load_checkpoint(Path(command[3]), "encoder", "joe")
-    clips = EncoderTuningClips(corpus_dir, model.codec, read_clips(corpus_dir), "joe", phonemes)
+    model, phonemes = tune_codec.load_checkpoint(Path(command[3]), ["encoder"], "joe")
+    clips = TuningClips(corpus_dir, tmp_path, model.codec, read_clips(corpus_dir), "joe", phonemes)
+    clips.prepare()
     frozen = {name: tensor.clone() for name, tensor in model.state_dict().items() if "encoder" not in name}
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
     losses = []
@@ -226,12 +272,29 @@ def test_an_encoder_learns_the_default_ones_codes_of_another_voice(command, corp
     assert all(tensor.equal(frozen[name]) for name, tensor in model.state_dict().items() if name in frozen)
 
 
+def test_what_is_spoken_changes_what_is_written(command, corpus_dir, tmp_path, as_recorded):
+    """Gradients of the decoder's losses reach the encoder for other voices' codes, not for those that are kept."""
+    model, phonemes = tune_codec.load_checkpoint(Path(command[3]), ["encoder", "decoder"], "joe")
+    clips = TuningClips(corpus_dir, tmp_path, model.codec, read_clips(corpus_dir), "joe", phonemes)
+    clips.prepare()
+    for index, expected in ((0, True), (6, False)):
+        batch = clips.collate([clips[index]])
+        gradients = []
+        for level in (1, 0.1):
+            model.zero_grad()
+            model(**batch | {"target_values": level * batch["target_values"]}).loss.backward()
+            gradients.append(model.codec.encoder.out_proj.weight.grad.clone())
+        assert gradients[0].equal(gradients[1]) != expected
+
+
 def test_what_is_missing_is_named_before_any_work(command, corpus_dir, tmp_path):
-    run = [*command, "--part", "encoder", "--output_dir", str(tmp_path / "run")]
+    run = [*command, "--parts", "encoder", "--output_dir", str(tmp_path / "run")]
     with pytest.raises(FileNotFoundError, match="no config.json"):
         tune_codec.main([*run, "--start_from", str(tmp_path)])
+    with pytest.raises(ValueError, match="`parts` must be some of encoder, decoder, got \\['vocoder'\\]"):
+        tune_codec.main([*run, "--parts", "vocoder"])
     with pytest.raises(ValueError, match="`decoder_depths` must be at least \\[1, 1\\] each, got \\[2, 0\\]"):
-        tune_codec.main([*run, "--part", "decoder", "--decoder_depths", "2", "0"])
+        tune_codec.main([*run, "--parts", "decoder", "--decoder_depths", "2", "0"])
     with pytest.raises(ValueError, match="no voice bob, but"):
         tune_codec.main([*run, "--default_voice", "bob"])
     rows = [json.loads(line) for line in (corpus_dir / "clips.jsonl").read_text().splitlines()]

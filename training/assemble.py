@@ -30,20 +30,18 @@ def assemble(model_dir: Path, sample_question: Path, output_dir: Path, codec_dir
         model_dir: folder of a trained stage, with its processor.
         sample_question: recording that the command line answers by default.
         output_dir: where to; what is there stays until all is written.
-        codec_dir: a codec to ship in place of the processor's, of the same codes but with a better decoder.
+        codec_dir: a codec to ship in place of the processor's, one with the same codebook that was tuned further.
 
     Raises:
-        ValueError: `codec_dir` makes other codes than those that the model was trained on.
+        ValueError: the codec in `codec_dir` has another codebook than the one that the model was trained with.
     """
     load_audio(str(sample_question), 16000)
     model = modeling_vita_audio.VitaAudioForConditionalGeneration.from_pretrained(model_dir, dtype=torch.float32)
     processor = processing.VitaAudioProcessor.from_pretrained(model_dir)
     if codec_dir is not None:
         codec = VitaAudioCodec.from_pretrained(codec_dir)
-        trained = processor.audio_tokenizer.state_dict()
-        for name, tensor in codec.state_dict().items():
-            if name.startswith(("encoder.", "quantizer.")) and not tensor.equal(trained[name]):
-                raise ValueError(f"{codec_dir} makes other codes than the model was trained on: {name} differs.")
+        if not codec.quantizer.codebook.weight.equal(processor.audio_tokenizer.quantizer.codebook.weight):
+            raise ValueError(f"{codec_dir} has another codebook than the codec that the model was trained with.")
         processor.audio_tokenizer = codec
     round_to_half(model)
     round_to_half(processor.audio_tokenizer)
@@ -77,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, required=True, help="folder of a trained stage")
     parser.add_argument("--sample_question", type=Path, required=True, help="WAV file of a spoken question")
     parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--codec", type=Path, help="codec of the same codes to ship in place of the stage's")
+    parser.add_argument("--codec", type=Path, help="codec with the same codebook to ship in place of the stage's")
     args = parser.parse_args(argv)
     assemble(args.model, args.sample_question, args.output_dir, args.codec)
 

@@ -31,6 +31,7 @@ OTHER_VOICE_SHARE = 0.5
 OTHER_FORMANTS = (0.85, 1.18)  # and of any clip, whatever its pitch
 ENVELOPE_CEPSTRA = 32  # 2 ms at 16 kHz: formants, not the pitch of any voice below 500 Hz
 STRETCH_HOP, STRETCH_SEARCH = 256, 128  # samples; 16 ms, and either way half the longest pitch period
+RHYTHM_SAMPLES, RHYTHM_DEVIATION = 3200, 0.3  # 0.2 s; deviation of the logarithm of the tempo
 # Inputs through other microphones (gains in dB at so many frequencies between) and, some of them, in a room.
 NUM_GAINS, GAIN_DEVIATION_DB = 9, 5.0
 ROOM_SHARE, ROOM_SECONDS = 0.25, 0.25
@@ -241,6 +242,16 @@ def stretch(waveform: np.ndarray, num_samples: int) -> np.ndarray:
     """`waveform` with its pitch and formants, but faster or slower, `(num_samples,)`."""
     times = np.arange(-(-num_samples // STRETCH_HOP) + 1) * STRETCH_HOP
     return overlap_add(waveform, times * (len(waveform) / num_samples), num_samples)
+
+
+def change_rhythm(waveform: np.ndarray, num_samples: int, generator: torch.Generator) -> np.ndarray:
+    """`waveform` faster here and slower there, `(num_samples,)`: the rhythm of somebody else, or of a synthesizer."""
+    num_pieces = -(-num_samples // STRETCH_HOP) + 1
+    num_knots = 2 + num_pieces * STRETCH_HOP // RHYTHM_SAMPLES
+    knots = RHYTHM_DEVIATION * torch.randn(num_knots, generator=generator).numpy()
+    rates = np.exp(np.interp(np.linspace(0, num_knots - 1, num_pieces), np.arange(num_knots), knots))
+    positions = np.cumsum(rates) - rates[0]
+    return overlap_add(waveform, positions * (len(waveform) / positions[-1]), num_samples)
 
 
 def change_voice(waveform: np.ndarray, factor: float, sampling_rate: int) -> np.ndarray:

@@ -10,6 +10,7 @@ codes and those of other voices.
 import os
 import re
 from collections import Counter
+from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 import librosa
 import numpy as np
 import scipy.fft
+import scipy.ndimage
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -35,6 +37,7 @@ from training.codec import (
     OTHER_VOICE_SHARE,
     STRETCH_HOP,
     PhonemeHead,
+    change_rhythm,
     change_voice,
     disturb,
     overlap_add,
@@ -43,29 +46,30 @@ from training.codec import (
     pitch_track,
     read_clip,
     reconstruction_losses,
-    stretch,
     warp_formants,
 )
 
 
+PARTS = ("encoder", "decoder")
 CODE_SCALE = 16.0  # of the cosines that are the logits of codes
-DEFAULT_VOICE_STEP = 4  # of the default voice's clips, which change no code, one in so many is enough for the encoder
-# Clips of other voices are longer by these factors: the default voice is faster than most, and slow speech is hard to code.
-OTHER_TEMPOS, OTHER_TEMPO_SHARE = (0.85, 1.4), 0.5
+OTHER_CODE_WEIGHT = 0.3  # of the code loss of other voices and rhythms, where the decoder learns from them, too
+# Clips with another rhythm and so many times as long: the default voice is faster than most and even, and slow or uneven
+# speech is hard to code.
+LENGTHS, OTHER_RHYTHM_SHARE, DEFAULT_RHYTHM_SHARE = (0.85, 1.4), 0.5, 0.25
 OTHER_FORMANT_SHARE = 0.3  # of all clips
 DISTURBED_SHARE = 0.5  # and of these, heard in rooms, through microphones and noise
 # Recordings of different voices are aligned by so many features; to hold a frame costs more.
 FRAMES_PER_CODE, NUM_CEPSTRA, HOLD_COST = 4, 14, 0.5
-# Clips of the default voice with a word that few have are drawn so many times more often by the decoder.
+PATH_SMOOTHING = 2.0  # hops of `STRETCH_HOP` samples
+# Clips of the default voice with a word that few have are drawn so many times more often.
 RARE_WORD_CLIPS, RARE_WORD_TIMES = 20, 4
-OTHER_VOICES_STEP = 2  # of clips of other voices, which take long to prepare, one in so many is enough for the decoder
-MAX_ENCODING_PROCESSES = 8
+MAX_PREPARING_PROCESSES = 8
 IGNORED = -100
 
 
 @dataclass
 class VitaAudioCodecTuningOutput(ModelOutput):
-    """Scalars: the sum and its parts; the encoder has codes and phonemes, the decoder spectrum and pitch."""
+    """Scalars: the sum and its parts; codes and phonemes are the encoder's, spectrum and pitch the decoder's."""
 
     loss: torch.Tensor | None = None
     code_loss: torch.Tensor | None = None
@@ -104,6 +108,9 @@ def follow_timing(codec: VitaAudioCodec, leader: np.ndarray, follower: np.ndarra
         path = np.stack([other, values] if axis else [values, other], axis=1)
     times = np.arange(-(-len(leader) // STRETCH_HOP) + 1) * STRETCH_HOP / hop
     positions = np.interp(times, path[:, 0] + 0.5, path[:, 1] + 0.5)
+    # what is left of the path's steps would be heard
+    even = np.linspace(positions[0], positions[-1], len(positions))
+    positions = even + scipy.ndimage.gaussian_filter1d(positions - even, PATH_SMOOTHING, mode="nearest")
     return overlap_add(follower, (hop * positions).clip(0, len(follower)), len(leader))
 
 
@@ -120,15 +127,21 @@ def align_codes(logits: torch.Tensor, codes: torch.LongTensor) -> torch.LongTens
     return codes[torch.from_numpy(aligned)]
 
 
-class VitaAudioCodecForEncoderTuning(VitaAudioCodecPreTrainedModel):
-    """Trains the encoder alone: the frozen phoneme head has to read its codes, which are to be the default voice's."""
+class VitaAudioCodecForTuning(VitaAudioCodecPreTrainedModel):
+    """
+    Trains the encoder, whose codes the frozen phoneme head has to read and which are to be the default voice's, the decoder
+    in the default voice, or both. Then the decoder speaks what the encoder writes, and gradients pass the codes straight
+    through: what is written is what can be spoken.
+    """
 
-    def __init__(self, config: VitaAudioCodecConfig, num_phonemes: int):
+    def __init__(self, config: VitaAudioCodecConfig, num_phonemes: int, parts: Iterable[str] = PARTS):
         super().__init__(config)
         self.codec = VitaAudioCodec(config)
         self.phoneme_head = PhonemeHead(config, num_phonemes)
+        self.parts = set(parts)
         self.requires_grad_(False)
-        self.codec.encoder.requires_grad_(True)
+        for part in self.parts:
+            getattr(self.codec, part).requires_grad_(True)
         self.post_init()
 
     def forward(
@@ -136,8 +149,11 @@ class VitaAudioCodecForEncoderTuning(VitaAudioCodecPreTrainedModel):
         input_values: torch.FloatTensor,
         padding_mask: torch.Tensor,
         target_codes: torch.LongTensor,
-        is_default_voice: torch.Tensor,
+        keeps_codes: torch.Tensor,
         labels: torch.LongTensor,
+        target_values: torch.FloatTensor,
+        log_f0: torch.FloatTensor,
+        voiced_mask: torch.Tensor,
     ) -> VitaAudioCodecTuningOutput:
         r"""
         Args:
@@ -145,190 +161,167 @@ class VitaAudioCodecForEncoderTuning(VitaAudioCodecPreTrainedModel):
             padding_mask (`torch.LongTensor` of shape `(batch_size, num_samples)`): 1 on audio.
             target_codes (`torch.LongTensor` of shape `(batch_size, max_codes)`): what the default voice has for this
                 text at this time, padded with -100.
-            is_default_voice (`torch.BoolTensor` of shape `(batch_size,)`): whether these are the codes of the same recording.
+            keeps_codes (`torch.BoolTensor` of shape `(batch_size,)`): whether they are those of the default voice's own
+                recording. They have to stay as they are; others are aligned to what the encoder writes.
             labels (`torch.LongTensor` of shape `(batch_size, num_phonemes)`): phonemes from 1 on, padded with 0.
-        """
-        encoded = self.codec.encode(input_values, padding_mask)
-        mask = encoded.audio_codes_mask
-        logits = code_logits(self.codec, encoded.latents)
-        targets = torch.full_like(encoded.audio_codes[:, 0], IGNORED)
-        for row, (codes, is_default) in enumerate(zip(target_codes, is_default_voice)):
-            num_codes, codes = int(mask[row].sum()), codes[codes != IGNORED]
-            targets[row, :num_codes] = codes if is_default else align_codes(logits[row, :num_codes], codes)
-        code = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
-        log_probs = self.phoneme_head(encoded.quantized_representation, mask[..., None].float())
-        phoneme = phoneme_loss(log_probs, mask, labels)
-        return VitaAudioCodecTuningOutput(loss=code + phoneme, code_loss=code.detach(), phoneme_loss=phoneme.detach())
-
-
-class VitaAudioCodecForDecoderTuning(VitaAudioCodecPreTrainedModel):
-    """Trains the decoder alone, in the default voice."""
-
-    def __init__(self, config: VitaAudioCodecConfig):
-        super().__init__(config)
-        self.codec = VitaAudioCodec(config)
-        self.requires_grad_(False)
-        self.codec.decoder.requires_grad_(True)
-        self.post_init()
-
-    def forward(
-        self,
-        audio_codes: torch.LongTensor,
-        target_values: torch.FloatTensor,
-        padding_mask: torch.Tensor,
-        log_f0: torch.FloatTensor,
-        voiced_mask: torch.Tensor,
-    ) -> VitaAudioCodecTuningOutput:
-        r"""
-        Args:
-            audio_codes (`torch.LongTensor` of shape `(batch_size, max_codes)`): codes of any voice, padded with 0.
-            target_values (`torch.FloatTensor` of shape `(batch_size, num_samples)`): what the default voice has for them.
-            padding_mask (`torch.LongTensor` of shape `(batch_size, num_samples)`): 1 on audio.
+            target_values (`torch.FloatTensor` of shape `(batch_size, num_samples)`): what `target_codes` are of.
             log_f0 (`torch.FloatTensor` of shape `(batch_size, num_frames)`): its log pitch, see `pitch_track`.
             voiced_mask (`torch.BoolTensor` of shape `(batch_size, num_frames)`): where this pitch is to be trusted.
         """
-        spectral, pitch = reconstruction_losses(
-            self.codec,
-            self.codec.quantizer.from_codes(audio_codes),
-            torch.zeros_like(audio_codes[:, 0]),
-            target_values,
-            padding_mask,
-            log_f0,
-            voiced_mask,
-            self.codec.voice_log_f0[:1, None],
-        )
+        encoded = self.codec.encode(input_values, padding_mask)
+        losses = {}
+        if "encoder" in self.parts:
+            mask = encoded.audio_codes_mask
+            losses["code_loss"] = self._code_loss(encoded.latents, mask, target_codes, keeps_codes)
+            log_probs = self.phoneme_head(encoded.quantized_representation, mask[..., None].float())
+            losses["phoneme_loss"] = phoneme_loss(log_probs, mask, labels)
+        if "decoder" in self.parts:
+            # what language models write are the default voice's own codes, so those are spoken as they have to stay
+            own = self.codec.quantizer.from_codes(target_codes.clamp(min=0)).to(encoded.quantized_representation.dtype)
+            losses["spectral_loss"], losses["pitch_loss"] = reconstruction_losses(
+                self.codec,
+                torch.where(keeps_codes[:, None, None], own, encoded.quantized_representation),
+                torch.zeros_like(target_codes[:, 0]),
+                target_values,
+                padding_mask,
+                log_f0,
+                voiced_mask,
+                self.codec.voice_log_f0[:1, None],
+            )
         return VitaAudioCodecTuningOutput(
-            loss=spectral + pitch, spectral_loss=spectral.detach(), pitch_loss=pitch.detach()
+            loss=sum(losses.values()), **{name: loss.detach() for name, loss in losses.items()}
         )
+
+    def _code_loss(
+        self, latents: torch.Tensor, mask: torch.Tensor, target_codes: torch.LongTensor, keeps_codes: torch.Tensor
+    ) -> torch.Tensor:
+        logits = code_logits(self.codec, latents)
+        targets = target_codes.clone()
+        for row in (~keeps_codes).nonzero()[:, 0].tolist():
+            num_codes = int(mask[row].sum())
+            targets[row, :num_codes] = align_codes(logits[row, :num_codes], target_codes[row, :num_codes])
+        losses = nn.functional.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
+        # a decoder that is trained, too, can speak other codes
+        other_weight = OTHER_CODE_WEIGHT if "decoder" in self.parts else 1.0
+        return (losses * torch.where(keeps_codes, 1.0, other_weight)[:, None]).sum() / mask.sum()
 
 
 class TuningClips(Dataset):
     """
-    Base of the two datasets below: training clips of a corpus, those of other voices faster or slower than they were
-    recorded. What the codec makes of them is what it made before it was trained.
+    Training clips of a corpus for [`VitaAudioCodecForTuning`]: all of the default voice, those with rare words more often,
+    and of other voices what the default one says, too. They are faster or slower than they were recorded, in a rhythm of
+    their own, and if `is_disturbed` they are encoded with other pitch, formants, microphones, rooms and noise.
+
+    Targets are what the codec makes of a clip before it is trained. [`~TuningClips.prepare`] writes them to `folder`.
     """
 
     def __init__(
-        self, corpus_dir: Path, codec: VitaAudioCodec, clips: list[dict], default_voice: str, phonemes: list[str]
+        self,
+        corpus_dir: Path,
+        folder: Path,
+        codec: VitaAudioCodec,
+        clips: list[dict],
+        default_voice: str,
+        phonemes: list[str],
+        is_disturbed: bool = True,
     ):
-        self.corpus_dir, self.config, self.default_voice = corpus_dir, codec.config, default_voice
-        self.codec, self.phonemes = deepcopy(codec).eval(), phonemes
-        self.defaults = [clip for clip in clips if clip["voice"] == default_voice]
-        self.default_clips = {clip["text"]: clip for clip in self.defaults}
-        self.others = [clip for clip in clips if clip["voice"] != default_voice and clip["text"] in self.default_clips]
+        self.corpus_dir, self.folder = corpus_dir, folder
+        self.codec, self.config = deepcopy(codec).eval(), codec.config
+        self.default_voice, self.phonemes, self.is_disturbed = default_voice, phonemes, is_disturbed
+        self.phoneme_ids = {phoneme: i + 1 for i, phoneme in enumerate(phonemes)}
+        defaults = [clip for clip in clips if clip["voice"] == default_voice]
+        self.default_clips = {clip["text"]: clip for clip in defaults}
+        others = [clip for clip in clips if clip["voice"] != default_voice and clip["text"] in self.default_clips]
+        words = {text: set(re.findall(r"[\w']+", text.lower())) for text in self.default_clips}
+        numbers = Counter(word for text in words.values() for word in text)
+        rare = [clip for clip in defaults if any(numbers[word] < RARE_WORD_CLIPS for word in words[clip["text"]])]
+        self.clips = others + defaults + (RARE_WORD_TIMES - 1) * rare
+        # a clip is prepared once however often it is drawn, and always in the same rhythm
+        self.indices = {clip["path"]: index for index, clip in reversed(list(enumerate(self.clips)))}
 
     def __len__(self) -> int:
         return len(self.clips)
 
-    def read(self, index: int) -> np.ndarray:
-        """A clip `(num_samples,)`, of another voice at a tempo of its own, which is always the same."""
+    def prepare(self) -> None:
+        """Computes the targets that `folder` has not yet, in several processes."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        missing = [index for index in sorted(self.indices.values()) if not self._target_path(index).is_file()]
+        num_workers = min(MAX_PREPARING_PROCESSES, os.cpu_count() or 1)
+        for _ in tqdm(
+            DataLoader(missing, 32, collate_fn=self._prepare, num_workers=num_workers), desc="Preparing clips"
+        ):
+            pass
+
+    def read(self, index: int) -> tuple[np.ndarray, bool]:
+        """A clip `(num_samples,)`, and whether it is one of the default voice in its own rhythm."""
         clip = self.clips[index]
         waveform, _ = read_clip(self.corpus_dir, clip)
-        share, factor = torch.rand(2, generator=torch.Generator().manual_seed(index)).tolist()
-        if clip["voice"] == self.default_voice or share >= OTHER_TEMPO_SHARE:
-            return waveform
-        fastest, slowest = OTHER_TEMPOS
-        return stretch(waveform, round(len(waveform) * (fastest + factor * (slowest - fastest))))
-
-    @torch.no_grad()
-    def default_recording(self, index: int, waveform: np.ndarray) -> np.ndarray:
-        """What the default voice would have said, had it the timing of `waveform`, the clip at `index`."""
-        clip = self.clips[index]
-        if clip["voice"] == self.default_voice:
-            return waveform
-        return follow_timing(self.codec, waveform, read_clip(self.corpus_dir, self.default_clips[clip["text"]])[0])
-
-    @torch.no_grad()
-    def encode(self, waveform: np.ndarray) -> torch.LongTensor:
-        """Codes `(num_codes,)`."""
-        return self.codec.encode(torch.from_numpy(waveform)[None, None]).audio_codes[0, 0]
-
-
-class EncoderTuningClips(TuningClips):
-    """Clips for [`VitaAudioCodecForEncoderTuning`], with other pitch, formants, tempo, microphones, rooms and noise."""
-
-    def __init__(self, corpus_dir, codec, clips, default_voice, phonemes):
-        super().__init__(corpus_dir, codec, clips, default_voice, phonemes)
-        self.clips = self.others + self.defaults[::DEFAULT_VOICE_STEP]
-        self.phoneme_ids = {phoneme: i + 1 for i, phoneme in enumerate(phonemes)}
-        num_workers = min(MAX_ENCODING_PROCESSES, os.cpu_count() or 1)
-        batches = DataLoader(range(len(self.clips)), 32, collate_fn=self.target_codes, num_workers=num_workers)
-        self.codes = [codes for batch in tqdm(batches, desc="Encoding the default voice") for codes in batch]
-
-    def target_codes(self, indices: list[int]) -> list[np.ndarray]:
-        # arrays, because tensors of other processes hold a file descriptor each
-        return [self.encode(self.default_recording(index, self.read(index))).numpy() for index in indices]
+        is_default = clip["voice"] == self.default_voice
+        generator = torch.Generator().manual_seed(index)
+        share, factor = torch.rand(2, generator=generator).tolist()
+        if share >= (DEFAULT_RHYTHM_SHARE if is_default else OTHER_RHYTHM_SHARE):
+            return waveform, is_default
+        shortest, longest = LENGTHS
+        num_samples = round(len(waveform) * (shortest + factor * (longest - shortest)))
+        return change_rhythm(waveform, num_samples, generator), False
 
     def __getitem__(self, index: int) -> dict:
-        clip, waveform = self.clips[index], self.read(index)
-        if torch.rand(()) < OTHER_VOICE_SHARE:
+        index = self.indices[self.clips[index]["path"]]
+        waveform, keeps_codes = self.read(index)
+        if self.is_disturbed and torch.rand(()) < OTHER_VOICE_SHARE:
             factor = torch.empty(()).uniform_(*OTHER_RATES).item()
             waveform = change_voice(waveform, factor, self.config.sampling_rate)
-        if torch.rand(()) < OTHER_FORMANT_SHARE:
+        if self.is_disturbed and torch.rand(()) < OTHER_FORMANT_SHARE:
             waveform = warp_formants(waveform, torch.empty(()).uniform_(*OTHER_FORMANTS).item())
-        return {
-            "waveform": waveform,
-            "codes": torch.from_numpy(self.codes[index]),
-            "is_default": clip["voice"] == self.default_voice,
-            "labels": torch.tensor([self.phoneme_ids[phoneme] for phoneme in clip["phonemes"]]),
+        with np.load(self._target_path(index)) as file:
+            target = {name: torch.from_numpy(file[name]) for name in file}
+        return target | {
+            "waveform": torch.from_numpy(waveform),
+            "keeps_codes": keeps_codes,
+            "labels": torch.tensor([self.phoneme_ids[phoneme] for phoneme in self.clips[index]["phonemes"]]),
         }
 
     def collate(self, clips: list[dict]) -> dict:
-        waveforms = [torch.from_numpy(clip["waveform"]) for clip in clips]
-        waveforms, mask = pad_to_codes(waveforms, self.config.hop_length)
-        is_disturbed = torch.rand(len(clips), 1) < DISTURBED_SHARE
-        heard = torch.where(is_disturbed, disturb(waveforms, mask, self.config.sampling_rate), waveforms)
-        return {
-            "input_values": heard[:, None],
-            "padding_mask": mask,
-            "target_codes": nn.utils.rnn.pad_sequence(
-                [clip["codes"] for clip in clips], batch_first=True, padding_value=IGNORED
-            ),
-            "is_default_voice": torch.tensor([clip["is_default"] for clip in clips]),
-            "labels": nn.utils.rnn.pad_sequence([clip["labels"] for clip in clips], batch_first=True),
-        }
-
-
-class DecoderTuningClips(TuningClips):
-    """
-    For [`VitaAudioCodecForDecoderTuning`]: what the default voice says and its codes, and what it would have said with the
-    timing of other voices, and theirs. Thus the decoder learns to speak codes of voices that are not coded as well.
-    """
-
-    def __init__(self, corpus_dir, codec, clips, default_voice, phonemes):
-        super().__init__(corpus_dir, codec, clips, default_voice, phonemes)
-        words = {text: set(re.findall(r"[\w']+", text.lower())) for text in self.default_clips}
-        numbers = Counter(word for text in words.values() for word in text)
-        rare = [clip for clip in self.defaults if any(numbers[word] < RARE_WORD_CLIPS for word in words[clip["text"]])]
-        self.clips = self.defaults + (RARE_WORD_TIMES - 1) * rare + self.others[::OTHER_VOICES_STEP]
-        self.prepared = {}
-
-    def __getitem__(self, index: int) -> dict:
-        # made once, for it is slow, also where a clip is drawn more often
-        path = self.clips[index]["path"]
-        if path not in self.prepared:
-            self.prepared[path] = self.prepare(index)
-        return self.prepared[path]
-
-    def prepare(self, index: int) -> dict:
-        heard = self.read(index)
-        codes, waveform = self.encode(heard), self.default_recording(index, heard)
-        num_frames = len(codes) * self.config.hop_length // self.config.synthesis_hop_length
-        log_f0, voiced = map(torch.from_numpy, pitch_track(waveform, self.config, num_frames))
-        return {"waveform": waveform, "codes": codes, "log_f0": log_f0, "voiced": voiced}
-
-    def collate(self, clips: list[dict]) -> dict:
-        waveforms = [torch.from_numpy(clip["waveform"]) for clip in clips]
-        waveforms, mask = pad_to_codes(waveforms, self.config.hop_length)
-
         def padded(name: str, value: float) -> torch.Tensor:
             rows = [clip[name] for clip in clips]
             return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)
 
+        waveforms, mask = pad_to_codes([clip["waveform"] for clip in clips], self.config.hop_length)
+        targets, _ = pad_to_codes([clip["target"] for clip in clips], self.config.hop_length)
+        is_disturbed = (torch.rand(len(clips), 1) < DISTURBED_SHARE) & self.is_disturbed
+        heard = torch.where(is_disturbed, disturb(waveforms, mask, self.config.sampling_rate), waveforms)
         return {
-            "audio_codes": padded("codes", 0),
-            "target_values": waveforms,
+            "input_values": heard[:, None],
             "padding_mask": mask,
+            "target_codes": padded("codes", IGNORED).long(),
+            "keeps_codes": torch.tensor([clip["keeps_codes"] for clip in clips]),
+            "labels": padded("labels", 0),
+            "target_values": targets.float(),
             "log_f0": padded("log_f0", float(np.log(100))),
             "voiced_mask": padded("voiced", False),
         }
+
+    def _target_path(self, index: int) -> Path:
+        return self.folder / f"{index}.npz"
+
+    @torch.no_grad()
+    def _prepare(self, indices: list[int]) -> None:
+        for index in indices:
+            clip, (target, _) = self.clips[index], self.read(index)
+            if clip["voice"] != self.default_voice:
+                own, _ = read_clip(self.corpus_dir, self.default_clips[clip["text"]])
+                target = follow_timing(self.codec, target, own)
+            codes = self.codec.encode(torch.from_numpy(target)[None, None]).audio_codes[0, 0].numpy()
+            num_frames = len(codes) * self.config.hop_length // self.config.synthesis_hop_length
+            log_f0, voiced = pitch_track(target, self.config, num_frames)
+            path = self._target_path(index)
+            unfinished = path.with_name(f".{path.name}")
+            # half precision for the disk: 60 dB below each sample are enough
+            np.savez(
+                unfinished,
+                target=target.astype(np.float16),
+                codes=codes.astype(np.int32),
+                log_f0=log_f0,
+                voiced=voiced,
+            )
+            unfinished.replace(path)

@@ -1,12 +1,14 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Trains the encoder or the decoder of a trained codec further while its codes keep their meaning.
+"""Trains the encoder or the decoder of a trained codec further, or both, while its codes keep their meaning.
 
     python -m training.tune_codec --config training/configs/mini/codec_encoder.yaml
     python -m training.tune_codec --config training/configs/mini/codec_decoder.yaml
+    python -m training.tune_codec --config training/configs/mini/codec_joint.yaml
 
 `accelerate launch` runs it on several processes. Started again with the same `output_dir` it goes on from the newest
-checkpoint. The codec is in `output_dir/codec`; after its decoder was tuned it speaks in the default voice alone.
+checkpoint. The codec is in `output_dir/codec`; after its decoder was tuned it speaks in the default voice alone. Targets
+are computed first and kept in `output_dir/prepared`.
 """
 
 import json
@@ -21,23 +23,18 @@ from trl import TrlParser
 
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
 from training.codec import read_clips
-from training.codec_tuning import (
-    DecoderTuningClips,
-    EncoderTuningClips,
-    VitaAudioCodecForDecoderTuning,
-    VitaAudioCodecForEncoderTuning,
-)
+from training.codec_tuning import PARTS, TuningClips, VitaAudioCodecForTuning
 from training.storage import save_in_half
 from training.train_codec import PHONEMES_NAME, VitaAudioCodecTrainer, check_checkpoint
 
 
-PARTS = ("encoder", "decoder")
+PREPARED_NAME = "prepared"  # folder of targets in a run's own
 
 
 @dataclass
 class TuningArguments:
     corpus_dir: str = field(metadata={"help": "Folder that `training.corpus.render` wrote."})
-    part: str = field(metadata={"help": f"What is trained: {' or '.join(PARTS)}.", "choices": PARTS})
+    parts: list[str] = field(metadata={"help": f"What is trained: {', '.join(PARTS)} or both."})
     start_from: str = field(metadata={"help": "Checkpoint of `training.train_codec` or of this script."})
     default_voice: str = field(default="joe", metadata={"help": "The voice whose codes are kept."})
     decoder_depths: list[int] | None = field(
@@ -49,22 +46,21 @@ class TuningArguments:
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads for torch; all by default."})
 
 
-def load_checkpoint(checkpoint: Path, part: str, default_voice: str, decoder_depths: list[int] | None = None):
+def load_checkpoint(
+    checkpoint: Path, parts: list[str], default_voice: str, decoder_depths: list[int] | None = None
+) -> tuple[VitaAudioCodecForTuning, list[str]]:
     """
-    The model that trains `part` with the weights of `checkpoint`, and the symbols of its phonemes.
+    The model that trains `parts` with the weights of `checkpoint`, and the symbols of its phonemes.
 
     Raises:
-        ValueError: it has not the default voice, more blocks than `decoder_depths`, or (one whose decoder was trained) no
-            phoneme head for the encoder.
+        ValueError: it has not the default voice, more blocks than `decoder_depths`, or no phoneme head for the encoder.
     """
     config = VitaAudioCodecConfig.from_pretrained(checkpoint)
     phonemes = json.loads((checkpoint / PHONEMES_NAME).read_text(encoding="utf-8"))
     weights = load_file(checkpoint / "model.safetensors")
     if default_voice not in config.voice_names:
         raise ValueError(f"The codec in `{checkpoint}` has no voice {default_voice}, but {config.voice_names}.")
-    if part == "encoder":
-        model = VitaAudioCodecForEncoderTuning(config, len(phonemes))
-    else:
+    if "decoder" in parts:
         voice = config.voice_names.index(default_voice)
         for name in ("codec.decoder.voice_embedding.weight", "codec.voice_log_f0"):
             weights[name] = weights[name][voice : voice + 1]
@@ -73,33 +69,42 @@ def load_checkpoint(checkpoint: Path, part: str, default_voice: str, decoder_dep
         if any(new < old for new, old in zip(depths, config.decoder_depths, strict=True)):
             raise ValueError(f"`decoder_depths` must be at least {config.decoder_depths} each, got {depths}.")
         config.decoder_depths = depths
-        model = VitaAudioCodecForDecoderTuning(config)
-        weights = {name: tensor for name, tensor in weights.items() if not name.startswith("phoneme_head.")}
+    model = VitaAudioCodecForTuning(config, len(phonemes), parts)
     missing = model.load_state_dict(weights, strict=False).missing_keys
     # the decoder's are the new blocks
     if lacking := [name for name in missing if not name.startswith("codec.decoder.")]:
-        raise ValueError(f"The {part} can not be trained from `{checkpoint}`: it has no {', '.join(lacking)}.")
+        raise ValueError(f"The codec in `{checkpoint}` can not be trained further: it has no {', '.join(lacking)}.")
     return model, phonemes
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = TrlParser((TuningArguments, TrainingArguments))
     tuning_args, training_args = parser.parse_args_and_config(args=argv)
+    if not set() < set(tuning_args.parts) <= set(PARTS):
+        raise ValueError(f"`parts` must be some of {', '.join(PARTS)}, got {tuning_args.parts}.")
     if tuning_args.num_threads is not None:
         torch.set_num_threads(tuning_args.num_threads)
     torch.manual_seed(training_args.seed)
     corpus_dir, checkpoint = Path(tuning_args.corpus_dir), Path(tuning_args.start_from)
     check_checkpoint(checkpoint, ("config.json", "model.safetensors", PHONEMES_NAME))
     model, phonemes = load_checkpoint(
-        checkpoint, tuning_args.part, tuning_args.default_voice, tuning_args.decoder_depths
+        checkpoint, tuning_args.parts, tuning_args.default_voice, tuning_args.decoder_depths
     )
     clips = read_clips(corpus_dir)
     if unknown := sorted({phoneme for clip in clips for phoneme in clip["phonemes"]} - set(phonemes)):
         raise ValueError(f"The codec in `{checkpoint}` does not know the corpus's phonemes {' '.join(unknown)}.")
-    dataset_class = EncoderTuningClips if tuning_args.part == "encoder" else DecoderTuningClips
     # the codes to be kept are those before this run, resumed or not
-    dataset = dataset_class(corpus_dir, model.codec, clips, tuning_args.default_voice, phonemes)
-    Path(training_args.output_dir).mkdir(parents=True, exist_ok=True)
+    dataset = TuningClips(
+        corpus_dir,
+        Path(training_args.output_dir) / PREPARED_NAME,
+        model.codec,
+        clips,
+        tuning_args.default_voice,
+        phonemes,
+        is_disturbed="encoder" in tuning_args.parts,
+    )
+    with training_args.main_process_first(desc="preparing clips"):
+        dataset.prepare()
     training_args.remove_unused_columns = False
     trainer = VitaAudioCodecTrainer(
         model=model, args=training_args, train_dataset=dataset, data_collator=dataset.collate
