@@ -18,6 +18,7 @@ from training.codec import (
     VitaAudioCodecForPreTraining,
     change_rhythm,
     change_voice,
+    morph,
     pitch_track,
     random_filters,
     spectral_loss,
@@ -129,22 +130,47 @@ def test_a_changed_rhythm_moves_sounds_in_time_but_not_in_pitch():
     assert shares.min() > 0.1 and shares.max() - shares.min() > 0.05
 
 
+def vowel(period, formant):
+    """A second of pulses every `period` samples through a resonance at `formant` Hz."""
+    pulses = np.zeros(16000)
+    pulses[::period] = 1.0
+    radius, angle = 0.97, 2 * np.pi * formant / 16000
+    samples = np.zeros(16000)
+    for n in range(16000):
+        samples[n] = pulses[n] + 2 * radius * np.cos(angle) * samples[n - 1] - radius**2 * samples[n - 2]
+    return samples.astype(np.float32)
+
+
+def spectrum_of(samples):
+    """Magnitudes, one every 2 Hz."""
+    return np.abs(np.fft.rfft(samples[4000:12000] * np.hanning(8000)))
+
+
 @pytest.mark.parametrize("factor", [0.85, 1.0, 1.18])
 def test_warped_formants_are_moved_and_the_pitch_is_not(factor):
-    pulses = np.zeros(16000)
-    pulses[::125] = 1.0
-    radius, angle = 0.97, 2 * np.pi * 1500 / 16000
-    vowel = np.zeros(16000)
-    for n in range(16000):
-        vowel[n] = pulses[n] + 2 * radius * np.cos(angle) * vowel[n - 1] - radius**2 * vowel[n - 2]
-    warped = warp_formants(vowel.astype(np.float32), factor)
-    assert warped.shape == vowel.shape and warped.dtype == np.float32
-    spectrum = np.abs(np.fft.rfft(warped[4000:12000] * np.hanning(8000)))
+    original = vowel(125, 1500)
+    warped = warp_formants(original, factor)
+    assert warped.shape == original.shape and warped.dtype == np.float32
     # its harmonics are where they were, 128 Hz apart, and the strongest is next to where the formant now is
-    strongest = 2 * spectrum.argmax()
+    strongest = 2 * spectrum_of(warped).argmax()
     assert strongest % 128 in (0, 2, 126) and abs(strongest - factor * 1500) <= 128
     if factor == 1.0:
-        np.testing.assert_allclose(warped, vowel, atol=1e-4)
+        np.testing.assert_allclose(warped, original, atol=1e-4)
+
+
+def test_a_morphed_voice_has_its_own_pitch_and_formants_between_both():
+    original, other = vowel(125, 1500), vowel(80, 2600)
+    np.testing.assert_allclose(morph(original, other, 0.0), original, atol=1e-4)
+    # decibels by which the harmonic at 2560 Hz is above the one at 1536 Hz
+    ratios = []
+    for share in (-0.2, 0.0, 0.5, 1.0):
+        morphed = morph(original, other, share)
+        assert morphed.shape == original.shape and morphed.dtype == np.float32
+        spectrum = spectrum_of(morphed)
+        assert all(spectrum[64 * k] > 5 * spectrum[64 * k + 32] for k in (11, 12, 13, 19, 20, 21))
+        ratios.append(20 * np.log10(spectrum[1280] / spectrum[768]))
+    assert ratios == sorted(ratios) and ratios[1] < -12 and ratios[3] > 12
+    assert ratios[2] == pytest.approx((ratios[1] + ratios[3]) / 2, abs=1.5)
 
 
 def test_half_of_the_reconstructed_clips_are_encoded_in_another_voice(corpus_dir):

@@ -262,19 +262,37 @@ def change_voice(waveform: np.ndarray, factor: float, sampling_rate: int) -> np.
     return stretch(soxr.resample(waveform, factor * sampling_rate, sampling_rate), len(waveform))
 
 
-def warp_formants(waveform: np.ndarray, factor: float) -> np.ndarray:
-    """`waveform` `(num_samples,)` with formants at `factor` times theirs, and its pitch: the vocal tract of somebody else."""
-    window = torch.hann_window(512)
-    samples = torch.from_numpy(waveform)
-    spectrum = torch.stft(samples, 512, 128, window=window, return_complex=True)
+def _spectral_envelope(waveform: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Spectrum and its log envelope, without pitch, both `(257, num_frames)`, of `waveform` `(num_samples,)`."""
+    spectrum = torch.stft(torch.from_numpy(waveform), 512, 128, window=torch.hann_window(512), return_complex=True)
     cepstrum = torch.fft.irfft((spectrum.abs() + 1e-4).log(), dim=0)
     cepstrum[ENVELOPE_CEPSTRA : 1 - ENVELOPE_CEPSTRA] = 0
-    envelope = torch.fft.rfft(cepstrum, dim=0).real
+    return spectrum, torch.fft.rfft(cepstrum, dim=0).real
+
+
+def _with_gains(spectrum: torch.Tensor, log_gains: torch.Tensor, num_samples: int) -> np.ndarray:
+    window = torch.hann_window(512)
+    return torch.istft(spectrum * log_gains.exp(), 512, 128, window=window, length=num_samples).numpy()
+
+
+def warp_formants(waveform: np.ndarray, factor: float) -> np.ndarray:
+    """`waveform` `(num_samples,)` with formants at `factor` times theirs, and its pitch: the vocal tract of somebody else."""
+    spectrum, envelope = _spectral_envelope(waveform)
     positions = (torch.arange(257) / factor).clamp(max=255.999)
     below = positions.long()
     fraction = (positions - below)[:, None]
     warped = (1 - fraction) * envelope[below] + fraction * envelope[below + 1]
-    return torch.istft(spectrum * (warped - envelope).exp(), 512, 128, window=window, length=len(waveform)).numpy()
+    return _with_gains(spectrum, warped - envelope, len(waveform))
+
+
+def morph(waveform: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
+    """
+    `waveform` `(num_samples,)` in a voice between its own and that of `other`, which says the same at the same time, or
+    beyond its own where the `share` of the other one is negative.
+    """
+    spectrum, envelope = _spectral_envelope(waveform)
+    _, other_envelope = _spectral_envelope(other)
+    return _with_gains(spectrum, share * (other_envelope - envelope), len(waveform))
 
 
 def random_filters(num_filters: int, num_samples: int, sampling_rate: int) -> torch.Tensor:

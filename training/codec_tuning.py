@@ -40,6 +40,7 @@ from training.codec import (
     change_rhythm,
     change_voice,
     disturb,
+    morph,
     overlap_add,
     pad_to_codes,
     phoneme_loss,
@@ -56,6 +57,8 @@ OTHER_CODE_WEIGHT = 0.3  # of the code loss of other voices and rhythms, where t
 # Clips with another rhythm and so many times as long: the default voice is faster than most and even, and slow or uneven
 # speech is hard to code.
 LENGTHS, OTHER_RHYTHM_SHARE, DEFAULT_RHYTHM_SHARE = (0.85, 1.4), 0.5, 0.25
+# Clips of other voices in one that has so much of the default voice; more, and it is heard where they are not aligned.
+MORPHED_SHARE, DEFAULT_VOICE_SHARES = 0.3, (-0.2, 0.6)
 OTHER_FORMANT_SHARE = 0.3  # of all clips
 DISTURBED_SHARE = 0.5  # and of these, heard in rooms, through microphones and noise
 # Recordings of different voices are aligned by so many features; to hold a frame costs more.
@@ -210,7 +213,7 @@ class TuningClips(Dataset):
     """
     Training clips of a corpus for [`VitaAudioCodecForTuning`]: all of the default voice, those with rare words more often,
     and of other voices what the default one says, too. They are faster or slower than they were recorded, in a rhythm of
-    their own, and if `is_disturbed` they are encoded with other pitch, formants, microphones, rooms and noise.
+    their own, and if `is_disturbed` they are encoded in other voices, through microphones, in rooms and noise.
 
     Targets are what the codec makes of a clip before it is trained. [`~TuningClips.prepare`] writes them to `folder`.
     """
@@ -268,13 +271,17 @@ class TuningClips(Dataset):
     def __getitem__(self, index: int) -> dict:
         index = self.indices[self.clips[index]["path"]]
         waveform, keeps_codes = self.read(index)
+        with np.load(self._target_path(index)) as file:
+            target = {name: torch.from_numpy(file[name]) for name in file}
+        is_other = self.clips[index]["voice"] != self.default_voice
+        if self.is_disturbed and is_other and torch.rand(()) < MORPHED_SHARE:
+            share = torch.empty(()).uniform_(*DEFAULT_VOICE_SHARES).item()
+            waveform = morph(waveform, target["target"].float().numpy(), share)
         if self.is_disturbed and torch.rand(()) < OTHER_VOICE_SHARE:
             factor = torch.empty(()).uniform_(*OTHER_RATES).item()
             waveform = change_voice(waveform, factor, self.config.sampling_rate)
         if self.is_disturbed and torch.rand(()) < OTHER_FORMANT_SHARE:
             waveform = warp_formants(waveform, torch.empty(()).uniform_(*OTHER_FORMANTS).item())
-        with np.load(self._target_path(index)) as file:
-            target = {name: torch.from_numpy(file[name]) for name in file}
         return target | {
             "waveform": torch.from_numpy(waveform),
             "keeps_codes": keeps_codes,
