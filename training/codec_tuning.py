@@ -1,6 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What trains the encoder or the decoder of a codec whose codes are fixed.
+"""What trains the encoder, the decoder or both of a codec whose codes are fixed.
 
 The codebook stays, so a language model that was trained on the codes stays, too. The encoder learns to write, for any
 voice, the codes that the default voice has for the same text; the decoder learns to speak with the default voice, its own
