@@ -238,12 +238,6 @@ def overlap_add(waveform: np.ndarray, positions: np.ndarray, num_samples: int) -
     return output[:num_samples]
 
 
-def stretch(waveform: np.ndarray, num_samples: int) -> np.ndarray:
-    """`waveform` with its pitch and formants, but faster or slower, `(num_samples,)`."""
-    times = np.arange(-(-num_samples // STRETCH_HOP) + 1) * STRETCH_HOP
-    return overlap_add(waveform, times * (len(waveform) / num_samples), num_samples)
-
-
 def change_rhythm(waveform: np.ndarray, num_samples: int, generator: torch.Generator) -> np.ndarray:
     """`waveform` faster here and slower there, `(num_samples,)`: the rhythm of somebody else, or of a synthesizer."""
     num_pieces = -(-num_samples // STRETCH_HOP) + 1
@@ -259,7 +253,9 @@ def change_voice(waveform: np.ndarray, factor: float, sampling_rate: int) -> np.
     `waveform` `(num_samples,)` with pitch and formants at `factor` times theirs, what is said when it was, to about 10 ms:
     played at another rate and then brought back to its length.
     """
-    return stretch(soxr.resample(waveform, factor * sampling_rate, sampling_rate), len(waveform))
+    resampled = soxr.resample(waveform, factor * sampling_rate, sampling_rate)
+    times = np.arange(-(-len(waveform) // STRETCH_HOP) + 1) * STRETCH_HOP
+    return overlap_add(resampled, times * (len(resampled) / len(waveform)), len(waveform))
 
 
 def _spectral_envelope(waveform: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

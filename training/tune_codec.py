@@ -53,7 +53,7 @@ def load_checkpoint(
     The model that trains `parts` with the weights of `checkpoint`, and the symbols of its phonemes.
 
     Raises:
-        ValueError: it has not the default voice, more blocks than `decoder_depths`, or no phoneme head for the encoder.
+        ValueError: it has not the default voice, more blocks than `decoder_depths`, or no phoneme head.
     """
     config = VitaAudioCodecConfig.from_pretrained(checkpoint)
     phonemes = json.loads((checkpoint / PHONEMES_NAME).read_text(encoding="utf-8"))
