@@ -13,7 +13,7 @@ from tiny_models import TRAINABLE_CODEC as TINY
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
 from processing.modeling_vita_audio_codec import VitaAudioCodec
 from training import codec_tuning, train_codec, tune_codec
-from training.codec import read_clip, read_clips
+from training.codec import read_answers, read_clip, read_clips
 from training.codec_tuning import (
     CODE_SCALE,
     IGNORED,
@@ -41,6 +41,9 @@ def corpus_dir(tmp_path_factory):
         clip = {"path": path, "voice": voice, "text": f"text {index // 2}", "split": "train", "duration": seconds}
         clips.append({**clip, "phonemes": ["a", "b"]})
     (folder / "clips.jsonl").write_text("".join(json.dumps(clip) + "\n" for clip in clips))
+    rows = [("sqa", "train", "joe3.flac"), ("sqa", "test", "joe5.flac"), ("tts", "train", "joe7.flac")]
+    rows = [{"task": task, "split": split, "audios": ["amy0.flac", path]} for task, split, path in rows]
+    (folder / "conversations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
 
@@ -173,6 +176,57 @@ def test_rare_words_are_drawn_more_often(corpus_dir, tmp_path, monkeypatch, as_r
     # but prepared once
     assert len(list(tmp_path.iterdir())) == 6
     assert all(clips[i]["target"].equal(clips[drawn.index(text)]["target"]) for i, text in enumerate(drawn))
+
+
+def test_answers_are_drawn_more_often(corpus_dir, tmp_path, monkeypatch, as_recorded):
+    monkeypatch.setattr(codec_tuning, "RARE_WORD_CLIPS", 1)
+    kwargs = {"answers": read_answers(corpus_dir), "answer_times": 5, "is_disturbed": False}
+    _, clips = prepared_clips(corpus_dir, tmp_path, **kwargs)
+    drawn = [clip["path"] for clip in clips.clips if clip["voice"] == "joe"]
+    assert {path: drawn.count(path) for path in set(drawn)} == {
+        f"joe{index}.flac": 5 if index == 3 else 1 for index in (1, 3, 5, 7, 9, 11)
+    }
+
+
+def test_a_decoder_speaks_the_codes_of_another_codec(command, tmp_path, as_recorded):
+    """What a language model writes are the codes that it was trained with, whatever the encoder writes by now."""
+    before, _ = tune_codec.load_checkpoint(Path(command[3]), ["decoder"], "joe")
+    torch.manual_seed(5)
+    other = VitaAudioCodec(before.config).eval()
+    other.quantizer.load_state_dict(before.codec.quantizer.state_dict())
+    other.save_pretrained(tmp_path / "other")
+    run = [
+        *command,
+        "--parts",
+        "decoder",
+        "--output_dir",
+        str(tmp_path / "run"),
+        "--codes_of",
+        str(tmp_path / "other"),
+    ]
+    tune_codec.main([*run, "--answer_times", "2"])
+    with np.load(tmp_path / "run" / "prepared" / "6.npz") as file:
+        target, codes = file["target"], torch.from_numpy(file["codes"])
+    with torch.no_grad():
+        waveform = torch.from_numpy(target).float()[None, None]
+        of_other, of_start = (codec.encode(waveform).audio_codes[0, 0] for codec in (other, before.codec.eval()))
+    # targets are stored in half precision, which may change a code
+    assert (codes == of_other).float().mean() > 0.8 > (codes == of_start).float().mean()
+    with torch.no_grad():
+        other.quantizer.codebook.weight.normal_()
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="`codes_of`, .*other`, has another codebook than"):
+        tune_codec.main(run)
+
+
+def test_kept_codes_are_spoken_and_others_written(corpus_dir, tmp_path, as_recorded):
+    codec, clips = prepared_clips(corpus_dir, tmp_path, is_disturbed=False)
+    model = VitaAudioCodecForTuning(codec.config, 2, ["decoder"])
+    for index, is_kept in ((0, False), (6, True)):
+        batch = clips.collate([clips[index]])
+        other = {"target_codes": (batch["target_codes"] + 5) % codec.config.codebook_size}
+        losses = [model(**inputs).spectral_loss.item() for inputs in (batch, batch | other)]
+        assert (losses[0] != losses[1]) == is_kept
 
 
 def test_half_of_what_the_encoder_hears_is_as_it_was_recorded(corpus_dir, tmp_path, as_recorded):

@@ -320,6 +320,13 @@ def read_clips(corpus_dir: Path, max_seconds: float = 6.0) -> list[dict]:
     return [clip for clip in clips if clip["split"] == "train" and clip["duration"] <= max_seconds]
 
 
+def read_answers(corpus_dir: Path) -> set[str]:
+    """Paths of the clips of a rendered corpus that spoken questions are answered with in training."""
+    with open(corpus_dir / "conversations.jsonl", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    return {row["audios"][-1] for row in rows if (row["task"], row["split"]) == ("sqa", "train")}
+
+
 def disturb(waveforms: torch.Tensor, mask: torch.Tensor, sampling_rate: int) -> torch.Tensor:
     """
     `waveforms` `(batch, samples)` as heard through random filters, with another spectral tilt and, half of them, noise at

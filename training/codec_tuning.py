@@ -10,7 +10,7 @@ codes and those of other voices.
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,11 +179,12 @@ class VitaAudioCodecForTuning(VitaAudioCodecPreTrainedModel):
             log_probs = self.phoneme_head(encoded.quantized_representation, mask[..., None].float())
             losses["phoneme_loss"] = phoneme_loss(log_probs, mask, labels)
         if "decoder" in self.parts:
-            # what language models write are the default voice's own codes, so those are spoken as they have to stay
-            own = self.codec.quantizer.from_codes(target_codes.clamp(min=0)).to(encoded.quantized_representation.dtype)
+            # what language models write are the codes that the default voice has to keep
+            speech = encoded.quantized_representation
+            kept = self.codec.quantizer.from_codes(target_codes.clamp(min=0)).to(speech.dtype)
             losses["spectral_loss"], losses["pitch_loss"] = reconstruction_losses(
                 self.codec,
-                torch.where(keeps_codes[:, None, None], own, encoded.quantized_representation),
+                torch.where(keeps_codes[:, None, None], kept, speech),
                 torch.zeros_like(target_codes[:, 0]),
                 target_values,
                 padding_mask,
@@ -211,11 +212,11 @@ class VitaAudioCodecForTuning(VitaAudioCodecPreTrainedModel):
 
 class TuningClips(Dataset):
     """
-    Training clips of a corpus for [`VitaAudioCodecForTuning`]: all of the default voice, those with rare words more often,
-    and of other voices what the default one says, too. They are faster or slower than they were recorded, in a rhythm of
+    Training clips of a corpus for [`VitaAudioCodecForTuning`]: all of the default voice, those with rare words more often
+    and those at the paths `answers` `answer_times`, and of other voices what the default one says, too. They are faster or slower than they were recorded, in a rhythm of
     their own, and if `is_disturbed` they are encoded in other voices, through microphones, in rooms and noise.
 
-    Targets are what the codec makes of a clip before it is trained. [`~TuningClips.prepare`] writes them to `folder`.
+    Targets are what `codec`, which is not trained itself, makes of a clip. [`~TuningClips.prepare`] writes them to `folder`.
     """
 
     def __init__(
@@ -227,6 +228,8 @@ class TuningClips(Dataset):
         default_voice: str,
         phonemes: list[str],
         is_disturbed: bool = True,
+        answers: Container[str] = (),
+        answer_times: int = 1,
     ):
         self.corpus_dir, self.folder = corpus_dir, folder
         self.codec, self.config = deepcopy(codec).eval(), codec.config
@@ -238,7 +241,8 @@ class TuningClips(Dataset):
         words = {text: set(re.findall(r"[\w']+", text.lower())) for text in self.default_clips}
         numbers = Counter(word for text in words.values() for word in text)
         rare = [clip for clip in defaults if any(numbers[word] < RARE_WORD_CLIPS for word in words[clip["text"]])]
-        self.clips = others + defaults + (RARE_WORD_TIMES - 1) * rare
+        answering = [clip for clip in defaults if clip["path"] in answers]
+        self.clips = others + defaults + (RARE_WORD_TIMES - 1) * rare + (answer_times - 1) * answering
         # a clip is prepared once however often it is drawn, and always in the same rhythm
         self.indices = {clip["path"]: index for index, clip in reversed(list(enumerate(self.clips)))}
 

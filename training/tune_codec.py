@@ -22,7 +22,8 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import TrlParser
 
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
-from training.codec import read_clips
+from processing.modeling_vita_audio_codec import VitaAudioCodec
+from training.codec import read_answers, read_clips
 from training.codec_tuning import PARTS, TuningClips, VitaAudioCodecForTuning
 from training.storage import save_in_half
 from training.train_codec import PHONEMES_NAME, VitaAudioCodecTrainer, check_checkpoint
@@ -37,6 +38,16 @@ class TuningArguments:
     parts: list[str] = field(metadata={"help": f"What is trained: {', '.join(PARTS)} or both."})
     start_from: str = field(metadata={"help": "Checkpoint of `training.train_codec` or of this script."})
     default_voice: str = field(default="joe", metadata={"help": "The voice whose codes are kept."})
+    codes_of: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of the codec, with the same codebook, whose codes are kept: the one a language model was "
+            "trained with. Those of `start_from` by default."
+        },
+    )
+    answer_times: int = field(
+        default=1, metadata={"help": "How often clips are drawn that answer questions, against others."}
+    )
     decoder_depths: list[int] | None = field(
         default=None,
         metadata={
@@ -90,6 +101,13 @@ def main(argv: list[str] | None = None) -> None:
     model, phonemes = load_checkpoint(
         checkpoint, tuning_args.parts, tuning_args.default_voice, tuning_args.decoder_depths
     )
+    target_codec = model.codec
+    if tuning_args.codes_of is not None:
+        target_codec = VitaAudioCodec.from_pretrained(tuning_args.codes_of, dtype=torch.float32)
+        codebooks = [codec.quantizer.codebook.weight for codec in (target_codec, model.codec)]
+        # stored codecs are rounded to half precision
+        if codebooks[0].shape != codebooks[1].shape or not torch.allclose(*codebooks, atol=1e-3):
+            raise ValueError(f"`codes_of`, `{tuning_args.codes_of}`, has another codebook than `{checkpoint}`.")
     clips = read_clips(corpus_dir)
     if unknown := sorted({phoneme for clip in clips for phoneme in clip["phonemes"]} - set(phonemes)):
         raise ValueError(f"The codec in `{checkpoint}` does not know the corpus's phonemes {' '.join(unknown)}.")
@@ -97,11 +115,13 @@ def main(argv: list[str] | None = None) -> None:
     dataset = TuningClips(
         corpus_dir,
         Path(training_args.output_dir) / PREPARED_NAME,
-        model.codec,
+        target_codec,
         clips,
         tuning_args.default_voice,
         phonemes,
         is_disturbed="encoder" in tuning_args.parts,
+        answers=read_answers(corpus_dir) if tuning_args.answer_times > 1 else (),
+        answer_times=tuning_args.answer_times,
     )
     with training_args.main_process_first(desc="preparing clips"):
         dataset.prepare()
