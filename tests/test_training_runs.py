@@ -104,6 +104,7 @@ def test_a_killed_run_ends_with_the_same_weights(folder, tmp_path):
             save_steps=2,
             save_total_limit=2,
             gradient_accumulation_steps=2,
+            heard_code_noise=0.2,
         )
         return write_config(tmp_path / f"{name}.yaml", **settings)
 

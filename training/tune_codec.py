@@ -5,6 +5,7 @@
     python -m training.tune_codec --config training/configs/mini/codec_encoder.yaml
     python -m training.tune_codec --config training/configs/mini/codec_decoder.yaml
     python -m training.tune_codec --config training/configs/mini/codec_joint.yaml
+    python -m training.tune_codec --config training/configs/mini/codec_answers.yaml
 
 `accelerate launch` runs it on several processes. Started again with the same `output_dir` it goes on from the newest
 checkpoint. The codec is in `output_dir/codec`; after its decoder was tuned it speaks in the default voice alone. Targets
