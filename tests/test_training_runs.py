@@ -16,10 +16,12 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from tiny_corpus import TINY_TEXT_CONFIG, write_config, write_corpus
-from tiny_models import TEXTS, tiny_codec
+from tiny_models import TEXTS, TRAINABLE_CODEC, tiny_codec
 from transformers import AutoModel, Qwen2Config, Qwen2ForCausalLM
 
 from processing import VitaAudioProcessor
+from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
+from processing.modeling_vita_audio_codec import VitaAudioCodec
 from training.initialize import build_from_language_model
 from training.tokenizer import train_tokenizer
 from training.train import main
@@ -104,7 +106,6 @@ def test_a_killed_run_ends_with_the_same_weights(folder, tmp_path):
             save_steps=2,
             save_total_limit=2,
             gradient_accumulation_steps=2,
-            heard_code_noise=0.2,
         )
         return write_config(tmp_path / f"{name}.yaml", **settings)
 
@@ -236,3 +237,19 @@ def test_a_start_needs_something_to_start_from(folder, tmp_path):
         run(text_config=None)
     with pytest.raises(ValueError, match="codec_name_or_path"):
         run(codec_name_or_path=None)
+
+
+def test_answers_are_learnt_in_codes_of_the_same_kind(folder, tmp_path):
+    tiny_codec().save_pretrained(tmp_path / "same")
+    codec = VitaAudioCodec(VitaAudioCodecConfig(**TRAINABLE_CODEC))
+    codec.save_pretrained(tmp_path / "larger")
+
+    def run(codec):
+        settings = settings_of(folder, tmp_path / codec, max_steps=1, save_strategy="no")
+        answer_codec = {"answer_codec_name_or_path": str(tmp_path / codec)}
+        main(["--config", str(write_config(tmp_path / "config.yaml", **settings | answer_codec))])
+
+    with pytest.raises(ValueError, match="larger, is a VitaAudioCodec of 32 codes, .* VitaAudioCodec of 16 codes"):
+        run("larger")
+    run("same")
+    assert (tmp_path / "same" / "losses.png").exists()

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conversations with audio to training examples. Speech codes are made once and kept on disk."""
 
+import copy
 import hashlib
 import json
 import os
@@ -237,12 +238,17 @@ def encode_batch(audios: list[str | dict], processor) -> list[np.ndarray]:
     return [row[mask].numpy().astype(np.int32) for row, mask in zip(codes, masks)]
 
 
+def roles_of_audios(messages: list[dict]) -> list[str]:
+    return [message["role"] for message in messages for _ in range(message["content"].count(AUDIO_MARK))]
+
+
 def build_training_dataset(
     conversations: Dataset,
     processor,
     cache_dir: str | os.PathLike,
     max_length: int | None = None,
     num_proc: int | None = None,
+    answer_codec=None,
 ) -> Dataset:
     """
     Turns conversations into training examples.
@@ -253,6 +259,8 @@ def build_training_dataset(
         cache_dir: where the speech codes are kept, see [`SpeechCodeCache`].
         max_length: conversations of more tokens are left out, for cut off they would teach to never stop.
         num_proc: processes that tokenise.
+        answer_codec ([`PreTrainedAudioTokenizerBase`], *optional*): what assistants' audio is encoded with instead of the
+            processor's codec, which has the same codebook.
 
     Returns:
         [`Dataset`] with the columns `input_ids` and `labels`, lists of one length.
@@ -279,11 +287,23 @@ def build_training_dataset(
         row, place = places[key]
         return conversations[row]["audios"][place]
 
-    cache = SpeechCodeCache(cache_dir, processor.audio_tokenizer)
+    cache = answer_cache = SpeechCodeCache(cache_dir, processor.audio_tokenizer)
     cache.encode(sizes, read, processor)
+    if answer_codec is not None:
+        answer_processor = copy.copy(processor)
+        answer_processor.audio_tokenizer = answer_codec
+        answers = {
+            key: sizes[key]
+            for messages, row_keys in zip(conversations["messages"], keys)
+            for key, role in zip(row_keys, roles_of_audios(messages))
+            if role == "assistant"
+        }
+        answer_cache = SpeechCodeCache(cache_dir, answer_codec)
+        answer_cache.encode(answers, read, answer_processor)
 
     def build_example(messages, index):
-        codes = [cache.codes[key].tolist() for key in keys[index]]
+        caches = (answer_cache if role == "assistant" else cache for role in roles_of_audios(messages))
+        codes = [cache.codes[key].tolist() for cache, key in zip(caches, keys[index])]
         return processor.build_training_example(messages, codes)
 
     # A fingerprint of its own: the one that `datasets` makes would hash the codec and all codes

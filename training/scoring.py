@@ -24,6 +24,7 @@ _SPELLINGS = {
     "columbia": "colombia",
     "passed": "past",
     "ok": "okay",
+    "alright": "all right",
     "goodnight": "good night",
     "goodbye": "good bye",
     "what's": "what is",

@@ -70,6 +70,13 @@ class VitaAudioScriptArguments:
     codec_name_or_path: str | None = field(
         default=None, metadata={"help": "Speech codec that stage 1 puts into the processor. Later stages keep theirs."}
     )
+    answer_codec_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Speech codec whose codes answers are learnt in: the one that the model learnt to speak with, where the "
+            "processor's encoder was tuned since. By default the processor's."
+        },
+    )
     text_config: dict | str | None = field(
         default=None, metadata={"help": "Configuration of the language model, for a start from nothing."}
     )
@@ -138,6 +145,21 @@ def load_model_and_processor(
     return model.to(model_kwargs["dtype"]), processor
 
 
+def load_answer_codec(name_or_path: str, codec):
+    """
+    Raises:
+        ValueError: its codes are not those of `codec`.
+    """
+    answer_codec = AutoModel.from_pretrained(name_or_path).eval()
+    kinds = [(type(x).__name__, getattr(x.config, "codebook_size", None)) for x in (answer_codec, codec)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(
+            f"`answer_codec_name_or_path`, {name_or_path}, is a {kinds[0][0]} of {kinds[0][1]} codes, but the processor has a "
+            f"{kinds[1][0]} of {kinds[1][1]} codes."
+        )
+    return answer_codec
+
+
 def describe_origin(script_args: VitaAudioScriptArguments, num_examples: int) -> dict:
     """What the model's card says of where the run came from."""
     origin = {
@@ -184,14 +206,22 @@ def main(argv: list[str] | None = None) -> None:
         check_interleave_pattern(training_args.interleave_pattern)
         processor.interleave_pattern = training_args.interleave_pattern
 
-    processor.audio_tokenizer.to(training_args.device)
+    codec, answer_codec = processor.audio_tokenizer, None
+    if script_args.answer_codec_name_or_path is not None:
+        answer_codec = load_answer_codec(script_args.answer_codec_name_or_path, codec).to(training_args.device)
+    codec.to(training_args.device)
     examples = {
         name: build_training_dataset(
-            split, processor, script_args.code_cache_dir, training_args.max_length, training_args.dataset_num_proc
+            split,
+            processor,
+            script_args.code_cache_dir,
+            training_args.max_length,
+            training_args.dataset_num_proc,
+            answer_codec,
         )
         for name, split in conversations.items()
     }
-    processor.audio_tokenizer.to("cpu")
+    codec.to("cpu")
 
     trainer = VitaAudioSFTTrainer(
         model=model,

@@ -66,13 +66,6 @@ class VitaAudioSFTConfig(SFTConfig):
     mctp_learning_rate_multiplier: float = field(
         default=1.0, metadata={"help": "The learning rate of the MCTP modules is this times `learning_rate`."}
     )
-    heard_code_noise: float = field(
-        default=0.0,
-        metadata={
-            "help": "Share of the speech codes in prompts that are replaced by random ones, so that what is heard need not be "
-            "clear to be understood. What is to be learnt stays."
-        },
-    )
     interleave_pattern: list[int] | None = field(
         default=None,
         metadata={
@@ -106,8 +99,6 @@ class VitaAudioSFTConfig(SFTConfig):
             raise ValueError(f"`stage` must be one of {sorted(STAGES)}, got {self.stage}.")
         if self.num_mctp_modules < 1:
             raise ValueError(f"`num_mctp_modules` must be 1 or more, got {self.num_mctp_modules}.")
-        if not 0 <= self.heard_code_noise < 1:
-            raise ValueError(f"`heard_code_noise` must be at least 0 and below 1, got {self.heard_code_noise}.")
         if self.mctp_learning_rate_multiplier <= 0:
             raise ValueError(
                 f"`mctp_learning_rate_multiplier` must be positive, got {self.mctp_learning_rate_multiplier}."
@@ -185,24 +176,11 @@ class VitaAudioSFTTrainer(HubMixin, SFTTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         # TRL's own loss knows of one head and no modules; the model's is the loss, as `Trainer` takes it
         inputs |= {"use_cache": False, "skip_logits": not return_outputs}
-        if self.model.training and self.args.heard_code_noise > 0:
-            inputs["input_ids"] = self._disturb_prompts(inputs["input_ids"], inputs["labels"])
         loss, outputs = Trainer.compute_loss(
             self, model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
         )
         self._log_losses(outputs, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
-
-    def _disturb_prompts(self, input_ids: torch.LongTensor, labels: torch.LongTensor) -> torch.LongTensor:
-        start = self.model.config.speech_token_offset
-        end = start + self.model.config.num_speech_tokens
-        # of the step, so that a resumed run draws the same
-        seed = self.args.seed + self.state.global_step * self.args.world_size + self.args.process_index
-        generator = torch.Generator().manual_seed(seed)
-        is_replaced = torch.rand(input_ids.shape, generator=generator) < self.args.heard_code_noise
-        codes = torch.randint(start, end, input_ids.shape, generator=generator)
-        is_heard = (labels == -100) & (input_ids >= start) & (input_ids < end)
-        return torch.where(is_heard & is_replaced.to(input_ids.device), codes.to(input_ids.device), input_ids)
 
     def _log_losses(self, outputs, num_items_in_batch) -> None:
         metrics = self._metrics["train" if self.model.training else "eval"]
