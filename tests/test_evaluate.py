@@ -90,6 +90,7 @@ def test_the_command_writes_figures_picture_and_table(model, processor, corpus_d
     assert results_table(results) in text and "old" not in text
     assert text.startswith("# Title\n") and text.endswith("\nend\n")
     assert "not measured" in text
+    assert "\n| conversations | 3 | 3 | 3 | 3 | – | – | – | – |\n" in text
 
 
 def test_a_set_without_conversations_is_named_before_the_model_is_loaded(corpus_dir, tmp_path):

@@ -213,8 +213,9 @@ class VitaAudioCodecForTuning(VitaAudioCodecPreTrainedModel):
 class TuningClips(Dataset):
     """
     Training clips of a corpus for [`VitaAudioCodecForTuning`]: all of the default voice, those with rare words more often
-    and those at the paths `answers` `answer_times`, and of other voices what the default one says, too. They are faster or slower than they were recorded, in a rhythm of
-    their own, and if `is_disturbed` they are encoded in other voices, through microphones, in rooms and noise.
+    and those at the paths `answers` `answer_times`, and of other voices what the default one says, too. They are faster or
+    slower than they were recorded, in a rhythm of their own, and if `is_disturbed` they are encoded in other voices, through
+    microphones, in rooms and noise.
 
     Targets are what `codec`, which is not trained itself, makes of a clip. [`~TuningClips.prepare`] writes them to `folder`.
     """

@@ -34,7 +34,7 @@ BENCHMARK_FIGURES = {
 
 
 def results_table(results: dict) -> str:
-    """Markdown table, a row for each mode; a figure that was not measured says so."""
+    """Markdown table, a row for each mode, and what each set counts; a figure that was not measured says so."""
     lines = [
         "| mode | " + " | ".join(heading for heading, *_ in COLUMNS) + " |",
         "|---" * (len(COLUMNS) + 1) + "|",
@@ -45,6 +45,10 @@ def results_table(results: dict) -> str:
             for _, name, key, form in COLUMNS
         ]
         lines.append(f"| {mode} | " + " | ".join(cells) + " |")
+    # the sets are the same in every mode
+    sets = next(iter(results["modes"].values()))
+    cells = [str(sets.get(name, {}).get("conversations", "–")) for _, name, *_ in COLUMNS]
+    lines.append("| conversations | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
