@@ -216,7 +216,7 @@ def test_a_codec_learns_from_a_few_clips(corpus_dir):
     assert (last < 0.6 * first).all()
 
 
-def test_the_command_trains_resumes_and_saves(corpus_dir, tmp_path):
+def test_the_command_trains_resumes_and_saves(corpus_dir, tmp_path, monkeypatch):
     config = tmp_path / "codec.yaml"
     config.write_text(
         f"corpus_dir: {corpus_dir}\noutput_dir: {tmp_path / 'run'}\nuse_cpu: true\nquantize_after: 1\nmax_steps: 2\nsave_steps: 2\n"
@@ -226,6 +226,11 @@ def test_the_command_trains_resumes_and_saves(corpus_dir, tmp_path):
     history = json.loads((tmp_path / "run" / "checkpoint-2" / "trainer_state.json").read_text())["log_history"]
     assert {"loss", "spectral_loss", "pitch_loss", "phoneme_loss"} <= set(history[0])
     assert history[0]["codebook_loss"] == 0 < history[1]["codebook_loss"]
+    # one whose writing was cut off is passed over
+    (tmp_path / "run" / "checkpoint-9").mkdir()
+    (tmp_path / "run" / "checkpoint-9" / "model.safetensors").write_bytes(b"cut off")
+    # what only a run from the start does
+    monkeypatch.delattr(train_codec, "measure_voice_pitch")
     train_codec.main(["--config", str(config), "--max_steps", "3"])
     codec = VitaAudioCodec.from_pretrained(tmp_path / "run" / "codec")
     assert codec.dtype == torch.float32

@@ -22,10 +22,10 @@ from transformers import AutoModel, Qwen2Config, Qwen2ForCausalLM
 from processing import VitaAudioProcessor
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
 from processing.modeling_vita_audio_codec import VitaAudioCodec
+from training.checkpoints import COMPLETE_FILE
 from training.initialize import build_from_language_model
 from training.tokenizer import train_tokenizer
 from training.train import main
-from training.trainer import COMPLETE_FILE
 
 
 ROOT = Path(__file__).parent.parent

@@ -3,6 +3,7 @@
 import copy
 import math
 import resource
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,15 +12,10 @@ from tiny_models import tiny_codec
 from transformers import set_seed
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from training.checkpoints import COMPLETE_FILE, last_complete_checkpoint
 from training.data import build_training_dataset, conversation_texts, load_conversations
 from training.initialize import build_from_nothing
-from training.trainer import (
-    COMPLETE_FILE,
-    VitaAudioSFTConfig,
-    VitaAudioSFTTrainer,
-    last_complete_checkpoint,
-    prepare_model_for_stage,
-)
+from training.trainer import VitaAudioSFTConfig, VitaAudioSFTTrainer, prepare_model_for_stage
 
 
 NUM_MODULES = 3
@@ -279,3 +275,22 @@ def test_only_complete_checkpoints_count(tmp_path):
     (tmp_path / "checkpoint-10" / COMPLETE_FILE).touch()
     (tmp_path / "checkpoint-12-old" / COMPLETE_FILE).touch()
     assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+
+
+def test_the_only_checkpoint_stays_until_the_next_one_is_whole(start, tmp_path, monkeypatch):
+    touch = Path.touch
+
+    def fail_at_the_second(path):
+        if path.parent.name == "checkpoint-2":
+            raise OSError(28, "No space left on device")
+        touch(path)
+
+    monkeypatch.setattr(Path, "touch", fail_at_the_second)
+    trainer = make_trainer(start, tmp_path, 1, max_steps=3, save_strategy="steps", save_steps=1, save_total_limit=1)
+    with pytest.raises(OSError, match="No space"):
+        trainer.train()
+    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1")
+    monkeypatch.undo()
+    trainer = make_trainer(start, tmp_path, 1, max_steps=3, save_strategy="steps", save_steps=1, save_total_limit=1)
+    trainer.train(resume_from_checkpoint=True)
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-3"]

@@ -28,10 +28,11 @@ from modeling_vita_audio import VitaAudioConfig, VitaAudioForConditionalGenerati
 from processing import VitaAudioProcessor
 from processing.interleaving_vita_audio import check_interleave_pattern
 
+from .checkpoints import last_complete_checkpoint
 from .data import build_training_dataset, conversation_texts, load_conversations
 from .hub import describe_start, find_checkpoint, hub_revision, place_of
 from .initialize import build_from_language_model, build_from_nothing
-from .trainer import VitaAudioSFTConfig, VitaAudioSFTTrainer, last_complete_checkpoint
+from .trainer import VitaAudioSFTConfig, VitaAudioSFTTrainer
 
 
 @dataclass

@@ -20,10 +20,10 @@ from safetensors.torch import load_file
 from tqdm import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
-from transformers.trainer_utils import get_last_checkpoint
 from trl import TrlParser
 
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
+from training.checkpoints import CompleteCheckpointsMixin, last_complete_checkpoint
 from training.codec import CodecClips, VitaAudioCodecForPreTraining
 from training.storage import save_in_half
 
@@ -62,7 +62,7 @@ class CodecArguments:
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads for torch; all by default."})
 
 
-class VitaAudioCodecTrainer(Trainer):
+class VitaAudioCodecTrainer(CompleteCheckpointsMixin, Trainer):
     """Batches clips of like length, logs the parts of the loss beside their sum, and saves the phonemes' symbols."""
 
     def _get_train_sampler(self, train_dataset=None):
@@ -186,7 +186,7 @@ def main(argv: list[str] | None = None) -> None:
     if quantize_after is not None:
         callbacks.append(QuantizationStart(clips, quantize_after))
     Path(training_args.output_dir).mkdir(parents=True, exist_ok=True)
-    checkpoint = get_last_checkpoint(training_args.output_dir)
+    checkpoint = last_complete_checkpoint(training_args.output_dir)
     if checkpoint is None:
         model.codec.voice_log_f0.data = measure_voice_pitch(clips)
     training_args.remove_unused_columns = False

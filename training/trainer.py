@@ -2,26 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The four training stages as one trainer, built on TRL's `SFTTrainer`."""
 
-import os
-import re
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTConfig, SFTTrainer
 
 from modeling_vita_audio import MCTP_MODES, VitaAudioForConditionalGeneration
 
+from .checkpoints import CompleteCheckpointsMixin
 from .collator import PackedRowsCollator
 from .hub import HubMixin
-
-
-# Written last into a checkpoint's folder: without it, the checkpoint is not whole.
-COMPLETE_FILE = "complete"
 
 
 @dataclass(frozen=True)
@@ -105,16 +98,6 @@ class VitaAudioSFTConfig(SFTConfig):
             )
 
 
-def last_complete_checkpoint(output_dir: str | os.PathLike) -> str | None:
-    """The newest checkpoint in `output_dir` that was written to its end, or None."""
-    steps = {}
-    for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        match = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name)
-        if match and (path / COMPLETE_FILE).is_file():
-            steps[int(match[1])] = str(path)
-    return steps[max(steps)] if steps else None
-
-
 def prepare_model_for_stage(model: VitaAudioForConditionalGeneration, stage: int, num_mctp_modules: int) -> None:
     """
     Gives the model the MCTP modules of a stage, freezes what the stage does not train and sets the losses.
@@ -135,7 +118,7 @@ def prepare_model_for_stage(model: VitaAudioForConditionalGeneration, stage: int
     model.config.lm_loss_weight = float(plan.trains_language_model)
 
 
-class VitaAudioSFTTrainer(HubMixin, SFTTrainer):
+class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
     """
     Trains one stage of a [`VitaAudioForConditionalGeneration`]. How it is pushed to the Hub, see [`~training.hub.HubMixin`].
 
@@ -194,31 +177,7 @@ class VitaAudioSFTTrainer(HubMixin, SFTTrainer):
         for name, value in zip(losses, self.accelerator.reduce(values, "mean").tolist()):
             metrics[name].append(value)
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
-        """As [`Trainer.train`]; with `resume_from_checkpoint=True` a checkpoint that is not whole is passed over."""
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
-            if resume_from_checkpoint is None:
-                raise ValueError(f"There is no complete checkpoint in {self.args.output_dir}.")
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
-
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None):
         super()._save(output_dir, state_dict)
         # pickled, with the Hub's token and this machine's paths in it
         Path(output_dir or self.args.output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)
-
-    def _save_checkpoint(self, model, trial):
-        folder = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-        complete = folder / COMPLETE_FILE
-        # there is one where a run went back to an earlier checkpoint
-        if self.args.should_save:
-            complete.unlink(missing_ok=True)
-        self.accelerator.wait_for_everyone()
-        try:
-            super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                complete.touch()
-        finally:
-            if self.args.should_save and not complete.exists():
-                shutil.rmtree(folder, ignore_errors=True)

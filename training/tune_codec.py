@@ -19,11 +19,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from transformers import TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 from trl import TrlParser
 
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
 from processing.modeling_vita_audio_codec import VitaAudioCodec
+from training.checkpoints import last_complete_checkpoint
 from training.codec import read_answers, read_clips
 from training.codec_tuning import PARTS, TuningClips, VitaAudioCodecForTuning
 from training.storage import save_in_half
@@ -130,7 +130,7 @@ def main(argv: list[str] | None = None) -> None:
     trainer = VitaAudioCodecTrainer(
         model=model, args=training_args, train_dataset=dataset, data_collator=dataset.collate
     )
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(training_args.output_dir))
+    trainer.train(resume_from_checkpoint=last_complete_checkpoint(training_args.output_dir))
     if trainer.is_world_process_zero():
         save_in_half(model.codec, f"{training_args.output_dir}/codec")
 

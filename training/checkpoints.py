@@ -1,0 +1,63 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints that count only when they are whole: a run that is killed while it saves goes on from the one before."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+
+# Written last into a checkpoint's folder: without it, the checkpoint is not whole.
+COMPLETE_FILE = "complete"
+
+
+def last_complete_checkpoint(output_dir: str | os.PathLike) -> str | None:
+    """The newest checkpoint in `output_dir` that was written to its end, or None."""
+    steps = {}
+    for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        match = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name)
+        if match and (path / COMPLETE_FILE).is_file():
+            steps[int(match[1])] = str(path)
+    return steps[max(steps)] if steps else None
+
+
+class CompleteCheckpointsMixin:
+    """For a [`~transformers.Trainer`]: marks the checkpoints that are whole, and starts again from these alone."""
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+        """As [`Trainer.train`]; with `resume_from_checkpoint=True` a checkpoint that is not whole is passed over."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
+            if resume_from_checkpoint is None:
+                raise ValueError(f"There is no complete checkpoint in {self.args.output_dir}.")
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _save_checkpoint(self, model, trial):
+        run_dir = self._get_output_dir(trial=trial)
+        folder = Path(run_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        complete = folder / COMPLETE_FILE
+        # there is one where a run went back to an earlier checkpoint
+        if self.args.should_save:
+            complete.unlink(missing_ok=True)
+        self.accelerator.wait_for_everyone()
+        # the older ones stay until this one is whole
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                complete.touch()
+        finally:
+            self.args.save_total_limit = limit
+            if self.args.should_save and not complete.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+        if self.args.should_save:
+            rotate_checkpoints(
+                output_dir=run_dir,
+                save_total_limit=limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
