@@ -175,6 +175,21 @@ def test_examples_are_the_processors(corpus, processor, tmp_path):
         assert example == processor.build_training_example(row["messages"], processor.encode_audio(row["audios"]))
 
 
+def test_workers_that_tokenise_get_no_codec(corpus, processor, tmp_path):
+    """A codec on a GPU cannot be sent to them."""
+
+    class NotSent:
+        def __reduce__(self):
+            raise RuntimeError("the codec was sent to a worker")
+
+    conversations = load_conversations(corpus, "train", cache_dir=tmp_path)
+    examples = build_training_dataset(conversations, processor, tmp_path)
+    processor = copy.copy(processor)
+    processor.audio_tokenizer = copy.deepcopy(processor.audio_tokenizer)
+    processor.audio_tokenizer.not_sent = NotSent()
+    assert build_training_dataset(conversations, processor, tmp_path, num_proc=2)[:] == examples[:]
+
+
 def test_answers_are_learnt_in_the_codes_of_another_codec(corpus, processor, tmp_path):
     """What the user says is heard through the processor's codec."""
     conversations = load_conversations(corpus, "train", cache_dir=tmp_path)

@@ -287,8 +287,9 @@ def build_training_dataset(
         row, place = places[key]
         return conversations[row]["audios"][place]
 
-    cache = answer_cache = SpeechCodeCache(cache_dir, processor.audio_tokenizer)
+    cache = SpeechCodeCache(cache_dir, processor.audio_tokenizer)
     cache.encode(sizes, read, processor)
+    codes = answer_codes = cache.codes
     if answer_codec is not None:
         answer_processor = copy.copy(processor)
         answer_processor.audio_tokenizer = answer_codec
@@ -300,11 +301,18 @@ def build_training_dataset(
         }
         answer_cache = SpeechCodeCache(cache_dir, answer_codec)
         answer_cache.encode(answers, read, answer_processor)
+        answer_codes = answer_cache.codes
+
+    # `num_proc` workers get a copy each, which a codec on a GPU can not be in
+    tokenizing_processor = copy.copy(processor)
+    tokenizing_processor.audio_tokenizer = None
 
     def build_example(messages, index):
-        caches = (answer_cache if role == "assistant" else cache for role in roles_of_audios(messages))
-        codes = [cache.codes[key].tolist() for cache, key in zip(caches, keys[index])]
-        return processor.build_training_example(messages, codes)
+        audio_codes = [
+            (answer_codes if role == "assistant" else codes)[key].tolist()
+            for role, key in zip(roles_of_audios(messages), keys[index])
+        ]
+        return tokenizing_processor.build_training_example(messages, audio_codes)
 
     # A fingerprint of its own: the one that `datasets` makes would hash the codec and all codes
     examples = conversations.map(
