@@ -18,7 +18,6 @@ extras = {
         "datasets>=5.2,<6",
         "accelerate>=1.15,<2",
         "librosa>=0.11,<0.12",
-        "matplotlib>=3.9,<4",
         "PyYAML>=6,<7",
     ],
     "eval": [
@@ -27,7 +26,7 @@ extras = {
         "jiwer>=4,<5",
         "evaluate>=0.4.6,<0.5",
         "datasets>=5.2,<6",
-        "matplotlib>=3.9,<4",
+        "accelerate>=1.15,<2",
     ],
     "quality": ["ruff>=0.14,<1"],
 }
@@ -40,7 +39,7 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     packages=find_packages(include=["modeling_vita_audio*", "processing*", "training*", "hub_cards*"]),
     package_data={"training": ["configs/**/*.yaml", "metrics/*/*.py"], "hub_cards": ["templates/*.jinja"]},
     install_requires=[
@@ -55,6 +54,8 @@ setup(
         "soxr>=0.5,<2",
         "tqdm>=4.66,<5",
         "jinja2>=3.1,<4",
+        # the pictures of the cards
+        "matplotlib>=3.9,<4",
     ],
     extras_require=extras,
     entry_points={"console_scripts": ["vita-audio=processing.cli:main"]},

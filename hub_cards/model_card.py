@@ -9,7 +9,7 @@ The card of a model, from the files in its folder alone:
   that the harness writes elsewhere: how good it is;
 - the card that is there: licence and languages and, of a converted release, where it is from.
 
-What has no file is said to be missing. Needs no more than `huggingface_hub`, and matplotlib where there are losses to draw.
+What has no file is said to be missing. Needs no more than `huggingface_hub` and matplotlib.
 """
 
 import json
