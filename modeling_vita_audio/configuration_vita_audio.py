@@ -82,8 +82,39 @@ class VitaAudioConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         self.tie_word_embeddings = self.tie_word_embeddings or getattr(self.text_config, "tie_word_embeddings", False)
         # `@strict` runs the validators too, but hides a `ValueError` in an exception of its own
+        self.validate_language_model()
         self.validate_modules()
         self.validate_speech_vocabulary()
+
+    def validate_language_model(self):
+        config = self.text_config
+        if getattr(config, "is_encoder_decoder", False):
+            raise ValueError(
+                f"`text_config` must be a decoder-only language model, got the encoder-decoder '{config.model_type}'."
+            )
+        for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
+            if getattr(config, name, None) not in (None, 1):
+                raise ValueError(
+                    f"`text_config` has `{name}` = {getattr(config, name)}: a language model that changes the logits of its head "
+                    f"cannot carry MCTP modules, which share it."
+                )
+        sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+        for name in sizes:
+            if (size := getattr(config, name, None)) is not None and size < 1:
+                raise ValueError(f"`text_config.{name}` must be 1 or more, got {size}.")
+        num_heads, num_kv_heads = config.num_attention_heads, getattr(config, "num_key_value_heads", None)
+        if num_kv_heads is not None and num_heads % num_kv_heads != 0:
+            raise ValueError(
+                f"`text_config.num_attention_heads` is {num_heads}, which is no multiple of `num_key_value_heads`, {num_kv_heads}."
+            )
+        if getattr(config, "head_dim", None) is None and config.hidden_size % num_heads != 0:
+            raise ValueError(
+                f"`text_config.hidden_size` is {config.hidden_size}, which is no multiple of `num_attention_heads`, {num_heads}."
+            )
+        if (pad_token_id := getattr(config, "pad_token_id", None)) is not None and pad_token_id >= config.vocab_size:
+            raise ValueError(
+                f"`text_config.pad_token_id` is {pad_token_id}, but `text_config.vocab_size` is {config.vocab_size}."
+            )
 
     def validate_modules(self):
         if self.num_mctp_modules < 0:
@@ -91,11 +122,6 @@ class VitaAudioConfig(PreTrainedConfig):
         for name in ("lm_loss_weight", "mctp_loss_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must be 0 or more, got {getattr(self, name)}.")
-        if getattr(self.text_config, "is_encoder_decoder", False):
-            raise ValueError(
-                f"`text_config` must be a decoder-only language model, got the encoder-decoder "
-                f"'{self.text_config.model_type}'."
-            )
 
     def validate_speech_vocabulary(self):
         vocab_size = self.text_config.vocab_size

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -60,7 +61,7 @@ def resolve_mctp_mode(mctp_mode: str | list[int], num_mctp_modules: int) -> list
         raise ValueError(
             f"Unknown `mctp_mode` {mctp_mode!r}. It is one of {', '.join(MCTP_MODES)} or a list of numbers."
         )
-    if not all(isinstance(number, int) and number >= 0 for number in schedule):
+    if not all(isinstance(number, Integral) and number >= 0 for number in schedule):
         raise ValueError(f"`mctp_mode` must be a list of integers that are not negative, got {mctp_mode}.")
     if len(schedule) == 0 or len(schedule) % 2 == 1:
         raise ValueError(f"`mctp_mode` must be a list of pairs [main, mctp, main, mctp, ...], got {mctp_mode}.")
@@ -72,7 +73,7 @@ def resolve_mctp_mode(mctp_mode: str | list[int], num_mctp_modules: int) -> list
         raise ValueError(
             f"`mctp_mode` {mctp_mode} takes {max(schedule[1::2])} MCTP steps, but the model has {num_mctp_modules} modules."
         )
-    return list(schedule)
+    return [int(number) for number in schedule]
 
 
 def writer_at(schedule: list[int], position: int) -> int:

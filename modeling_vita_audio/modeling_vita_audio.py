@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModel, CompileConfig, PreTrainedModel
 from transformers.cache_utils import Cache, get_layer_types_and_kwargs
@@ -342,10 +343,29 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
         As [`PreTrainedModel.from_pretrained`], but strict.
 
         Raises:
-            ValueError: if the checkpoint lacks tensors of the model or has others.
+            ValueError: if the checkpoint lacks tensors of the model, or has others or of other shapes.
+            OSError: if its weights cannot be read.
         """
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        # Without the flag other shapes are an error, too, but one that does not name them
+        are_other_shapes_fine = kwargs.pop("ignore_mismatched_sizes", False)
+        try:
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path,
+                *args,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **kwargs,
+            )
+        except SafetensorError as error:
+            raise OSError(
+                f"The weights of '{pretrained_model_name_or_path}' cannot be read, they may be cut off: {error}"
+            ) from error
         wrong = {name: sorted(info[f"{name}_keys"]) for name in ("missing", "unexpected") if info[f"{name}_keys"]}
+        if info["mismatched_keys"] and not are_other_shapes_fine:
+            wrong["of other shapes"] = [
+                f"{name} {list(found)} for {list(expected)}"
+                for name, found, expected in sorted(info["mismatched_keys"])
+            ]
         if wrong:
             listing = "; ".join(f"{name}: {', '.join(keys)}" for name, keys in wrong.items())
             raise ValueError(

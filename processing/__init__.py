@@ -5,6 +5,8 @@
 from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
+import modeling_vita_audio  # noqa: F401  the tokenizer of a whole folder asks for the model's configuration
+
 from .configuration_glm4_voice_codec import Glm4VoiceCodecConfig
 from .configuration_vita_audio_codec import VitaAudioCodecConfig
 from .modeling_glm4_voice_codec import Glm4VoiceCodec

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading users' audio: a path, URL, file in memory, array or row of a dataset in, checked mono samples out."""
 
+import http.client
 import importlib
 import io
 import os
@@ -20,6 +21,9 @@ URL_TIMEOUT_SECONDS = 30
 # Beyond this, floating point samples are surely integers that were not scaled; decoders of lossy files overshoot 1 a bit.
 MAX_AMPLITUDE = 4.0
 
+# -80 dBFS, three steps of 16-bit audio. Encoders level what they hear, and would make noise of it that is transcribed.
+MIN_AMPLITUDE = 1e-4
+
 
 def load_audio(
     source, sampling_rate: int, source_sampling_rate: int | None = None, max_seconds: float | None = None
@@ -36,18 +40,21 @@ def load_audio(
         max_seconds: the longest audio accepted.
 
     Returns:
-        `np.ndarray` of shape `(num_samples,)`, float32 in [-1, 1]. Silence is fine.
+        `np.ndarray` of shape `(num_samples,)`, float32 in [-1, 1].
 
     Raises:
-        ValueError: the audio is empty, corrupt, shorter than 0.1 s, longer than `max_seconds`, or has NaN or infinite
-            samples.
+        ValueError: the audio is empty, silent (below -80 dBFS), corrupt, shorter than 0.1 s, longer than `max_seconds`, or
+            has NaN or infinite samples; or an array in a dictionary came without its rate.
         OSError: a file is not there or cannot be read, or a URL cannot be fetched.
         TypeError: `source` is none of the above.
     """
     if isinstance(source, dict):
         for key in ("array", "raw", "bytes", "path"):
             if source.get(key) is not None:
-                return load_audio(source[key], sampling_rate, source.get("sampling_rate"), max_seconds)
+                source_sampling_rate = source.get("sampling_rate", source_sampling_rate)
+                if key in ("array", "raw") and source_sampling_rate is None:
+                    break
+                return load_audio(source[key], sampling_rate, source_sampling_rate, max_seconds)
         raise ValueError(
             'An audio dictionary needs "array" or "raw" together with "sampling_rate", or "bytes", or "path"; got one with '
             f"the keys {sorted(source)}."
@@ -88,7 +95,7 @@ def _read_file(source: str | Path | bytes, max_seconds: float | None) -> tuple[s
         try:
             with urllib.request.urlopen(name, timeout=URL_TIMEOUT_SECONDS) as response:
                 content = response.read()
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             raise OSError(f"Cannot fetch audio from {name}: {error}") from error
     else:
         name = os.fspath(source)
@@ -102,7 +109,7 @@ def _read_file(source: str | Path | bytes, max_seconds: float | None) -> tuple[s
             _check_length(name, file.frames, file.samplerate, max_seconds)
             return name, file.read(dtype="float32", always_2d=True), file.samplerate
     except soundfile.LibsndfileError as error:
-        raise ValueError(f"{name} is corrupt or not a wav, flac, ogg or mp3 file ({error}).") from error
+        raise ValueError(f"{name} is corrupt or not a wav, flac, ogg or mp3 file ({error.error_string}).") from error
 
 
 def _to_float(samples) -> np.ndarray:
@@ -140,13 +147,16 @@ def _check_length(name: str, num_samples: int, sampling_rate: int, max_seconds: 
 
 
 def _check(name: str, samples: np.ndarray, sampling_rate: int, max_seconds: float | None) -> None:
-    if sampling_rate <= 0:
-        raise ValueError(f"The sampling rate of {name} must be positive, got {sampling_rate}.")
+    is_number = isinstance(sampling_rate, (int, float, np.number))
+    if not is_number or not 0 < sampling_rate < float("inf"):
+        raise ValueError(f"The sampling rate of {name} must be a positive number, got {sampling_rate!r}.")
     _check_length(name, len(samples), sampling_rate, max_seconds)
     if not np.isfinite(samples).all():
         raise ValueError(f"{name} has NaN or infinite samples.")
     if np.abs(samples).max() > MAX_AMPLITUDE:
         raise ValueError(f"{name} has samples up to {np.abs(samples).max():.0f}; floating point audio is in [-1, 1].")
+    if np.abs(samples).max() < MIN_AMPLITUDE:
+        raise ValueError(f"{name} is silent: none of its samples is above {MIN_AMPLITUDE:g}, which is -80 dBFS.")
 
 
 __all__ = ["MIN_AUDIO_SECONDS", "load_audio"]

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ DEFAULT_MODEL = Path(__file__).resolve().parent.parent / "pretrained" / "vita-au
 SAMPLE_QUESTION = DEFAULT_MODEL / "sample_question.wav"
 
 DELEGATED_COMMANDS = {"train": "Train a stage", "evaluate": "Score a model on held-out data in every mode"}
+EXTRAS = {"train": "train", "evaluate": "eval"}  # what `pip` has to install for them
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def explain(error: Exception) -> str | None:
     """One line on what bad input, a file or the Hub has led to; None on an error that is none of these."""
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
     from huggingface_hub.utils import httpx
 
     # transformers hides what the Hub has answered behind plain errors
@@ -54,7 +56,7 @@ def explain(error: Exception) -> str | None:
         from hub_cards.push import describe
 
         return describe(cause, getattr(cause, "repo_id", None) or "the repository")
-    if isinstance(error, (ValueError, OSError, ImportError, TypeError)):
+    if isinstance(error, (ValueError, OSError, ImportError, TypeError, StrictDataclassError)):
         return " ".join(str(error).split())
 
 
@@ -64,10 +66,16 @@ def fail(message: str) -> int:
 
 
 def delegate(command: str, argv: list[str]) -> int:
-    if command == "train":
-        from training.train import main as run
-    else:
-        from training.evaluate import main as run
+    try:
+        if command == "train":
+            from training.train import main as run
+        else:
+            from training.evaluate import main as run
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"`vita-audio {command}` needs {error.name}, which is not installed; `pip install -e "
+            f'".[{EXTRAS[command]}]"` installs all that it needs.'
+        ) from error
     return run(argv) or 0
 
 
@@ -149,7 +157,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def parse_mode(text: str) -> str | list[int]:
     """A mode's name, or its list of numbers with commas between them."""
-    if not text[:1].isdigit():
+    if not text.lstrip("-")[:1].isdigit():
         return text
     try:
         return [int(number) for number in text.split(",")]
@@ -179,6 +187,8 @@ def run_speak(arguments) -> int:
     pipe = load_pipeline(arguments)
     from .conversation_vita_audio import synthesis_conversation
 
+    if not any(character.isalnum() for character in arguments.text):
+        raise ValueError(f"The text has nothing in it to be spoken: {arguments.text!r}.")
     return respond(arguments, pipe, synthesis_conversation(arguments.text), output=arguments.output)
 
 
@@ -188,12 +198,16 @@ def run_export(arguments) -> int:
 
     from .export import export_repository
 
-    folder = export_repository(pipe.model, pipe.processor, arguments.folder)
-    for name in FILES_OF_THE_CARD:
-        if (Path(arguments.model) / name).is_file():
-            shutil.copyfile(Path(arguments.model) / name, folder / name)
     metadata = metadata_of(Path(arguments.model) / CARD_FILE)
-    write_model_card(folder, **{key: metadata[key] for key in ("license", "language") if key in metadata})
+    folder = export_repository(pipe.model, pipe.processor, arguments.folder)
+    try:
+        for name in FILES_OF_THE_CARD:
+            if (Path(arguments.model) / name).is_file():
+                shutil.copyfile(Path(arguments.model) / name, folder / name)
+        write_model_card(folder, **{key: metadata[key] for key in ("license", "language") if key in metadata})
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     print(folder)
     return 0
 
@@ -303,7 +317,8 @@ def respond(arguments, pipe, inputs, output: str | None = None, input_seconds: f
     total_seconds = time.perf_counter() - start
 
     sampling_rate = pipe.processor.output_sampling_rate
-    report = {"text": text.strip(), "mode": mode}
+    # of text that is spoken the model writes none
+    report = {"text": text.strip() or getattr(arguments, "text", ""), "mode": mode}
     if output is not None:
         if not audio:
             raise ValueError(
@@ -334,12 +349,20 @@ def describe(report: dict) -> str:
 def check_output(output: str) -> None:
     """
     Raises:
-        ValueError: an output is not a .wav file in a folder that exists; said before the model runs.
+        ValueError: an output is not a .wav file in a folder that exists; said before the model runs, as is
+        OSError: it cannot be written there.
     """
     if Path(output).suffix.lower() != ".wav":
         raise ValueError(f"The output is written as WAV, so its name must end with .wav, got {output}.")
     if not Path(output).absolute().parent.is_dir():
         raise ValueError(f"The folder of the output {output} does not exist.")
+    if Path(output).is_dir():
+        raise ValueError(f"The output {output} is a folder.")
+    try:
+        with tempfile.TemporaryFile(dir=Path(output).absolute().parent):
+            pass
+    except OSError as error:
+        raise OSError(f"The output {output} cannot be written: {error.strerror}.") from error
 
 
 def write_wav(path: str, samples, sampling_rate: int) -> None:

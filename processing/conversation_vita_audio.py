@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 
 AUDIO_MARK = "<|audio|>"
+# An audio part of a message has its audio under one of these.
+AUDIO_KEYS = ("audio", "path", "url", "bytes", "array")
 
 # Prompts of the released models (VITA-MLLM/VITA-Audio-Boost); `pretrained/vita-audio-mini` uses the same.
 ASR_PROMPT = "Convert the speech to text.\n"
@@ -64,7 +66,7 @@ def split_at_marks(messages: Sequence[dict], audios: Sequence | None = None) -> 
 
     Args:
         messages: `{"role", "content"}` each, the content either such a list of parts, `{"type": "text", "text"}` and
-            `{"type": "audio", ["path" | "url" | "audio"], ["sampling_rate"]}`, or a string with marks `<|audio|>`.
+            `{"type": "audio", ["path" | "url" | "bytes" | "array" | "audio"], ["sampling_rate"]}`, or a string with marks `<|audio|>`.
         audios: the audios of the marks and of the audio parts that name none themselves, in order; of any type, lists of
             speech codes as well.
 
@@ -105,12 +107,14 @@ def _normalize_part(part: dict) -> dict:
     if part.get("type") == "text" and isinstance(part.get("text"), str):
         return {"type": "text", "text": part["text"]}
     if part.get("type") == "audio":
-        source = next((part[key] for key in ("audio", "path", "url") if part.get(key) is not None), None)
-        if source is not None and "sampling_rate" in part:
-            source = {"array": source, "sampling_rate": part["sampling_rate"]}
-        return {"type": "audio", "audio": source}
+        key = next((key for key in AUDIO_KEYS if part.get(key) is not None), None)
+        if key is None:
+            return {"type": "audio", "audio": None}
+        if key == "array" or "sampling_rate" in part:
+            return {"type": "audio", "audio": {"array": part[key], "sampling_rate": part.get("sampling_rate")}}
+        return {"type": "audio", "audio": part[key]}
     raise ValueError(
-        'A content part must be {"type": "text", "text": ...} or {"type": "audio", "path" or "url" or "audio": ...}, got '
+        'A content part must be {"type": "text", "text": ...} or {"type": "audio", "path" or "url" or "bytes" or "array" or "audio": ...}, got '
         f"{part!r:.200}."
     )
 

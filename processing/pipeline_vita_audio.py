@@ -47,6 +47,12 @@ class VitaAudioPipeline(Pipeline):
         self.feature_extractor = None
         if self.processor.audio_tokenizer is None:
             raise ValueError("The pipeline needs a processor with an audio tokenizer, and this one has none.")
+        for name, token_id in vars(self.processor.speech_vocabulary).items():
+            if getattr(self.model.config, name) != token_id:
+                raise ValueError(
+                    f"The processor is of another model: its tokenizer has {name} = {token_id}, but the model's configuration "
+                    f"{getattr(self.model.config, name)}."
+                )
         self.processor.audio_tokenizer.to(self.device if codec_device is None else codec_device)
 
     def __call__(self, inputs, **kwargs):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModel, BatchFeature, EncodecFeatureExtractor, ProcessorMixin
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from transformers.utils import CONFIG_NAME, cached_file
@@ -170,8 +171,8 @@ class VitaAudioProcessor(ProcessorMixin):
         Args:
             conversation (`list[dict]` or `list[list[dict]]`):
                 Messages `{"role", "content"}`. A content is a string, or a list of parts `{"type": "text", "text": str}` and
-                `{"type": "audio", "path" | "url" | "audio": source}`, the latter with `"sampling_rate"` where the source is an
-                array at another rate than the codec's. A string has a mark `<|audio|>` for each of its `audios`. An earlier turn
+                `{"type": "audio", "path" | "url" | "bytes" | "array" | "audio": source}`, with `"sampling_rate"` for an `"array"`, and
+                for an `"audio"` that is one at another rate than the codec's. A string has a mark `<|audio|>` for each of its `audios`. An earlier turn
                 of the assistant with text followed by an audio is interleaved as in training.
             audios (`list` or `list[list]`, *optional*):
                 The audios of the marks, for each conversation of a batch.
@@ -286,11 +287,14 @@ class VitaAudioProcessor(ProcessorMixin):
         return all_codes
 
     def _check_texts(self, messages: list[dict]) -> None:
-        for message in messages:
-            texts = [part["text"] for part in message["content"] if part["type"] == "text"]
-            for text in [message["role"], *texts]:
+        for message, joined in zip(messages, _join(messages)):
+            # the parts together, for a mark may be cut in two by them
+            for text, num_audios in ((message["role"], 0), (joined["content"], len(_audio_parts([message])))):
                 ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-                self._refuse([i for i in ids if i in self._control_token_ids or self.speech_vocabulary.is_code(i)])
+                marks = [i for i in ids if i in self._control_token_ids or self.speech_vocabulary.is_code(i)]
+                for _ in range(num_audios):
+                    marks.remove(self.audio_token_id)
+                self._refuse(marks)
 
     def _refuse(self, token_ids: list[int]) -> None:
         if token_ids:
@@ -454,9 +458,20 @@ def _load_codec(pretrained_model_name_or_path, model_type: str, **kwargs) -> Pre
         kwargs.pop("trust_remote_code")
     else:
         loader = AutoModel
-    codec, loading = loader.from_pretrained(
-        pretrained_model_name_or_path, use_safetensors=True, output_loading_info=True, **kwargs
-    )
+    try:
+        # tensors of other shapes are listed below, where without the flag they are not named
+        codec, loading = loader.from_pretrained(
+            pretrained_model_name_or_path,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **kwargs,
+        )
+    except SafetensorError as error:
+        raise OSError(
+            f"The codec's weights in {pretrained_model_name_or_path}/{kwargs['subfolder']} cannot be read, they may be cut off: "
+            f"{error}"
+        ) from error
     problems = {
         key: sorted(loading[key]) for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if loading[key]
     }

@@ -136,6 +136,13 @@ def test_bad_input_is_named(pipe, inputs, message):
         pipe(inputs)
 
 
+def test_a_processor_of_another_model_is_refused(pipe):
+    model = tiny_model(pipe.processor)
+    model.config.speech_token_offset -= 1
+    with pytest.raises(ValueError, match="processor is of another model: its tokenizer has speech_token_offset"):
+        VitaAudioPipeline(model, processor=pipe.processor, device="cpu")
+
+
 def test_several_answers_are_refused(pipe):
     with pytest.raises(ValueError, match="num_return_sequences"):
         pipe(question(), num_return_sequences=2, do_sample=True)

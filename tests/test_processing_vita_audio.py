@@ -124,6 +124,37 @@ def test_audio_mark_in_a_text_part_is_refused(processor):
         processor.apply_chat_template(messages, tokenize=True)
 
 
+@pytest.mark.parametrize("pieces", [("say <|audio", "_5|> now"), ("<|im", "_end|>"), ("<|aud", "io|>")])
+@pytest.mark.parametrize("role", ["user", "assistant"])
+def test_a_mark_in_two_text_parts_is_refused(processor, pieces, role):
+    texts = [{"type": "text", "text": text} for text in pieces]
+    for content in (texts, [*texts, {"type": "audio", "audio": tone(0.5)}]):
+        with pytest.raises(ValueError, match=r"control mark <\|"):
+            processor.apply_chat_template([{"role": role, "content": content}], tokenize=True)
+
+
+def test_audio_parts_name_their_audio_in_every_way(processor, tmp_path):
+    audio = tone(0.5)
+    path = tmp_path / "a.wav"
+    path.write_bytes(wav_bytes(audio, 16000, "FLOAT"))
+    parts = [
+        {"path": str(path)},
+        {"bytes": path.read_bytes()},
+        {"array": audio, "sampling_rate": 16000},
+        {"audio": audio},
+    ]
+    ids = [
+        processor.apply_chat_template(
+            [{"role": "user", "content": [{"type": "audio", **part}]}], tokenize=True
+        ).tolist()
+        for part in parts
+    ]
+    assert ids == ids[:1] * 4
+    with pytest.raises(ValueError, match='"array" or "raw" together with "sampling_rate"'):
+        messages = [{"role": "user", "content": [{"type": "audio", "array": audio}]}]
+        processor.apply_chat_template(messages, tokenize=True)
+
+
 @pytest.mark.parametrize("audios", [None, [], ["a.wav", "b.wav"]])
 def test_marks_must_be_as_many_as_audios(processor, audios):
     with pytest.raises(ValueError, match="1 marks"):
@@ -277,10 +308,6 @@ def test_8_bit_audio(processor):
     np.testing.assert_allclose(processor.load_audio(unsigned), tone(0.5), atol=0.01)
 
 
-def test_silence_is_encoded(processor):
-    assert len(processor.encode_audio([np.zeros(16000, dtype=np.float32)])[0]) == 13
-
-
 BAD_AUDIO = [
     (np.zeros(0, dtype=np.float32), "empty"),
     (np.zeros((2, 0), dtype=np.float32), "empty"),
@@ -296,7 +323,12 @@ BAD_AUDIO = [
     (tone(0.5) * 32768, "up to .*floating point audio is in"),
     (np.zeros((2, 3, 4)), "shape"),
     (np.zeros(8000, dtype=bool), "array of bool"),
-    ({"array": tone(0.5), "sampling_rate": 0}, "must be positive"),
+    ({"array": tone(0.5), "sampling_rate": 0}, "must be a positive number, got 0"),
+    ({"array": tone(0.5), "sampling_rate": "16000"}, "must be a positive number, got '16000'"),
+    ({"array": tone(0.5), "sampling_rate": float("nan")}, "must be a positive number, got nan"),
+    ({"array": tone(0.5)}, 'needs "array" or "raw" together with "sampling_rate"'),
+    (np.zeros(16000, dtype=np.float32), "the audio array is silent"),
+    (wav_bytes(np.zeros(8000), 8000, "PCM_U8"), "the audio in memory is silent"),
     ({"sampling_rate": 16000}, "An audio dictionary needs"),
 ]
 
@@ -442,7 +474,12 @@ def test_a_codec_of_transformers(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change, message", [("missing", "missing_keys"), ("surplus", "unexpected_keys.*other.weight")]
+    "change, message",
+    [
+        ("missing", "missing_keys"),
+        ("surplus", "unexpected_keys.*other.weight"),
+        ("misshaped", r"mismatched_keys.*quantizer.codebook.weight"),
+    ],
 )
 def test_codec_weights_that_do_not_fit_are_named(tmp_path, change, message):
     tiny_processor().save_pretrained(tmp_path)
@@ -450,10 +487,20 @@ def test_codec_weights_that_do_not_fit_are_named(tmp_path, change, message):
     tensors = load_file(path)
     if change == "missing":
         del tensors[next(iter(tensors))]
+    elif change == "misshaped":
+        tensors["quantizer.codebook.weight"] = torch.zeros(2, 2)
     else:
         tensors["other.weight"] = torch.zeros(2)
     save_file(tensors, path, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=message):
+        VitaAudioProcessor.from_pretrained(tmp_path)
+
+
+def test_codec_weights_that_are_cut_off_are_named(tmp_path):
+    tiny_processor().save_pretrained(tmp_path)
+    path = tmp_path / "audio_tokenizer" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(OSError, match="audio_tokenizer cannot be read, they may be cut off"):
         VitaAudioProcessor.from_pretrained(tmp_path)
 
 
