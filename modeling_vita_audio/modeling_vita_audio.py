@@ -20,6 +20,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from .cache_vita_audio import VitaAudioCache
 from .configuration_vita_audio import VitaAudioConfig
 from .generation_vita_audio import VitaAudioGenerationMixin
+from .saving_vita_audio import saved_whole
 
 
 @dataclass
@@ -120,6 +121,8 @@ class VitaAudioMCTPModule(nn.Module):
 
 
 class VitaAudioPreTrainedModel(PreTrainedModel):
+    save_pretrained = saved_whole(PreTrainedModel.save_pretrained)
+
     config: VitaAudioConfig
     config_class = VitaAudioConfig
     base_model_prefix = "model"

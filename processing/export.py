@@ -122,7 +122,9 @@ def add_codec_code(folder: Path, codec_folder: Path, codec) -> None:
 
 def code_files(entry_files: list[Path] = ENTRY_FILES) -> list[Path]:
     """The code files that a repository needs: the entry points and all that they import from their folders."""
-    return sorted({*entry_files, *(Path(file) for entry in entry_files for file in get_relative_import_files(entry))})
+    imported = (Path(file) for entry in entry_files for file in get_relative_import_files(entry))
+    # one of them is in both folders, linked
+    return sorted({path.resolve() for path in (*entry_files, *imported)})
 
 
 def add_to_json(path: Path, entries: dict) -> None:

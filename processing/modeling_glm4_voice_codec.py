@@ -20,6 +20,7 @@ from .configuration_glm4_voice_codec import Glm4VoiceCodecConfig
 from .modeling_glm4_voice_flow import Glm4VoiceCodeAttention, Glm4VoiceFlow
 from .modeling_glm4_voice_tokenizer import Glm4VoiceTokenizer
 from .modeling_glm4_voice_vocoder import Glm4VoiceSnake, Glm4VoiceVocoder, Glm4VoiceVocoderState
+from .saving_vita_audio import saved_whole
 
 
 # What the noise of the published decoder is drawn with.
@@ -91,6 +92,8 @@ class Glm4VoiceCodecDecoderOutput(ModelOutput):
 
 
 class Glm4VoiceCodecPreTrainedModel(PreTrainedAudioTokenizerBase):
+    save_pretrained = saved_whole(PreTrainedAudioTokenizerBase.save_pretrained)
+
     config: Glm4VoiceCodecConfig
     base_model_prefix = "codec"
     main_input_name = "input_values"

@@ -19,6 +19,7 @@ from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from transformers.utils import ModelOutput
 
 from .configuration_vita_audio_codec import VitaAudioCodecConfig
+from .saving_vita_audio import saved_whole
 
 
 NOISE_PERIOD = 65536  # samples (4.1 s), long enough that the repetition is not heard
@@ -334,6 +335,8 @@ class VitaAudioCodecVocoder(nn.Module):
 
 
 class VitaAudioCodecPreTrainedModel(PreTrainedAudioTokenizerBase):
+    save_pretrained = saved_whole(PreTrainedAudioTokenizerBase.save_pretrained)
+
     config: VitaAudioCodecConfig
     base_model_prefix = "codec"
     main_input_name = "input_values"

@@ -19,6 +19,7 @@ from .configuration_vita_audio_codec import VitaAudioCodecConfig
 from .conversation_vita_audio import AUDIO_MARK, CHAT_TEMPLATE, split_at_marks
 from .interleaving_vita_audio import DEFAULT_INTERLEAVE_PATTERN, SpeechVocabulary, check_interleave_pattern, interleave
 from .modeling_vita_audio_codec import VitaAudioCodec
+from .saving_vita_audio import saved_whole
 
 
 AUDIO_TOKENIZER_SUBFOLDER = "audio_tokenizer"
@@ -410,6 +411,7 @@ class VitaAudioProcessor(ProcessorMixin):
             output["audio_tokenizer_type"] = self.audio_tokenizer.config.model_type
         return output
 
+    @saved_whole
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
         """As [`ProcessorMixin.save_pretrained`], and the codec's weights and configuration in `audio_tokenizer/`."""
         if self.audio_tokenizer is not None:

@@ -604,7 +604,7 @@ def test_processor_carries_the_codec(pipe, question, expected, tmp_path):
         (samples,) = loaded.decode_audio([[1, 2, 3]])
         assert samples.shape == (20 * 256,)
     # a recording at the rate that it speaks at is resampled to the rate that it hears at
-    (codes,) = pipe.processor.encode_audio([np.zeros(22050, dtype=np.float32)], sampling_rate=22050)
+    (codes,) = pipe.processor.encode_audio([0.1 * np.sin(np.arange(22050, dtype=np.float32))], sampling_rate=22050)
     assert len(codes) == 13
     with pytest.raises(ValueError, match="takes audio at 16000 Hz, but the feature extractor makes it at 22050 Hz"):
         VitaAudioProcessor(

@@ -603,5 +603,5 @@ def test_a_saved_folder_is_remote_code(tmp_path):
     assert result["module"].startswith("transformers_modules.")
     assert result["tokens"] == expected.tolist()
     assert {path.name for path in Path(tmp_path / "copy").glob("*.py")} == {
-        f"{part}_vita_audio.py" for part in ("cache", "configuration", "generation", "modeling")
+        f"{part}_vita_audio.py" for part in ("cache", "configuration", "generation", "modeling", "saving")
     }

@@ -1,0 +1,1 @@
+../../modeling_vita_audio/saving_vita_audio.py
