@@ -155,11 +155,20 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
                 f"`text_config.model_type` '{config.text_config.model_type}' cannot carry MCTP modules: its model has no "
                 f"{', '.join(missing)}. Models built like Qwen2, Qwen3 or Llama can."
             )
+        if "layer_type" in inspect.signature(self.language_model.rotary_emb.forward).parameters:
+            raise ValueError(
+                f"`text_config.model_type` '{config.text_config.model_type}' cannot carry MCTP modules: its layers have rotary "
+                "embeddings of several kinds. Models built like Qwen2, Qwen3 or Llama can."
+            )
         self.mctp_layer_type = get_layer_types_and_kwargs(self.language_model.config)[0][-1]
         self.mctp_modules = nn.ModuleList(
             [VitaAudioMCTPModule(self.language_model) for _ in range(config.num_mctp_modules)]
         )
         self.post_init()
+
+    def _init_weights(self, module):
+        # the modules have a layer of its kind, which may be of classes that only it knows, such as routers
+        self.language_model._init_weights(module)
 
     def _run_module(
         self,

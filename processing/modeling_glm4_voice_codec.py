@@ -14,7 +14,7 @@ from torch import nn
 from transformers import WhisperFeatureExtractor
 from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_glm4_voice_codec import Glm4VoiceCodecConfig
 from .modeling_glm4_voice_flow import Glm4VoiceCodeAttention, Glm4VoiceFlow
@@ -136,6 +136,7 @@ class Glm4VoiceCodec(Glm4VoiceCodecPreTrainedModel):
 
     # Audio to codes
 
+    @can_return_tuple
     @torch.no_grad()
     def encode(
         self,
@@ -312,6 +313,7 @@ class Glm4VoiceCodec(Glm4VoiceCodecPreTrainedModel):
                 f"{codes.max().item()}."
             )
 
+    @can_return_tuple
     @torch.no_grad()
     def decode(
         self,

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import initialization as init
 from transformers.audio_utils import mel_filter_bank
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_vita_audio_codec import VitaAudioCodecConfig
 from .saving_vita_audio import saved_whole
@@ -378,6 +378,7 @@ class VitaAudioCodec(VitaAudioCodecPreTrainedModel):
         self.voice_log_f0 = nn.Parameter(torch.full((config.num_voices,), math.log(110.0)), requires_grad=False)
         self.post_init()
 
+    @can_return_tuple
     def encode(
         self, input_values: torch.FloatTensor, padding_mask: torch.Tensor | None = None
     ) -> VitaAudioCodecEncoderOutput:
@@ -435,6 +436,7 @@ class VitaAudioCodec(VitaAudioCodecPreTrainedModel):
             overlap=torch.zeros(batch_size, past, device=device),
         )
 
+    @can_return_tuple
     @torch.no_grad()
     def decode(
         self,

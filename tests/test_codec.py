@@ -39,6 +39,13 @@ def test_a_code_stands_for_80_ms(codec, seconds, num_codes):
     assert codec.config.frame_rate == 12.5
 
 
+def test_outputs_as_tuples(codec):
+    audio = torch.randn(1, 1, 3200) * 0.1
+    (codes, *_) = codec.encode(audio, return_dict=False)
+    assert codes.equal(codec.encode(audio).audio_codes)
+    assert codec.decode(codes, return_dict=False)[0].equal(codec.decode(codes).audio_values)
+
+
 def test_padding_changes_no_code(codec):
     long, short = sweep(1.5), 0.5 * sweep(0.9)
     values = torch.zeros(2, 1, long.shape[-1])

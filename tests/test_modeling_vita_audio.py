@@ -136,10 +136,41 @@ def test_config_whose_sizes_disagree_is_refused(kwargs, message):
         VitaAudioConfig(**{"text_config": {"vocab_size": 120}, **SPEECH_VOCABULARY, **kwargs})
 
 
-def test_language_model_of_another_kind_is_refused():
-    config = VitaAudioConfig(text_config={"model_type": "gpt2", "vocab_size": 120}, **SPEECH_VOCABULARY)
-    with pytest.raises(ValueError, match="'gpt2' cannot carry MCTP modules: its model has no embed_tokens"):
+@pytest.mark.parametrize(
+    "model_type, cause",
+    [("gpt2", "its model has no embed_tokens"), ("gemma3_text", "its layers have rotary embeddings of several")],
+)
+def test_language_model_of_another_kind_is_refused(model_type, cause):
+    sizes = {
+        "vocab_size": 120,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+    }
+    config = VitaAudioConfig(text_config={"model_type": model_type, **sizes}, **SPEECH_VOCABULARY)
+    with pytest.raises(ValueError, match=f"'{model_type}' cannot carry MCTP modules: {cause}"):
         VitaAudioForConditionalGeneration(config)
+
+
+def test_modules_of_a_mixture_of_experts_are_initialized_whole():
+    sizes = {
+        "vocab_size": 120,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_local_experts": 4,
+    }
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    config = VitaAudioConfig(
+        text_config={"model_type": "mixtral", **sizes, **heads}, num_mctp_modules=2, **SPEECH_VOCABULARY
+    )
+    weights = VitaAudioForConditionalGeneration(config).state_dict()
+    layer, module = "model.language_model.layers.0.", "model.mctp_modules.0.layer."
+    for name in (
+        name for name in weights if name.startswith(layer) and name.endswith("weight") and "norm" not in name
+    ):
+        assert 0.01 < weights[name.replace(layer, module)].std() < 0.03, name
 
 
 # --- forward ---
