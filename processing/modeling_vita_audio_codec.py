@@ -54,17 +54,17 @@ class VitaAudioCodecDecoderState:
     convolutions (`list[torch.FloatTensor]`): the last inputs `(batch_size, kernel_size - 1, channels)` of every
         causal convolution.
     log_f0 (`torch.FloatTensor` of shape `(batch_size, 1)`): the last frame's log pitch in log Hz, None at the start.
-    phase (`torch.DoubleTensor` of shape `(batch_size, 1)`): phase of the harmonic source in cycles.
+    phase (`torch.DoubleTensor` of shape `(batch_size, 1)`): phase of the harmonic source in cycles since the start.
     sample_position (`int`): samples of source made so far.
     source (`torch.FloatTensor` of shape `(batch_size, 2, 3 * synthesis_hop)`): the last samples of harmonic source and noise.
-    overlap (`torch.FloatTensor` of shape `(batch_size, 3 * synthesis_hop)`): output that later frames add to.
+    frames (`torch.FloatTensor` of shape `(batch_size, 3, synthesis_window)`): the last frames of output, which the next overlap.
     """
 
     codes_to_skip: int
     convolutions: list[torch.FloatTensor]
     phase: torch.DoubleTensor
     source: torch.FloatTensor
-    overlap: torch.FloatTensor
+    frames: torch.FloatTensor
     log_f0: torch.FloatTensor | None = None
     sample_position: int = 0
 
@@ -306,14 +306,14 @@ class VitaAudioCodecVocoder(nn.Module):
         shaped = (spectrum.transpose(1, 2) * envelopes.clamp(max=8.0).exp()).sum(2)
         # four overlapping squared windows add up to two
         frames = torch.fft.irfft(shaped, self.window_length) * window / 2
-        length = (num_frames + 3) * self.hop_length
+        # frames, not their sum, are kept: added in another order they would differ in the last bit
+        frames = torch.cat([state.frames, frames], dim=1)
+        state.frames = frames[:, -3:]
+        length = (num_frames + 6) * self.hop_length
         output = nn.functional.fold(
             frames.transpose(1, 2), (1, length), (1, self.window_length), stride=(1, self.hop_length)
         )[:, 0, 0]
-        overlap = nn.functional.pad(state.overlap, (0, length - state.overlap.shape[1]))
-        output = output + overlap
-        state.overlap = output[:, num_frames * self.hop_length :]
-        return output[:, : num_frames * self.hop_length]
+        return output[:, 3 * self.hop_length : (num_frames + 3) * self.hop_length]
 
     def _source(self, log_f0: torch.Tensor, state: VitaAudioCodecDecoderState) -> tuple[torch.Tensor, torch.Tensor]:
         batch_size, num_frames = log_f0.shape
@@ -323,10 +323,9 @@ class VitaAudioCodecVocoder(nn.Module):
         ramp = torch.arange(1, self.hop_length + 1, device=log_f0.device) / self.hop_length
         f0 = (track[:, :-1, None] + (track[:, 1:] - track[:, :-1])[..., None] * ramp).flatten(1).exp()
         # in double precision, for the phase of a long utterance sums up the pitch of all its samples
-        phase = state.phase + (f0 / self.sampling_rate).cumsum(1)
-        phase = phase - phase.round()
+        phase = torch.cat([state.phase, f0 / self.sampling_rate], dim=1).cumsum(1)[:, 1:]
         state.phase = phase[:, -1:]
-        harmonic = pulse_train(phase.float(), (0.48 * self.sampling_rate / f0).float())
+        harmonic = pulse_train((phase - phase.round()).float(), (0.48 * self.sampling_rate / f0).float())
         num_samples = num_frames * self.hop_length
         positions = torch.arange(state.sample_position, state.sample_position + num_samples) % NOISE_PERIOD
         state.sample_position += num_samples
@@ -424,7 +423,6 @@ class VitaAudioCodec(VitaAudioCodecPreTrainedModel):
         widths = [
             width for width, depth in zip(config.decoder_hidden_sizes, config.decoder_depths) for _ in range(depth)
         ]
-        past = 3 * config.synthesis_hop_length
         return VitaAudioCodecDecoderState(
             codes_to_skip=config.decoder_lookahead,
             convolutions=[
@@ -432,8 +430,8 @@ class VitaAudioCodec(VitaAudioCodecPreTrainedModel):
                 for width in widths
             ],
             phase=torch.zeros(batch_size, 1, device=device, dtype=torch.double),
-            source=torch.zeros(batch_size, 2, past, device=device),
-            overlap=torch.zeros(batch_size, past, device=device),
+            source=torch.zeros(batch_size, 2, 3 * config.synthesis_hop_length, device=device),
+            frames=torch.zeros(batch_size, 3, config.synthesis_window, device=device),
         )
 
     @can_return_tuple
