@@ -12,10 +12,12 @@ import argparse
 import json
 import time
 from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 
 import soundfile as sf
 import torch
+from tqdm import tqdm
 
 from modeling_vita_audio import VitaAudioForConditionalGeneration
 from processing import VitaAudioProcessor
@@ -68,25 +70,32 @@ def build_item(corpus_dir: Path, row: dict) -> Item:
 
 
 @torch.no_grad()
-def measure_speed(model, processor, items: list[Item], **generate_kwargs) -> dict:
-    """One request at a time: new tokens per second of `generate`, and seconds of work per second of speech."""
-    num_tokens, generate_seconds, work_seconds, speech_seconds = 0, 0.0, [], []
-    for item in items:
+def measure_speed(model, processor, items: list[Item], modes: Iterable[str], **generate_kwargs) -> dict[str, dict]:
+    """
+    One request at a time, each in all modes in turn so that a busy machine is so for all of them.
+
+    Returns:
+        `dict`: for each mode new tokens per second of `generate`, and seconds of work per second of speech.
+    """
+    num_tokens, generate_seconds = dict.fromkeys(modes, 0), dict.fromkeys(modes, 0.0)
+    work_seconds, speech_seconds = {mode: [] for mode in modes}, {mode: [] for mode in modes}
+    for item, mode in tqdm(list(product(items, modes)), desc="speed"):
         start = time.perf_counter()
         inputs = build_prompts(processor, [item])
         encoded = time.perf_counter()
-        sequences = model.generate(**inputs, do_sample=False, **generate_kwargs)
-        generate_seconds += time.perf_counter() - encoded
+        sequences = model.generate(**inputs, do_sample=False, mctp_mode=mode, **generate_kwargs)
+        generate_seconds[mode] += time.perf_counter() - encoded
         new_ids = sequences[:, inputs["input_ids"].shape[1] :]
         (response,) = processor.post_process_generation(new_ids)
         (waveform,) = processor.decode_audio([response["audio_codes"]])
-        work_seconds.append(time.perf_counter() - start)
-        speech_seconds.append(len(waveform) / processor.output_sampling_rate)
-        num_tokens += new_ids.shape[1]
-    speed = {"tokens_per_second": num_tokens / generate_seconds}
-    if sum(speech_seconds):
-        speed["real_time_factor"] = real_time_factor(work_seconds, speech_seconds)
-    return speed
+        work_seconds[mode].append(time.perf_counter() - start)
+        speech_seconds[mode].append(len(waveform) / processor.output_sampling_rate)
+        num_tokens[mode] += new_ids.shape[1]
+    speeds = {mode: {"tokens_per_second": num_tokens[mode] / generate_seconds[mode]} for mode in modes}
+    for mode in modes:
+        if sum(speech_seconds[mode]):
+            speeds[mode]["real_time_factor"] = real_time_factor(work_seconds[mode], speech_seconds[mode])
+    return speeds
 
 
 def evaluate(args: argparse.Namespace) -> tuple[dict, list[dict]]:
@@ -110,7 +119,9 @@ def evaluate(args: argparse.Namespace) -> tuple[dict, list[dict]]:
             modes[mode][name], of_set = score(task, sets[name], responses.rows, transcripts.rows)
             lines += [{"mode": mode, "set": name, **line} for line in of_set]
             print(mode, name, json.dumps(modes[mode][name]), flush=True)
-        modes[mode]["speed"] = measure_speed(model, processor, sets["sqa"][:20], **generate_kwargs)
+    speeds = measure_speed(model, processor, sets["sqa"][:20], args.modes, max_new_tokens=args.max_new_tokens)
+    for mode, speed in speeds.items():
+        modes[mode]["speed"] = speed
     # how well the recogniser does on the speech that the model learnt from
     references = [row["reference"] for row in rows["tts"]]
     heard = [recognizer(*sf.read(args.corpus_dir / row["audios"][-1], dtype="float32")) for row in rows["tts"]]
