@@ -102,8 +102,12 @@ def write_atomically(path: Path, text: str) -> None:
 def plot_results(results: dict, path: Path) -> None:
     """Quality against speed, a point for each mode: right spoken answers and TTS words over tokens per second."""
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    series = (("spoken QA, right in speech", "sqa", "speech_accuracy", 0), ("TTS words right", "tts", "wer", 1))
-    for label, name, key, inverted in series:
+    # label, set, figure, whether errors are counted, where the modes' names stand in points above
+    series = (
+        ("spoken QA, right in speech", "sqa", "speech_accuracy", 0, -14),
+        ("TTS words right", "tts", "wer", 1, 6),
+    )
+    for label, name, key, inverted, height in series:
         points = sorted(
             (figures["speed"]["tokens_per_second"], abs(inverted - figures[name][key]) * 100, mode)
             for mode, figures in results["modes"].items()
@@ -113,7 +117,7 @@ def plot_results(results: dict, path: Path) -> None:
         for number, (x, y, mode) in enumerate(points):
             # modes of like speed side by side
             side, shift = (("left", 4), ("right", -4))[number % 2]
-            axes.annotate(mode, (x, y), textcoords="offset points", xytext=(shift, 5), ha=side)
+            axes.annotate(mode, (x, y), textcoords="offset points", xytext=(shift, height), ha=side)
     axes.set(xlabel="new tokens per second, one request", ylabel="%", ylim=(0, 108))
     axes.legend(loc="lower center", ncols=2)
     figure.savefig(path, dpi=120)
