@@ -12,7 +12,6 @@ python -m modeling_vita_audio.convert_vita_audio_to_hf --to_released --input_dir
 
 import argparse
 import json
-import os
 import re
 import shutil
 import sys
@@ -38,6 +37,7 @@ from transformers.utils import (
 from .configuration_vita_audio import VitaAudioConfig
 from .generation_vita_audio import MCTP_MODES, resolve_mctp_mode
 from .modeling_vita_audio import VitaAudioForConditionalGeneration
+from .saving_vita_audio import written_whole
 
 
 logger = logging.get_logger(__name__)
@@ -142,22 +142,14 @@ def convert(
         sources = {released: name for name, released in sources.items()}
     files = find_tensors(folder, shapes)
 
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output_dir.with_name(f".{output_dir.name}.{os.getpid()}.tmp")
-    try:
-        temporary.mkdir()
-        copy_companions(folder, temporary)
+    with written_whole(output_dir) as unfinished:
+        copy_companions(folder, unfinished)
         if to_released:
-            write_json(temporary / CONFIG_NAME, released_config(config))
+            write_json(unfinished / CONFIG_NAME, released_config(config))
         else:
-            save_config(model, temporary)
-        write_json(temporary / GENERATION_CONFIG_NAME, generation_config)
-        write_weights(temporary, sources, files, max_shard_size)
-        temporary.replace(output_dir)
-    except SafetensorError as error:
-        raise OSError(f"Cannot write the weights to {output_dir}: {error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            save_config(model, unfinished)
+        write_json(unfinished / GENERATION_CONFIG_NAME, generation_config)
+        write_weights(unfinished, sources, files, max_shard_size)
     return output_dir
 
 

@@ -9,11 +9,9 @@ python -m processing.convert_glm4_voice_to_hf --tokenizer_dir THUDM/glm-4-voice-
 
 import argparse
 import json
-import os
 import pickle
 import re
 import reprlib
-import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -27,6 +25,7 @@ from safetensors.torch import load_file
 from .configuration_glm4_voice_codec import Glm4VoiceCodecConfig
 from .export import add_codec_code
 from .modeling_glm4_voice_codec import Glm4VoiceCodec
+from .saving_vita_audio import written_whole
 
 
 # What each file must be and what it says of our configurations: (its key, our key). A key is a path; `!` is the tag's name.
@@ -213,17 +212,9 @@ def convert(tokenizer_dir: str | Path, decoder_dir: str | Path, output_dir: str 
 
 def save(codec: Glm4VoiceCodec, output_dir: Path) -> Path:
     """Writes the codec with its code, for `trust_remote_code=True`."""
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output_dir.with_name(f".{output_dir.name}.{os.getpid()}.tmp")
-    try:
-        temporary.mkdir()
-        codec.save_pretrained(temporary)
-        add_codec_code(temporary, temporary, codec)
-        temporary.replace(output_dir)
-    except SafetensorError as error:
-        raise OSError(f"Cannot write the weights to {output_dir}: {error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with written_whole(output_dir) as unfinished:
+        codec.save_pretrained(unfinished)
+        add_codec_code(unfinished, unfinished, codec)
     return output_dir
 
 

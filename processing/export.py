@@ -4,14 +4,13 @@
 
 import inspect
 import json
-import os
 import shutil
 from pathlib import Path
 
-from safetensors import SafetensorError
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from .processing_vita_audio import AUDIO_TOKENIZER_SUBFOLDER
+from .saving_vita_audio import written_whole
 
 
 PROCESSING_FOLDER = Path(__file__).resolve().parent
@@ -61,7 +60,7 @@ def export_repository(model, processor, folder: str | Path) -> Path:
     r"""
     Writes weights, configurations, generation configuration, tokenizer, processor, codec, model card and code files.
 
-    All is written beside `folder` first and moved there at the end: where anything goes wrong, such as a full disk, there is
+    All is written apart first and moved to `folder` at the end: where anything goes wrong, such as a full disk, there is
     nothing new.
 
     Args:
@@ -81,19 +80,11 @@ def export_repository(model, processor, folder: str | Path) -> Path:
         raise ValueError(f"{folder} exists and is not an empty folder; export to another one.")
     if processor.audio_tokenizer is None:
         raise ValueError("The processor has no codec (audio tokenizer), so the exported folder would not be complete.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
-        temporary.mkdir()
-        model.save_pretrained(temporary)
-        processor.save_pretrained(temporary)
-        add_code(temporary, processor)
-        (temporary / "README.md").write_text(MODEL_CARD.format(name=folder.name), encoding="utf-8")
-        temporary.replace(folder)
-    except SafetensorError as error:
-        raise OSError(f"Cannot write the weights to {folder}: {error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with written_whole(folder) as unfinished:
+        model.save_pretrained(unfinished)
+        processor.save_pretrained(unfinished)
+        add_code(unfinished, processor)
+        (unfinished / "README.md").write_text(MODEL_CARD.format(name=folder.name), encoding="utf-8")
     return folder
 
 

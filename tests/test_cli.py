@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from full_disk import full_disk
 from tiny_models import tiny_model, tiny_processor
 
 from processing.cli import DEFAULT_MODEL, build_parser, main, write_wav
@@ -204,11 +204,6 @@ def test_full_disk_leaves_the_wav_as_it_was(tmp_path):
     path = tmp_path / "a.wav"
     write_wav(path, np.zeros(100), 16000)
     before = path.read_bytes()
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # no file may grow beyond this
-    try:
-        with pytest.raises(OSError):
-            write_wav(path, np.zeros(16000), 16000)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with full_disk(1000), pytest.raises(OSError):
+        write_wav(path, np.zeros(16000), 16000)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

@@ -3,7 +3,6 @@
 import json
 import os
 import pickle
-import resource
 import shutil
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from full_disk import full_disk
 from safetensors.torch import load_file, save_file
 from test_export import BLOCK_OUR_PACKAGES
 
@@ -349,11 +349,6 @@ def test_folder_that_is_not_there(output):
 
 
 def test_full_disk_leaves_nothing_behind(output):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (60000, hard))
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            convert(FIXTURE / "tokenizer", FIXTURE / "decoder", output)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with full_disk(60000), pytest.raises(OSError, match="File too large"):
+        convert(FIXTURE / "tokenizer", FIXTURE / "decoder", output)
     assert list(output.parent.iterdir()) == []

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
+from full_disk import full_disk
 from huggingface_hub import HfApi
 from modeling_fixtures import RELEASED_FIXTURE, random_model, random_prompt
 from safetensors import safe_open
@@ -361,13 +361,8 @@ def test_folder_that_is_not_empty_is_left_alone(tmp_path, released):
 
 
 def test_full_disk_leaves_nothing_behind(tmp_path, released):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (300000, hard))
-    try:
-        with pytest.raises(OSError, match="Cannot write the weights"):
-            convert(released, tmp_path / "out")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with full_disk(300000), pytest.raises(OSError, match="Cannot write the weights"):
+        convert(released, tmp_path / "out")
     assert list(tmp_path.iterdir()) == [released]
 
 

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import os
-import resource
 import subprocess
 import sys
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from full_disk import full_disk
 from tiny_models import tiny_model, tiny_processor
 
 from processing import VitaAudioProcessor
@@ -159,13 +159,8 @@ def test_folder_that_is_not_empty_is_left_alone(pipe, tmp_path):
 
 def test_full_disk_leaves_nothing_behind(pipe, tmp_path):
     # no file may grow beyond a size that the configurations and the codec stay below, but the weights do not
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (60000, hard))
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            export_repository(pipe.model, pipe.processor, tmp_path / "out")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with full_disk(60000), pytest.raises(OSError, match="File too large"):
+        export_repository(pipe.model, pipe.processor, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,25 +1,13 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-import resource
-from contextlib import contextmanager
-
 import pytest
+from full_disk import full_disk
 from tiny_models import tiny_codec, tiny_model, tiny_processor
 
 from modeling_vita_audio import VitaAudioForConditionalGeneration
 
 
 MAKERS = {"model": lambda: tiny_model(tiny_processor()), "processor": tiny_processor, "codec": tiny_codec}
-
-
-@contextmanager
-def full_disk(free_bytes):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (free_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def contents(folder):

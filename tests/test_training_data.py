@@ -3,7 +3,6 @@
 import copy
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Audio, Dataset, List
+from full_disk import full_disk
 from tiny_corpus import write_corpus
 from tiny_models import tiny_codec, tiny_processor
 
@@ -157,13 +157,8 @@ def test_a_killed_run_goes_on_where_it_was(corpus, processor, tmp_path):
 
 def test_a_full_disk_leaves_nothing_half_written(processor, tmp_path):
     cache = SpeechCodeCache(tmp_path, processor.audio_tokenizer)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
-    try:
-        with pytest.raises(Exception, match="(?i)file too large|I/O"):
-            cache.add({"key": torch.arange(5000).int().numpy()})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with full_disk(2000), pytest.raises(Exception, match="(?i)file too large|I/O"):
+        cache.add({"key": torch.arange(5000).int().numpy()})
     assert list(cache.folder.iterdir()) == []
 
 

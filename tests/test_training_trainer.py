@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 import copy
 import math
-import resource
 from pathlib import Path
 
 import pytest
 import torch
+from full_disk import full_disk
 from tiny_corpus import TINY_TEXT_CONFIG, write_corpus
 from tiny_models import tiny_codec
 from transformers import set_seed
@@ -184,13 +184,8 @@ def test_rows_and_the_flat_batches_of_flash_attention_have_the_same_losses(start
 
 def test_a_full_disk_leaves_no_half_checkpoint(start, tmp_path):
     trainer = make_trainer(start, tmp_path, 1, save_strategy="steps", save_steps=1)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
-    try:
-        with pytest.raises(Exception, match="(?i)file too large|I/O"):
-            trainer.train()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with full_disk(100_000), pytest.raises(Exception, match="(?i)file too large|I/O"):
+        trainer.train()
     assert not list(tmp_path.glob("checkpoint-*"))
 
 
