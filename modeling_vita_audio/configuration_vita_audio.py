@@ -96,18 +96,19 @@ class VitaAudioConfig(PreTrainedConfig):
             if getattr(config, name, None) not in (None, 1):
                 raise ValueError(
                     f"`text_config` has `{name}` = {getattr(config, name)}: a language model that changes the logits of its head "
-                    f"cannot carry MCTP modules, which share it."
+                    "cannot carry MCTP modules, which share it."
                 )
         sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
         for name in sizes:
             if (size := getattr(config, name, None)) is not None and size < 1:
                 raise ValueError(f"`text_config.{name}` must be 1 or more, got {size}.")
-        num_heads, num_kv_heads = config.num_attention_heads, getattr(config, "num_key_value_heads", None)
-        if num_kv_heads is not None and num_heads % num_kv_heads != 0:
+        num_heads, num_kv_heads = (getattr(config, name, None) for name in sizes[-2:])
+        if None not in (num_heads, num_kv_heads) and num_heads % num_kv_heads != 0:
             raise ValueError(
                 f"`text_config.num_attention_heads` is {num_heads}, which is no multiple of `num_key_value_heads`, {num_kv_heads}."
             )
-        if getattr(config, "head_dim", None) is None and config.hidden_size % num_heads != 0:
+        is_head_given = num_heads is None or getattr(config, "head_dim", None) is not None
+        if not is_head_given and config.hidden_size % num_heads != 0:
             raise ValueError(
                 f"`text_config.hidden_size` is {config.hidden_size}, which is no multiple of `num_attention_heads`, {num_heads}."
             )

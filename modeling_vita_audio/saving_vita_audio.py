@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from safetensors import SafetensorError
 
@@ -26,24 +27,26 @@ def written_whole(folder: str | os.PathLike) -> Iterator[Path]:
     """
     folder = Path(folder).absolute()
     is_new = not folder.exists()
-    unfinished = folder / f".{os.getpid()}.unfinished"
     try:
-        unfinished.mkdir(parents=True)
-        yield unfinished
-        paths = [path.relative_to(unfinished) for path in unfinished.rglob("*") if path.is_file()]
-        for path in paths:
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (unfinished / path).replace(folder / path)
-        remove_old_shards(folder, {path.name for path in paths})
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".", suffix=".unfinished", dir=folder, ignore_cleanup_errors=True) as name:
+            unfinished = Path(name)
+            yield unfinished
+            paths = [path.relative_to(unfinished) for path in unfinished.rglob("*") if path.is_file()]
+            for path in paths:
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                (unfinished / path).replace(folder / path)
+        remove_old_shards(folder, {path.name for path in paths if len(path.parts) == 1})
         is_new = False
     except SafetensorError as error:
         raise OSError(f"Cannot write the weights to {folder}: {error}") from error
     finally:
-        shutil.rmtree(folder if is_new else unfinished, ignore_errors=True)
+        if is_new:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_old_shards(folder: Path, new_names: set[str]) -> None:
-    """Removes the shards of weights that were there before and are not among those of the same kind that came."""
+    """Removes shards of weights that were in `folder` itself before and are not among those of the same kind that came."""
     kinds = {SHARD_NUMBER.sub("", Path(name).stem) for name in new_names if name.endswith(".safetensors")}
     for path in folder.glob("*.safetensors"):
         kind, num_shards = SHARD_NUMBER.subn("", path.stem)

@@ -66,7 +66,8 @@ def split_at_marks(messages: Sequence[dict], audios: Sequence | None = None) -> 
 
     Args:
         messages: `{"role", "content"}` each, the content either such a list of parts, `{"type": "text", "text"}` and
-            `{"type": "audio", ["path" | "url" | "bytes" | "array" | "audio"], ["sampling_rate"]}`, or a string with marks `<|audio|>`.
+            `{"type": "audio", ["path" | "url" | "bytes" | "array" | "audio"], ["sampling_rate"]}`, or a string with marks
+            `<|audio|>`.
         audios: the audios of the marks and of the audio parts that name none themselves, in order; of any type, lists of
             speech codes as well.
 
@@ -114,8 +115,8 @@ def _normalize_part(part: dict) -> dict:
             return {"type": "audio", "audio": {"array": part[key], "sampling_rate": part.get("sampling_rate")}}
         return {"type": "audio", "audio": part[key]}
     raise ValueError(
-        'A content part must be {"type": "text", "text": ...} or {"type": "audio", "path" or "url" or "bytes" or "array" or "audio": ...}, got '
-        f"{part!r:.200}."
+        'A content part must be {"type": "text", "text": ...} or {"type": "audio", ...} with one of '
+        f"{', '.join(AUDIO_KEYS)}, got {part!r:.200}."
     )
 
 

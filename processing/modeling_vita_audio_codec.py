@@ -517,7 +517,7 @@ class VitaAudioCodec(VitaAudioCodecPreTrainedModel):
         self, input_values: torch.FloatTensor, padding_mask: torch.Tensor | None = None
     ) -> VitaAudioCodecDecoderOutput:
         """Round trip: `decode(encode(input_values, padding_mask).audio_codes)`."""
-        return self.decode(self.encode(input_values, padding_mask).audio_codes)
+        return self.decode(self.encode(input_values, padding_mask, return_dict=True).audio_codes)
 
 
 __all__ = ["VitaAudioCodec", "VitaAudioCodecDecoderState", "VitaAudioCodecPreTrainedModel"]

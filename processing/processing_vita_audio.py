@@ -172,9 +172,9 @@ class VitaAudioProcessor(ProcessorMixin):
         Args:
             conversation (`list[dict]` or `list[list[dict]]`):
                 Messages `{"role", "content"}`. A content is a string, or a list of parts `{"type": "text", "text": str}` and
-                `{"type": "audio", "path" | "url" | "bytes" | "array" | "audio": source}`, with `"sampling_rate"` for an `"array"`, and
-                for an `"audio"` that is one at another rate than the codec's. A string has a mark `<|audio|>` for each of its `audios`. An earlier turn
-                of the assistant with text followed by an audio is interleaved as in training.
+                `{"type": "audio", "path" | "url" | "bytes" | "array" | "audio": source}`, with `"sampling_rate"` for an `"array"`,
+                and for an `"audio"` that is one at another rate than the codec's. A string has a mark `<|audio|>` for each of its
+                `audios`. An earlier turn of the assistant with text followed by an audio is interleaved as in training.
             audios (`list` or `list[list]`, *optional*):
                 The audios of the marks, for each conversation of a batch.
             tokenize (`bool`, defaults to `False`), return_dict (`bool`, defaults to `False`), return_tensors:

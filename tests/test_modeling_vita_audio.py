@@ -138,17 +138,17 @@ def test_config_whose_sizes_disagree_is_refused(kwargs, message):
 
 @pytest.mark.parametrize(
     "model_type, cause",
-    [("gpt2", "its model has no embed_tokens"), ("gemma3_text", "its layers have rotary embeddings of several")],
+    [
+        ("gpt2", "its model has no embed_tokens"),
+        ("gemma3_text", "its layers have rotary embeddings of several"),
+        ("mamba", "its model has no embed_tokens"),
+    ],
 )
 def test_language_model_of_another_kind_is_refused(model_type, cause):
-    sizes = {
-        "vocab_size": 120,
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-    }
-    config = VitaAudioConfig(text_config={"model_type": model_type, **sizes}, **SPEECH_VOCABULARY)
+    sizes = {"vocab_size": 120, "hidden_size": 32, "num_hidden_layers": 2}
+    # mamba has none
+    heads = {} if model_type == "mamba" else {"num_attention_heads": 2, "num_key_value_heads": 2}
+    config = VitaAudioConfig(text_config={"model_type": model_type, **sizes, **heads}, **SPEECH_VOCABULARY)
     with pytest.raises(ValueError, match=f"'{model_type}' cannot carry MCTP modules: {cause}"):
         VitaAudioForConditionalGeneration(config)
 

@@ -44,5 +44,15 @@ def test_shards_of_an_earlier_save_do_not_stay(tmp_path):
     VitaAudioForConditionalGeneration.from_pretrained(tmp_path)
 
 
+def test_a_processor_leaves_the_shards_of_its_model(tmp_path):
+    """Its codec's weights, in a folder of their own, have the name that the model's would have."""
+    processor = tiny_processor()
+    tiny_model(processor).save_pretrained(tmp_path, max_shard_size="20KB")
+    before = contents(tmp_path)
+    processor.save_pretrained(tmp_path)
+    assert before.items() <= contents(tmp_path).items()
+    VitaAudioForConditionalGeneration.from_pretrained(tmp_path)
+
+
 def test_a_processor_says_which_files_it_wrote(tmp_path):
     assert tiny_processor().save_pretrained(tmp_path) == [str(tmp_path / "processor_config.json")]
