@@ -46,7 +46,7 @@ setup(
         # torchaudio is not needed, but where it is installed transformers imports it: 2.11 is its last release, and
         # torch 2.15 no longer loads that one
         "torch>=2.11,<2.15",
-        "transformers>=5.23,<6",
+        "transformers>=5.23,<5.24",
         "huggingface-hub>=2.4,<3",
         "safetensors>=0.6,<1",
         "numpy>=1.26,<3",
