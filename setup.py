@@ -1,8 +1,45 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
+import os
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+
+PRETRAINED = Path("pretrained")
+
+
+class BuildWithModel(build_py):
+    """
+    Puts the small checkpoint of `pretrained/` into the package `processing`, and into the checkpoint the code that it brings as a
+    Hub folder. In an editable installation the checkpoint stays where it is.
+    """
+
+    def run(self):
+        super().run()
+        pretrained = PRETRAINED
+        if not self.editable_mode:
+            pretrained = Path(self.build_lib, "processing", "pretrained")
+            shutil.copytree(PRETRAINED, pretrained, ignore=shutil.ignore_patterns("*.py"), dirs_exist_ok=True)
+        # `modeling_vita_audio` comes last: `processing` has a module in the name of one of its own
+        for package in ("processing", "modeling_vita_audio"):
+            for source in Path(package).glob("*_vita_audio*.py"):
+                if not source.name.startswith("convert_"):
+                    put(source, pretrained / "vita-audio-mini" / source.name, linked=self.editable_mode)
+
+
+def put(source: Path, target: Path, linked: bool) -> None:
+    """Links where a change of `source` shall be seen, unless that cannot be, as on Windows; copies otherwise."""
+    target.unlink(missing_ok=True)
+    try:
+        if linked:
+            target.symlink_to(os.path.relpath(source, target.parent))
+            return
+    except OSError:
+        pass
+    shutil.copyfile(source, target)
 
 
 extras = {
@@ -41,12 +78,13 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["modeling_vita_audio*", "processing*", "training*", "hub_cards*"]),
+    cmdclass={"build_py": BuildWithModel},
     package_data={"training": ["configs/**/*.yaml", "metrics/*/*.py"], "hub_cards": ["templates/*.jinja"]},
     install_requires=[
         # torchaudio is not needed, but where it is installed transformers imports it: 2.11 is its last release, and
         # torch 2.15 no longer loads that one
         "torch>=2.11,<2.15",
-        "transformers>=5.23,<5.24",
+        "transformers>=5.19,<5.25",
         "huggingface-hub>=2.4,<3",
         "safetensors>=0.6,<1",
         "numpy>=1.26,<3",

@@ -20,10 +20,6 @@ AutoConfig.register("vita_audio", VitaAudioConfig)
 AutoModel.register(VitaAudioConfig, VitaAudioForConditionalGeneration)
 AutoModelForCausalLM.register(VitaAudioConfig, VitaAudioForConditionalGeneration)
 
-# A checkpoint that is saved takes these files along, for `trust_remote_code=True`
-VitaAudioConfig.register_for_auto_class("AutoConfig")
-VitaAudioForConditionalGeneration.register_for_auto_class("AutoModel")
-
 __all__ = [
     "MCTP_MODES",
     "VitaAudioCache",

@@ -87,7 +87,7 @@ class VitaAudioCache(Cache):
         if language_model_cache.get_seq_length() > 0:
             raise ValueError(
                 "The MCTP modules cannot continue from a cache that was filled without them. Start the sequence with an "
-                "empty cache, or with `past_key_values=VitaAudioCache(model.config)`."
+                "empty cache, or with `cache=VitaAudioCache(model.config)`."
             )
         super().__init__(layers=language_model_cache.layers, offloading=language_model_cache.offloading)
         self.layer_class_to_replicate = language_model_cache.layer_class_to_replicate

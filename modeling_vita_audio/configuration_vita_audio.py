@@ -4,7 +4,23 @@
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.configuration_utils import SubConfigSpec
+
+from .compatibility_vita_audio import CACHE
+
+
+# Qwen2.5-7B with 168072 tokens, as in the released checkpoints
+DEFAULT_TEXT_CONFIG = {
+    "model_type": "qwen2",
+    "vocab_size": 168072,
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+    "eos_token_id": [151645, 151643],
+    "pad_token_id": 151643,
+}
 
 
 @strict
@@ -41,30 +57,17 @@ class VitaAudioConfig(PreTrainedConfig):
             `speech_token_offset + num_speech_tokens - 1`.
         tie_word_embeddings (`bool`, *optional*, defaults to `False`):
             Whether the language model's head and input embeddings are one matrix. Also set by `text_config`.
+        storage_dtype (`str`, *optional*):
+            Type that weights are stored in where that loses nothing, such as `"float16"` of a checkpoint that is computed in
+            float32, as `dtype` says. By default they are stored as they are in memory.
 
     Raises:
         ValueError: if sizes disagree, e.g. the speech tokens do not fit into the vocabulary.
     """
 
     model_type = "vita_audio"
-    keys_to_ignore_at_inference = ["past_key_values", "lm_loss", "mctp_losses"]
-    sub_configs_defaults = {
-        "text_config": SubConfigSpec(
-            config_class=AutoConfig,
-            model_type="qwen2",
-            init_kwargs={
-                "vocab_size": 168072,
-                "hidden_size": 3584,
-                "intermediate_size": 18944,
-                "num_hidden_layers": 28,
-                "num_attention_heads": 28,
-                "num_key_value_heads": 4,
-                "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
-                "eos_token_id": [151645, 151643],
-                "pad_token_id": 151643,
-            },
-        )
-    }
+    keys_to_ignore_at_inference = [CACHE, "lm_loss", "mctp_losses"]
+    sub_configs = {"text_config": AutoConfig}
 
     text_config: dict | PreTrainedConfig | None = None
     num_mctp_modules: int = 10
@@ -77,8 +80,12 @@ class VitaAudioConfig(PreTrainedConfig):
     speech_token_offset: int = 151685
     num_speech_tokens: int = 16384
     tie_word_embeddings: bool = False
+    storage_dtype: str | None = None
 
     def __post_init__(self, **kwargs):
+        if not isinstance(self.text_config, PreTrainedConfig):
+            text_config = {"model_type": "qwen2", **(self.text_config or DEFAULT_TEXT_CONFIG)}
+            self.text_config = AutoConfig.for_model(**text_config)
         super().__post_init__(**kwargs)
         self.tie_word_embeddings = self.tie_word_embeddings or getattr(self.text_config, "tie_word_embeddings", False)
         # `@strict` runs the validators too, but hides a `ValueError` in an exception of its own

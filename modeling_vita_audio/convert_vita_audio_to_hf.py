@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
 from transformers import AutoTokenizer, GenerationConfig, Qwen2Config
-from transformers.dynamic_module_utils import custom_object_save, get_relative_import_files
+from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import (
     CONFIG_NAME,
     GENERATION_CONFIG_NAME,
@@ -37,7 +37,7 @@ from transformers.utils import (
 from .configuration_vita_audio import VitaAudioConfig
 from .generation_vita_audio import MCTP_MODES, resolve_mctp_mode
 from .modeling_vita_audio import VitaAudioForConditionalGeneration
-from .saving_vita_audio import written_whole
+from .saving_vita_audio import add_code, written_whole
 
 
 logger = logging.get_logger(__name__)
@@ -366,10 +366,9 @@ def convert_generation_config(folder: Path, config: VitaAudioConfig, to_released
 
 def save_config(model: VitaAudioForConditionalGeneration, folder: Path) -> None:
     """config.json, and the code for `trust_remote_code=True`."""
-    custom_object_save(model, folder, config=model.config)
-    model.config.auto_map["AutoModelForCausalLM"] = model.config.auto_map["AutoModel"]
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
+    add_code(folder, model.remote_code)
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -10,12 +10,12 @@ from numbers import Integral
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation import GenerateDecoderOnlyOutput, GenerationMode
 from transformers.generation.streamers import BaseStreamer
 
 from .cache_vita_audio import VitaAudioCache
+from .compatibility_vita_audio import CACHE, gives_new_cache_name, rename_cache
 
 
 # The decoding modes of the paper (arXiv 2505.03739) as schedules [main, mctp, main, mctp, ...]
@@ -27,6 +27,11 @@ MCTP_MODES = {
 }
 
 
+# Arguments of the model's forward that no generation has a use for
+NOT_IN_GENERATION = ("labels", "num_items_in_batch", "skip_logits", "output_mctp_logits")
+
+
+@gives_new_cache_name
 @dataclass
 class VitaAudioGenerateOutput(GenerateDecoderOnlyOutput):
     """
@@ -204,7 +209,8 @@ class VitaAudioGenerationMixin(GenerationMixin):
             In the slots of the schedule that only ever carry speech, score only the speech tokens, the delimiters of
             speech and the tokens that end a sequence; all others get -inf. Those slots are the ones that
             `model.generation_config.mctp_mode`, the layout that the model was trained with, leaves to the modules.
-            It makes modules faster where the vocabulary is large, and is for spoken answers: text is not to be had there.
+            It makes modules faster where the vocabulary is large and the head a plain layer, neither offloaded nor quantised nor
+            with an adapter, and is for spoken answers: text is not to be had there.
 
     The rows of a batch follow the schedule in lockstep. All else is as in transformers, for greedy search and sampling:
     logits processors, stopping criteria and streamers see every token, and `scores` and `logits` hold one element per
@@ -214,7 +220,7 @@ class VitaAudioGenerationMixin(GenerationMixin):
     def _prepare_generation_config(self, generation_config: GenerationConfig | None, **kwargs: Any):
         defaults = {"mctp_mode": "vanilla", "mctp_verify": False, "mctp_speech_only_head": False}
         given = {name: kwargs.pop(name, None) for name in defaults}
-        generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
+        generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **rename_cache(kwargs))
         for name, default in defaults.items():
             if given[name] is None:
                 given[name] = getattr(generation_config, name, None) or default
@@ -225,12 +231,30 @@ class VitaAudioGenerationMixin(GenerationMixin):
         self._validate_generation_mode(generation_config.get_generation_mode(), generation_config, {})
         if any(generation_config.mctp_mode[1::2]) and not generation_config.use_cache:
             raise ValueError(f"`mctp_mode` {given['mctp_mode']} needs `use_cache=True`.")
-        if generation_config.mctp_speech_only_head and type(self.lm_head) is not nn.Linear:
+        if any(generation_config.mctp_mode[1::2]) and generation_config.guidance_scale not in (None, 1):
             raise ValueError(
-                f"`mctp_speech_only_head` reads rows of the weight of `lm_head`, which a {type(self.lm_head).__name__} "
-                "does not offer; a `torch.nn.Linear` does."
+                "`guidance_scale` compares scores with and without the prompt, and the MCTP modules have those with it alone. Use "
+                '`mctp_mode="vanilla"`.'
             )
+        for name in NOT_IN_GENERATION:
+            if kwargs.get(name) is not None:
+                raise ValueError(f"`{name}` is of the model's forward, and has no effect in `generate`.")
         return generation_config, model_kwargs
+
+    def init_continuous_batching(self, *args, **kwargs):
+        """
+        [`ContinuousMixin.init_continuous_batching`], which knows of the language model alone.
+
+        Raises:
+            ValueError: the model's generation config has another mode than `"vanilla"`.
+        """
+        mode = getattr(self.generation_config, "mctp_mode", None) or "vanilla"
+        if any(resolve_mctp_mode(mode, self.config.num_mctp_modules)[1::2]):
+            raise ValueError(
+                f"The continuous batching of transformers runs no MCTP modules, but `generation_config.mctp_mode` is {mode!r}. "
+                'Set it to "vanilla" for this, or use `generate`.'
+            )
+        return super().init_continuous_batching(*args, **kwargs)
 
     def _validate_generation_mode(self, generation_mode: GenerationMode, *args):
         if generation_mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
@@ -240,9 +264,9 @@ class VitaAudioGenerationMixin(GenerationMixin):
 
     def _prepare_cache_for_generation(self, generation_config: GenerationConfig, model_kwargs: dict, *args):
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)
-        cache = model_kwargs.get("past_key_values")
+        cache = model_kwargs.get(CACHE)
         if any(generation_config.mctp_mode[1::2]) and not isinstance(cache, VitaAudioCache):
-            model_kwargs["past_key_values"] = VitaAudioCache(self.config, cache)
+            model_kwargs[CACHE] = VitaAudioCache(self.config, cache)
 
     def _sample(
         self,
@@ -302,13 +326,13 @@ class VitaAudioGenerationMixin(GenerationMixin):
                 transcript.is_finished, synced_gpus, device=transcript.input_ids.device
             ):
                 break
-        return transcript.close(generation_config, past_key_values=model_kwargs["past_key_values"])
+        return transcript.close(generation_config, **{CACHE: model_kwargs[CACHE]})
 
     def _sample_verified(
         self, transcript: Transcript, generation_config: GenerationConfig, model_kwargs: dict
     ) -> VitaAudioGenerateOutput | torch.LongTensor:
         forward, mctp_logits = self._decoding_steps(generation_config, model_kwargs)
-        cache = model_kwargs["past_key_values"]
+        cache = model_kwargs[CACHE]
         num_prompt_columns = transcript.input_ids.shape[1]
         max_length = transcript.stopping_criteria.max_length or float("inf")
         num_drafted = torch.zeros_like(transcript.unfinished_rows)
@@ -363,10 +387,14 @@ class VitaAudioGenerationMixin(GenerationMixin):
             outputs = forward(**model_inputs, return_dict=True)
         return transcript.close(
             generation_config,
-            past_key_values=cache,
             num_drafted_tokens=num_drafted,
             num_accepted_tokens=num_accepted,
+            **{CACHE: cache},
         )
+
+    def _input_device(self, inputs: torch.Tensor) -> torch.device:
+        """Where the model takes its inputs; where they are if its weights are offloaded."""
+        return inputs.device if self.device.type == "meta" else self.device
 
     def _decoding_steps(
         self, generation_config: GenerationConfig, model_kwargs: dict
@@ -386,15 +414,15 @@ class VitaAudioGenerationMixin(GenerationMixin):
                 getattr(self.generation_config, "mctp_mode", None) or "vanilla", self.config.num_mctp_modules
             )
             special_token_ids = [self.config.begin_audio_token_id, self.config.end_audio_token_id]
-            special_token_ids = torch.tensor(special_token_ids, device=self.device)
+            special_token_ids = torch.tensor(special_token_ids)
             if generation_config._eos_token_tensor is not None:
-                eos_token_ids = generation_config._eos_token_tensor.to(self.device)
-                special_token_ids = torch.cat([special_token_ids, eos_token_ids])
+                special_token_ids = torch.cat([special_token_ids, generation_config._eos_token_tensor.cpu()])
+            special_token_ids = special_token_ids.to(self._input_device(special_token_ids))
 
         def mctp_logits(position: int, unread: torch.LongTensor, model_kwargs: dict) -> torch.Tensor:
             logits = self.forward_mctp(
-                unread.to(self.device),
-                model_kwargs["past_key_values"],
+                unread.to(self._input_device(unread)),
+                model_kwargs[CACHE],
                 model_kwargs.get("attention_mask"),
                 special_token_ids=special_token_ids if writer_at(layout, position) > 0 else None,
                 compile_config=compile_config,

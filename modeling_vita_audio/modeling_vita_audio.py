@@ -13,71 +13,55 @@ from torch import nn
 from transformers import AutoModel, CompileConfig, PreTrainedModel
 from transformers.cache_utils import Cache, get_layer_types_and_kwargs
 from transformers.masking_utils import LAYER_PATTERN_TO_MASK_FUNCTION_MAPPING, find_packed_sequence_indices
-from transformers.modeling_utils import slice_logits_to_keep
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
+from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .cache_vita_audio import VitaAudioCache
+from .compatibility_vita_audio import CACHE, gives_new_cache_name, slice_logits_to_keep, takes_old_cache_name
 from .configuration_vita_audio import VitaAudioConfig
 from .generation_vita_audio import VitaAudioGenerationMixin
 from .saving_vita_audio import saved_whole
 
 
+@gives_new_cache_name
 @dataclass
-class VitaAudioModelOutputWithPast(ModelOutput):
+class VitaAudioModelOutputWithPast(BaseModelOutputWithPast):
     """
+    As [`~modeling_outputs.BaseModelOutputWithPast`] of the language model, whose `last_hidden_state` are the final, normalised
+    hidden states and whose `cache` is as in [`VitaAudioForConditionalGeneration.forward`], and
+
     Args:
-        last_hidden_state (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`):
-            Final, normalised hidden states of the language model.
         mctp_hidden_states (`tuple(torch.FloatTensor)`, *optional*, returned when `output_mctp_hidden_states=True`):
             One tensor of shape `(batch_size, sequence_length, hidden_size)` per MCTP module. Module k's column i is
             made of the tokens up to i + k; where that token does not exist in the same sample, it means nothing.
-        past_key_values ([`VitaAudioCache`] or `Cache`, *optional*, returned when `use_cache=True`):
-            The cache, see [`VitaAudioForConditionalGeneration.forward`].
-        hidden_states (`tuple(torch.FloatTensor)`, *optional*, returned when `output_hidden_states=True`):
-            The language model's, one more than it has layers, each `(batch_size, sequence_length, hidden_size)`.
-        attentions (`tuple(torch.FloatTensor)`, *optional*, returned when `output_attentions=True`):
-            The language model's, one `(batch_size, num_heads, sequence_length, sequence_length)` per layer.
     """
 
-    last_hidden_state: torch.FloatTensor | None = None
     mctp_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
+@gives_new_cache_name
 @dataclass
-class VitaAudioOutputWithPast(ModelOutput):
+class VitaAudioOutputWithPast(CausalLMOutputWithPast):
     """
+    As [`~modeling_outputs.CausalLMOutputWithPast`] of the language model, where `loss`, a scalar, is
+    `lm_loss_weight * lm_loss + mctp_loss_weight * mctp_losses.mean()` without the parts that are missing, `logits`
+    `(batch_size, sequence_length, vocab_size)` are None when `skip_logits`, and `cache` is as in
+    [`VitaAudioForConditionalGeneration.forward`], and
+
     Args:
-        loss (`torch.FloatTensor` of shape `(1,)`, *optional*, returned when `labels` is provided):
-            `lm_loss_weight * lm_loss + mctp_loss_weight * mctp_losses.mean()`, without the parts that are missing.
         lm_loss (`torch.FloatTensor` of shape `(1,)`, *optional*):
             Cross-entropy of the language model in nats, unless `config.lm_loss_weight` is 0.
         mctp_losses (`torch.FloatTensor` of shape `(num_mctp_modules,)`, *optional*):
             Cross-entropy of each MCTP module in nats, unless `config.mctp_loss_weight` is 0.
-        logits (`torch.FloatTensor` of shape `(batch_size, sequence_length, vocab_size)`, *optional*):
-            Scores of the language model for the next token. `None` when `skip_logits`.
         mctp_logits (`tuple(torch.FloatTensor)`, *optional*, returned when `output_mctp_logits=True`):
             One tensor of shape `(batch_size, sequence_length - k, vocab_size)` for each module k = 1, 2, ...: column i
             holds the scores for token i + k + 1. Both kinds of logits are cut by `logits_to_keep`.
-        past_key_values ([`VitaAudioCache`] or `Cache`, *optional*, returned when `use_cache=True`):
-            The cache, see [`VitaAudioForConditionalGeneration.forward`].
-        hidden_states (`tuple(torch.FloatTensor)`, *optional*, returned when `output_hidden_states=True`):
-            The language model's, one more than it has layers, each `(batch_size, sequence_length, hidden_size)`.
-        attentions (`tuple(torch.FloatTensor)`, *optional*, returned when `output_attentions=True`):
-            The language model's, one `(batch_size, num_heads, sequence_length, sequence_length)` per layer.
     """
 
-    loss: torch.FloatTensor | None = None
     lm_loss: torch.FloatTensor | None = None
     mctp_losses: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
     mctp_logits: tuple[torch.FloatTensor, ...] | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
 class VitaAudioMCTPModule(nn.Module):
@@ -120,15 +104,34 @@ class VitaAudioMCTPModule(nn.Module):
         return self.layer(self.proj(hidden_states), **kwargs)
 
 
+MODEL_CLASS = "modeling_vita_audio.VitaAudioForConditionalGeneration"
+
+
 class VitaAudioPreTrainedModel(PreTrainedModel):
     save_pretrained = saved_whole(PreTrainedModel.save_pretrained)
+    remote_code = {
+        "config.json": {
+            "auto_map": {
+                "AutoConfig": "configuration_vita_audio.VitaAudioConfig",
+                "AutoModel": MODEL_CLASS,
+                "AutoModelForCausalLM": MODEL_CLASS,
+            },
+            "custom_pipelines": {
+                "audio-to-audio": {
+                    "impl": "pipeline_vita_audio.VitaAudioPipeline",
+                    "pt": ["AutoModel"],
+                    "type": "multimodal",
+                }
+            },
+        }
+    }
 
     config: VitaAudioConfig
     config_class = VitaAudioConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["VitaAudioMCTPModule"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["cache", CACHE]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -176,7 +179,7 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
         inputs_embeds: torch.Tensor,
         hidden_states: torch.Tensor,
         position_ids: torch.LongTensor,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         """Column i of `inputs_embeds` is token i + k, which is at `position_ids[:, i]`."""
@@ -185,8 +188,8 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
             hidden_states,
             position_ids=position_ids,
             position_embeddings=self.language_model.rotary_emb(hidden_states, position_ids),
-            past_key_values=past_key_values,
-            use_cache=past_key_values is not None,
+            use_cache=cache is not None,
+            **{CACHE: cache},
             **kwargs,
         )
         return self.language_model.norm(hidden_states)
@@ -200,16 +203,17 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
             self._last_compiled_calls = (compile_config, *calls)
         return tuple(calls)
 
+    @takes_old_cache_name
     @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
-        output_mctp_hidden_states: bool = False,
+        output_mctp_hidden_states: bool | None = None,
         compile_config: CompileConfig | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> VitaAudioModelOutputWithPast:
@@ -218,7 +222,9 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
 
         Args:
             output_mctp_hidden_states (`bool`, *optional*, defaults to `False`):
-                Whether to run the MCTP modules, which needs whole sequences, i.e. nothing in `past_key_values`.
+                Whether to run the MCTP modules, which needs whole sequences, i.e. nothing in `cache`. It must be said where the
+                modules are being trained without a cache (`use_cache=False`), for a loss of the language model alone would not
+                train them.
             compile_config (`CompileConfig`, *optional*):
                 How to compile the language model's forward, if at all. Meant for a static cache. To compile this
                 forward as a whole would not do: the states kept for the modules grow with every call.
@@ -228,7 +234,16 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.language_model.embed_tokens(input_ids)
 
-        num_read = past_key_values.get_seq_length() if past_key_values is not None else 0
+        # As the trainers of TRL call it, which have a loss of their own
+        if output_mctp_hidden_states is None and use_cache is False and self.training and torch.is_grad_enabled():
+            if any(parameter.requires_grad for parameter in self.mctp_modules.parameters()):
+                raise ValueError(
+                    "This trainer computes its loss from the language model alone, so the MCTP modules would not be trained, "
+                    "though they require gradients. `training.trainer.VitaAudioSFTTrainer` and `transformers.Trainer` train "
+                    "them. To leave them as they are, say so: `model.model.mctp_modules.requires_grad_(False)`."
+                )
+
+        num_read = cache.get_seq_length() if cache is not None else 0
         if output_mctp_hidden_states and num_read > 0:
             raise ValueError("The hidden states and losses of MCTP modules need whole sequences, not a filled cache.")
         if use_cache is None:
@@ -236,11 +251,11 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
         if position_ids is None:
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + num_read
             position_ids = position_ids.unsqueeze(0)
-        elif use_cache and attention_mask is None and past_key_values is None:
+        elif use_cache and attention_mask is None and cache is None:
             # With a cache, attention would cross the samples of packed data
             use_cache = find_packed_sequence_indices(position_ids) is None
-        if use_cache and past_key_values is None and len(self.mctp_modules) > 0:
-            past_key_values = VitaAudioCache(self.config)
+        if use_cache and cache is None and len(self.mctp_modules) > 0:
+            cache = VitaAudioCache(self.config)
 
         language_model = self.language_model
         if compile_config is not None:
@@ -248,13 +263,13 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
         outputs = language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            **{CACHE: cache},
             **kwargs,
         )
-        if isinstance(past_key_values, VitaAudioCache):
-            past_key_values.append_language_model(inputs_embeds, position_ids, outputs.last_hidden_state)
+        if isinstance(cache, VitaAudioCache):
+            cache.append_language_model(inputs_embeds, position_ids, outputs.last_hidden_state)
 
         mctp_hidden_states = None
         if output_mctp_hidden_states:
@@ -264,8 +279,8 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
                 config=self.language_model.config,
                 inputs_embeds=inputs_embeds,
                 attention_mask=attention_mask,
-                past_key_values=None,
                 position_ids=position_ids,
+                **{CACHE: None},
             )
             mctp_hidden_states = ()
             hidden_states = outputs.last_hidden_state
@@ -283,15 +298,16 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
         return VitaAudioModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
             mctp_hidden_states=mctp_hidden_states,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            **{CACHE: outputs.get(CACHE)},
         )
 
+    @takes_old_cache_name
     def forward_mctp(
         self,
         input_ids: torch.LongTensor,
-        past_key_values: VitaAudioCache,
+        cache: VitaAudioCache,
         attention_mask: torch.Tensor | None = None,
         compile_config: CompileConfig | None = None,
     ) -> torch.Tensor:
@@ -307,18 +323,18 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
             raise ValueError(
                 f"{module_idx} tokens are for MCTP module {module_idx}; there are {len(self.mctp_modules)}."
             )
-        mctp_cache = past_key_values.mctp_caches[module_idx - 1]
-        hidden_states, position_ids, inputs_embeds = past_key_values.unread(module_idx)
+        mctp_cache = cache.mctp_caches[module_idx - 1]
+        hidden_states, position_ids, inputs_embeds = cache.unread(module_idx)
         new_embeds = self.language_model.embed_tokens(input_ids)
         inputs_embeds = torch.cat([inputs_embeds, new_embeds], dim=1)[:, -hidden_states.shape[1] :]
         if attention_mask is not None:
-            attention_mask = attention_mask[:, : past_key_values.num_columns_read(0)]
+            attention_mask = attention_mask[:, : cache.num_columns_read(0)]
         causal_mask = LAYER_PATTERN_TO_MASK_FUNCTION_MAPPING[self.mctp_layer_type](
             config=self.language_model.config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
-            past_key_values=mctp_cache,
             position_ids=position_ids,
+            **{CACHE: mctp_cache},
         )
         run_module = self._run_module
         # What a cache allocates at first must be allocated outside of compiled code
@@ -329,11 +345,23 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
             inputs_embeds,
             hidden_states,
             position_ids + module_idx,
-            past_key_values=mctp_cache,
+            cache=mctp_cache,
             attention_mask=causal_mask,
         )
-        past_key_values.append_module(module_idx, hidden_states)
+        cache.append_module(module_idx, hidden_states)
         return hidden_states
+
+
+def is_plain_linear(module: nn.Module) -> bool:
+    """Whether a call of the layer multiplies with the weight that it has and does nothing else: no hook, adapter or quantisation."""
+    return (
+        type(module) is nn.Linear
+        and type(module.weight) is nn.Parameter
+        and not module.weight.is_meta
+        and "forward" not in vars(module)
+        and not module._forward_pre_hooks
+        and not module._forward_hooks
+    )
 
 
 class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGenerationMixin):
@@ -386,11 +414,6 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, save_directory, *args, **kwargs):
-        # The code saved with the weights is registered for one auto class, but two find this model
-        if self.is_remote_code():
-            auto_map = getattr(self.config, "auto_map", None) or {}
-            name = "modeling_vita_audio.VitaAudioForConditionalGeneration"
-            self.config.auto_map = {**auto_map, "AutoModel": name, "AutoModelForCausalLM": name}
         # A generation config with this flag is loaded without `mctp_mode`
         self.generation_config._from_model_config = False
         super().save_pretrained(save_directory, *args, **kwargs)
@@ -457,13 +480,14 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
             cross_entropy = self._cross_entropy
         return cross_entropy(hidden_states, labels[1:][is_target], num_items_in_batch)
 
+    @takes_old_cache_name
     @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
@@ -484,7 +508,7 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
             position_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
                 Positions. Where they restart, without an `attention_mask`, the next of several packed samples begins:
                 no attention crosses and no MCTP module pairs a hidden state with a token of another sample.
-            past_key_values (`Cache`, *optional*):
+            cache (`Cache`, *optional*; `past_key_values` is its old name):
                 With a [`VitaAudioCache`], generation can go on with MCTP modules. Any other cache of the language model
                 does for the language model alone. By default a [`VitaAudioCache`] is made if there are modules.
             inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`, *optional*):
@@ -493,13 +517,13 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
                 The token ids to be predicted, -100 where there is no loss. They are shifted inside: the language model
                 predicts label i + 1 from column i, module k label i + k + 1.
             use_cache (`bool`, *optional*, defaults to `text_config.use_cache` without and `False` with `labels`):
-                Whether to return `past_key_values`. Packed samples never have a cache.
+                Whether to return `cache`. Packed samples never have a cache.
             logits_to_keep (`int` or `torch.Tensor`, *optional*, defaults to 0):
                 Columns whose logits are returned: the last ones (0 for all), or the given ones.
             skip_logits (`bool`, *optional*, defaults to `True` for `labels` in training mode, else `False`):
                 Whether to return no logits. The losses only ever compute those of columns with a label.
             output_mctp_logits (`bool`, *optional*, defaults to `False`):
-                Whether to return `mctp_logits`. Needs whole sequences, i.e. nothing in `past_key_values`.
+                Whether to return `mctp_logits`. Needs whole sequences, i.e. nothing in `cache`.
             num_items_in_batch (`torch.Tensor` or `int`, *optional*):
                 What to divide the summed losses by, given by the `Trainer`: the number of labels in all batches of an
                 optimisation step. It divides the modules' losses too, so that accumulated gradients are exactly those
@@ -508,9 +532,15 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
 
         Raises:
             ValueError: if not exactly one of `input_ids` and `inputs_embeds` is given, if losses or logits of MCTP
-                modules are asked for with a filled cache, or with `shift_labels` (parts of sequences, as of context
-                parallelism).
+                modules are asked for with a filled cache, with `shift_labels` (parts of sequences, as of context
+                parallelism), or with `num_items_in_batch` but no `labels`.
         """
+        if num_items_in_batch is not None and labels is None:
+            raise ValueError(
+                "`num_items_in_batch` came without `labels`: a trainer with a loss function of its own, or label smoothing, would "
+                "train the language model alone. The loss is the model's; weigh its parts by `config.lm_loss_weight` and "
+                "`config.mctp_loss_weight`."
+            )
         if kwargs.get("shift_labels") is not None:
             raise ValueError(
                 "`shift_labels` are refused, as each MCTP module shifts whole sequences of `labels` itself."
@@ -521,7 +551,7 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=False if use_cache is None and labels is not None else use_cache,
             output_mctp_hidden_states=has_mctp_loss or output_mctp_logits,
@@ -566,15 +596,16 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
             mctp_losses=mctp_losses,
             logits=logits,
             mctp_logits=mctp_logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            **{CACHE: outputs.get(CACHE)},
         )
 
+    @takes_old_cache_name
     def forward_mctp(
         self,
         input_ids: torch.LongTensor,
-        past_key_values: VitaAudioCache,
+        cache: VitaAudioCache,
         attention_mask: torch.Tensor | None = None,
         special_token_ids: torch.LongTensor | None = None,
         compile_config: CompileConfig | None = None,
@@ -585,29 +616,35 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
         Args:
             input_ids (`torch.LongTensor` of shape `(batch_size, k)`):
                 The tokens that the language model has not read yet. It is their number that calls for module k.
-            past_key_values ([`VitaAudioCache`]):
+            cache ([`VitaAudioCache`]):
                 The cache with which the language model, and after it the modules 1 to k - 1, have run.
             attention_mask (`torch.Tensor` of shape `(batch_size, num_columns)`, *optional*):
                 0 at the padding of what the language model has read; further columns are ignored.
             special_token_ids (`torch.LongTensor` of shape `(num_special_tokens,)`, *optional*):
                 Where the next token can only be speech: the tokens to score besides the speech tokens. All others get
-                -inf, and their rows of the head are not read.
+                -inf, and their rows of the head are not read, where it is a plain layer whose rows can be had.
             compile_config (`CompileConfig`, *optional*):
                 How to compile the module's step, if at all. Meant for a static cache.
 
         Returns:
             `torch.FloatTensor` of shape `(batch_size, 1, vocab_size)`: scores for the token after `input_ids`.
         """
-        hidden_states = self.model.forward_mctp(input_ids, past_key_values, attention_mask, compile_config)[:, -1:]
+        hidden_states = self.model.forward_mctp(input_ids, cache, attention_mask, compile_config)[:, -1:]
         if special_token_ids is None:
             return self._logits(hidden_states)
-        weight, start = self.lm_head.weight, self.config.speech_token_offset
+        start = self.config.speech_token_offset
         end = start + self.config.num_speech_tokens
-        hidden_states = hidden_states[:, 0]
-        logits = hidden_states.new_full((hidden_states.shape[0], weight.shape[0]), -torch.inf)
-        logits[:, start:end] = nn.functional.linear(hidden_states, weight[start:end])
-        logits[:, special_token_ids] = nn.functional.linear(hidden_states, weight[special_token_ids])
-        return logits[:, None]
+        if is_plain_linear(self.lm_head):
+            weight = self.lm_head.weight
+            of_speech = nn.functional.linear(hidden_states, weight[start:end])
+            of_special_tokens = nn.functional.linear(hidden_states, weight[special_token_ids])
+        else:
+            logits = self._logits(hidden_states)
+            of_speech, of_special_tokens = logits[..., start:end], logits[..., special_token_ids]
+        logits = of_speech.new_full((*of_speech.shape[:2], self.config.text_config.vocab_size), -torch.inf)
+        logits[..., start:end] = of_speech
+        logits[..., special_token_ids] = of_special_tokens
+        return logits
 
 
 # `generate` inspects the signature of code from outside transformers before every token: this makes that quick

@@ -13,7 +13,12 @@ import time
 from pathlib import Path
 
 
-DEFAULT_MODEL = Path(__file__).resolve().parent.parent / "pretrained" / "vita-audio-mini"
+PACKAGE = Path(__file__).resolve().parent
+# an installed package has the model inside, a checkout beside
+DEFAULT_MODEL = next(
+    filter(Path.is_dir, (folder / "pretrained" / "vita-audio-mini" for folder in (PACKAGE, PACKAGE.parent))),
+    PACKAGE.parent / "pretrained" / "vita-audio-mini",
+)
 SAMPLE_QUESTION = DEFAULT_MODEL / "sample_question.wav"
 
 DELEGATED_COMMANDS = {"train": "Train a stage", "evaluate": "Score a model on held-out data in every mode"}

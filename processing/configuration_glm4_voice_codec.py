@@ -261,7 +261,7 @@ class Glm4VoiceCodecConfig(PreTrainedConfig):
     """
 
     model_type = "glm4_voice_codec"
-    sub_configs_defaults = {
+    sub_configs = {
         "tokenizer_config": Glm4VoiceTokenizerConfig,
         "flow_config": Glm4VoiceFlowConfig,
         "vocoder_config": Glm4VoiceVocoderConfig,
@@ -276,6 +276,9 @@ class Glm4VoiceCodecConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
+        for name, config_class in self.sub_configs.items():
+            if not isinstance(getattr(self, name), PreTrainedConfig):
+                setattr(self, name, config_class(**(getattr(self, name) or {})))
         super().__post_init__(**kwargs)
         if self.flow_config.vocab_size < self.codebook_size:
             raise ValueError(

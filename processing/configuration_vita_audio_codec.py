@@ -40,6 +40,8 @@ class VitaAudioCodecConfig(PreTrainedConfig):
             Their names, in order.
         synthesis_window (`int`, defaults to 320):
             Samples in the window of the source-filter synthesis; its hop is a quarter of it.
+        storage_dtype (`str`, *optional*):
+            Type that weights are stored in where that loses nothing, as in [`VitaAudioConfig`].
 
     Raises:
         ValueError: where sizes disagree.
@@ -60,6 +62,7 @@ class VitaAudioCodecConfig(PreTrainedConfig):
     num_voices: int = 1
     voice_names: list[str] | None = None
     synthesis_window: int = 320
+    storage_dtype: str | None = None
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):

@@ -23,9 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from .configuration_glm4_voice_codec import Glm4VoiceCodecConfig
-from .export import add_codec_code
 from .modeling_glm4_voice_codec import Glm4VoiceCodec
-from .saving_vita_audio import written_whole
 
 
 # What each file must be and what it says of our configurations: (its key, our key). A key is a path; `!` is the tag's name.
@@ -207,14 +205,7 @@ def convert(tokenizer_dir: str | Path, decoder_dir: str | Path, output_dir: str 
     if problems:
         raise ValueError(f"The weights do not fit the configuration. {' '.join(problems)}")
     codec.load_state_dict(weights, assign=True)
-    return save(codec, output_dir)
-
-
-def save(codec: Glm4VoiceCodec, output_dir: Path) -> Path:
-    """Writes the codec with its code, for `trust_remote_code=True`."""
-    with written_whole(output_dir) as unfinished:
-        codec.save_pretrained(unfinished)
-        add_codec_code(unfinished, unfinished, codec)
+    codec.save_pretrained(output_dir)
     return output_dir
 
 

@@ -93,6 +93,14 @@ class Glm4VoiceCodecDecoderOutput(ModelOutput):
 
 class Glm4VoiceCodecPreTrainedModel(PreTrainedAudioTokenizerBase):
     save_pretrained = saved_whole(PreTrainedAudioTokenizerBase.save_pretrained)
+    remote_code = {
+        "config.json": {
+            "auto_map": {
+                "AutoConfig": "configuration_glm4_voice_codec.Glm4VoiceCodecConfig",
+                "AutoModel": "modeling_glm4_voice_codec.Glm4VoiceCodec",
+            }
+        }
+    }
 
     config: Glm4VoiceCodecConfig
     base_model_prefix = "codec"

@@ -61,7 +61,8 @@ class Glm4VoiceTokenizer(nn.Module):
         # causal: as many frames of zeros in front as the kernel is wide, but for one
         hidden_states = self.activation_fn(self.conv1(nn.functional.pad(input_features, (2, 0))))
         hidden_states = self.activation_fn(self.conv2(nn.functional.pad(hidden_states, (2, 0)))).transpose(1, 2)
-        hidden_states = hidden_states + self.embed_positions.weight[: hidden_states.shape[1]]
+        positions = torch.arange(hidden_states.shape[1], device=hidden_states.device)
+        hidden_states = hidden_states + self.embed_positions(positions)
 
         attention_mask = attention_mask[:, ::2].bool()
         allowed = block_causal_mask(hidden_states.shape[1], config.attention_block_size, hidden_states.device)
@@ -76,7 +77,9 @@ class Glm4VoiceTokenizer(nn.Module):
 
     def quantize(self, latents: torch.FloatTensor) -> torch.LongTensor:
         """Codes `(...)` of the codebook's vectors nearest to `latents` `(..., d_model)`, in float32."""
-        vectors, latents = self.codebook.weight.float(), latents.float()
+        # through the module, which may keep its weights elsewhere
+        vectors = self.codebook(torch.arange(self.codebook.num_embeddings, device=latents.device)).float()
+        latents = latents.float()
         # the distance's square without the latent's own, which is the same for all vectors
         return (vectors.square().sum(-1) - 2 * latents @ vectors.T).argmin(-1)
 

@@ -162,7 +162,7 @@ class Glm4VoiceVocoder(nn.Module):
         """State before the first piece; `generator` also draws the phases that the harmonics start with."""
         phase = torch.rand(1, self.config.num_harmonics + 1, generator=generator, device=generator.device).double()
         phase[:, 0] = 0
-        return Glm4VoiceVocoderState(generator=generator, phase=phase.to(self.source_proj.weight.device))
+        return Glm4VoiceVocoderState(generator=generator, phase=phase)
 
     def forward(
         self, mel: torch.FloatTensor, state: Glm4VoiceVocoderState, is_final: bool = True
@@ -215,7 +215,7 @@ class Glm4VoiceVocoder(nn.Module):
         f0 = f0.float().repeat_interleave(config.hop_length, dim=1)[..., None]
         harmonics = torch.arange(1, config.num_harmonics + 2, device=f0.device)
         # in double precision, for the phase of a long utterance sums up the pitch of all its samples
-        phase = state.phase[:, None] + (f0.double() * harmonics / config.sampling_rate).cumsum(1)
+        phase = state.phase.to(f0.device)[:, None] + (f0.double() * harmonics / config.sampling_rate).cumsum(1)
         phase = phase - phase.round()
         state.phase = phase[:, -1]
         sines = config.source_amplitude * (2 * math.pi * phase.float()).sin()

@@ -157,7 +157,8 @@ class VitaAudioCodecQuantizer(nn.Module):
     def forward(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.LongTensor]:
         """Latents `(..., codebook_dim)` to quantized ones, gradients straight through, and codes `(...)`."""
         directions = nn.functional.normalize(latents, dim=-1)
-        vectors = nn.functional.normalize(self.codebook.weight, dim=-1)
+        # through the module, which may keep its weights elsewhere
+        vectors = self.from_codes(torch.arange(self.codebook.num_embeddings, device=latents.device))
         codes = (directions @ vectors.T).argmax(-1)
         return directions + (self.from_codes(codes) - directions).detach(), codes
 
@@ -335,6 +336,14 @@ class VitaAudioCodecVocoder(nn.Module):
 
 class VitaAudioCodecPreTrainedModel(PreTrainedAudioTokenizerBase):
     save_pretrained = saved_whole(PreTrainedAudioTokenizerBase.save_pretrained)
+    remote_code = {
+        "config.json": {
+            "auto_map": {
+                "AutoConfig": "configuration_vita_audio_codec.VitaAudioCodecConfig",
+                "AutoModel": "modeling_vita_audio_codec.VitaAudioCodec",
+            }
+        }
+    }
 
     config: VitaAudioCodecConfig
     base_model_prefix = "codec"

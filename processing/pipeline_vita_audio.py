@@ -2,11 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The `audio-to-audio` pipeline: a spoken question or a conversation in, the answer's text and speech out."""
 
+from inspect import signature
+
 import torch
 from transformers import GenerationConfig, Pipeline
 from transformers.utils.chat_template_utils import Chat, is_valid_message
 
 from .conversation_vita_audio import SPOKEN_CHAT_SYSTEM_PROMPT, spoken_conversation
+from .saving_vita_audio import saved_whole
 from .streaming_vita_audio import DEFAULT_CODES_PER_CHUNK, VitaAudioSpeechStream, VitaAudioStreamer
 
 
@@ -29,6 +32,9 @@ class VitaAudioPipeline(Pipeline):
         codec_device (`str` or `torch.device`, *optional*):
             Where the codec encodes and decodes, if not on the model's device.
     """
+
+    # Its code is what the model's configuration names
+    remote_code = {}
 
     _load_processor = True
     _load_tokenizer = False
@@ -68,7 +74,9 @@ class VitaAudioPipeline(Pipeline):
                 Before an audio that is not in a conversation; the prompt of spoken chat by default, None for no system turn.
             batch_size (`int`, *optional*, defaults to 1):
                 Inputs that go through the model at once.
-            kwargs:
+            sampling_rate (`int`, *optional*):
+                Of audios that are arrays, in Hz; the codec's by default.
+            generate_kwargs (`dict`, *optional*), kwargs:
                 For `generate`, such as `max_new_tokens`, `do_sample` and `mctp_mode`.
 
         Returns:
@@ -76,8 +84,8 @@ class VitaAudioPipeline(Pipeline):
             where the answer has no speech; `"sampling_rate"` (`int`) of it in Hz; `"text"` (`str`).
 
         Raises:
-            ValueError: an input is empty, or an audio or text is bad (see [`load_audio`] and
-                [`VitaAudioProcessor.apply_chat_template`]).
+            ValueError: an input is empty, an audio or text is bad (see [`load_audio`] and
+                [`VitaAudioProcessor.apply_chat_template`]), or a keyword is none of these.
         """
         if isinstance(inputs, (list, tuple)) and not len(inputs):
             raise ValueError("There is no input: the list is empty.")
@@ -114,16 +122,35 @@ class VitaAudioPipeline(Pipeline):
             max_queued_chunks,
         )
 
+    @saved_whole
+    def save_pretrained(self, save_directory, **kwargs):
+        """The model and the processor with its codec, a whole Hub folder. `kwargs` as of [`PreTrainedModel.save_pretrained`]."""
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory)
+
     def _sanitize_parameters(self, **kwargs):
-        preprocess_params = {"system_prompt": kwargs.pop("system_prompt")} if "system_prompt" in kwargs else {}
+        preprocess_params = {name: kwargs.pop(name) for name in ("system_prompt", "sampling_rate") if name in kwargs}
+        for name, value in (kwargs.pop("generate_kwargs", None) or {}).items():
+            if name in kwargs:
+                raise ValueError(f"`{name}` is given twice, by itself and in `generate_kwargs`.")
+            kwargs[name] = value
+        if unknown := kwargs.keys() - self._generate_keywords():
+            raise ValueError(
+                f"{', '.join(f'`{name}`' for name in sorted(unknown))} is no keyword of this pipeline, nor of `generate`."
+            )
         if kwargs.get("num_return_sequences", 1) != 1:
             raise ValueError("The pipeline gives one answer for each input: `num_return_sequences` must be 1.")
         return preprocess_params, kwargs, {}
 
-    def preprocess(self, inputs, system_prompt=SPOKEN_CHAT_SYSTEM_PROMPT):
+    def _generate_keywords(self) -> set[str]:
+        names = {"mctp_mode", "mctp_verify", "mctp_speech_only_head", "tokenizer", "max_new_tokens"}
+        names |= {name for name in vars(GenerationConfig()) if not name.startswith("_")}
+        return names | set(signature(self.model.generate).parameters)
+
+    def preprocess(self, inputs, system_prompt=SPOKEN_CHAT_SYSTEM_PROMPT, sampling_rate: int | None = None):
         conversation = inputs.messages if isinstance(inputs, Chat) else spoken_conversation(inputs, system_prompt)
         return self.processor.apply_chat_template(
-            conversation, tokenize=True, return_dict=True, add_generation_prompt=True
+            conversation, tokenize=True, return_dict=True, add_generation_prompt=True, sampling_rate=sampling_rate
         )
 
     def _forward(self, model_inputs, **generate_kwargs):

@@ -4,10 +4,15 @@
 
 import copy
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from jinja2 import Environment
+from jinja2.meta import find_undeclared_variables
 from safetensors import SafetensorError
 from transformers import AutoModel, BatchFeature, EncodecFeatureExtractor, ProcessorMixin
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
@@ -31,6 +36,27 @@ CODEC_CLASSES = {VitaAudioCodecConfig.model_type: VitaAudioCodec}
 HUB_KWARGS = ("cache_dir", "force_download", "proxies", "token", "local_files_only", "revision")
 
 IGNORED_LABEL = -100
+
+# Keywords of transformers' processors that mean here what they mean there, with their defaults
+OPTIONS = {
+    "return_tensors": None,
+    "padding": True,
+    "padding_side": "left",
+    "max_length": None,
+    "pad_to_multiple_of": None,
+    "return_attention_mask": True,
+    "sampling_rate": None,
+}
+# and the groups that they may be in
+OPTION_GROUPS = ("text_kwargs", "audio_kwargs", "common_kwargs", "processor_kwargs")
+
+# Those that are taken with one value alone, and why
+FIXED_OPTIONS = {
+    "truncation": (False, "a conversation that is cut off is another one"),
+    "add_special_tokens": (False, "the chat template writes all that there are"),
+    "load_audio_from_video": (False, "there is no video"),
+}
+OPTION_GROUPS = ("text_kwargs", "audio_kwargs", "common_kwargs", "processor_kwargs")
 
 
 class VitaAudioProcessor(ProcessorMixin):
@@ -60,6 +86,10 @@ class VitaAudioProcessor(ProcessorMixin):
     Raises:
         ValueError: the parts do not fit each other: sampling rates, or more codes in the codec than speech tokens.
     """
+
+    remote_code = {
+        "processor_config.json": {"auto_map": {"AutoProcessor": "processing_vita_audio.VitaAudioProcessor"}}
+    }
 
     def __init__(
         self,
@@ -123,7 +153,7 @@ class VitaAudioProcessor(ProcessorMixin):
 
     # Conversations to ids
 
-    def __call__(self, text, audio=None, sampling_rate: int | None = None, return_tensors="pt") -> BatchFeature:
+    def __call__(self, text, audio=None, return_tensors="pt", **kwargs) -> BatchFeature:
         r"""
         Turns rendered prompts into ids. Conversations go through [`~VitaAudioProcessor.apply_chat_template`].
 
@@ -132,16 +162,21 @@ class VitaAudioProcessor(ProcessorMixin):
                 Prompts in the model's chat format, with a mark `<|audio|>` for every audio.
             audio (*optional*):
                 An audio or a flat list of the audios of all prompts, each of a kind that [`load_audio`] takes.
-            sampling_rate (`int`, *optional*):
-                Of audios that are arrays, in Hz; the codec's by default.
+            return_tensors (`str`, *optional*, defaults to `"pt"`):
+                `"pt"`, `"np"`, or None for lists.
+            kwargs:
+                As in transformers, also in the groups `text_kwargs`, `audio_kwargs` and `common_kwargs`: `sampling_rate` of audios
+                that are arrays, in Hz, by default the codec's; `padding` (True, `"max_length"` or False), `padding_side`
+                (`"left"`), `max_length` to pad to, `pad_to_multiple_of`, `return_attention_mask` (True).
 
         Returns:
-            [`BatchFeature`]: `input_ids` and `attention_mask`, int64 of shape `(batch_size, sequence_length)`, padded on
-            the left.
+            [`BatchFeature`]: `input_ids` and `attention_mask`, int64 of shape `(batch_size, sequence_length)`.
 
         Raises:
-            ValueError: the marks are not as many as the audios, the text has speech tokens in it, or an audio is bad.
+            ValueError: the marks are not as many as the audios, the text has speech tokens in it, an audio is bad, or a keyword
+                is none of these.
         """
+        options = read_options({"return_tensors": return_tensors, **kwargs})
         texts = [text] if isinstance(text, str) else list(text)
         audios = [] if audio is None else list(audio) if isinstance(audio, (list, tuple)) else [audio]
         num_marks = sum(text.count(AUDIO_MARK) for text in texts)
@@ -152,8 +187,10 @@ class VitaAudioProcessor(ProcessorMixin):
             self._refuse(
                 [i for i in row if self.speech_vocabulary.is_code(i) or self.speech_vocabulary.is_delimiter(i)]
             )
-        spans = (self.speech_vocabulary.wrap(codes) for codes in self.encode_audio(audios, sampling_rate))
-        return self._pad([self._expand(row, spans) for row in rows], return_tensors)
+        spans = (
+            self.speech_vocabulary.wrap(codes) for codes in self.encode_audio(audios, options.pop("sampling_rate"))
+        )
+        return self._pad([self._expand(row, spans) for row in rows], **options)
 
     def apply_chat_template(
         self,
@@ -161,6 +198,10 @@ class VitaAudioProcessor(ProcessorMixin):
         chat_template=None,
         *,
         audios=None,
+        add_generation_prompt=False,
+        continue_final_message=False,
+        return_assistant_tokens_mask=False,
+        sanitize_control_tokens=False,
         tokenize=False,
         return_dict=False,
         return_tensors="pt",
@@ -179,13 +220,28 @@ class VitaAudioProcessor(ProcessorMixin):
                 The audios of the marks, for each conversation of a batch.
             tokenize (`bool`, defaults to `False`), return_dict (`bool`, defaults to `False`), return_tensors:
                 As in transformers: the rendered text; ids; or a [`BatchFeature`] as of `__call__`.
+            add_generation_prompt, continue_final_message (`bool`, defaults to `False`):
+                As in transformers. A final message that ends in speech is continued behind its last delimiter.
+            return_assistant_tokens_mask (`bool`, defaults to `False`):
+                With `return_dict=True`, adds `assistant_masks`, like `input_ids`: 1 where the assistant wrote the token, 0
+                elsewhere. The ids are then those of [`~VitaAudioProcessor.build_training_example`].
+            sanitize_control_tokens (`bool`, defaults to `False`):
+                Whether control tokens in texts shall do nothing. They are always refused, so both values do the same.
             kwargs:
-                Such as `add_generation_prompt=True`, see [`ProcessorMixin.apply_chat_template`].
+                Those of `__call__`, also in a group `processor_kwargs`, and variables of the chat template.
 
         Raises:
-            ValueError: a text has control or speech tokens in it, the marks are not as many as `audios`, or an audio is
-                bad (see [`load_audio`]); all before the codec runs.
+            ValueError: a text has control or speech tokens in it, the marks are not as many as `audios`, an audio is
+                bad (see [`load_audio`]), or a keyword is neither of `__call__` nor in the chat template; all before the codec runs.
         """
+        chat_template = self._find_chat_template(chat_template)
+        names = template_variables(chat_template)
+        variables = {name: value for name, value in kwargs.items() if name in names}
+        options = {name: value for name, value in kwargs.items() if name not in names}
+        options = read_options({"return_tensors": return_tensors, **options})
+        sampling_rate = options.pop("sampling_rate")
+        if return_assistant_tokens_mask and not (tokenize and return_dict):
+            raise ValueError("`return_assistant_tokens_mask=True` needs `tokenize=True` and `return_dict=True`.")
         if not conversation:
             raise ValueError("There is no message: the conversation is empty.")
         is_batched = isinstance(conversation[0], (list, tuple))
@@ -196,17 +252,30 @@ class VitaAudioProcessor(ProcessorMixin):
         conversations = [split_at_marks(messages, audio) for messages, audio in zip(conversations, audios)]
         for messages in conversations:
             self._check_texts(messages)
+        template = {
+            "chat_template": chat_template,
+            "add_generation_prompt": add_generation_prompt,
+            "continue_final_message": continue_final_message,
+            "return_assistant_tokens_mask": return_assistant_tokens_mask,
+            **self.tokenizer.special_tokens_map,
+            **variables,
+        }
         if not tokenize:
-            prompts = [_join(messages) for messages in conversations]
-            return super().apply_chat_template(prompts if is_batched else prompts[0], chat_template, **kwargs)
+            prompts, _ = render_jinja_template([_join(messages) for messages in conversations], **template)
+            return prompts if is_batched else prompts[0]
 
-        waveforms = [[self.load_audio(part["audio"]) for part in _audio_parts(messages)] for messages in conversations]
-        rows = []
+        waveforms = [
+            [self.load_audio(part["audio"], sampling_rate) for part in _audio_parts(messages)]
+            for messages in conversations
+        ]
+        rows, masks = [], []
         for messages, samples in zip(conversations, waveforms):
             messages, spans = self._place_codes(messages, self._encode(samples))
-            prompt = super().apply_chat_template(messages, chat_template, **kwargs)
-            rows.append(self._expand(self.tokenizer(prompt, add_special_tokens=False)["input_ids"], iter(spans)))
-        batch = self._pad(rows, return_tensors)
+            (rendered,), written = render_jinja_template([messages], **template)
+            ids, mask = self._tokenize(rendered, written[0] if written else (), spans)
+            rows.append(ids)
+            masks.append(mask)
+        batch = self._pad(rows, masks if return_assistant_tokens_mask else None, **options)
         return batch if return_dict else batch["input_ids"]
 
     def build_training_example(self, messages: list[dict], audio_codes: Sequence[Sequence[int]] = ()) -> dict:
@@ -233,7 +302,7 @@ class VitaAudioProcessor(ProcessorMixin):
         messages, spans = self._place_codes(messages, [part["audio"] for part in _audio_parts(messages)])
         (rendered,), (learned,) = render_jinja_template(
             conversations=[messages],
-            chat_template=self._resolve_chat_template(None),
+            chat_template=self._find_chat_template(None),
             return_assistant_tokens_mask=True,
             **self.tokenizer.special_tokens_map,
         )
@@ -242,14 +311,8 @@ class VitaAudioProcessor(ProcessorMixin):
                 "Nothing to learn: the conversation has no turn of the assistant, or the chat template marks none with "
                 "{% generation %} blocks."
             )
-        # Cut where the assistant starts and stops, as generation does: no token spans prompt and answer.
-        input_ids, labels, spans, end = [], [], iter(spans), 0
-        for start, stop in [*learned, (len(rendered), len(rendered))]:
-            for piece, is_learned in ((rendered[end:start], False), (rendered[start:stop], True)):
-                ids = self._expand(self.tokenizer(piece, add_special_tokens=False)["input_ids"], spans)
-                input_ids += ids
-                labels += ids if is_learned else [IGNORED_LABEL] * len(ids)
-            end = stop
+        input_ids, mask = self._tokenize(rendered, learned, spans)
+        labels = [token_id if is_learned else IGNORED_LABEL for token_id, is_learned in zip(input_ids, mask)]
         return {"input_ids": input_ids, "labels": labels}
 
     def load_audio(self, source, sampling_rate: int | None = None) -> np.ndarray:
@@ -322,6 +385,34 @@ class VitaAudioProcessor(ProcessorMixin):
                 placed += _join([message])
         return placed, spans
 
+    def _find_chat_template(self, name_or_template: str | None) -> str:
+        """A template itself, or one of the processor's by its name; its only or default one without."""
+        templates = self.chat_template if isinstance(self.chat_template, dict) else {"default": self.chat_template}
+        if name_or_template is None:
+            name_or_template = "default"
+        return templates.get(name_or_template, name_or_template)
+
+    def _tokenize(
+        self, rendered: str, written: Sequence[tuple[int, int]], spans: list[list[int]]
+    ) -> tuple[list[int], list[int]]:
+        """
+        Ids of a rendered conversation, and 1 for each that the assistant wrote. It is cut where the assistant starts and stops,
+        as generation does, so that no token spans prompt and answer.
+
+        Args:
+            rendered: with a mark for each of `spans`.
+            written: start and end in it of what the assistant wrote; without any, nothing is cut.
+            spans: the ids that the marks stand for.
+        """
+        input_ids, mask, spans, end = [], [], iter(spans), 0
+        for start, stop in [*written, (len(rendered), len(rendered))]:
+            for piece, is_written in ((rendered[end:start], 0), (rendered[start:stop], 1)):
+                ids = self._expand(self.tokenizer(piece, add_special_tokens=False)["input_ids"], spans)
+                input_ids += ids
+                mask += [is_written] * len(ids)
+            end = stop
+        return input_ids, mask
+
     def _expand(self, token_ids: list[int], spans) -> list[int]:
         """Puts the next of `spans` in the place of every audio mark."""
         expanded = []
@@ -329,9 +420,17 @@ class VitaAudioProcessor(ProcessorMixin):
             expanded += next(spans) if token_id == self.audio_token_id else [token_id]
         return expanded
 
-    def _pad(self, rows: list[list[int]], return_tensors) -> BatchFeature:
-        batch = self.tokenizer.pad({"input_ids": rows}, padding_side="left", return_attention_mask=True)
-        return BatchFeature(dict(batch), tensor_type=return_tensors)
+    def _pad(
+        self, rows: list[list[int]], masks: list[list[int]] | None = None, return_tensors=None, **options
+    ) -> BatchFeature:
+        batch = dict(self.tokenizer.pad({"input_ids": rows}, **options))
+        if masks is not None:
+            padded = zip(masks, batch["input_ids"])
+            if options["padding_side"] == "left":
+                batch["assistant_masks"] = [[0] * (len(ids) - len(mask)) + mask for mask, ids in padded]
+            else:
+                batch["assistant_masks"] = [mask + [0] * (len(ids) - len(mask)) for mask, ids in padded]
+        return BatchFeature(batch, tensor_type=return_tensors)
 
     # Ids to text and audio
 
@@ -415,7 +514,11 @@ class VitaAudioProcessor(ProcessorMixin):
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
         """As [`ProcessorMixin.save_pretrained`], and the codec's weights and configuration in `audio_tokenizer/`."""
         if self.audio_tokenizer is not None:
-            self.audio_tokenizer.save_pretrained(os.path.join(save_directory, AUDIO_TOKENIZER_SUBFOLDER))
+            folder = Path(save_directory, AUDIO_TOKENIZER_SUBFOLDER)
+            self.audio_tokenizer.save_pretrained(folder)
+            # code is looked for in a repository's root, whatever the subfolder of the configuration that names it
+            for path in folder.glob("*.py"):
+                path.replace(Path(save_directory, path.name))
         return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     @classmethod
@@ -430,6 +533,50 @@ class VitaAudioProcessor(ProcessorMixin):
                 **{key: kwargs[key] for key in HUB_KWARGS if key in kwargs},
             )
         return processor_dict, unused_kwargs
+
+
+def template_variables(chat_template: str) -> set[str]:
+    """The names of the variables that a chat template reads."""
+    # transformers' own block, which Jinja does not know
+    chat_template = re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", chat_template)
+    return find_undeclared_variables(Environment(extensions=["jinja2.ext.loopcontrols"]).parse(chat_template))
+
+
+def read_options(kwargs: dict) -> dict:
+    """
+    All of `OPTIONS`, from keywords of transformers' processors, grouped or not.
+
+    Raises:
+        ValueError: a keyword has no effect here, or is given twice.
+    """
+    options = {}
+    for name, value in ungrouped(kwargs):
+        if value is None or (name, value) == ("return_tensors", "auto"):
+            continue
+        if name in FIXED_OPTIONS:
+            only, reason = FIXED_OPTIONS[name]
+            if value != only:
+                raise ValueError(f"`{name}={value!r:.200}` is refused, only {only} is taken: {reason}.")
+        elif name not in OPTIONS:
+            raise ValueError(
+                f"`{name}` has no effect here: it is neither one of {', '.join(OPTIONS)} nor a variable of the chat template."
+            )
+        else:
+            options[name] = value
+    is_to_length = options.get("padding") == "max_length"
+    if is_to_length != ("max_length" in options):
+        raise ValueError(
+            '`padding="max_length"` and `max_length` have an effect together alone: conversations are not cut off.'
+        )
+    return {**OPTIONS, **options}
+
+
+def ungrouped(kwargs: dict) -> Iterator[tuple[str, Any]]:
+    for name, value in kwargs.items():
+        if name in OPTION_GROUPS:
+            yield from ungrouped(value or {})
+        else:
+            yield name, value
 
 
 def _join(messages: list[dict]) -> list[dict]:

@@ -192,17 +192,17 @@ def test_number_of_forwards(model, mctp_mode, language_model, modules):
         ({"assistant_model": "itself"}, "assisted generation"),
         ({"penalty_alpha": 0.6, "top_k": 4}, "contrastive search"),
         ({"dola_layers": "low"}, "dola generation"),
-        ({"mctp_mode": "boost", "past_key_values": "filled"}, "filled without them"),
+        ({"mctp_mode": "boost", "cache": "filled"}, "filled without them"),
     ],
     ids=str,
 )
 def test_refused_before_any_work(model, kwargs, message):
     if "assistant_model" in kwargs:
         kwargs = {"assistant_model": model}
-    if "past_key_values" in kwargs:
+    if "cache" in kwargs:
         cache = DynamicCache(config=model.config.text_config)
-        model(random_prompt(4), past_key_values=cache)
-        kwargs = {**kwargs, "past_key_values": cache}
+        model(random_prompt(4), cache=cache)
+        kwargs = {**kwargs, "cache": cache}
     with CountForwards(model) as count, pytest.raises(ValueError, match=message):
         model.generate(random_prompt(5), max_new_tokens=5, **kwargs)
     assert count.language_model == 0
@@ -297,7 +297,7 @@ def test_processors_criteria_and_records_see_every_token(model):
         assert torch.isfinite(logits).all() and logits.shape == (1, 120)
     # 1 + 10 + 4 + 10 + 4 tokens: nine forwards of the language model, the first of the prompt
     assert [states[-1].shape[1] for states in output.hidden_states] == [6, 11, 1, 1, 1, 11, 1, 1, 1]
-    assert isinstance(output.past_key_values, VitaAudioCache)
+    assert isinstance(output.cache, VitaAudioCache)
 
 
 class RecordStream(BaseStreamer):
@@ -388,22 +388,22 @@ def test_a_returned_cache_continues_the_conversation(num_mctp_modules, num_new_t
         inputs = {"input_ids": conversation, "attention_mask": attention_mask}
         expected = new_tokens(model, inputs, mctp_mode=mctp_mode)
         with CountForwards(model) as count:
-            cache = output.past_key_values
-            assert new_tokens(model, inputs, mctp_mode=mctp_mode, past_key_values=cache) == expected
+            cache = output.cache
+            assert new_tokens(model, inputs, mctp_mode=mctp_mode, cache=cache) == expected
         assert count.language_model < 45
 
 
 def test_a_vita_audio_cache_keeps_what_modules_need_in_any_mode(model):
     prompt, cache = random_prompt(6), VitaAudioCache(model.config)
-    first = model.generate(prompt, mctp_mode="vanilla", max_new_tokens=9, past_key_values=cache)
+    first = model.generate(prompt, mctp_mode="vanilla", max_new_tokens=9, cache=cache)
     expected = new_tokens(model, first, mctp_mode="boost")
-    assert new_tokens(model, first, mctp_mode="boost", past_key_values=cache) == expected
+    assert new_tokens(model, first, mctp_mode="boost", cache=cache) == expected
     # So does the cache of a plain forward, of which copies serve several continuations
-    cache = model(prompt).past_key_values
+    cache = model(prompt).cache
     for seed in (1, 2):
         inputs = torch.cat([prompt, random_prompt(4, seed=seed)], dim=1)
         expected = new_tokens(model, inputs, mctp_mode="turbo")
-        assert new_tokens(model, inputs, mctp_mode="turbo", past_key_values=copy.deepcopy(cache)) == expected
+        assert new_tokens(model, inputs, mctp_mode="turbo", cache=copy.deepcopy(cache)) == expected
 
 
 @pytest.mark.parametrize("num_mctp_modules", [1, 4, 10])
@@ -413,29 +413,29 @@ def test_cropped_cache_goes_on_as_if_the_tokens_had_never_been(num_mctp_modules,
     for schedule in ([1, num_mctp_modules], [3, 1, 2, num_mctp_modules]):
         num_removed = min(num_removed, num_mctp_modules)
         output = model.generate(prompt, mctp_mode=schedule, max_new_tokens=40, return_dict_in_generate=True)
-        cache = output.past_key_values
+        cache = output.cache
         num_read = cache.get_seq_length()
         cache.crop(-num_removed)
         assert cache.get_seq_length() == num_read - num_removed
         inputs = torch.cat([output.sequences[:, : num_read - num_removed], random_prompt(3, seed=2)], dim=1)
         expected = new_tokens(model, inputs, mctp_mode=schedule)
-        assert new_tokens(model, inputs, mctp_mode=schedule, past_key_values=cache) == expected
+        assert new_tokens(model, inputs, mctp_mode=schedule, cache=cache) == expected
         with pytest.raises(ValueError, match="forgotten"):
             cache.crop(-35)
 
 
 def test_rows_of_a_cache_can_be_selected_repeated_and_reset(model):
     prompts = random_prompt(6, batch_size=3)
-    cache = model(prompts).past_key_values
+    cache = model(prompts).cache
     model.forward_mctp(prompts[:, :1], cache)
     cache.batch_select_indices(torch.tensor([2, 0]))
     cache.batch_repeat_interleave(2)
     rows = [2, 2, 0, 0]
     inputs = torch.cat([prompts[rows], prompts[rows, :1], random_prompt(3, batch_size=4)], dim=1)
     expected = new_tokens(model, inputs, mctp_mode="boost")
-    assert new_tokens(model, inputs, mctp_mode="boost", past_key_values=cache) == expected
+    assert new_tokens(model, inputs, mctp_mode="boost", cache=cache) == expected
     cache.reset()
-    assert new_tokens(model, inputs, mctp_mode="boost", past_key_values=cache) == expected
+    assert new_tokens(model, inputs, mctp_mode="boost", cache=cache) == expected
 
 
 # --- lossless mode ---
@@ -515,13 +515,13 @@ def test_a_verified_conversation_continues(num_mctp_modules, num_new_tokens):
     first = left_pad([random_prompt(length, seed=length) for length in (4, 9)])
     kwargs = {"mctp_mode": [2, num_mctp_modules], "mctp_verify": True}
     output = model.generate(**first, max_new_tokens=num_new_tokens, return_dict_in_generate=True, **kwargs)
-    assert output.past_key_values.get_seq_length() == output.sequences.shape[1] - 1
+    assert output.cache.get_seq_length() == output.sequences.shape[1] - 1
     conversation = torch.cat([output.sequences, random_prompt(5, batch_size=2, seed=1)], dim=1)
     attention_mask = torch.ones_like(conversation)
     attention_mask[:, : first["attention_mask"].shape[1]] = first["attention_mask"]
     inputs = {"input_ids": conversation, "attention_mask": attention_mask}
     expected = new_tokens(model, inputs, mctp_mode=turbo)
-    assert new_tokens(model, inputs, mctp_mode=turbo, past_key_values=output.past_key_values) == expected
+    assert new_tokens(model, inputs, mctp_mode=turbo, cache=output.cache) == expected
     embeds = model.get_input_embeddings()(conversation)
     expected = new_tokens(model, inputs)
     mask = {"attention_mask": attention_mask}
@@ -598,7 +598,7 @@ def test_speech_only_head_needs_rows_to_read(model):
 
 
 def test_modules_run_in_turn(model):
-    cache = model(random_prompt(6)).past_key_values
+    cache = model(random_prompt(6)).cache
     with pytest.raises(ValueError, match="turn of MCTP module 2"):
         model.forward_mctp(random_prompt(2), cache)
     model.forward_mctp(random_prompt(1), cache)

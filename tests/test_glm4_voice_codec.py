@@ -445,7 +445,7 @@ def test_utterances_do_not_know_of_one_another(codec):
 
 def test_save_and_load(codec, expected, tmp_path):
     codec.save_pretrained(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    assert {path.name for path in tmp_path.iterdir() if path.suffix != ".py"} == {"config.json", "model.safetensors"}
     loaded = Glm4VoiceCodec.from_pretrained(tmp_path)
     assert loaded.config.to_dict() == {**codec.config.to_dict(), "_name_or_path": loaded.config.name_or_path}
     assert all(tensor.equal(codec.state_dict()[name]) for name, tensor in loaded.state_dict().items())

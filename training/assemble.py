@@ -1,12 +1,11 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Puts a trained stage together as the small checkpoint of this repository: weights in half precision, code by links.
+"""Puts a trained stage together as the small checkpoint of this repository: weights in half precision, without its code.
 
 python -m training.assemble --model runs/mini/stage4 --sample_question question.wav --output_dir pretrained/vita-audio-mini
 """
 
 import argparse
-import os
 import shutil
 from pathlib import Path
 
@@ -16,10 +15,9 @@ import modeling_vita_audio
 import processing
 from hub_cards.model_card import SAMPLE_QUESTION, TRAINER_STATE_FILE, TRAINING_RECORD_FILE, write_model_card
 from processing.audio_vita_audio import load_audio
-from processing.export import code_files, export_repository
+from processing.export import export_repository
 from processing.modeling_vita_audio_codec import VitaAudioCodec
-from processing.processing_vita_audio import AUDIO_TOKENIZER_SUBFOLDER
-from training.storage import round_to_half, store_in_half
+from training.storage import round_to_half
 
 
 def assemble(model_dir: Path, sample_question: Path, output_dir: Path, codec_dir: Path | None = None) -> None:
@@ -51,13 +49,9 @@ def assemble(model_dir: Path, sample_question: Path, output_dir: Path, codec_dir
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         export_repository(model, processor, unfinished)
-        for folder in (unfinished, unfinished / AUDIO_TOKENIZER_SUBFOLDER):
-            store_in_half(folder)
-        # the code is in this repository already
-        for path in code_files():
-            link = unfinished / path.name
-            link.unlink()
-            link.symlink_to(os.path.relpath(path, output_dir))
+        # its code has one source in this repository, from which `setup.py` takes it
+        for path in unfinished.glob("*.py"):
+            path.unlink()
         shutil.copyfile(sample_question, unfinished / SAMPLE_QUESTION)
         for name in (TRAINING_RECORD_FILE, TRAINER_STATE_FILE):
             if (model_dir / name).is_file():

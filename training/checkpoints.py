@@ -14,6 +14,23 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 COMPLETE_FILE = "complete"
 
 
+def check_optimizer_state(checkpoint: str | os.PathLike) -> None:
+    """
+    Raises:
+        FileNotFoundError: `checkpoint` is no folder.
+        ValueError: it has no optimizer state, with which a run would go on at a new start of its learning rate.
+    """
+    folder = Path(checkpoint)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no checkpoint {folder} to resume from.")
+    # of FSDP and DeepSpeed, too
+    if not any(any(folder.glob(pattern)) for pattern in ("optimizer*", "global_step*")):
+        raise ValueError(
+            f"{folder} has no state of the optimizer and the learning rate (`save_only_model`, or no checkpoint at all), so no run "
+            "can go on from it. To start a new one from its weights, give it as `model_name_or_path`, with another `output_dir`."
+        )
+
+
 def last_complete_checkpoint(output_dir: str | os.PathLike) -> str | None:
     """The newest checkpoint in `output_dir` that was written to its end, or None."""
     steps = {}
@@ -28,11 +45,16 @@ class CompleteCheckpointsMixin:
     """For a [`~transformers.Trainer`]: marks the checkpoints that are whole, and starts again from these alone."""
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
-        """As [`Trainer.train`]; with `resume_from_checkpoint=True` a checkpoint that is not whole is passed over."""
+        """
+        As [`Trainer.train`]; with `resume_from_checkpoint=True` a checkpoint that is not whole is passed over. One that is not
+        there, or that has no state of the optimizer, is refused.
+        """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
                 raise ValueError(f"There is no complete checkpoint in {self.args.output_dir}.")
+        if resume_from_checkpoint:
+            check_optimizer_state(resume_from_checkpoint)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _save_checkpoint(self, model, trial):

@@ -140,7 +140,7 @@ def conversation_texts(conversations: Dataset) -> Iterator[str]:
 def codec_fingerprint(codec) -> str:
     """Hash of a codec's configuration and weights: the same codes come out of what has the same fingerprint."""
     config = codec.config.to_dict()
-    for key in ("transformers_version", "_name_or_path", "dtype", "auto_map", "architectures"):
+    for key in ("transformers_version", "_name_or_path", "dtype", "storage_dtype", "auto_map", "architectures"):
         config.pop(key, None)
     digest = hashlib.blake2b(json.dumps(config, sort_keys=True, default=str).encode(), digest_size=12)
     for name, tensor in sorted(codec.state_dict().items()):

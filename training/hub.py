@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pushing of transformers' `Trainer`, with its arguments, for whole repositories: model, processor, codec, code and card."""
 
+import dataclasses
 import filecmp
 import json
 import os
@@ -33,7 +34,8 @@ from hub_cards.model_card import (
     write_model_card,
 )
 from hub_cards.push import PushError, call_hub, create_repository, default_revisions, push_folder
-from processing.export import add_code, add_to_json
+
+from .checkpoints import check_optimizer_state
 
 
 logger = get_logger(__name__)
@@ -129,10 +131,14 @@ def find_checkpoint(name_or_path: str, revision: str, token: str | None = None) 
         token: of the Hub; by default that of the environment.
 
     Raises:
-        ValueError: the repository has no checkpoint.
+        FileNotFoundError: there is no such folder, and it is no Hub id.
+        ValueError: the folder has no optimizer state, or the repository has no checkpoint.
         PushError: there is no such repository or revision.
     """
-    if os.path.isdir(name_or_path):
+    # a path, or a folder beside others of the same place, rather than USER/NAME
+    is_path = name_or_path.count("/") != 1 or name_or_path[0] in "./~" or os.path.isdir(os.path.dirname(name_or_path))
+    if os.path.isdir(name_or_path) or is_path:
+        check_optimizer_state(name_or_path)
         return name_or_path
     repo_id, _, given_revision = name_or_path.partition("@")
     revision = given_revision or revision
@@ -227,13 +233,12 @@ class HubMixin:
         }
 
     def complete_repository(self, folder: Path) -> None:
-        """Adds to the saved model and processor their code and the record of the run."""
-        add_code(folder, self.processing_class)
+        """Adds to the saved model and processor the record of the run."""
         record = json.dumps(self.describe_run(), indent=2)
         (folder / TRAINING_RECORD_FILE).write_text(record + "\n", encoding="utf-8")
-        self.state.save_to_json(str(folder / TRAINER_STATE_FILE))
         best = self.state.best_model_checkpoint
-        add_to_json(folder / TRAINER_STATE_FILE, {"best_model_checkpoint": best and Path(best).name})
+        state = dataclasses.replace(self.state, best_model_checkpoint=best and Path(best).name)
+        state.save_to_json(str(folder / TRAINER_STATE_FILE))
 
     def save_repository(self) -> None:
         """Writes the complete repository beside `output_dir`'s files and then puts it in place, the weights last."""

@@ -55,7 +55,9 @@ def build_from_language_model(
     Raises:
         ValueError: it is a model of another kind.
     """
-    tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=kwargs.get("revision"))
+    tokenizer = AutoTokenizer.from_pretrained(
+        name_or_path, revision=kwargs.get("revision"), trust_remote_code=kwargs.get("trust_remote_code")
+    )
     language_model = AutoModelForCausalLM.from_pretrained(name_or_path, **kwargs)
     if not (hasattr(language_model, "model") and hasattr(language_model, "lm_head")):
         raise ValueError(

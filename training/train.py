@@ -103,7 +103,10 @@ class VitaAudioScriptArguments:
 
 
 def load_model_and_processor(
-    script_args: VitaAudioScriptArguments, stage: int, conversations: datasets.Dataset, checkpoint: str | None
+    script_args: VitaAudioScriptArguments,
+    training_args: VitaAudioSFTConfig,
+    conversations: datasets.Dataset,
+    checkpoint: str | None,
 ) -> tuple[VitaAudioForConditionalGeneration, VitaAudioProcessor]:
     """
     What the stage starts from or, where it can be loaded from there, goes on with: a tokenizer trained once more could be
@@ -113,6 +116,7 @@ def load_model_and_processor(
         ValueError: a start of stage 1 has no codec, or that of another stage no model of ours.
         OSError: there is no such model or revision.
     """
+    stage, trust = training_args.stage, {"trust_remote_code": training_args.trust_remote_code}
     model_kwargs = {"dtype": getattr(torch, script_args.dtype)}
     if script_args.attn_implementation is not None:
         model_kwargs["attn_implementation"] = script_args.attn_implementation
@@ -121,9 +125,9 @@ def load_model_and_processor(
         name_or_path, revision = checkpoint, None
     model_kwargs["revision"] = revision
     if name_or_path is not None:
-        config = AutoConfig.from_pretrained(name_or_path, revision=revision)
-        if isinstance(config, VitaAudioConfig):
-            processor = VitaAudioProcessor.from_pretrained(name_or_path, revision=revision)
+        config = AutoConfig.from_pretrained(name_or_path, revision=revision, **trust)
+        if config.model_type == VitaAudioConfig.model_type:
+            processor = VitaAudioProcessor.from_pretrained(name_or_path, revision=revision, **trust)
             return VitaAudioForConditionalGeneration.from_pretrained(name_or_path, **model_kwargs), processor
         if stage > 1:
             raise ValueError(
@@ -133,9 +137,9 @@ def load_model_and_processor(
 
     if script_args.codec_name_or_path is None:
         raise ValueError("Stage 1 needs a speech codec: give its `codec_name_or_path`.")
-    codec = AutoModel.from_pretrained(script_args.codec_name_or_path).eval()
+    codec = AutoModel.from_pretrained(script_args.codec_name_or_path, **trust).eval()
     if name_or_path is not None:
-        return build_from_language_model(name_or_path, codec, **model_kwargs)
+        return build_from_language_model(name_or_path, codec, **trust, **model_kwargs)
     model, processor = build_from_nothing(
         script_args.text_config,
         conversation_texts(conversations),
@@ -146,12 +150,12 @@ def load_model_and_processor(
     return model.to(model_kwargs["dtype"]), processor
 
 
-def load_answer_codec(name_or_path: str, codec):
+def load_answer_codec(name_or_path: str, codec, trust_remote_code: bool):
     """
     Raises:
         ValueError: its codes are not those of `codec`.
     """
-    answer_codec = AutoModel.from_pretrained(name_or_path).eval()
+    answer_codec = AutoModel.from_pretrained(name_or_path, trust_remote_code=trust_remote_code).eval()
     kinds = [(type(x).__name__, getattr(x.config, "codebook_size", None)) for x in (answer_codec, codec)]
     if kinds[0] != kinds[1]:
         raise ValueError(
@@ -173,6 +177,20 @@ def describe_origin(script_args: VitaAudioScriptArguments, num_examples: int) ->
     return origin | {name: value for name, value in given.items() if value is not None}
 
 
+def find_start(training_args: VitaAudioSFTConfig) -> str | None:
+    """The checkpoint that the run goes on from, if any: the one that was asked for, or the newest in `output_dir`."""
+    asked = training_args.resume_from_checkpoint
+    if str(asked).lower() in ("none", "true"):
+        checkpoint = last_complete_checkpoint(training_args.output_dir)
+        if checkpoint is None and asked is not None:
+            raise FileNotFoundError(f"There is no complete checkpoint in {training_args.output_dir} to resume from.")
+    else:
+        checkpoint = str(asked)
+    if checkpoint is None:
+        return None
+    return find_checkpoint(checkpoint, hub_revision(training_args), training_args.hub_token)
+
+
 def main(argv: list[str] | None = None) -> None:
     """
     Trains one stage.
@@ -191,9 +209,7 @@ def main(argv: list[str] | None = None) -> None:
         # before the work: what the Hub refuses now, it would refuse at the end
         name = training_args.hub_model_id or Path(training_args.output_dir).absolute().name
         create_repository(name, training_args.hub_private_repo, HfApi(token=training_args.hub_token))
-    checkpoint = training_args.resume_from_checkpoint or last_complete_checkpoint(training_args.output_dir)
-    if checkpoint is not None:
-        checkpoint = find_checkpoint(checkpoint, hub_revision(training_args), training_args.hub_token)
+    checkpoint = find_start(training_args)
 
     def load_split(split: str) -> datasets.Dataset:
         with training_args.main_process_first(desc="reading conversations"):
@@ -202,14 +218,16 @@ def main(argv: list[str] | None = None) -> None:
     conversations = {"train": load_split(script_args.dataset_train_split)}
     if training_args.eval_strategy != "no":
         conversations["test"] = load_split(script_args.dataset_test_split)
-    model, processor = load_model_and_processor(script_args, training_args.stage, conversations["train"], checkpoint)
+    model, processor = load_model_and_processor(script_args, training_args, conversations["train"], checkpoint)
     if training_args.interleave_pattern is not None:
         check_interleave_pattern(training_args.interleave_pattern)
         processor.interleave_pattern = training_args.interleave_pattern
 
     codec, answer_codec = processor.audio_tokenizer, None
     if script_args.answer_codec_name_or_path is not None:
-        answer_codec = load_answer_codec(script_args.answer_codec_name_or_path, codec).to(training_args.device)
+        answer_codec = load_answer_codec(
+            script_args.answer_codec_name_or_path, codec, training_args.trust_remote_code
+        ).to(training_args.device)
     codec.to(training_args.device)
     examples = {
         name: build_training_dataset(

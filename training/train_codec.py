@@ -25,7 +25,7 @@ from trl import TrlParser
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
 from training.checkpoints import CompleteCheckpointsMixin, last_complete_checkpoint
 from training.codec import CodecClips, VitaAudioCodecForPreTraining
-from training.storage import save_in_half
+from training.storage import round_to_half
 
 
 PHONEMES_NAME = "phonemes.json"  # in every checkpoint: what the phoneme head reads, in the order of its outputs
@@ -196,7 +196,7 @@ def main(argv: list[str] | None = None) -> None:
     trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.is_world_process_zero():
         # the codes that a language model is trained on must be those of the codec that is shipped
-        save_in_half(model.codec, f"{training_args.output_dir}/codec")
+        round_to_half(model.codec).save_pretrained(f"{training_args.output_dir}/codec")
 
 
 if __name__ == "__main__":

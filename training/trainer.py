@@ -34,11 +34,43 @@ STAGES = {
 }
 
 
+ITS_OWN_LOSS = "the loss is the model's own, of the language model and of the MCTP modules"
+EXAMPLES_ARE_MADE = "the examples that are trained on have their ids and labels already"
+
+# Settings of `SFTConfig` that would have no effect here: the values that are taken, and why no others are
+REFUSED_SETTINGS = {
+    "label_smoothing_factor": ((0.0,), ITS_OWN_LOSS),
+    "loss_type": (("nll",), ITS_OWN_LOSS),
+    "router_aux_loss_coef": ((None, 0.0), ITS_OWN_LOSS),
+    "use_liger_kernel": ((False,), "Liger has no kernels for this model"),
+    "use_cache": ((False, None), "training has no use for a cache"),
+    "model_init_kwargs": ((None,), "the model is there already"),
+    "chat_template_path": ((None,), EXAMPLES_ARE_MADE),
+    "dataset_text_field": (("text",), EXAMPLES_ARE_MADE),
+    "dataset_kwargs": ((None,), EXAMPLES_ARE_MADE),
+    "completion_only_loss": ((None,), "the loss is on what the assistant writes, always"),
+    "assistant_only_loss": ((False,), "the loss is on what the assistant writes, always"),
+    "truncation_mode": (("keep_start",), "examples that are too long are left out, not cut off"),
+    "packing_strategy": (("bfd", "bfd_split"), "samples may not be cut in two, nor attend to one another"),
+    "do_predict": ((False,), "there is nothing to predict; `vita-audio evaluate` scores a model"),
+}
+
+
+# Arguments of `SFTTrainer`, likewise
+REFUSED_ARGUMENTS = {
+    "compute_loss_func": ITS_OWN_LOSS,
+    "formatting_func": EXAMPLES_ARE_MADE,
+    "quantization_config": "the model is there already",
+    "data_collator": "packed rows need a collator of their own",
+    "peft_config": "adapters are not trained here yet",
+}
+
+
 @dataclass
 class VitaAudioSFTConfig(SFTConfig):
     r"""
     Configuration of [`VitaAudioSFTTrainer`]: that of [`~trl.SFTConfig`], and what is listed here. The settings of the
-    paper are in `training/configs/paper_7b`.
+    paper are in `training/configs/paper_7b`. Settings that would have no effect are refused, see `REFUSED_SETTINGS`.
 
     > [!NOTE]
     > These parameters have default values different from [`~trl.SFTConfig`]: `packing=True`, `shuffle_dataset=True`,
@@ -96,6 +128,12 @@ class VitaAudioSFTConfig(SFTConfig):
             raise ValueError(
                 f"`mctp_learning_rate_multiplier` must be positive, got {self.mctp_learning_rate_multiplier}."
             )
+        for name, (accepted, reason) in REFUSED_SETTINGS.items():
+            # one that a release of TRL or transformers does not have is refused there
+            if (value := getattr(self, name, accepted[0])) not in accepted:
+                raise ValueError(f"`{name}={value!r}` is refused, as it would have no effect: {reason}.")
+        if self.do_eval and self.eval_strategy == "no":
+            raise ValueError('`do_eval` has no effect without an `eval_strategy`, such as "steps".')
 
 
 def prepare_model_for_stage(model: VitaAudioForConditionalGeneration, stage: int, num_mctp_modules: int) -> None:
@@ -118,6 +156,10 @@ def prepare_model_for_stage(model: VitaAudioForConditionalGeneration, stage: int
     model.config.lm_loss_weight = float(plan.trains_language_model)
 
 
+def has_flash_attention(model: VitaAudioForConditionalGeneration) -> bool:
+    return "flash" in model.config._attn_implementation
+
+
 class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
     """
     Trains one stage of a [`VitaAudioForConditionalGeneration`]. How it is pushed to the Hub, see [`~training.hub.HubMixin`].
@@ -126,19 +168,55 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
         model ([`VitaAudioForConditionalGeneration`]): the model of the stage before. MCTP modules are added to it.
         args ([`VitaAudioSFTConfig`]): the stage and its settings.
         kwargs: as of [`~trl.SFTTrainer`]; the datasets are those of [`~training.data.build_training_dataset`].
+
+    Raises:
+        ValueError: an argument would have no effect.
+        TypeError: `model` is another model.
     """
 
     _tag_names = ["trl", "sft", "vita-audio"]
 
     def __init__(self, model: VitaAudioForConditionalGeneration, args: VitaAudioSFTConfig, **kwargs):
+        self._check_arguments(model, args, **kwargs)
         prepare_model_for_stage(model, args.stage, args.num_mctp_modules)
         super().__init__(model=model, args=args, **kwargs)
-        if "flash" not in model.config._attn_implementation:
-            self.data_collator = PackedRowsCollator(pad_token_id=self._tokenizer.pad_token_id)
+        if not has_flash_attention(model):
+            self.data_collator = PackedRowsCollator(
+                pad_token_id=self._tokenizer.pad_token_id, pad_to_multiple_of=args.pad_to_multiple_of
+            )
         # A model is decoded as it was trained, once it has the modules for it
         pattern = self.processing_class.interleave_pattern
         mode = next((name for name, schedule in MCTP_MODES.items() if schedule == pattern), pattern)
         model.generation_config.mctp_mode = mode if max(pattern[1::2]) <= model.config.num_mctp_modules else "vanilla"
+
+    def _check_arguments(self, model, args: VitaAudioSFTConfig, **kwargs) -> None:
+        if not isinstance(model, VitaAudioForConditionalGeneration):
+            raise TypeError(
+                f"`model` must be a VitaAudioForConditionalGeneration, got a {type(model).__name__}. Adapters (PEFT) are not "
+                "trained here yet."
+            )
+        for name, reason in REFUSED_ARGUMENTS.items():
+            if kwargs.get(name) is not None:
+                raise ValueError(f"`{name}` is refused, as it would have no effect: {reason}.")
+        if kwargs.get("compute_metrics") is not None and args.prediction_loss_only:
+            raise ValueError("`compute_metrics` has no effect without `prediction_loss_only=False`.")
+        if args.padding_free and not has_flash_attention(model):
+            raise ValueError(
+                "`padding_free=True` has an effect with flash attention alone; set it as `attn_implementation`, or leave it out."
+            )
+        pattern, made_with = args.interleave_pattern, kwargs["processing_class"].interleave_pattern
+        if pattern is not None and list(pattern) != made_with:
+            raise ValueError(
+                f"`interleave_pattern` is {list(pattern)}, but the processor, with which the examples were made, has {made_with}."
+            )
+        for name in ("train_dataset", "eval_dataset"):
+            datasets = kwargs.get(name)
+            for dataset in datasets.values() if isinstance(datasets, dict) else filter(None, [datasets]):
+                if not {"input_ids", "labels"} <= set(dataset.column_names or ()):
+                    raise ValueError(
+                        f"`{name}` must have the columns `input_ids` and `labels`, as `build_training_dataset` makes them of "
+                        f"conversations; it has {dataset.column_names}."
+                    )
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """As [`Trainer.create_optimizer`], with groups of their own for the MCTP modules."""

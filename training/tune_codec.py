@@ -26,7 +26,7 @@ from processing.modeling_vita_audio_codec import VitaAudioCodec
 from training.checkpoints import last_complete_checkpoint
 from training.codec import read_answers, read_clips
 from training.codec_tuning import PARTS, TuningClips, VitaAudioCodecForTuning
-from training.storage import save_in_half
+from training.storage import round_to_half
 from training.train_codec import PHONEMES_NAME, VitaAudioCodecTrainer, check_checkpoint
 
 
@@ -132,7 +132,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(training_args.output_dir))
     if trainer.is_world_process_zero():
-        save_in_half(model.codec, f"{training_args.output_dir}/codec")
+        round_to_half(model.codec).save_pretrained(f"{training_args.output_dir}/codec")
 
 
 if __name__ == "__main__":
