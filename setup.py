@@ -67,7 +67,16 @@ extras = {
     ],
     "quality": ["ruff>=0.14,<1"],
 }
-extras["test"] = [*extras["corpus"], *extras["train"], *extras["eval"], *extras["quality"], "pytest>=8,<10"]
+extras["test"] = [
+    *extras["corpus"],
+    *extras["train"],
+    *extras["eval"],
+    *extras["quality"],
+    "pytest>=8,<10",
+    "peft>=0.18,<1",
+    "torchao>=0.16,<1",
+    "packaging>=24",
+]
 
 setup(
     name="vita-audio",
@@ -85,12 +94,12 @@ setup(
         # torch 2.15 no longer loads that one
         "torch>=2.11,<2.15",
         "transformers>=5.19,<5.25",
-        "huggingface-hub>=2.4,<3",
-        "safetensors>=0.6,<1",
+        "huggingface-hub>=1.31,<3",
+        "safetensors>=0.8,<1",
         "numpy>=1.26,<3",
         "soundfile>=0.13,<1",
         "soxr>=0.5,<2",
-        "tqdm>=4.66,<5",
+        "tqdm>=4.67,<5",
         "jinja2>=3.1,<4",
         # the pictures of the cards
         "matplotlib>=3.9,<4",

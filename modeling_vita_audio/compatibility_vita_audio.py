@@ -3,6 +3,7 @@
 """All that depends on the release of transformers: 5.24 calls `cache` what was `past_key_values` before."""
 
 import inspect
+import sys
 from collections.abc import Callable
 from functools import wraps
 
@@ -62,6 +63,17 @@ def rename_cache(model_kwargs: dict) -> dict:
     if not HAS_NEW_CACHE_NAME and CACHE_NAME in model_kwargs:
         model_kwargs = {**model_kwargs, OLD_CACHE_NAME: model_kwargs.pop(CACHE_NAME)}
     return model_kwargs
+
+
+def attach_to_package(module_name: str):
+    """
+    Makes a module an attribute of its package, as an import does. transformers does not where it loads the code of a Hub folder
+    from files, and then `dill`, with which `datasets` hashes and sends objects, takes a class for one without a name and
+    pickles it and all that it refers to.
+    """
+    package_name, _, name = module_name.rpartition(".")
+    if package_name in sys.modules:
+        setattr(sys.modules[package_name], name, sys.modules[module_name])
 
 
 try:

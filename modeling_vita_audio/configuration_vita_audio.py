@@ -5,7 +5,7 @@
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
-from .compatibility_vita_audio import CACHE
+from .compatibility_vita_audio import CACHE, attach_to_package
 
 
 # Qwen2.5-7B with 168072 tokens, as in the released checkpoints
@@ -154,5 +154,7 @@ class VitaAudioConfig(PreTrainedConfig):
         if len({getattr(self, name) for name in names}) < len(names):
             raise ValueError(f"{', '.join(f'`{name}`' for name in names)} must differ from one another.")
 
+
+attach_to_package(__name__)
 
 __all__ = ["VitaAudioConfig"]

@@ -222,8 +222,11 @@ class VitaAudioGenerationMixin(GenerationMixin):
         given = {name: kwargs.pop(name, None) for name in defaults}
         generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **rename_cache(kwargs))
         for name, default in defaults.items():
+            for config in (generation_config, self.generation_config):
+                if given[name] is None:
+                    given[name] = getattr(config, name, None)
             if given[name] is None:
-                given[name] = getattr(generation_config, name, None) or default
+                given[name] = default
             setattr(generation_config, name, given[name])
         generation_config.mctp_mode = resolve_mctp_mode(given["mctp_mode"], self.config.num_mctp_modules)
 

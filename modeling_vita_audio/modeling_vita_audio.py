@@ -18,7 +18,13 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .cache_vita_audio import VitaAudioCache
-from .compatibility_vita_audio import CACHE, gives_new_cache_name, slice_logits_to_keep, takes_old_cache_name
+from .compatibility_vita_audio import (
+    CACHE,
+    attach_to_package,
+    gives_new_cache_name,
+    slice_logits_to_keep,
+    takes_old_cache_name,
+)
 from .configuration_vita_audio import VitaAudioConfig
 from .generation_vita_audio import VitaAudioGenerationMixin
 from .saving_vita_audio import saved_whole
@@ -650,6 +656,8 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
 # `generate` inspects the signature of code from outside transformers before every token: this makes that quick
 VitaAudioForConditionalGeneration.forward.__signature__ = inspect.signature(VitaAudioForConditionalGeneration.forward)
 
+
+attach_to_package(__name__)
 
 __all__ = [
     "VitaAudioForConditionalGeneration",

@@ -7,6 +7,8 @@ import math
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .compatibility_vita_audio import attach_to_package
+
 
 @strict
 class Glm4VoiceTokenizerConfig(PreTrainedConfig):
@@ -330,5 +332,7 @@ class Glm4VoiceCodecConfig(PreTrainedConfig):
         mel_rate = self.vocoder_config.sampling_rate * self.hop_length
         return num_codes * mel_rate // (self.sampling_rate * self.vocoder_config.hop_length)
 
+
+attach_to_package(__name__)
 
 __all__ = ["Glm4VoiceCodecConfig", "Glm4VoiceFlowConfig", "Glm4VoiceTokenizerConfig", "Glm4VoiceVocoderConfig"]

@@ -5,6 +5,8 @@
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .compatibility_vita_audio import attach_to_package
+
 
 @strict
 class VitaAudioCodecConfig(PreTrainedConfig):
@@ -118,5 +120,7 @@ class VitaAudioCodecConfig(PreTrainedConfig):
         """Rate in Hz of the decoded audio."""
         return self.sampling_rate
 
+
+attach_to_package(__name__)
 
 __all__ = ["VitaAudioCodecConfig"]

@@ -16,6 +16,7 @@ from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from transformers.utils import ModelOutput, can_return_tuple
 
+from .compatibility_vita_audio import attach_to_package
 from .configuration_glm4_voice_codec import Glm4VoiceCodecConfig
 from .modeling_glm4_voice_flow import Glm4VoiceCodeAttention, Glm4VoiceFlow
 from .modeling_glm4_voice_tokenizer import Glm4VoiceTokenizer
@@ -456,5 +457,7 @@ class Glm4VoiceCodec(Glm4VoiceCodecPreTrainedModel):
         """Round trip: `decode(encode(input_values, padding_mask).audio_codes)`."""
         return self.decode(self.encode(input_values, padding_mask).audio_codes)
 
+
+attach_to_package(__name__)
 
 __all__ = ["Glm4VoiceCodec", "Glm4VoiceCodecDecoderState", "Glm4VoiceCodecPreTrainedModel"]

@@ -18,6 +18,7 @@ from transformers.audio_utils import mel_filter_bank
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from transformers.utils import ModelOutput, can_return_tuple
 
+from .compatibility_vita_audio import attach_to_package
 from .configuration_vita_audio_codec import VitaAudioCodecConfig
 from .saving_vita_audio import saved_whole
 
@@ -528,5 +529,7 @@ class VitaAudioCodec(VitaAudioCodecPreTrainedModel):
         """Round trip: `decode(encode(input_values, padding_mask).audio_codes)`."""
         return self.decode(self.encode(input_values, padding_mask, return_dict=True).audio_codes)
 
+
+attach_to_package(__name__)
 
 __all__ = ["VitaAudioCodec", "VitaAudioCodecDecoderState", "VitaAudioCodecPreTrainedModel"]

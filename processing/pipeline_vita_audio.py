@@ -2,16 +2,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The `audio-to-audio` pipeline: a spoken question or a conversation in, the answer's text and speech out."""
 
+import copy
 from inspect import signature
 
 import torch
 from transformers import GenerationConfig, Pipeline
 from transformers.utils.chat_template_utils import Chat, is_valid_message
 
+from .compatibility_vita_audio import attach_to_package
 from .conversation_vita_audio import SPOKEN_CHAT_SYSTEM_PROMPT, spoken_conversation
 from .saving_vita_audio import saved_whole
 from .streaming_vita_audio import DEFAULT_CODES_PER_CHUNK, VitaAudioSpeechStream, VitaAudioStreamer
 
+
+# About a minute of speech with its text
+DEFAULT_MAX_NEW_TOKENS = 1024
 
 # How far the language model may be ahead of the codec: about 10 s of speech with its text.
 MAX_QUEUED_TOKENS = 256
@@ -42,9 +47,8 @@ class VitaAudioPipeline(Pipeline):
     _load_image_processor = False
     _load_video_processor = False
 
-    _pipeline_calls_generate = True
-    # 1024 tokens are about a minute of speech with its text.
-    _default_generation_config = GenerationConfig(max_new_tokens=1024)
+    # `_forward` has the keywords of `generate`: what the base class does with them changes from release to release
+    _pipeline_calls_generate = False
 
     def __init__(self, *args, codec_device: str | torch.device | None = None, **kwargs):
         super().__init__(*args, **kwargs)
@@ -154,7 +158,21 @@ class VitaAudioPipeline(Pipeline):
         )
 
     def _forward(self, model_inputs, **generate_kwargs):
-        generate_kwargs = self._prepare_generate_kwargs(generate_kwargs, return_dict_in_generate=False)
+        given_config = generate_kwargs.get("generation_config")
+        config = self.model.generation_config if given_config is None else given_config
+        defaults = {"return_dict_in_generate": False}
+        if config.pad_token_id is None:
+            defaults["pad_token_id"] = self.tokenizer.pad_token_id
+        if config.max_new_tokens is None and config.max_length is None:
+            defaults["max_new_tokens"] = DEFAULT_MAX_NEW_TOKENS
+        if given_config is None:
+            if "max_length" in generate_kwargs:
+                defaults.pop("max_new_tokens", None)
+            generate_kwargs = {**defaults, **generate_kwargs, "return_dict_in_generate": False}
+        else:
+            # transformers takes no keywords beside a configuration
+            generate_kwargs = {**generate_kwargs, "generation_config": copy.deepcopy(given_config)}
+            generate_kwargs["generation_config"].update(**defaults)
         sequences = self.model.generate(**model_inputs, **generate_kwargs)
         return {"generated_ids": sequences[:, model_inputs["input_ids"].shape[1] :]}
 
@@ -163,5 +181,7 @@ class VitaAudioPipeline(Pipeline):
         (audio,) = self.processor.decode_audio([result["audio_codes"]])
         return {"audio": audio, "sampling_rate": self.processor.output_sampling_rate, "text": result["text"]}
 
+
+attach_to_package(__name__)
 
 __all__ = ["VitaAudioPipeline"]

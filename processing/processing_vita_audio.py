@@ -20,6 +20,7 @@ from transformers.utils import CONFIG_NAME, cached_file
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from .audio_vita_audio import load_audio
+from .compatibility_vita_audio import attach_to_package
 from .configuration_vita_audio_codec import VitaAudioCodecConfig
 from .conversation_vita_audio import AUDIO_MARK, CHAT_TEMPLATE, split_at_marks
 from .interleaving_vita_audio import DEFAULT_INTERLEAVE_PATTERN, SpeechVocabulary, check_interleave_pattern, interleave
@@ -39,7 +40,7 @@ IGNORED_LABEL = -100
 
 # Keywords of transformers' processors that mean here what they mean there, with their defaults
 OPTIONS = {
-    "return_tensors": None,
+    "return_tensors": "pt",
     "padding": True,
     "padding_side": "left",
     "max_length": None,
@@ -551,9 +552,11 @@ def read_options(kwargs: dict) -> dict:
     """
     options = {}
     for name, value in ungrouped(kwargs):
-        if value is None or (name, value) == ("return_tensors", "auto"):
+        if name == "return_tensors":  # None says something: lists
+            options[name] = OPTIONS[name] if value == "auto" else value
+        elif value is None:
             continue
-        if name in FIXED_OPTIONS:
+        elif name in FIXED_OPTIONS:
             only, reason = FIXED_OPTIONS[name]
             if value != only:
                 raise ValueError(f"`{name}={value!r:.200}` is refused, only {only} is taken: {reason}.")
@@ -631,5 +634,7 @@ def _load_codec(pretrained_model_name_or_path, model_type: str, **kwargs) -> Pre
         )
     return codec
 
+
+attach_to_package(__name__)
 
 __all__ = ["VitaAudioProcessor"]

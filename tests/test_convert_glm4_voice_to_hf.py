@@ -68,6 +68,7 @@ def test_command_writes_a_codec_that_loads_anywhere(output, tmp_path):
         "modeling_glm4_voice_flow.py",
         "modeling_glm4_voice_tokenizer.py",
         "modeling_glm4_voice_vocoder.py",
+        "compatibility_vita_audio.py",
         "saving_vita_audio.py",
     }
     load = """

@@ -4,9 +4,12 @@ import copy
 import itertools
 import json
 from concurrent.futures import ThreadPoolExecutor
+from tempfile import mkdtemp
 
+import peft
 import pytest
 import torch
+from accelerate import cpu_offload, dispatch_model
 from modeling_fixtures import (
     RELEASED_FIXTURE,
     left_pad,
@@ -584,14 +587,79 @@ def test_speech_only_head_scores_speech_where_the_layout_has_speech():
             torch.testing.assert_close(logits[0, speech], expected[speech], rtol=1e-4, atol=1e-4)
 
 
-def test_speech_only_head_needs_rows_to_read(model):
-    class Head(torch.nn.Linear):
-        pass
+def offload(model):
+    cpu_offload(model.lm_head, execution_device="cpu")
 
-    model = copy.deepcopy(model)
-    model.lm_head = Head(32, 120, bias=False)
-    with pytest.raises(ValueError, match="rows of the weight of `lm_head`, which a Head does not offer"):
-        model.generate(random_prompt(5), mctp_mode="boost", mctp_speech_only_head=True)
+
+def offload_to_disk(model):
+    # one hook for the head alone, as `device_map` has it where the GPU is too small for it
+    dispatch_model(
+        model, {"model": "cpu", "lm_head": "disk"}, main_device="cpu", offload_dir=mkdtemp(), force_hooks=True
+    )
+
+
+def replace_head(model):
+    class Doubled(torch.nn.Linear):
+        def forward(self, hidden_states):
+            return super().forward(hidden_states) / 2
+
+    head = Doubled(32, 120, bias=False)
+    head.weight = torch.nn.Parameter(2 * model.lm_head.weight)
+    model.lm_head = head
+
+
+def adapt(model):
+    config = peft.LoraConfig(target_modules=["lm_head", "q_proj"], init_lora_weights=False)
+    peft.get_peft_model(model, config)
+
+
+def reparametrize(model):
+    torch.nn.utils.parametrizations.weight_norm(model.lm_head)
+
+
+def hook(model):
+    model.lm_head.register_forward_hook(lambda module, inputs, logits: logits.flip(0).flip(0) + 0.5)
+
+
+def quantize(model):
+    torchao = pytest.importorskip("torchao.quantization")
+    torchao.quantize_(model, torchao.Int8WeightOnlyConfig())
+
+
+HEADS = [lambda model: None, offload, offload_to_disk, replace_head, adapt, reparametrize, hook, quantize]
+
+
+@pytest.mark.parametrize("change", HEADS, ids=lambda change: change.__name__)
+def test_speech_only_head_is_right_whatever_the_head_is(change):
+    model = random_model(10)
+    model.generation_config.mctp_mode = "boost"
+    change(model)
+    prompt = random_prompt(5)
+    kwargs = {"mctp_mode": "boost", "max_new_tokens": 30, "output_logits": True, "return_dict_in_generate": True}
+    output = model.generate(prompt, mctp_speech_only_head=True, **kwargs)
+    # the whole head, asked for what was written
+    speech = [*range(100, 120), 98, 99]
+    num_limited = 0
+    for position, logits in enumerate(output.logits):
+        if torch.isneginf(logits).any():
+            num_limited += 1
+            cache = VitaAudioCache(model.config)
+            tokens = output.sequences[:, : prompt.shape[1] + position]
+            writer = writer_at(MCTP_MODES["boost"], position)
+            model(tokens[:, :-writer], cache=cache)
+            for k in range(1, writer + 1):
+                expected = model.forward_mctp(tokens[:, tokens.shape[1] - writer :][:, :k], cache)[:, -1]
+            torch.testing.assert_close(logits[0, speech], expected[0, speech].float(), rtol=1e-4, atol=1e-4)
+    assert num_limited > 15
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_speech_only_head_under_autocast(dtype):
+    model, prompt = random_model(10), random_prompt(5)
+    model.generation_config.mctp_mode = "boost"
+    with torch.autocast("cpu", dtype=dtype):
+        tokens = model.generate(prompt, mctp_mode="boost", mctp_speech_only_head=True, max_new_tokens=30)
+    assert tokens.shape == (1, 35)
 
 
 # --- several calls at once ---

@@ -1,0 +1,8 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The module of this name of `modeling_vita_audio`, under which a Hub folder, where all files lie side by side, has that itself."""
+
+from modeling_vita_audio.compatibility_vita_audio import attach_to_package
+
+
+__all__ = ["attach_to_package"]
