@@ -96,7 +96,7 @@ setup(
         "transformers>=5.19,<5.25",
         "huggingface-hub>=1.31,<3",
         "safetensors>=0.8,<1",
-        "numpy>=1.26,<3",
+        "numpy>=2.0,<3",
         "soundfile>=0.13,<1",
         "soxr>=0.5,<2",
         "tqdm>=4.67,<5",

@@ -143,6 +143,40 @@ def test_a_finished_run_started_again_changes_nothing(folder, tmp_path):
     assert weights(tmp_path / "run") == before
 
 
+@pytest.mark.parametrize("name", ["no-such-folder", "./no/such", "runs/no-such", "{folder}/no-such", True])
+def test_a_checkpoint_that_is_not_there_is_said_to_be_so(folder, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    name = name.format(folder=folder) if isinstance(name, str) else name
+    settings = settings_of(folder, tmp_path / "run", max_steps=1, resume_from_checkpoint=name)
+    with pytest.raises(FileNotFoundError, match="There is no (complete )?checkpoint"):
+        main(["--config", str(write_config(tmp_path / "config.yaml", **settings))])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_without_optimizer_is_not_gone_on_from(folder, tmp_path):
+    settings = settings_of(folder, tmp_path / "run", max_steps=2, save_steps=1, save_only_model=True)
+    main(["--config", str(write_config(tmp_path / "config.yaml", **settings))])
+    before = weights(tmp_path / "run")
+    for more in ({}, {"resume_from_checkpoint": str(tmp_path / "run" / "checkpoint-1")}):
+        with pytest.raises(ValueError, match="has no state of the optimizer"):
+            main(["--config", str(write_config(tmp_path / "config.yaml", **(settings | {"max_steps": 4} | more)))])
+    # a finished model is no checkpoint either
+    with pytest.raises(ValueError, match="has no state of the optimizer"):
+        again = settings | {"resume_from_checkpoint": str(tmp_path / "run"), "output_dir": str(tmp_path / "again")}
+        main(["--config", str(write_config(tmp_path / "config.yaml", **again))])
+    assert weights(tmp_path / "run") == before
+
+
+def test_a_run_goes_on_from_its_newest_checkpoint_when_told_so(folder, tmp_path):
+    settings = settings_of(folder, tmp_path / "run", max_steps=2, save_steps=1)
+    main(["--config", str(write_config(tmp_path / "config.yaml", **settings))])
+    settings |= {"max_steps": 3, "resume_from_checkpoint": True}
+    main(["--config", str(write_config(tmp_path / "config.yaml", **settings))])
+    state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
+    assert [entry["step"] for entry in state["log_history"] if "loss" in entry] == [1, 2, 3]
+
+
 def test_what_was_measured_goes_with_the_weights_it_was_measured_with(folder, tmp_path):
     def run(seed):
         settings = settings_of(folder, tmp_path / "run", stage=1, max_steps=1, save_strategy="no", seed=seed)
