@@ -94,7 +94,7 @@ setup(
         # torch 2.15 no longer loads that one
         "torch>=2.11,<2.15",
         "transformers>=5.19,<5.25",
-        "huggingface-hub>=1.31,<3",
+        "huggingface-hub>=2.4,<3",
         "safetensors>=0.8,<1",
         "numpy>=2.0,<3",
         "soundfile>=0.13,<1",
