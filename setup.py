@@ -1,6 +1,5 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-import os
 import shutil
 from pathlib import Path
 
@@ -13,8 +12,8 @@ PRETRAINED = Path("pretrained")
 
 class BuildWithModel(build_py):
     """
-    Puts the small checkpoint of `pretrained/` into the package `processing`, and into the checkpoint the code that it brings as a
-    Hub folder. In an editable installation the checkpoint stays where it is.
+    Puts the small checkpoint of `pretrained/` into the package `processing`, and into the checkpoint a copy of the code that it
+    brings as a Hub folder. In an editable installation the checkpoint stays where it is, and gets the copy there.
     """
 
     def run(self):
@@ -27,19 +26,10 @@ class BuildWithModel(build_py):
         for package in ("processing", "modeling_vita_audio"):
             for source in Path(package).glob("*_vita_audio*.py"):
                 if not source.name.startswith("convert_"):
-                    put(source, pretrained / "vita-audio-mini" / source.name, linked=self.editable_mode)
-
-
-def put(source: Path, target: Path, linked: bool) -> None:
-    """Links where a change of `source` shall be seen, unless that cannot be, as on Windows; copies otherwise."""
-    target.unlink(missing_ok=True)
-    try:
-        if linked:
-            target.symlink_to(os.path.relpath(source, target.parent))
-            return
-    except OSError:
-        pass
-    shutil.copyfile(source, target)
+                    target = pretrained / "vita-audio-mini" / source.name
+                    # a checkout of an older version may have a link there
+                    target.unlink(missing_ok=True)
+                    shutil.copyfile(source, target)
 
 
 extras = {

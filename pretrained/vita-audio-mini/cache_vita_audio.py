@@ -1,1 +1,211 @@
-../../modeling_vita_audio/cache_vita_audio.py
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What a generation has computed so far: the key-value caches and the states with which MCTP modules catch up."""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer, StaticLayer
+
+from .configuration_vita_audio import VitaAudioConfig
+
+
+class ColumnBuffer:
+    """
+    The columns `start` to `end - 1` of a `(batch_size, num_columns, ...)` tensor that grows to the right and whose
+    left end can be forgotten.
+    """
+
+    def __init__(self):
+        self.chunks: list[torch.Tensor] = []
+        self.start = 0
+        self.end = 0
+
+    def append(self, columns: torch.Tensor):
+        self.chunks.append(columns)
+        self.end += columns.shape[1]
+
+    def read(self, start: int, end: int) -> torch.Tensor:
+        """The columns `start` to `end - 1`."""
+        if len(self.chunks) > 1:
+            self.chunks = [torch.cat(self.chunks, dim=1)]
+        return self.chunks[0][:, start - self.start : end - self.start]
+
+    def keep(self, start: int, end: int):
+        """Drops the columns before `start` and those from `end` on."""
+        start, end = max(start, self.start), min(end, self.end)
+        if (start, end) != (self.start, self.end):
+            # A copy, as a slice would keep all columns in memory
+            self.chunks = [self.read(start, end).clone()]
+            self.start, self.end = start, end
+
+    def apply(self, function: Callable[[torch.Tensor], torch.Tensor]):
+        """Replaces the columns by a function of them that leaves their number as it is."""
+        self.chunks = [function(chunk) for chunk in self.chunks]
+
+
+def crop_layer(layer: CacheLayerMixin, tokens_to_remove: int):
+    """[`CacheLayerMixin.crop`] for all kinds of layers; some have none, or not before they are filled."""
+    if not layer.is_initialized:
+        return
+    if type(layer) is StaticLayer:
+        # What lies beyond the length is masked, and overwritten by the next tokens
+        layer.cumulative_length.sub_(abs(tokens_to_remove))
+    elif isinstance(layer, StaticLayer):
+        raise ValueError(f"Tokens cannot be taken back from a {type(layer).__name__}. Use a dynamic cache.")
+    else:
+        layer.crop(tokens_to_remove)
+
+
+class VitaAudioCache(Cache):
+    """
+    The state of one generation: to the language model an ordinary [`Cache`] (`layers` are its layers), to the MCTP
+    modules all they need to go on from any point.
+
+    Notation: the language model has read the columns (tokens) 0 to N - 1. Module k has read the columns 0 to n_k - 1,
+    where N >= n_1 >= n_2 ..., and has combined column i with the token i + k. What a module has not read yet is kept
+    here, and 2 K columns more, so that [`~VitaAudioCache.crop`] can take back the last K tokens at any time.
+
+    Args:
+        config ([`VitaAudioConfig`]):
+            The model's configuration.
+        language_model_cache (`Cache`, *optional*, defaults to a `DynamicCache`):
+            An empty cache of the language model, of any type. It is shared, not copied.
+
+    Attributes:
+        mctp_caches (`list[Cache]`): the keys and values of each module, in one layer of the type of the language model's last.
+            One cache a module, so that all modules can run the same compiled code.
+
+    Raises:
+        ValueError: if `language_model_cache` is not empty. What it holds was read without keeping the hidden states.
+    """
+
+    def __init__(self, config: VitaAudioConfig, language_model_cache: Cache | None = None):
+        if language_model_cache is None:
+            language_model_cache = DynamicCache(config=config.text_config)
+        if language_model_cache.get_seq_length() > 0:
+            raise ValueError(
+                "The MCTP modules cannot continue from a cache that was filled without them. Start the sequence with an "
+                "empty cache, or with `cache=VitaAudioCache(model.config)`."
+            )
+        super().__init__(layers=language_model_cache.layers, offloading=language_model_cache.offloading)
+        self.layer_class_to_replicate = language_model_cache.layer_class_to_replicate
+        last_layer = self.layers[-1] if self.layers else DynamicLayer()
+        self.mctp_caches = [Cache(layers=[copy.deepcopy(last_layer)]) for _ in range(config.num_mctp_modules)]
+        self._clear()
+
+    def _clear(self):
+        self.inputs_embeds = ColumnBuffer()
+        self.position_ids = ColumnBuffer()
+        # Element k holds the hidden states that module k + 1 reads
+        self.hidden_states = [ColumnBuffer() for _ in self.mctp_caches]
+
+    @property
+    def buffers(self) -> list[ColumnBuffer]:
+        return [self.inputs_embeds, self.position_ids, *self.hidden_states]
+
+    def num_columns_read(self, module_idx: int) -> int:
+        """n_k, the number of columns that module k = 1, 2, ... has read; for k = 0 those of the language model, N."""
+        cache = self.mctp_caches[module_idx - 1] if module_idx > 0 else self
+        return int(cache.get_seq_length())
+
+    def append_language_model(
+        self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor, hidden_states: torch.Tensor
+    ):
+        """
+        Keeps what the language model has just read, for the modules.
+
+        Args:
+            inputs_embeds (`torch.Tensor` of shape `(batch_size, num_new_columns, hidden_size)`): the embeddings.
+            position_ids (`torch.LongTensor` of shape `(batch_size or 1, num_new_columns)`): the positions.
+            hidden_states (`torch.Tensor` of shape `(batch_size, num_new_columns, hidden_size)`): the final, normalised
+                hidden states.
+        """
+        num_modules = len(self.hidden_states)
+        if num_modules > 0:
+            start = self.num_columns_read(num_modules) - 2 * num_modules
+            for buffer in self.buffers:
+                buffer.keep(start, buffer.end)
+            self.inputs_embeds.append(inputs_embeds)
+            self.position_ids.append(position_ids.expand(inputs_embeds.shape[0], -1))
+            self.hidden_states[0].append(hidden_states)
+
+    def unread(self, module_idx: int) -> tuple[torch.Tensor, torch.LongTensor, torch.Tensor]:
+        """
+        What module k has not read yet, n = N - n_k columns.
+
+        Returns:
+            `tuple`: the hidden states of the module before it `(batch_size, n, hidden_size)`, the position ids of the
+            columns `(batch_size, n)` and the embeddings of the tokens n_k + k to N - 1
+            `(batch_size, max(n - k, 0), hidden_size)`.
+        """
+        start, end = self.num_columns_read(module_idx), self.num_columns_read(0)
+        if start == end or self.hidden_states[module_idx - 1].end < end:
+            raise ValueError(
+                f"It is not the turn of MCTP module {module_idx}: modules 1, 2, ... run in this order, once after each "
+                "forward of the language model."
+            )
+        return (
+            self.hidden_states[module_idx - 1].read(start, end),
+            self.position_ids.read(start, end),
+            self.inputs_embeds.read(min(start + module_idx, end), end),
+        )
+
+    def append_module(self, module_idx: int, hidden_states: torch.Tensor):
+        """Keeps the hidden states `(batch_size, n, hidden_size)` that module k has just computed, for the next one."""
+        if module_idx < len(self.hidden_states):
+            self.hidden_states[module_idx].append(hidden_states)
+
+    def crop(self, tokens_to_remove: int):
+        """
+        Takes back the last tokens that the language model has read, and all that the modules made of them.
+
+        Args:
+            tokens_to_remove (`int`): minus the number of tokens, as in [`Cache.crop`].
+
+        Raises:
+            ValueError: if states that are needed to go on from there have been forgotten.
+        """
+        end = self.num_columns_read(0) - abs(tokens_to_remove)
+        # Module k has combined column i with the token i + k, which must still be there
+        ends = [max(end - module_idx, 0) for module_idx in range(len(self.hidden_states) + 1)]
+        if self.hidden_states and min(ends[-1], self.num_columns_read(len(ends) - 1)) < self.hidden_states[0].start:
+            raise ValueError(f"Cannot take back {abs(tokens_to_remove)} tokens: the states before them are forgotten.")
+        for module_idx, cache in enumerate(self.mctp_caches, start=1):
+            crop_layer(cache.layers[0], min(ends[module_idx] - self.num_columns_read(module_idx), 0))
+        for layer in self.layers:
+            crop_layer(layer, tokens_to_remove)
+        for buffer, buffer_end in zip(self.buffers, [end, end, *ends]):
+            buffer.keep(buffer.start, buffer_end)
+
+    def activate_past_recording(self):
+        super().activate_past_recording()
+        for cache in self.mctp_caches:
+            cache.activate_past_recording()
+
+    def reset(self):
+        super().reset()
+        for cache in self.mctp_caches:
+            cache.reset()
+        self._clear()
+
+    def reorder_cache(self, beam_idx: torch.LongTensor):
+        self.batch_select_indices(beam_idx)
+
+    def batch_select_indices(self, indices: torch.Tensor):
+        super().batch_select_indices(indices)
+        for cache in self.mctp_caches:
+            cache.batch_select_indices(indices)
+        for buffer in self.buffers:
+            buffer.apply(lambda columns: columns[indices])
+
+    def batch_repeat_interleave(self, repeats: int):
+        super().batch_repeat_interleave(repeats)
+        for cache in self.mctp_caches:
+            cache.batch_repeat_interleave(repeats)
+        for buffer in self.buffers:
+            buffer.apply(lambda columns: columns.repeat_interleave(repeats, dim=0))
+
+
+__all__ = ["VitaAudioCache"]

@@ -1,1 +1,160 @@
-../../modeling_vita_audio/configuration_vita_audio.py
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""VITA-Audio configuration: a decoder-only language model, its MCTP modules, and its speech vocabulary."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+
+from .compatibility_vita_audio import CACHE, attach_to_package
+
+
+# Qwen2.5-7B with 168072 tokens, as in the released checkpoints
+DEFAULT_TEXT_CONFIG = {
+    "model_type": "qwen2",
+    "vocab_size": 168072,
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+    "eos_token_id": [151645, 151643],
+    "pad_token_id": 151643,
+}
+
+
+@strict
+class VitaAudioConfig(PreTrainedConfig):
+    r"""
+    Configuration of a [`VitaAudioForConditionalGeneration`]. The defaults are those of the released 7B checkpoints
+    (`VITA-MLLM/VITA-Audio-Boost` and `-Balance`, arXiv 2505.03739).
+
+    Args:
+        text_config (`dict` or `PreTrainedConfig`, *optional*, defaults to Qwen2.5-7B with 168072 tokens):
+            The language model: any decoder-only model of transformers whose layers share Qwen2's call signature, such
+            as Qwen2, Qwen3 or Llama. Its `vocab_size` includes the speech vocabulary.
+        num_mctp_modules (`int`, *optional*, defaults to 10):
+            Number of MCTP modules, i.e. of tokens that can be written after one forward of the language model. 0 is a
+            plain language model (training stage 1).
+        lm_loss_weight (`float`, *optional*, defaults to 1.0):
+            Weight of the language modelling loss. At 0 it is not computed (training stages 2 and 3).
+        mctp_loss_weight (`float`, *optional*, defaults to 1.0):
+            Weight of the mean of the modules' losses. At 0 they are not computed.
+        mctp_targets_cross_samples (`bool`, *optional*, defaults to `False`):
+            Whether, in samples packed into one row, the last column of a sample that module k can fill shall predict the token k of
+            the next sample, as the original implementation has it. It matters only where one of a sample's first
+            `num_mctp_modules + 1` tokens has a label.
+        audio_token_id (`int`, *optional*, defaults to 151684):
+            Id of `<|audio|>`, the mark that stands for one audio in a text.
+        begin_audio_token_id (`int`, *optional*, defaults to 151674):
+            Id of `<|begin_of_audio|>`.
+        end_audio_token_id (`int`, *optional*, defaults to 151675):
+            Id of `<|end_of_audio|>`.
+        speech_token_offset (`int`, *optional*, defaults to 151685):
+            Id of `<|audio_0|>`, the first speech token.
+        num_speech_tokens (`int`, *optional*, defaults to 16384):
+            Number of speech tokens, the size of the speech codec's codebook. Their ids are `speech_token_offset` to
+            `speech_token_offset + num_speech_tokens - 1`.
+        tie_word_embeddings (`bool`, *optional*, defaults to `False`):
+            Whether the language model's head and input embeddings are one matrix. Also set by `text_config`.
+        storage_dtype (`str`, *optional*):
+            Type that weights are stored in where that loses nothing, such as `"float16"` of a checkpoint that is computed in
+            float32, as `dtype` says. By default they are stored as they are in memory.
+
+    Raises:
+        ValueError: if sizes disagree, e.g. the speech tokens do not fit into the vocabulary.
+    """
+
+    model_type = "vita_audio"
+    keys_to_ignore_at_inference = [CACHE, "lm_loss", "mctp_losses"]
+    sub_configs = {"text_config": AutoConfig}
+
+    text_config: dict | PreTrainedConfig | None = None
+    num_mctp_modules: int = 10
+    lm_loss_weight: float | int = 1.0
+    mctp_loss_weight: float | int = 1.0
+    mctp_targets_cross_samples: bool = False
+    audio_token_id: int = 151684
+    begin_audio_token_id: int = 151674
+    end_audio_token_id: int = 151675
+    speech_token_offset: int = 151685
+    num_speech_tokens: int = 16384
+    tie_word_embeddings: bool = False
+    storage_dtype: str | None = None
+
+    def __post_init__(self, **kwargs):
+        if not isinstance(self.text_config, PreTrainedConfig):
+            text_config = {"model_type": "qwen2", **(self.text_config or DEFAULT_TEXT_CONFIG)}
+            self.text_config = AutoConfig.for_model(**text_config)
+        super().__post_init__(**kwargs)
+        self.tie_word_embeddings = self.tie_word_embeddings or getattr(self.text_config, "tie_word_embeddings", False)
+        # `@strict` runs the validators too, but hides a `ValueError` in an exception of its own
+        self.validate_language_model()
+        self.validate_modules()
+        self.validate_speech_vocabulary()
+
+    def validate_language_model(self):
+        config = self.text_config
+        if getattr(config, "is_encoder_decoder", False):
+            raise ValueError(
+                f"`text_config` must be a decoder-only language model, got the encoder-decoder '{config.model_type}'."
+            )
+        for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
+            if getattr(config, name, None) not in (None, 1):
+                raise ValueError(
+                    f"`text_config` has `{name}` = {getattr(config, name)}: a language model that changes the logits of its head "
+                    "cannot carry MCTP modules, which share it."
+                )
+        sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+        for name in sizes:
+            if (size := getattr(config, name, None)) is not None and size < 1:
+                raise ValueError(f"`text_config.{name}` must be 1 or more, got {size}.")
+        num_heads, num_kv_heads = (getattr(config, name, None) for name in sizes[-2:])
+        if None not in (num_heads, num_kv_heads) and num_heads % num_kv_heads != 0:
+            raise ValueError(
+                f"`text_config.num_attention_heads` is {num_heads}, which is no multiple of `num_key_value_heads`, {num_kv_heads}."
+            )
+        is_head_given = num_heads is None or getattr(config, "head_dim", None) is not None
+        if not is_head_given and config.hidden_size % num_heads != 0:
+            raise ValueError(
+                f"`text_config.hidden_size` is {config.hidden_size}, which is no multiple of `num_attention_heads`, {num_heads}."
+            )
+        if (pad_token_id := getattr(config, "pad_token_id", None)) is not None and pad_token_id >= config.vocab_size:
+            raise ValueError(
+                f"`text_config.pad_token_id` is {pad_token_id}, but `text_config.vocab_size` is {config.vocab_size}."
+            )
+
+    def validate_modules(self):
+        if self.num_mctp_modules < 0:
+            raise ValueError(f"`num_mctp_modules` must be 0 or more, got {self.num_mctp_modules}.")
+        for name in ("lm_loss_weight", "mctp_loss_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must be 0 or more, got {getattr(self, name)}.")
+
+    def validate_speech_vocabulary(self):
+        vocab_size = self.text_config.vocab_size
+        speech_end = self.speech_token_offset + self.num_speech_tokens
+        if self.num_speech_tokens < 1:
+            raise ValueError(f"`num_speech_tokens` must be 1 or more, got {self.num_speech_tokens}.")
+        if not 0 <= self.speech_token_offset <= speech_end <= vocab_size:
+            raise ValueError(
+                f"The speech tokens have the ids {self.speech_token_offset} to {speech_end - 1} (`speech_token_offset`, "
+                f"`num_speech_tokens`), but `text_config.vocab_size` is {vocab_size}."
+            )
+        names = ("audio_token_id", "begin_audio_token_id", "end_audio_token_id")
+        for name in names:
+            token_id = getattr(self, name)
+            if not 0 <= token_id < vocab_size:
+                raise ValueError(f"`{name}` is {token_id}, but `text_config.vocab_size` is {vocab_size}.")
+            if self.speech_token_offset <= token_id < speech_end:
+                raise ValueError(
+                    f"`{name}` is {token_id}, which is one of the speech tokens {self.speech_token_offset} to "
+                    f"{speech_end - 1}."
+                )
+        if len({getattr(self, name) for name in names}) < len(names):
+            raise ValueError(f"{', '.join(f'`{name}`' for name in names)} must differ from one another.")
+
+
+attach_to_package(__name__)
+
+__all__ = ["VitaAudioConfig"]

@@ -1,1 +1,126 @@
-../../processing/configuration_vita_audio_codec.py
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Configuration of the compact speech codec."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from .compatibility_vita_audio import attach_to_package
+
+
+@strict
+class VitaAudioCodecConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`VitaAudioCodec`], one codebook of speech codes at `frame_rate` codes per second.
+
+    The defaults are those of the codec in `pretrained/vita-audio-mini`.
+
+    Args:
+        sampling_rate (`int`, defaults to 16000):
+            Rate in Hz of the mono audio that `encode` takes and that `decode` returns.
+        num_mel_bins (`int`, defaults to 80):
+            Mel bins the encoder reads, at 100 frames per second.
+        codebook_size (`int`, defaults to 2048):
+            Number of codes.
+        codebook_dim (`int`, defaults to 64):
+            Dimensions of the unit vectors that they stand for.
+        encoder_hidden_sizes (`list[int]`, defaults to `[128, 192, 288]`):
+            Widths of the encoder's three stages, at 50, 25 and 12.5 frames per second.
+        encoder_depths (`list[int]`, defaults to `[2, 2, 4]`):
+            Blocks in each of these stages.
+        decoder_hidden_sizes (`list[int]`, defaults to `[288, 192]`):
+            Widths of the decoder's two stages, at 12.5 and 100 frames per second.
+        decoder_depths (`list[int]`, defaults to `[4, 4]`):
+            Blocks in each of these stages.
+        decoder_lookahead (`int`, defaults to 1):
+            Codes that the decoder waits for before it speaks one; streaming lags by as much.
+        kernel_size (`int`, defaults to 7):
+            Width in frames of every depthwise convolution.
+        num_voices (`int`, defaults to 1):
+            Voices that `decode` can speak with. Voice 0 is the default one.
+        voice_names (`list[str]`, *optional*):
+            Their names, in order.
+        synthesis_window (`int`, defaults to 320):
+            Samples in the window of the source-filter synthesis; its hop is a quarter of it.
+        storage_dtype (`str`, *optional*):
+            Type that weights are stored in where that loses nothing, as in [`VitaAudioConfig`].
+
+    Raises:
+        ValueError: where sizes disagree.
+    """
+
+    model_type = "vita_audio_codec"
+
+    sampling_rate: int = 16000
+    num_mel_bins: int = 80
+    codebook_size: int = 2048
+    codebook_dim: int = 64
+    encoder_hidden_sizes: list[int] | tuple[int, ...] = (128, 192, 288)
+    encoder_depths: list[int] | tuple[int, ...] = (2, 2, 4)
+    decoder_hidden_sizes: list[int] | tuple[int, ...] = (288, 192)
+    decoder_depths: list[int] | tuple[int, ...] = (4, 4)
+    decoder_lookahead: int = 1
+    kernel_size: int = 7
+    num_voices: int = 1
+    voice_names: list[str] | None = None
+    synthesis_window: int = 320
+    storage_dtype: str | None = None
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if len(self.encoder_hidden_sizes) != 3 or len(self.encoder_depths) != 3:
+            raise ValueError(
+                "`encoder_hidden_sizes` and `encoder_depths` need one entry for each of the 3 encoder stages, got "
+                f"{self.encoder_hidden_sizes} and {self.encoder_depths}."
+            )
+        if len(self.decoder_hidden_sizes) != 2 or len(self.decoder_depths) != 2:
+            raise ValueError(
+                "`decoder_hidden_sizes` and `decoder_depths` need one entry for each of the 2 decoder stages, got "
+                f"{self.decoder_hidden_sizes} and {self.decoder_depths}."
+            )
+        if self.codebook_size < 2 or self.codebook_dim < 1:
+            raise ValueError(
+                f"`codebook_size` must be at least 2 and `codebook_dim` at least 1, got {self.codebook_size} and "
+                f"{self.codebook_dim}."
+            )
+        if self.synthesis_window % 4 or self.mel_hop_length % self.synthesis_hop_length:
+            raise ValueError(
+                f"a quarter of `synthesis_window` must divide the {self.mel_hop_length} samples of a decoder frame, "
+                f"got {self.synthesis_window}."
+            )
+        if self.voice_names is not None and len(self.voice_names) != self.num_voices:
+            raise ValueError(
+                f"`voice_names` must name each of the {self.num_voices} voices once, got {len(self.voice_names)} names."
+            )
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"`kernel_size` must be odd, got {self.kernel_size}.")
+
+    @property
+    def mel_hop_length(self) -> int:
+        """Samples in a 10 ms frame, the decoder's finest step."""
+        return self.sampling_rate // 100
+
+    @property
+    def hop_length(self) -> int:
+        """Samples that one code stands for: 8 frames of 10 ms."""
+        return 8 * self.mel_hop_length
+
+    @property
+    def synthesis_hop_length(self) -> int:
+        return self.synthesis_window // 4
+
+    @property
+    def frame_rate(self) -> float:
+        """Codes per second (12.5)."""
+        return self.sampling_rate / self.hop_length
+
+    @property
+    def output_sampling_rate(self) -> int:
+        """Rate in Hz of the decoded audio."""
+        return self.sampling_rate
+
+
+attach_to_package(__name__)
+
+__all__ = ["VitaAudioCodecConfig"]

@@ -1,1 +1,133 @@
-../../processing/conversation_vita_audio.py
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Conversations: the prompts that the models are trained with, and their two written forms brought into one."""
+
+from collections.abc import Sequence
+
+
+AUDIO_MARK = "<|audio|>"
+# An audio part of a message has its audio under one of these.
+AUDIO_KEYS = ("audio", "path", "url", "bytes", "array")
+
+# Prompts of the released models (VITA-MLLM/VITA-Audio-Boost); `pretrained/vita-audio-mini` uses the same.
+ASR_PROMPT = "Convert the speech to text.\n"
+TTS_PROMPT = "Convert the text to speech.\n"
+SPOKEN_CHAT_SYSTEM_PROMPT = "Your Name: Luke\nYour Gender: male\n\nRespond in a text-audio interleaved manner."
+
+# ChatML without a default system turn. What the model has to write is in `generation` blocks.
+CHAT_TEMPLATE = """\
+{%- for message in messages %}
+{{- '<|im_start|>' + message['role'] + '\\n' }}
+{%- set content %}
+{%- if message['content'] is string %}
+{{- message['content'] }}
+{%- else %}
+{%- for part in message['content'] %}
+{{- '<|audio|>' if part['type'] == 'audio' else part['text'] }}
+{%- endfor %}
+{%- endif %}
+{%- endset %}
+{%- if message['role'] == 'assistant' %}
+{%- generation %}
+{{- content + '<|im_end|>' }}
+{%- endgeneration %}
+{%- else %}
+{{- content + '<|im_end|>' }}
+{%- endif %}
+{{- '\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+{{- '<|im_start|>assistant\\n' }}
+{%- endif %}"""
+
+
+def recognition_conversation(audio) -> list[dict]:
+    """Asks for the text of `audio` (anything that a part `{"type": "audio", "audio": ...}` takes)."""
+    content = [{"type": "text", "text": ASR_PROMPT}, {"type": "audio", "audio": audio}]
+    return [{"role": "user", "content": content}]
+
+
+def synthesis_conversation(text: str) -> list[dict]:
+    """Asks for the speech of `text`."""
+    return [{"role": "user", "content": [{"type": "text", "text": TTS_PROMPT + text}]}]
+
+
+def spoken_conversation(audio, system_prompt: str | None = SPOKEN_CHAT_SYSTEM_PROMPT) -> list[dict]:
+    """Asks the spoken question `audio`; without a system prompt where that is None."""
+    question = {"role": "user", "content": [{"type": "audio", "audio": audio}]}
+    if system_prompt is None:
+        return [question]
+    return [{"role": "system", "content": [{"type": "text", "text": system_prompt}]}, question]
+
+
+def split_at_marks(messages: Sequence[dict], audios: Sequence | None = None) -> list[dict]:
+    """
+    Brings a conversation into the form whose contents are lists of parts.
+
+    Args:
+        messages: `{"role", "content"}` each, the content either such a list of parts, `{"type": "text", "text"}` and
+            `{"type": "audio", ["path" | "url" | "bytes" | "array" | "audio"], ["sampling_rate"]}`, or a string with marks
+            `<|audio|>`.
+        audios: the audios of the marks and of the audio parts that name none themselves, in order; of any type, lists of
+            speech codes as well.
+
+    Returns:
+        The messages with content parts `{"type": "text", "text": str}` and `{"type": "audio", "audio": source}`.
+
+    Raises:
+        ValueError: the number of marks is not that of `audios`, or a message or a part is malformed.
+    """
+    normalized = [{**message, "content": _to_parts(message)} for message in messages]
+    unnamed = [part for m in normalized for part in m["content"] if part["type"] == "audio" and part["audio"] is None]
+    audios = list(audios) if audios is not None else []
+    if len(unnamed) != len(audios):
+        raise ValueError(
+            f"The messages have {len(unnamed)} marks {AUDIO_MARK}, but {len(audios)} audios came with them."
+        )
+    for part, audio in zip(unnamed, audios):
+        part["audio"] = audio
+    return normalized
+
+
+def _to_parts(message: dict) -> list[dict]:
+    content = message.get("content")
+    if not isinstance(message.get("role"), str) or not isinstance(content, (str, list, tuple)):
+        raise ValueError(
+            f'A message needs a "role" and a "content", a string or a list of parts; got {message!r:.200}.'
+        )
+    if not isinstance(content, str):
+        return [_normalize_part(part) for part in content]
+    first, *others = content.split(AUDIO_MARK)
+    parts = [{"type": "text", "text": first}]
+    for text in others:
+        parts += [{"type": "audio", "audio": None}, {"type": "text", "text": text}]
+    return [part for part in parts if part["type"] == "audio" or part["text"]]
+
+
+def _normalize_part(part: dict) -> dict:
+    if part.get("type") == "text" and isinstance(part.get("text"), str):
+        return {"type": "text", "text": part["text"]}
+    if part.get("type") == "audio":
+        key = next((key for key in AUDIO_KEYS if part.get(key) is not None), None)
+        if key is None:
+            return {"type": "audio", "audio": None}
+        if key == "array" or "sampling_rate" in part:
+            return {"type": "audio", "audio": {"array": part[key], "sampling_rate": part.get("sampling_rate")}}
+        return {"type": "audio", "audio": part[key]}
+    raise ValueError(
+        'A content part must be {"type": "text", "text": ...} or {"type": "audio", ...} with one of '
+        f"{', '.join(AUDIO_KEYS)}, got {part!r:.200}."
+    )
+
+
+__all__ = [
+    "ASR_PROMPT",
+    "AUDIO_MARK",
+    "CHAT_TEMPLATE",
+    "SPOKEN_CHAT_SYSTEM_PROMPT",
+    "TTS_PROMPT",
+    "recognition_conversation",
+    "spoken_conversation",
+    "split_at_marks",
+    "synthesis_conversation",
+]

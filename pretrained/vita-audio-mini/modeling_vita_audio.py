@@ -1,1 +1,668 @@
-../../modeling_vita_audio/modeling_vita_audio.py
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""VITA-Audio model: a language model over text and speech tokens with MCTP modules that write ahead of it."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoModel, CompileConfig, PreTrainedModel
+from transformers.cache_utils import Cache, get_layer_types_and_kwargs
+from transformers.masking_utils import LAYER_PATTERN_TO_MASK_FUNCTION_MAPPING, find_packed_sequence_indices
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
+
+from .cache_vita_audio import VitaAudioCache
+from .compatibility_vita_audio import (
+    CACHE,
+    attach_to_package,
+    gives_new_cache_name,
+    slice_logits_to_keep,
+    takes_old_cache_name,
+)
+from .configuration_vita_audio import VitaAudioConfig
+from .generation_vita_audio import VitaAudioGenerationMixin
+from .saving_vita_audio import saved_whole
+
+
+@gives_new_cache_name
+@dataclass
+class VitaAudioModelOutputWithPast(BaseModelOutputWithPast):
+    """
+    As [`~modeling_outputs.BaseModelOutputWithPast`] of the language model, whose `last_hidden_state` are the final, normalised
+    hidden states and whose `cache` is as in [`VitaAudioForConditionalGeneration.forward`], and
+
+    Args:
+        mctp_hidden_states (`tuple(torch.FloatTensor)`, *optional*, returned when `output_mctp_hidden_states=True`):
+            One tensor of shape `(batch_size, sequence_length, hidden_size)` per MCTP module. Module k's column i is
+            made of the tokens up to i + k; where that token does not exist in the same sample, it means nothing.
+    """
+
+    mctp_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+
+
+@gives_new_cache_name
+@dataclass
+class VitaAudioOutputWithPast(CausalLMOutputWithPast):
+    """
+    As [`~modeling_outputs.CausalLMOutputWithPast`] of the language model, where `loss`, a scalar, is
+    `lm_loss_weight * lm_loss + mctp_loss_weight * mctp_losses.mean()` without the parts that are missing, `logits`
+    `(batch_size, sequence_length, vocab_size)` are None when `skip_logits`, and `cache` is as in
+    [`VitaAudioForConditionalGeneration.forward`], and
+
+    Args:
+        lm_loss (`torch.FloatTensor` of shape `(1,)`, *optional*):
+            Cross-entropy of the language model in nats, unless `config.lm_loss_weight` is 0.
+        mctp_losses (`torch.FloatTensor` of shape `(num_mctp_modules,)`, *optional*):
+            Cross-entropy of each MCTP module in nats, unless `config.mctp_loss_weight` is 0.
+        mctp_logits (`tuple(torch.FloatTensor)`, *optional*, returned when `output_mctp_logits=True`):
+            One tensor of shape `(batch_size, sequence_length - k, vocab_size)` for each module k = 1, 2, ...: column i
+            holds the scores for token i + k + 1. Both kinds of logits are cut by `logits_to_keep`.
+    """
+
+    lm_loss: torch.FloatTensor | None = None
+    mctp_losses: torch.FloatTensor | None = None
+    mctp_logits: tuple[torch.FloatTensor, ...] | None = None
+
+
+class VitaAudioMCTPModule(nn.Module):
+    """
+    One Multiple Cross-modal Token Prediction module: it joins a hidden state with the embedding of a later token and
+    passes them through one layer of the language model's own kind.
+
+    Args:
+        language_model (`PreTrainedModel`): gives the classes of the layer and the norms, and their configuration.
+    """
+
+    def __init__(self, language_model: PreTrainedModel):
+        super().__init__()
+        config = language_model.config
+        norm_class, layer_class = type(language_model.norm), type(language_model.layers[-1])
+        self.embed_norm = norm_class(config.hidden_size, eps=config.rms_norm_eps)
+        self.hidden_norm = norm_class(config.hidden_size, eps=config.rms_norm_eps)
+        self.proj = nn.Linear(2 * config.hidden_size, config.hidden_size, bias=False)
+        # A layer of the last one's type, but the only one in the module's cache
+        self.layer = layer_class(config, layer_idx=config.num_hidden_layers - 1)
+        for module in self.layer.modules():
+            if hasattr(module, "layer_idx"):
+                module.layer_idx = 0
+
+    def forward(
+        self, inputs_embeds: torch.Tensor, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
+    ) -> torch.Tensor:
+        """
+        Args:
+            inputs_embeds (`torch.Tensor` of shape `(batch_size, sequence_length, hidden_size)`):
+                Column i is the embedding of token i + k.
+            hidden_states (`torch.Tensor` of shape `(batch_size, sequence_length, hidden_size)`):
+                Those of the language model for k = 1, else those of module k - 1.
+            kwargs: arguments of the layer.
+
+        Returns:
+            `torch.Tensor` of shape `(batch_size, sequence_length, hidden_size)`: hidden states before the final norm.
+        """
+        hidden_states = torch.cat([self.embed_norm(inputs_embeds), self.hidden_norm(hidden_states)], dim=-1)
+        return self.layer(self.proj(hidden_states), **kwargs)
+
+
+MODEL_CLASS = "modeling_vita_audio.VitaAudioForConditionalGeneration"
+
+
+class VitaAudioPreTrainedModel(PreTrainedModel):
+    save_pretrained = saved_whole(PreTrainedModel.save_pretrained)
+    remote_code = {
+        "config.json": {
+            "auto_map": {
+                "AutoConfig": "configuration_vita_audio.VitaAudioConfig",
+                "AutoModel": MODEL_CLASS,
+                "AutoModelForCausalLM": MODEL_CLASS,
+            },
+            "custom_pipelines": {
+                "audio-to-audio": {
+                    "impl": "pipeline_vita_audio.VitaAudioPipeline",
+                    "pt": ["AutoModel"],
+                    "type": "multimodal",
+                }
+            },
+        }
+    }
+
+    config: VitaAudioConfig
+    config_class = VitaAudioConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["VitaAudioMCTPModule"]
+    _skip_keys_device_placement = ["cache", CACHE]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _can_compile_fullgraph = True
+    _supports_attention_backend = True
+
+
+class VitaAudioModel(VitaAudioPreTrainedModel):
+    """
+    The language model and its MCTP modules, without the head.
+
+    Raises:
+        ValueError: if the language model is not built like Qwen2 (`embed_tokens`, `layers`, `norm`, `rotary_emb`).
+    """
+
+    def __init__(self, config: VitaAudioConfig):
+        super().__init__(config)
+        self.language_model = AutoModel.from_config(config.text_config)
+        missing = [
+            name for name in ("embed_tokens", "layers", "norm", "rotary_emb") if not hasattr(self.language_model, name)
+        ]
+        if missing:
+            raise ValueError(
+                f"`text_config.model_type` '{config.text_config.model_type}' cannot carry MCTP modules: its model has no "
+                f"{', '.join(missing)}. Models built like Qwen2, Qwen3 or Llama can."
+            )
+        if "layer_type" in inspect.signature(self.language_model.rotary_emb.forward).parameters:
+            raise ValueError(
+                f"`text_config.model_type` '{config.text_config.model_type}' cannot carry MCTP modules: its layers have rotary "
+                "embeddings of several kinds. Models built like Qwen2, Qwen3 or Llama can."
+            )
+        self.mctp_layer_type = get_layer_types_and_kwargs(self.language_model.config)[0][-1]
+        self.mctp_modules = nn.ModuleList(
+            [VitaAudioMCTPModule(self.language_model) for _ in range(config.num_mctp_modules)]
+        )
+        self.post_init()
+
+    def _init_weights(self, module):
+        # the modules have a layer of its kind, which may be of classes that only it knows, such as routers
+        self.language_model._init_weights(module)
+
+    def _run_module(
+        self,
+        module: VitaAudioMCTPModule,
+        inputs_embeds: torch.Tensor,
+        hidden_states: torch.Tensor,
+        position_ids: torch.LongTensor,
+        cache: Cache | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        """Column i of `inputs_embeds` is token i + k, which is at `position_ids[:, i]`."""
+        hidden_states = module(
+            inputs_embeds,
+            hidden_states,
+            position_ids=position_ids,
+            position_embeddings=self.language_model.rotary_emb(hidden_states, position_ids),
+            use_cache=cache is not None,
+            **{CACHE: cache},
+            **kwargs,
+        )
+        return self.language_model.norm(hidden_states)
+
+    def _compiled_calls(self, compile_config: CompileConfig) -> tuple[Callable, Callable]:
+        """The language model and `_run_module`, compiled once for a configuration, as `get_compiled_call` does it."""
+        last_config, *calls = getattr(self, "_last_compiled_calls", (None,))
+        if last_config != compile_config:
+            compiled = partial(torch.compile, **compile_config.to_dict())
+            calls = compiled(self.language_model.__call__), compiled(self._run_module)
+            self._last_compiled_calls = (compile_config, *calls)
+        return tuple(calls)
+
+    @takes_old_cache_name
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        cache: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        use_cache: bool | None = None,
+        output_mctp_hidden_states: bool | None = None,
+        compile_config: CompileConfig | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> VitaAudioModelOutputWithPast:
+        """
+        Arguments as in [`VitaAudioForConditionalGeneration.forward`], and
+
+        Args:
+            output_mctp_hidden_states (`bool`, *optional*, defaults to `False`):
+                Whether to run the MCTP modules, which needs whole sequences, i.e. nothing in `cache`. It must be said where the
+                modules are being trained without a cache (`use_cache=False`), for a loss of the language model alone would not
+                train them.
+            compile_config (`CompileConfig`, *optional*):
+                How to compile the language model's forward, if at all. Meant for a static cache. To compile this
+                forward as a whole would not do: the states kept for the modules grow with every call.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
+        if inputs_embeds is None:
+            inputs_embeds = self.language_model.embed_tokens(input_ids)
+
+        # As the trainers of TRL call it, which have a loss of their own
+        if output_mctp_hidden_states is None and use_cache is False and self.training and torch.is_grad_enabled():
+            if any(parameter.requires_grad for parameter in self.mctp_modules.parameters()):
+                raise ValueError(
+                    "This trainer computes its loss from the language model alone, so the MCTP modules would not be trained, "
+                    "though they require gradients. `training.trainer.VitaAudioSFTTrainer` and `transformers.Trainer` train "
+                    "them. To leave them as they are, say so: `model.model.mctp_modules.requires_grad_(False)`."
+                )
+
+        num_read = cache.get_seq_length() if cache is not None else 0
+        if output_mctp_hidden_states and num_read > 0:
+            raise ValueError("The hidden states and losses of MCTP modules need whole sequences, not a filled cache.")
+        if use_cache is None:
+            use_cache = self.config.text_config.use_cache
+        if position_ids is None:
+            position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + num_read
+            position_ids = position_ids.unsqueeze(0)
+        elif use_cache and attention_mask is None and cache is None:
+            # With a cache, attention would cross the samples of packed data
+            use_cache = find_packed_sequence_indices(position_ids) is None
+        if use_cache and cache is None and len(self.mctp_modules) > 0:
+            cache = VitaAudioCache(self.config)
+
+        language_model = self.language_model
+        if compile_config is not None:
+            language_model, _ = self._compiled_calls(compile_config)
+        outputs = language_model(
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **{CACHE: cache},
+            **kwargs,
+        )
+        if isinstance(cache, VitaAudioCache):
+            cache.append_language_model(inputs_embeds, position_ids, outputs.last_hidden_state)
+
+        mctp_hidden_states = None
+        if output_mctp_hidden_states:
+            # One mask serves all modules: where token i + k belongs to the padding or to the next sample of packed data,
+            # so does i' + k for the later i' of the same sample, hence no column of use attends to one without
+            causal_mask = LAYER_PATTERN_TO_MASK_FUNCTION_MAPPING[self.mctp_layer_type](
+                config=self.language_model.config,
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                **{CACHE: None},
+            )
+            mctp_hidden_states = ()
+            hidden_states = outputs.last_hidden_state
+            for module_idx, module in enumerate(self.mctp_modules, start=1):
+                hidden_states = self._run_module(
+                    module,
+                    inputs_embeds.roll(-module_idx, dims=1),
+                    hidden_states,
+                    position_ids + module_idx,
+                    attention_mask=causal_mask,
+                    **kwargs,
+                )
+                mctp_hidden_states += (hidden_states,)
+
+        return VitaAudioModelOutputWithPast(
+            last_hidden_state=outputs.last_hidden_state,
+            mctp_hidden_states=mctp_hidden_states,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            **{CACHE: outputs.get(CACHE)},
+        )
+
+    @takes_old_cache_name
+    def forward_mctp(
+        self,
+        input_ids: torch.LongTensor,
+        cache: VitaAudioCache,
+        attention_mask: torch.Tensor | None = None,
+        compile_config: CompileConfig | None = None,
+    ) -> torch.Tensor:
+        """
+        Lets MCTP module k read, in one call, the n columns it has not read yet. Arguments as in
+        [`VitaAudioForConditionalGeneration.forward_mctp`].
+
+        Returns:
+            `torch.Tensor` of shape `(batch_size, n, hidden_size)`: the module's normalised hidden states.
+        """
+        module_idx = input_ids.shape[1]
+        if not 1 <= module_idx <= len(self.mctp_modules):
+            raise ValueError(
+                f"{module_idx} tokens are for MCTP module {module_idx}; there are {len(self.mctp_modules)}."
+            )
+        mctp_cache = cache.mctp_caches[module_idx - 1]
+        hidden_states, position_ids, inputs_embeds = cache.unread(module_idx)
+        new_embeds = self.language_model.embed_tokens(input_ids)
+        inputs_embeds = torch.cat([inputs_embeds, new_embeds], dim=1)[:, -hidden_states.shape[1] :]
+        if attention_mask is not None:
+            attention_mask = attention_mask[:, : cache.num_columns_read(0)]
+        causal_mask = LAYER_PATTERN_TO_MASK_FUNCTION_MAPPING[self.mctp_layer_type](
+            config=self.language_model.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            **{CACHE: mctp_cache},
+        )
+        run_module = self._run_module
+        # What a cache allocates at first must be allocated outside of compiled code
+        if compile_config is not None and mctp_cache.layers[0].is_initialized:
+            _, run_module = self._compiled_calls(compile_config)
+        hidden_states = run_module(
+            self.mctp_modules[module_idx - 1],
+            inputs_embeds,
+            hidden_states,
+            position_ids + module_idx,
+            cache=mctp_cache,
+            attention_mask=causal_mask,
+        )
+        cache.append_module(module_idx, hidden_states)
+        return hidden_states
+
+
+def is_plain_linear(module: nn.Module) -> bool:
+    """Whether a call of the layer multiplies with the weight that it has and does nothing else: no hook, adapter or quantisation."""
+    return (
+        type(module) is nn.Linear
+        and type(module.weight) is nn.Parameter
+        and not module.weight.is_meta
+        and "forward" not in vars(module)
+        and not module._forward_pre_hooks
+        and not module._forward_hooks
+    )
+
+
+class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGenerationMixin):
+    """The language model, its MCTP modules and the head that all of them share."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+
+    def __init__(self, config: VitaAudioConfig):
+        super().__init__(config)
+        self.model = VitaAudioModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
+        """
+        As [`PreTrainedModel.from_pretrained`], but strict.
+
+        Raises:
+            ValueError: if the checkpoint lacks tensors of the model, or has others or of other shapes.
+            OSError: if its weights cannot be read.
+        """
+        # Without the flag other shapes are an error, too, but one that does not name them
+        are_other_shapes_fine = kwargs.pop("ignore_mismatched_sizes", False)
+        try:
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path,
+                *args,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **kwargs,
+            )
+        except SafetensorError as error:
+            raise OSError(
+                f"The weights of '{pretrained_model_name_or_path}' cannot be read, they may be cut off: {error}"
+            ) from error
+        wrong = {name: sorted(info[f"{name}_keys"]) for name in ("missing", "unexpected") if info[f"{name}_keys"]}
+        if info["mismatched_keys"] and not are_other_shapes_fine:
+            wrong["of other shapes"] = [
+                f"{name} {list(found)} for {list(expected)}"
+                for name, found, expected in sorted(info["mismatched_keys"])
+            ]
+        if wrong:
+            listing = "; ".join(f"{name}: {', '.join(keys)}" for name, keys in wrong.items())
+            raise ValueError(
+                f"The checkpoint '{pretrained_model_name_or_path}' does not fit its config. Tensors {listing}."
+            )
+        return (model, info) if output_loading_info else model
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        # A generation config with this flag is loaded without `mctp_mode`
+        self.generation_config._from_model_config = False
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    def grow_mctp_modules(self, num_mctp_modules: int):
+        """
+        Adds MCTP modules, before a training stage that needs more of them. The first one's layer copies the language
+        model's last layer; every later module copies the one before.
+
+        Args:
+            num_mctp_modules (`int`): the new number, at least the present one.
+        """
+        modules, language_model = self.model.mctp_modules, self.model.language_model
+        if num_mctp_modules < len(modules):
+            raise ValueError(f"Cannot grow from {len(modules)} MCTP modules to {num_mctp_modules}.")
+        while len(modules) < num_mctp_modules:
+            module = VitaAudioMCTPModule(language_model).to(device=self.device, dtype=self.dtype)
+            if len(modules) > 0:
+                module.load_state_dict(modules[-1].state_dict())
+            else:
+                module.apply(self._init_weights)
+                module.layer.load_state_dict(language_model.layers[-1].state_dict())
+            modules.append(module.train(self.training))
+        self.config.num_mctp_modules = num_mctp_modules
+
+    def _logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Of hidden states `(batch_size, num_columns, hidden_size)`."""
+        # As a matrix: of weights without gradients, `matmul` makes a copy to multiply a slice of three dimensions with
+        return self.lm_head(hidden_states.flatten(0, 1)).unflatten(0, hidden_states.shape[:2])
+
+    def _cross_entropy(
+        self, hidden_states: torch.Tensor, targets: torch.LongTensor, num_items_in_batch: torch.Tensor | int | None
+    ) -> torch.Tensor:
+        """Hidden states `(num_tokens, hidden_size)` and targets `(num_tokens,)` to a scalar."""
+        losses = nn.functional.cross_entropy(self.lm_head(hidden_states).float(), targets, reduction="sum")
+        return losses / (max(len(targets), 1) if num_items_in_batch is None else num_items_in_batch)
+
+    def _loss(
+        self,
+        hidden_states: torch.Tensor,
+        labels: torch.LongTensor,
+        sample_ids: torch.LongTensor,
+        module_idx: int,
+        num_items_in_batch: torch.Tensor | int | None,
+    ) -> torch.Tensor:
+        """
+        Loss of the language model (`module_idx` 0) or of MCTP module k, whose column i holds token i + k. All but the
+        scalars are `(batch_size, sequence_length, ...)`; no two rows share a sample id.
+        """
+        targets_cross_samples = self.config.mctp_targets_cross_samples and len(labels) == 1
+        num_columns = max(labels.shape[1] - module_idx, 0)
+        is_filled = sample_ids[:, module_idx:] == sample_ids[:, :num_columns]
+        columns = torch.arange(labels.numel(), device=labels.device).view_as(labels)[:, :num_columns][is_filled]
+        labels, sample_ids = labels[:, module_idx:][is_filled], sample_ids[:, module_idx:][is_filled]
+        # What the next column holds is to be predicted, if that is of the same sample
+        is_target = labels[1:] != -100
+        if not targets_cross_samples:
+            is_target &= sample_ids[1:] == sample_ids[:-1]
+        # The head is the largest matrix, so it sees no column without a target
+        hidden_states = hidden_states.flatten(0, 1)[columns[:-1][is_target]]
+        if self.gradient_checkpointing and self.training:
+            cross_entropy = partial(self._gradient_checkpointing_func, self._cross_entropy)
+        else:
+            cross_entropy = self._cross_entropy
+        return cross_entropy(hidden_states, labels[1:][is_target], num_items_in_batch)
+
+    @takes_old_cache_name
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        cache: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        skip_logits: bool | None = None,
+        output_mctp_logits: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> VitaAudioOutputWithPast:
+        """
+        One forward of the language model, and of the MCTP modules where their losses or logits are asked for.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                Token ids, text and speech. Give these or `inputs_embeds`.
+            attention_mask (`torch.Tensor` of shape `(batch_size, num_past_columns + sequence_length)`, *optional*):
+                0 at the padding, on either side. Leave it out for packed samples.
+            position_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                Positions. Where they restart, without an `attention_mask`, the next of several packed samples begins:
+                no attention crosses and no MCTP module pairs a hidden state with a token of another sample.
+            cache (`Cache`, *optional*; `past_key_values` is its old name):
+                With a [`VitaAudioCache`], generation can go on with MCTP modules. Any other cache of the language model
+                does for the language model alone. By default a [`VitaAudioCache`] is made if there are modules.
+            inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`, *optional*):
+                Embeddings instead of `input_ids`.
+            labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                The token ids to be predicted, -100 where there is no loss. They are shifted inside: the language model
+                predicts label i + 1 from column i, module k label i + k + 1.
+            use_cache (`bool`, *optional*, defaults to `text_config.use_cache` without and `False` with `labels`):
+                Whether to return `cache`. Packed samples never have a cache.
+            logits_to_keep (`int` or `torch.Tensor`, *optional*, defaults to 0):
+                Columns whose logits are returned: the last ones (0 for all), or the given ones.
+            skip_logits (`bool`, *optional*, defaults to `True` for `labels` in training mode, else `False`):
+                Whether to return no logits. The losses only ever compute those of columns with a label.
+            output_mctp_logits (`bool`, *optional*, defaults to `False`):
+                Whether to return `mctp_logits`. Needs whole sequences, i.e. nothing in `cache`.
+            num_items_in_batch (`torch.Tensor` or `int`, *optional*):
+                What to divide the summed losses by, given by the `Trainer`: the number of labels in all batches of an
+                optimisation step. It divides the modules' losses too, so that accumulated gradients are exactly those
+                of one large batch; a module's loss is then smaller than its mean where samples have labels among their
+                first k + 1 tokens, which nothing predicts. By default each loss is a mean over its own targets.
+
+        Raises:
+            ValueError: if not exactly one of `input_ids` and `inputs_embeds` is given, if losses or logits of MCTP
+                modules are asked for with a filled cache, with `shift_labels` (parts of sequences, as of context
+                parallelism), or with `num_items_in_batch` but no `labels`.
+        """
+        if num_items_in_batch is not None and labels is None:
+            raise ValueError(
+                "`num_items_in_batch` came without `labels`: a trainer with a loss function of its own, or label smoothing, would "
+                "train the language model alone. The loss is the model's; weigh its parts by `config.lm_loss_weight` and "
+                "`config.mctp_loss_weight`."
+            )
+        if kwargs.get("shift_labels") is not None:
+            raise ValueError(
+                "`shift_labels` are refused, as each MCTP module shifts whole sequences of `labels` itself."
+            )
+        has_lm_loss = labels is not None and self.config.lm_loss_weight > 0
+        has_mctp_loss = labels is not None and self.config.mctp_loss_weight > 0 and self.config.num_mctp_modules > 0
+        outputs: VitaAudioModelOutputWithPast = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            cache=cache,
+            inputs_embeds=inputs_embeds,
+            use_cache=False if use_cache is None and labels is not None else use_cache,
+            output_mctp_hidden_states=has_mctp_loss or output_mctp_logits,
+            **kwargs,
+        )
+        hidden_states = outputs.last_hidden_state
+
+        loss, lm_loss, mctp_losses = None, None, None
+        if labels is not None:
+            sample_ids = labels.new_zeros(labels.shape)
+            if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2:
+                sample_ids = attention_mask[:, -labels.shape[1] :].long()
+            elif attention_mask is None and position_ids is not None:
+                packed_ids = find_packed_sequence_indices(position_ids)
+                sample_ids = sample_ids if packed_ids is None else packed_ids.expand_as(labels)
+            sample_ids = sample_ids * len(labels) + torch.arange(len(labels), device=labels.device)[:, None]
+            loss = hidden_states.new_zeros((), dtype=torch.float32)
+            if has_lm_loss:
+                lm_loss = self._loss(hidden_states, labels, sample_ids, 0, num_items_in_batch)
+                loss = loss + self.config.lm_loss_weight * lm_loss
+            if has_mctp_loss:
+                mctp_losses = torch.stack(
+                    [
+                        self._loss(module_states, labels, sample_ids, module_idx, num_items_in_batch)
+                        for module_idx, module_states in enumerate(outputs.mctp_hidden_states, start=1)
+                    ]
+                )
+                loss = loss + self.config.mctp_loss_weight * mctp_losses.mean()
+
+        logits, mctp_logits = None, None
+        if not (self.training and labels is not None if skip_logits is None else skip_logits):
+            logits = self._logits(slice_logits_to_keep(hidden_states, logits_to_keep))
+        if output_mctp_logits:
+            mctp_logits = tuple(
+                self._logits(slice_logits_to_keep(module_states[:, :-module_idx], logits_to_keep))
+                for module_idx, module_states in enumerate(outputs.mctp_hidden_states, start=1)
+            )
+
+        return VitaAudioOutputWithPast(
+            loss=loss,
+            lm_loss=lm_loss,
+            mctp_losses=mctp_losses,
+            logits=logits,
+            mctp_logits=mctp_logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            **{CACHE: outputs.get(CACHE)},
+        )
+
+    @takes_old_cache_name
+    def forward_mctp(
+        self,
+        input_ids: torch.LongTensor,
+        cache: VitaAudioCache,
+        attention_mask: torch.Tensor | None = None,
+        special_token_ids: torch.LongTensor | None = None,
+        compile_config: CompileConfig | None = None,
+    ) -> torch.FloatTensor:
+        """
+        One forward of one MCTP module in generation. It first catches up with all that it has not read yet.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, k)`):
+                The tokens that the language model has not read yet. It is their number that calls for module k.
+            cache ([`VitaAudioCache`]):
+                The cache with which the language model, and after it the modules 1 to k - 1, have run.
+            attention_mask (`torch.Tensor` of shape `(batch_size, num_columns)`, *optional*):
+                0 at the padding of what the language model has read; further columns are ignored.
+            special_token_ids (`torch.LongTensor` of shape `(num_special_tokens,)`, *optional*):
+                Where the next token can only be speech: the tokens to score besides the speech tokens. All others get
+                -inf, and their rows of the head are not read, where it is a plain layer whose rows can be had.
+            compile_config (`CompileConfig`, *optional*):
+                How to compile the module's step, if at all. Meant for a static cache.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch_size, 1, vocab_size)`: scores for the token after `input_ids`.
+        """
+        hidden_states = self.model.forward_mctp(input_ids, cache, attention_mask, compile_config)[:, -1:]
+        if special_token_ids is None:
+            return self._logits(hidden_states)
+        start = self.config.speech_token_offset
+        end = start + self.config.num_speech_tokens
+        if is_plain_linear(self.lm_head):
+            weight = self.lm_head.weight
+            of_speech = nn.functional.linear(hidden_states, weight[start:end])
+            of_special_tokens = nn.functional.linear(hidden_states, weight[special_token_ids])
+        else:
+            logits = self._logits(hidden_states)
+            of_speech, of_special_tokens = logits[..., start:end], logits[..., special_token_ids]
+        logits = of_speech.new_full((*of_speech.shape[:2], self.config.text_config.vocab_size), -torch.inf)
+        logits[..., start:end] = of_speech
+        logits[..., special_token_ids] = of_special_tokens
+        return logits
+
+
+# `generate` inspects the signature of code from outside transformers before every token: this makes that quick
+VitaAudioForConditionalGeneration.forward.__signature__ = inspect.signature(VitaAudioForConditionalGeneration.forward)
+
+
+attach_to_package(__name__)
+
+__all__ = [
+    "VitaAudioForConditionalGeneration",
+    "VitaAudioModel",
+    "VitaAudioModelOutputWithPast",
+    "VitaAudioOutputWithPast",
+    "VitaAudioPreTrainedModel",
+]

@@ -1,1 +1,535 @@
-../../processing/modeling_vita_audio_codec.py
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A compact neural speech codec: one codebook, 12.5 codes per second, 16 kHz in and out.
+
+The encoder is a stack of convolutional blocks over log-mel frames; vector quantization makes a code of every 80 ms. The decoder is causal, but for a look-ahead of `decoder_lookahead` codes, and drives a source-filter vocoder:
+it predicts the pitch of a harmonic source and, every 5 ms, the spectral envelopes that shape this source and noise.
+Voice identity is an embedding beside the codes, so the codes need to carry only what is said and how.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.audio_utils import mel_filter_bank
+from transformers.modeling_utils import PreTrainedAudioTokenizerBase
+from transformers.utils import ModelOutput, can_return_tuple
+
+from .compatibility_vita_audio import attach_to_package
+from .configuration_vita_audio_codec import VitaAudioCodecConfig
+from .saving_vita_audio import saved_whole
+
+
+NOISE_PERIOD = 65536  # samples (4.1 s), long enough that the repetition is not heard
+
+
+@dataclass
+class VitaAudioCodecEncoderOutput(ModelOutput):
+    r"""
+    audio_codes (`torch.LongTensor` of shape `(batch_size, 1, num_codes)`):
+        Speech codes in `[0, codebook_size)`, 0 where a shorter row of the batch is padded.
+    audio_codes_mask (`torch.BoolTensor` of shape `(batch_size, num_codes)`):
+        True where a code stands for audio of the row, False where it pads.
+    quantized_representation (`torch.FloatTensor` of shape `(batch_size, num_codes, codebook_dim)`):
+        The quantized latents, unit vectors, with gradients straight through the quantization.
+    latents (`torch.FloatTensor` of shape `(batch_size, num_codes, codebook_dim)`):
+        What the encoder wrote, before quantization.
+    """
+
+    audio_codes: torch.LongTensor | None = None
+    audio_codes_mask: torch.BoolTensor | None = None
+    quantized_representation: torch.FloatTensor | None = None
+    latents: torch.FloatTensor | None = None
+
+
+@dataclass
+class VitaAudioCodecDecoderState:
+    r"""
+    What a streaming `decode` carries from one chunk of codes to the next; made by
+    [`VitaAudioCodec.init_decoder_state`]. Its size does not depend on the length of the utterance.
+
+    codes_to_skip (`int`): codes of look-ahead that still have to arrive before the first audio leaves.
+    convolutions (`list[torch.FloatTensor]`): the last inputs `(batch_size, kernel_size - 1, channels)` of every
+        causal convolution.
+    log_f0 (`torch.FloatTensor` of shape `(batch_size, 1)`): the last frame's log pitch in log Hz, None at the start.
+    phase (`torch.DoubleTensor` of shape `(batch_size, 1)`): phase of the harmonic source in cycles since the start.
+    sample_position (`int`): samples of source made so far.
+    source (`torch.FloatTensor` of shape `(batch_size, 2, 3 * synthesis_hop)`): the last samples of harmonic source and noise.
+    frames (`torch.FloatTensor` of shape `(batch_size, 3, synthesis_window)`): the last frames of output, which the next overlap.
+    """
+
+    codes_to_skip: int
+    convolutions: list[torch.FloatTensor]
+    phase: torch.DoubleTensor
+    source: torch.FloatTensor
+    frames: torch.FloatTensor
+    log_f0: torch.FloatTensor | None = None
+    sample_position: int = 0
+
+
+@dataclass
+class VitaAudioCodecDecoderOutput(ModelOutput):
+    r"""
+    audio_values (`torch.FloatTensor` of shape `(batch_size, 1, num_samples)`):
+        Audio in `[-1, 1]` at `config.sampling_rate` Hz.
+    decoder_state ([`VitaAudioCodecDecoderState`], *optional*):
+        State to pass with the next chunk of codes; None after the last one.
+    """
+
+    audio_values: torch.FloatTensor | None = None
+    decoder_state: VitaAudioCodecDecoderState | None = None
+
+
+@dataclass
+class VitaAudioCodecFrames(ModelOutput):
+    r"""
+    What the decoder network predicts for the vocoder.
+
+    log_f0 (`torch.FloatTensor` of shape `(batch_size, num_frames)`):
+        Log pitch relative to the voice's, a frame every `synthesis_hop_length` samples.
+    envelopes (`torch.FloatTensor` of shape `(batch_size, num_frames, 2, synthesis_window // 2 + 1)`):
+        Log magnitudes that shape the harmonic source and the noise.
+    """
+
+    log_f0: torch.FloatTensor | None = None
+    envelopes: torch.FloatTensor | None = None
+
+
+@lru_cache
+def mel_filters(num_mel_bins: int, sampling_rate: int) -> torch.Tensor:
+    return torch.from_numpy(
+        mel_filter_bank(257, num_mel_bins, 0.0, sampling_rate / 2, sampling_rate, norm="slaney", mel_scale="slaney")
+    ).float()
+
+
+@lru_cache
+def noise_loop() -> torch.Tensor:
+    """Noise that depends on the position in the utterance alone, so that streaming equals offline decoding."""
+    return torch.randn(NOISE_PERIOD, generator=torch.Generator().manual_seed(0))
+
+
+def log_mel_spectrogram(waveform: torch.Tensor, config: VitaAudioCodecConfig) -> torch.Tensor:
+    r"""
+    Log-mel frames relative to the loudest bin of each row, so that codes do not depend on the level.
+
+    Args:
+        waveform (`torch.FloatTensor` of shape `(batch_size, num_samples)`): a multiple of `mel_hop_length` samples.
+
+    Returns:
+        `torch.FloatTensor` of shape `(batch_size, num_samples // mel_hop_length, num_mel_bins)` in `[-1, 1]`.
+    """
+    n_fft, hop = 512, config.mel_hop_length
+    padded = nn.functional.pad(waveform.float(), ((n_fft - hop) // 2, (n_fft - hop) // 2))
+    window = torch.hann_window(n_fft, device=waveform.device)
+    power = torch.stft(padded, n_fft, hop, window=window, center=False, return_complex=True).abs().square()
+    mel = power.transpose(1, 2) @ mel_filters(config.num_mel_bins, config.sampling_rate).to(waveform.device)
+    log_mel = mel.clamp(min=1e-9).log10()
+    log_mel = torch.maximum(log_mel - log_mel.amax(dim=(1, 2), keepdim=True), log_mel.new_tensor(-6.0))
+    return log_mel / 3 + 1
+
+
+def pulse_train(phase: torch.Tensor, num_harmonics: torch.Tensor) -> torch.Tensor:
+    r"""
+    Sum of cosines at the multiples of a pitch, in closed form (the Dirichlet kernel), of about unit power.
+
+    Args:
+        phase (`torch.FloatTensor`): phase of the pitch in cycles, in `[-0.5, 0.5]`.
+        num_harmonics (`torch.FloatTensor`): how many; the fraction weighs one more, so that the sum is continuous in it.
+    """
+    whole = num_harmonics.floor()
+    denominator = (math.pi * phase).sin()
+    at_pulse = denominator.abs() < 1e-5
+    ratio = ((2 * whole + 1) * math.pi * phase).sin() / denominator.masked_fill(at_pulse, 1)
+    kernel = (torch.where(at_pulse, 2 * whole + 1, ratio) - 1) / 2
+    last = (num_harmonics - whole) * (2 * math.pi * (whole + 1) * phase).cos()
+    return (kernel + last) * (2 / num_harmonics).sqrt()
+
+
+class VitaAudioCodecQuantizer(nn.Module):
+    """Vector quantization on the unit sphere: each latent becomes the codebook vector at the smallest angle."""
+
+    def __init__(self, config: VitaAudioCodecConfig):
+        super().__init__()
+        self.codebook = nn.Embedding(config.codebook_size, config.codebook_dim)
+
+    def forward(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.LongTensor]:
+        """Latents `(..., codebook_dim)` to quantized ones, gradients straight through, and codes `(...)`."""
+        directions = nn.functional.normalize(latents, dim=-1)
+        # through the module, which may keep its weights elsewhere
+        vectors = self.from_codes(torch.arange(self.codebook.num_embeddings, device=latents.device))
+        codes = (directions @ vectors.T).argmax(-1)
+        return directions + (self.from_codes(codes) - directions).detach(), codes
+
+    def from_codes(self, codes: torch.LongTensor) -> torch.Tensor:
+        """Codes `(...)` to quantized latents `(..., codebook_dim)`."""
+        return nn.functional.normalize(self.codebook(codes), dim=-1)
+
+
+class VitaAudioCodecBlock(nn.Module):
+    """ConvNeXt block on `(batch_size, num_frames, channels)`: depthwise convolution, then a two-layer perceptron."""
+
+    def __init__(self, config: VitaAudioCodecConfig, hidden_size: int):
+        super().__init__()
+        self.context = config.kernel_size - 1
+        self.depthwise = nn.Conv1d(hidden_size, hidden_size, config.kernel_size, groups=hidden_size)
+        self.norm = nn.LayerNorm(hidden_size)
+        self.up_proj = nn.Linear(hidden_size, 3 * hidden_size)
+        self.down_proj = nn.Linear(3 * hidden_size, hidden_size)
+        self.scale = nn.Parameter(torch.full((hidden_size,), 0.1))
+
+    def forward(self, hidden_states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """`mask` (batch_size, num_frames, 1) is 0 on padding, which thus looks like the end of the audio."""
+        padded = nn.functional.pad(hidden_states * mask, (0, 0, self.context // 2, self.context // 2))
+        return self._mix(hidden_states, padded)
+
+    def forward_causal(self, hidden_states: torch.Tensor, past: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """`past` (batch_size, kernel_size - 1, channels) are the frames before; returns the output and the next past."""
+        padded = torch.cat([past, hidden_states], dim=1)
+        return self._mix(hidden_states, padded), padded[:, -self.context :]
+
+    def _mix(self, residual: torch.Tensor, padded: torch.Tensor) -> torch.Tensor:
+        hidden_states = self.depthwise(padded.transpose(1, 2)).transpose(1, 2)
+        hidden_states = self.down_proj(nn.functional.gelu(self.up_proj(self.norm(hidden_states))))
+        return residual + self.scale * hidden_states
+
+
+class VitaAudioCodecEncoder(nn.Module):
+    """Log-mel frames (100 per second) to latents (12.5 per second)."""
+
+    def __init__(self, config: VitaAudioCodecConfig):
+        super().__init__()
+        sizes = [config.num_mel_bins, *config.encoder_hidden_sizes]
+        self.downsamples = nn.ModuleList(
+            [nn.Conv1d(size, next_size, 4, stride=2) for size, next_size in zip(sizes, sizes[1:])]
+        )
+        self.stages = nn.ModuleList(
+            [
+                nn.ModuleList([VitaAudioCodecBlock(config, size) for _ in range(depth)])
+                for size, depth in zip(config.encoder_hidden_sizes, config.encoder_depths)
+            ]
+        )
+        self.norm = nn.LayerNorm(sizes[-1])
+        self.out_proj = nn.Linear(sizes[-1], config.codebook_dim)
+
+    def forward(self, log_mel: torch.Tensor, num_codes: torch.LongTensor) -> torch.Tensor:
+        r"""
+        Args:
+            log_mel (`torch.FloatTensor` of shape `(batch_size, 8 * max_codes, num_mel_bins)`): frames.
+            num_codes (`torch.LongTensor` of shape `(batch_size,)`): codes in each row.
+        """
+        hidden_states = log_mel
+        for level, (downsample, blocks) in enumerate(zip(self.downsamples, self.stages)):
+            hidden_states = hidden_states * self._mask(hidden_states, num_codes * 2 ** (3 - level))
+            padded = nn.functional.pad(hidden_states.transpose(1, 2), (1, 1))
+            hidden_states = downsample(padded).transpose(1, 2)
+            mask = self._mask(hidden_states, num_codes * 2 ** (2 - level))
+            for block in blocks:
+                hidden_states = block(hidden_states, mask)
+        return self.out_proj(self.norm(hidden_states))
+
+    def _mask(self, hidden_states: torch.Tensor, lengths: torch.LongTensor) -> torch.Tensor:
+        frames = torch.arange(hidden_states.shape[1], device=hidden_states.device)
+        return (frames < lengths[:, None])[..., None].to(hidden_states.dtype)
+
+
+class VitaAudioCodecDecoder(nn.Module):
+    """Quantized latents to pitch and spectral envelopes, causal."""
+
+    def __init__(self, config: VitaAudioCodecConfig):
+        super().__init__()
+        coarse, fine = config.decoder_hidden_sizes
+        self.frames_per_code = config.hop_length // config.mel_hop_length
+        self.steps_per_frame = config.mel_hop_length // config.synthesis_hop_length
+        self.num_bins = config.synthesis_window // 2 + 1
+        self.in_proj = nn.Linear(config.codebook_dim, coarse)
+        self.voice_embedding = nn.Embedding(config.num_voices, coarse)
+        self.coarse_blocks = nn.ModuleList(
+            [VitaAudioCodecBlock(config, coarse) for _ in range(config.decoder_depths[0])]
+        )
+        self.upsample = nn.Linear(coarse, self.frames_per_code * fine)
+        self.fine_blocks = nn.ModuleList([VitaAudioCodecBlock(config, fine) for _ in range(config.decoder_depths[1])])
+        self.norm = nn.LayerNorm(fine)
+        self.f0_head = nn.Linear(fine, self.steps_per_frame)
+        self.envelope_head = nn.Linear(fine, self.steps_per_frame * 2 * self.num_bins)
+
+    def forward(
+        self, quantized: torch.Tensor, voice_ids: torch.LongTensor, pasts: list[torch.Tensor]
+    ) -> tuple[VitaAudioCodecFrames, list[torch.Tensor]]:
+        hidden_states = self.in_proj(quantized) + self.voice_embedding(voice_ids)[:, None]
+        new_pasts, pasts = [], iter(pasts)
+        for block in self.coarse_blocks:
+            hidden_states, past = block.forward_causal(hidden_states, next(pasts))
+            new_pasts.append(past)
+        hidden_states = self.upsample(hidden_states).unflatten(-1, (self.frames_per_code, -1)).flatten(1, 2)
+        for block in self.fine_blocks:
+            hidden_states, past = block.forward_causal(hidden_states, next(pasts))
+            new_pasts.append(past)
+        hidden_states = self.norm(hidden_states)
+        envelopes = self.envelope_head(hidden_states).unflatten(-1, (self.steps_per_frame, 2, self.num_bins))
+        frames = VitaAudioCodecFrames(
+            log_f0=self.f0_head(hidden_states).float().flatten(1), envelopes=envelopes.float().flatten(1, 2)
+        )
+        return frames, new_pasts
+
+
+class VitaAudioCodecVocoder(nn.Module):
+    """Source-filter synthesis: a band-limited pulse train and noise, each shaped by its envelope every 5 ms.
+
+    Each frame emits one hop of finished samples. Frame `j` filters the last four hops of source and adds them to the
+    output at hops `j` to `j + 3`, so what it predicts is heard about 10 ms after its own hop begins.
+    """
+
+    def __init__(self, config: VitaAudioCodecConfig):
+        super().__init__()
+        self.sampling_rate = config.sampling_rate
+        self.window_length = config.synthesis_window
+        self.hop_length = config.synthesis_hop_length
+
+    def forward(
+        self, log_f0: torch.Tensor, envelopes: torch.Tensor, state: VitaAudioCodecDecoderState
+    ) -> torch.FloatTensor:
+        r"""
+        Args:
+            log_f0 (`torch.FloatTensor` of shape `(batch_size, num_frames)`): log pitch in log Hz.
+            envelopes (`torch.FloatTensor` of shape `(batch_size, num_frames, 2, window_length // 2 + 1)`): log magnitudes.
+            state ([`VitaAudioCodecDecoderState`]): brought forward in place.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch_size, num_frames * hop_length)`.
+        """
+        num_frames = log_f0.shape[1]
+        source = torch.cat([state.source, torch.stack(self._source(log_f0, state), dim=1)], dim=-1)
+        state.source = source[..., -3 * self.hop_length :]
+        window = torch.hann_window(self.window_length, device=source.device).sqrt()
+        spectrum = torch.fft.rfft(source.unfold(-1, self.window_length, self.hop_length) * window)
+        shaped = (spectrum.transpose(1, 2) * envelopes.clamp(max=8.0).exp()).sum(2)
+        # four overlapping squared windows add up to two
+        frames = torch.fft.irfft(shaped, self.window_length) * window / 2
+        # frames, not their sum, are kept: added in another order they would differ in the last bit
+        frames = torch.cat([state.frames, frames], dim=1)
+        state.frames = frames[:, -3:]
+        length = (num_frames + 6) * self.hop_length
+        output = nn.functional.fold(
+            frames.transpose(1, 2), (1, length), (1, self.window_length), stride=(1, self.hop_length)
+        )[:, 0, 0]
+        return output[:, 3 * self.hop_length : (num_frames + 3) * self.hop_length]
+
+    def _source(self, log_f0: torch.Tensor, state: VitaAudioCodecDecoderState) -> tuple[torch.Tensor, torch.Tensor]:
+        batch_size, num_frames = log_f0.shape
+        first = log_f0[:, :1] if state.log_f0 is None else state.log_f0
+        track = torch.cat([first, log_f0], dim=1).double()
+        state.log_f0 = track[:, -1:].float()
+        ramp = torch.arange(1, self.hop_length + 1, device=log_f0.device) / self.hop_length
+        f0 = (track[:, :-1, None] + (track[:, 1:] - track[:, :-1])[..., None] * ramp).flatten(1).exp()
+        # in double precision, for the phase of a long utterance sums up the pitch of all its samples
+        phase = torch.cat([state.phase, f0 / self.sampling_rate], dim=1).cumsum(1)[:, 1:]
+        state.phase = phase[:, -1:]
+        harmonic = pulse_train((phase - phase.round()).float(), (0.48 * self.sampling_rate / f0).float())
+        num_samples = num_frames * self.hop_length
+        positions = torch.arange(state.sample_position, state.sample_position + num_samples) % NOISE_PERIOD
+        state.sample_position += num_samples
+        noise = noise_loop()[positions].to(log_f0.device).expand(batch_size, -1)
+        return harmonic, noise
+
+
+class VitaAudioCodecPreTrainedModel(PreTrainedAudioTokenizerBase):
+    save_pretrained = saved_whole(PreTrainedAudioTokenizerBase.save_pretrained)
+    remote_code = {
+        "config.json": {
+            "auto_map": {
+                "AutoConfig": "configuration_vita_audio_codec.VitaAudioCodecConfig",
+                "AutoModel": "modeling_vita_audio_codec.VitaAudioCodec",
+            }
+        }
+    }
+
+    config: VitaAudioCodecConfig
+    base_model_prefix = "codec"
+    main_input_name = "input_values"
+    input_modalities = "audio"
+    _no_split_modules = ["VitaAudioCodecBlock"]
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        if isinstance(module, (nn.Linear, nn.Conv1d)):
+            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=self.config.initializer_range)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, VitaAudioCodecBlock):
+            init.constant_(module.scale, 0.1)
+        elif isinstance(module, VitaAudioCodecDecoder):
+            # start about as loud as speech is
+            init.constant_(module.envelope_head.bias, -4.0)
+        elif isinstance(module, VitaAudioCodec):
+            init.constant_(module.voice_log_f0, math.log(110.0))
+
+
+class VitaAudioCodec(VitaAudioCodecPreTrainedModel):
+    r"""
+    The compact speech codec: `encode` turns 16 kHz mono audio into 12.5 codes per second of one codebook, `decode` turns
+    codes into 16 kHz audio in one of the trained voices, at once or chunk by chunk.
+    """
+
+    def __init__(self, config: VitaAudioCodecConfig):
+        super().__init__(config)
+        self.encoder = VitaAudioCodecEncoder(config)
+        self.quantizer = VitaAudioCodecQuantizer(config)
+        self.decoder = VitaAudioCodecDecoder(config)
+        self.vocoder = VitaAudioCodecVocoder(config)
+        # mean log pitch of each voice in log Hz, measured on the training data
+        self.voice_log_f0 = nn.Parameter(torch.full((config.num_voices,), math.log(110.0)), requires_grad=False)
+        self.post_init()
+
+    @can_return_tuple
+    def encode(
+        self, input_values: torch.FloatTensor, padding_mask: torch.Tensor | None = None
+    ) -> VitaAudioCodecEncoderOutput:
+        r"""
+        Args:
+            input_values (`torch.FloatTensor` of shape `(batch_size, 1, num_samples)`):
+                Mono audio at `config.sampling_rate` Hz.
+            padding_mask (`torch.BoolTensor` or `torch.LongTensor` of shape `(batch_size, num_samples)`, *optional*):
+                1 on audio, 0 on the padding behind it.
+
+        Returns:
+            [`VitaAudioCodecEncoderOutput`]: `ceil(num_samples / hop_length)` codes a row.
+
+        Raises:
+            ValueError: where `input_values` is not mono audio, or a row has no sample.
+        """
+        if input_values.ndim != 3 or input_values.shape[1] != 1:
+            raise ValueError(f"`input_values` must be (batch_size, 1, num_samples), got {tuple(input_values.shape)}.")
+        waveform = input_values[:, 0]
+        if padding_mask is None:
+            padding_mask = torch.ones_like(waveform, dtype=torch.bool)
+        lengths = padding_mask.long().sum(-1)
+        if waveform.shape[1] == 0 or (lengths == 0).any():
+            raise ValueError("`input_values` has a row without a single sample; there is nothing to encode.")
+        hop = self.config.hop_length
+        num_codes = -(-lengths // hop)
+        waveform = waveform * padding_mask
+        waveform = nn.functional.pad(waveform, (0, -waveform.shape[1] % hop))
+        log_mel = log_mel_spectrogram(waveform, self.config)
+        latents = self.encoder(log_mel.to(self.dtype), num_codes)
+        quantized, audio_codes = self.quantizer(latents)
+        mask = torch.arange(quantized.shape[1], device=num_codes.device) < num_codes[:, None]
+        return VitaAudioCodecEncoderOutput(
+            audio_codes=(audio_codes * mask)[:, None],
+            audio_codes_mask=mask,
+            quantized_representation=quantized,
+            latents=latents,
+        )
+
+    def init_decoder_state(self, batch_size: int = 1) -> VitaAudioCodecDecoderState:
+        """State of a `decode` before its first chunk of codes; one per utterance, never shared."""
+        config, device = self.config, self.voice_log_f0.device
+        widths = [
+            width for width, depth in zip(config.decoder_hidden_sizes, config.decoder_depths) for _ in range(depth)
+        ]
+        return VitaAudioCodecDecoderState(
+            codes_to_skip=config.decoder_lookahead,
+            convolutions=[
+                torch.zeros(batch_size, config.kernel_size - 1, width, device=device, dtype=self.dtype)
+                for width in widths
+            ],
+            phase=torch.zeros(batch_size, 1, device=device, dtype=torch.double),
+            source=torch.zeros(batch_size, 2, 3 * config.synthesis_hop_length, device=device),
+            frames=torch.zeros(batch_size, 3, config.synthesis_window, device=device),
+        )
+
+    @can_return_tuple
+    @torch.no_grad()
+    def decode(
+        self,
+        audio_codes: torch.LongTensor,
+        decoder_state: VitaAudioCodecDecoderState | None = None,
+        is_final: bool = True,
+        voice_id: int = 0,
+    ) -> VitaAudioCodecDecoderOutput:
+        r"""
+        Args:
+            audio_codes (`torch.LongTensor` of shape `(batch_size, 1, num_codes)`):
+                Codes in `[0, codebook_size)`; all of an utterance, or its next chunk.
+            decoder_state ([`VitaAudioCodecDecoderState`], *optional*):
+                State after the chunk before; used up by this call.
+            is_final (`bool`, defaults to `True`):
+                Whether these are the last codes. Otherwise `decoder_lookahead` codes are held back.
+            voice_id (`int`, defaults to 0):
+                Voice to speak with, one for the whole utterance.
+
+        Returns:
+            [`VitaAudioCodecDecoderOutput`]: `hop_length` samples for every code that can be spoken. The chunks of an
+            utterance put together are what one call with all codes returns.
+
+        Raises:
+            ValueError: where codes or `voice_id` are out of range or the shape is wrong.
+        """
+        if audio_codes.ndim != 3 or audio_codes.shape[1] != 1:
+            raise ValueError(f"`audio_codes` must be (batch_size, 1, num_codes), got {tuple(audio_codes.shape)}.")
+        if audio_codes.numel() and not (0 <= audio_codes.min() and audio_codes.max() < self.config.codebook_size):
+            raise ValueError(
+                f"`audio_codes` must be in [0, {self.config.codebook_size}), got values from "
+                f"{audio_codes.min().item()} to {audio_codes.max().item()}."
+            )
+        if not 0 <= voice_id < self.config.num_voices:
+            raise ValueError(f"`voice_id` must be in [0, {self.config.num_voices}), got {voice_id}.")
+        state = decoder_state or self.init_decoder_state(audio_codes.shape[0])
+        quantized = self.quantizer.from_codes(audio_codes[:, 0])
+        voice_ids = torch.full((audio_codes.shape[0],), voice_id, device=audio_codes.device)
+        frames = self.decode_frames(quantized, voice_ids, state, is_final)
+        if frames.log_f0.shape[1] == 0:
+            audio = frames.log_f0
+        else:
+            audio = self.vocoder(frames.log_f0 + self.voice_log_f0[voice_id], frames.envelopes, state)
+        return VitaAudioCodecDecoderOutput(
+            audio_values=audio[:, None].clamp(-1, 1), decoder_state=None if is_final else state
+        )
+
+    def decode_frames(
+        self,
+        quantized: torch.Tensor,
+        voice_ids: torch.LongTensor,
+        state: VitaAudioCodecDecoderState,
+        is_final: bool = True,
+    ) -> VitaAudioCodecFrames:
+        r"""
+        The decoder network without the vocoder: frames for every code whose look-ahead is there.
+
+        Args:
+            quantized (`torch.FloatTensor` of shape `(batch_size, num_codes, codebook_dim)`): latents.
+            voice_ids (`torch.LongTensor` of shape `(batch_size,)`): voices.
+            state ([`VitaAudioCodecDecoderState`]): brought forward in place.
+        """
+        if is_final:
+            quantized = nn.functional.pad(quantized, (0, 0, 0, self.config.decoder_lookahead))
+        skipped = min(state.codes_to_skip, quantized.shape[1])
+        state.codes_to_skip -= skipped
+        # One code at a time but in training: results must not depend on how an utterance is cut into chunks, not even
+        # in the last bit, because the phase of the source adds up all errors of the pitch.
+        parts = []
+        for codes in quantized.split(max(1, quantized.shape[1]) if self.training else 1, dim=1):
+            frames, state.convolutions = self.decoder(codes, voice_ids, state.convolutions)
+            parts.append(frames)
+        skipped *= self.config.hop_length // self.config.synthesis_hop_length
+        return VitaAudioCodecFrames(
+            log_f0=torch.cat([frames.log_f0 for frames in parts], dim=1)[:, skipped:],
+            envelopes=torch.cat([frames.envelopes for frames in parts], dim=1)[:, skipped:],
+        )
+
+    def forward(
+        self, input_values: torch.FloatTensor, padding_mask: torch.Tensor | None = None
+    ) -> VitaAudioCodecDecoderOutput:
+        """Round trip: `decode(encode(input_values, padding_mask).audio_codes)`."""
+        return self.decode(self.encode(input_values, padding_mask, return_dict=True).audio_codes)
+
+
+attach_to_package(__name__)
+
+__all__ = ["VitaAudioCodec", "VitaAudioCodecDecoderState", "VitaAudioCodecPreTrainedModel"]

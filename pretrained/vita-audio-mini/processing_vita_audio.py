@@ -1,1 +1,640 @@
-../../processing/processing_vita_audio.py
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Processor: conversations with audio to ids, and ids back to text and audio."""
+
+import copy
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jinja2 import Environment
+from jinja2.meta import find_undeclared_variables
+from safetensors import SafetensorError
+from transformers import AutoModel, BatchFeature, EncodecFeatureExtractor, ProcessorMixin
+from transformers.modeling_utils import PreTrainedAudioTokenizerBase
+from transformers.utils import CONFIG_NAME, cached_file
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from .audio_vita_audio import load_audio
+from .compatibility_vita_audio import attach_to_package
+from .configuration_vita_audio_codec import VitaAudioCodecConfig
+from .conversation_vita_audio import AUDIO_MARK, CHAT_TEMPLATE, split_at_marks
+from .interleaving_vita_audio import DEFAULT_INTERLEAVE_PATTERN, SpeechVocabulary, check_interleave_pattern, interleave
+from .modeling_vita_audio_codec import VitaAudioCodec
+from .saving_vita_audio import saved_whole
+
+
+AUDIO_TOKENIZER_SUBFOLDER = "audio_tokenizer"
+
+# Codecs that come with this code, by model type; any other is one of transformers' own or brings its code with it.
+CODEC_CLASSES = {VitaAudioCodecConfig.model_type: VitaAudioCodec}
+
+# What `from_pretrained` takes to find a repository's files. The model's dtype and device are not for the codec.
+HUB_KWARGS = ("cache_dir", "force_download", "proxies", "token", "local_files_only", "revision")
+
+IGNORED_LABEL = -100
+
+# Keywords of transformers' processors that mean here what they mean there, with their defaults
+OPTIONS = {
+    "return_tensors": "pt",
+    "padding": True,
+    "padding_side": "left",
+    "max_length": None,
+    "pad_to_multiple_of": None,
+    "return_attention_mask": True,
+    "sampling_rate": None,
+}
+# and the groups that they may be in
+OPTION_GROUPS = ("text_kwargs", "audio_kwargs", "common_kwargs", "processor_kwargs")
+
+# Those that are taken with one value alone, and why
+FIXED_OPTIONS = {
+    "truncation": (False, "a conversation that is cut off is another one"),
+    "add_special_tokens": (False, "the chat template writes all that there are"),
+    "load_audio_from_video": (False, "there is no video"),
+}
+OPTION_GROUPS = ("text_kwargs", "audio_kwargs", "common_kwargs", "processor_kwargs")
+
+
+class VitaAudioProcessor(ProcessorMixin):
+    r"""
+    A feature extractor, a tokenizer and a speech codec (audio tokenizer) in one.
+
+    It turns conversations with text and audio into ids (`apply_chat_template`), generated ids into text and waveforms
+    (`post_process_generation`, `decode_audio`) and training conversations into ids and labels (`build_training_example`).
+    It is saved and loaded whole; the codec lies in the subfolder `audio_tokenizer`, and its own configuration says which
+    codec it is.
+
+    Args:
+        feature_extractor ([`EncodecFeatureExtractor`]):
+            For mono audio at the codec's input rate.
+        tokenizer ([`PreTrainedTokenizerBase`]):
+            With the tokens `<|audio|>`, `<|begin_of_audio|>`, `<|end_of_audio|>` and contiguous `<|audio_0|>`, `<|audio_1|>`, ...
+        audio_tokenizer ([`PreTrainedAudioTokenizerBase`], *optional*):
+            The speech codec, of one codebook. Streaming needs a decoder with a state as [`VitaAudioCodec`]'s. Without a codec
+            the processor handles text and codes made before.
+        chat_template (`str`, *optional*):
+            ChatML without a default system turn by default. What the model writes is in `{% generation %}` blocks.
+        interleave_pattern (`list[int]`, *optional*, defaults to `[1, 10, 4, 10]`):
+            Text and speech tokens of each chunk of an assistant's turn, see [`interleave`].
+        max_audio_seconds (`float`, *optional*, defaults to 60.0):
+            The longest audio accepted. 60 s are 750 codes.
+
+    Raises:
+        ValueError: the parts do not fit each other: sampling rates, or more codes in the codec than speech tokens.
+    """
+
+    remote_code = {
+        "processor_config.json": {"auto_map": {"AutoProcessor": "processing_vita_audio.VitaAudioProcessor"}}
+    }
+
+    def __init__(
+        self,
+        feature_extractor,
+        tokenizer,
+        audio_tokenizer=None,
+        chat_template=None,
+        interleave_pattern=DEFAULT_INTERLEAVE_PATTERN,
+        max_audio_seconds=60.0,
+    ):
+        super().__init__(
+            feature_extractor, tokenizer, chat_template=CHAT_TEMPLATE if chat_template is None else chat_template
+        )
+        check_interleave_pattern(interleave_pattern)
+        self.interleave_pattern = list(interleave_pattern)
+        self.max_audio_seconds = max_audio_seconds
+        self.audio_token = AUDIO_MARK
+        self.audio_token_id = tokenizer.convert_tokens_to_ids(AUDIO_MARK)
+        self.speech_vocabulary = SpeechVocabulary.from_tokenizer(tokenizer)
+        self._control_token_ids = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        # the base class takes the codecs of three models only
+        if audio_tokenizer is not None:
+            self._check_audio_tokenizer(audio_tokenizer)
+        self.audio_tokenizer = audio_tokenizer
+
+    @classmethod
+    def from_codec(cls, tokenizer, codec: PreTrainedAudioTokenizerBase, **kwargs) -> "VitaAudioProcessor":
+        """A processor of a tokenizer with speech tokens and a codec, for audio at the codec's rate. `kwargs` as of `__init__`."""
+        extractor = EncodecFeatureExtractor(feature_size=1, sampling_rate=codec.config.sampling_rate)
+        return cls(extractor, tokenizer, codec, **kwargs)
+
+    def _check_audio_tokenizer(self, codec):
+        if not isinstance(codec, PreTrainedAudioTokenizerBase):
+            raise TypeError(f"`audio_tokenizer` must be a PreTrainedAudioTokenizerBase, got {type(codec).__name__}.")
+        if codec.config.sampling_rate != self.feature_extractor.sampling_rate:
+            raise ValueError(
+                f"The codec takes audio at {codec.config.sampling_rate} Hz, but the feature extractor makes it at "
+                f"{self.feature_extractor.sampling_rate} Hz."
+            )
+        if codec.config.codebook_size > self.speech_vocabulary.num_speech_tokens:
+            raise ValueError(
+                f"The codec has {codec.config.codebook_size} codes, but the tokenizer only "
+                f"{self.speech_vocabulary.num_speech_tokens} speech tokens for them."
+            )
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return list(self.tokenizer.model_input_names)
+
+    @property
+    def output_sampling_rate(self) -> int:
+        """Rate of decoded audio in Hz."""
+        config = self._codec.config
+        return getattr(config, "output_sampling_rate", config.sampling_rate)
+
+    @property
+    def _codec(self) -> PreTrainedAudioTokenizerBase:
+        if self.audio_tokenizer is None:
+            raise ValueError("This processor has no audio tokenizer: it can neither read nor make audio.")
+        return self.audio_tokenizer
+
+    # Conversations to ids
+
+    def __call__(self, text, audio=None, return_tensors="pt", **kwargs) -> BatchFeature:
+        r"""
+        Turns rendered prompts into ids. Conversations go through [`~VitaAudioProcessor.apply_chat_template`].
+
+        Args:
+            text (`str` or `list[str]`):
+                Prompts in the model's chat format, with a mark `<|audio|>` for every audio.
+            audio (*optional*):
+                An audio or a flat list of the audios of all prompts, each of a kind that [`load_audio`] takes.
+            return_tensors (`str`, *optional*, defaults to `"pt"`):
+                `"pt"`, `"np"`, or None for lists.
+            kwargs:
+                As in transformers, also in the groups `text_kwargs`, `audio_kwargs` and `common_kwargs`: `sampling_rate` of audios
+                that are arrays, in Hz, by default the codec's; `padding` (True, `"max_length"` or False), `padding_side`
+                (`"left"`), `max_length` to pad to, `pad_to_multiple_of`, `return_attention_mask` (True).
+
+        Returns:
+            [`BatchFeature`]: `input_ids` and `attention_mask`, int64 of shape `(batch_size, sequence_length)`.
+
+        Raises:
+            ValueError: the marks are not as many as the audios, the text has speech tokens in it, an audio is bad, or a keyword
+                is none of these.
+        """
+        options = read_options({"return_tensors": return_tensors, **kwargs})
+        texts = [text] if isinstance(text, str) else list(text)
+        audios = [] if audio is None else list(audio) if isinstance(audio, (list, tuple)) else [audio]
+        num_marks = sum(text.count(AUDIO_MARK) for text in texts)
+        if num_marks != len(audios):
+            raise ValueError(f"The text has {num_marks} marks {AUDIO_MARK}, but {len(audios)} audios came with it.")
+        rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        for row in rows:
+            self._refuse(
+                [i for i in row if self.speech_vocabulary.is_code(i) or self.speech_vocabulary.is_delimiter(i)]
+            )
+        spans = (
+            self.speech_vocabulary.wrap(codes) for codes in self.encode_audio(audios, options.pop("sampling_rate"))
+        )
+        return self._pad([self._expand(row, spans) for row in rows], **options)
+
+    def apply_chat_template(
+        self,
+        conversation,
+        chat_template=None,
+        *,
+        audios=None,
+        add_generation_prompt=False,
+        continue_final_message=False,
+        return_assistant_tokens_mask=False,
+        sanitize_control_tokens=False,
+        tokenize=False,
+        return_dict=False,
+        return_tensors="pt",
+        **kwargs,
+    ):
+        r"""
+        Renders conversations and, with `tokenize=True`, turns them into ids.
+
+        Args:
+            conversation (`list[dict]` or `list[list[dict]]`):
+                Messages `{"role", "content"}`. A content is a string, or a list of parts `{"type": "text", "text": str}` and
+                `{"type": "audio", "path" | "url" | "bytes" | "array" | "audio": source}`, with `"sampling_rate"` for an `"array"`,
+                and for an `"audio"` that is one at another rate than the codec's. A string has a mark `<|audio|>` for each of its
+                `audios`. An earlier turn of the assistant with text followed by an audio is interleaved as in training.
+            audios (`list` or `list[list]`, *optional*):
+                The audios of the marks, for each conversation of a batch.
+            tokenize (`bool`, defaults to `False`), return_dict (`bool`, defaults to `False`), return_tensors:
+                As in transformers: the rendered text; ids; or a [`BatchFeature`] as of `__call__`.
+            add_generation_prompt, continue_final_message (`bool`, defaults to `False`):
+                As in transformers. A final message that ends in speech is continued behind its last delimiter.
+            return_assistant_tokens_mask (`bool`, defaults to `False`):
+                With `return_dict=True`, adds `assistant_masks`, like `input_ids`: 1 where the assistant wrote the token, 0
+                elsewhere. The ids are then those of [`~VitaAudioProcessor.build_training_example`].
+            sanitize_control_tokens (`bool`, defaults to `False`):
+                Whether control tokens in texts shall do nothing. They are always refused, so both values do the same.
+            kwargs:
+                Those of `__call__`, also in a group `processor_kwargs`, and variables of the chat template.
+
+        Raises:
+            ValueError: a text has control or speech tokens in it, the marks are not as many as `audios`, an audio is
+                bad (see [`load_audio`]), or a keyword is neither of `__call__` nor in the chat template; all before the codec runs.
+        """
+        chat_template = self._find_chat_template(chat_template)
+        names = template_variables(chat_template)
+        variables = {name: value for name, value in kwargs.items() if name in names}
+        options = {name: value for name, value in kwargs.items() if name not in names}
+        options = read_options({"return_tensors": return_tensors, **options})
+        sampling_rate = options.pop("sampling_rate")
+        if return_assistant_tokens_mask and not (tokenize and return_dict):
+            raise ValueError("`return_assistant_tokens_mask=True` needs `tokenize=True` and `return_dict=True`.")
+        if not conversation:
+            raise ValueError("There is no message: the conversation is empty.")
+        is_batched = isinstance(conversation[0], (list, tuple))
+        conversations = list(conversation) if is_batched else [conversation]
+        audios = (audios if is_batched else [audios]) if audios is not None else [None] * len(conversations)
+        if len(audios) != len(conversations):
+            raise ValueError(f"Got {len(conversations)} conversations, but audios for {len(audios)}.")
+        conversations = [split_at_marks(messages, audio) for messages, audio in zip(conversations, audios)]
+        for messages in conversations:
+            self._check_texts(messages)
+        template = {
+            "chat_template": chat_template,
+            "add_generation_prompt": add_generation_prompt,
+            "continue_final_message": continue_final_message,
+            "return_assistant_tokens_mask": return_assistant_tokens_mask,
+            **self.tokenizer.special_tokens_map,
+            **variables,
+        }
+        if not tokenize:
+            prompts, _ = render_jinja_template([_join(messages) for messages in conversations], **template)
+            return prompts if is_batched else prompts[0]
+
+        waveforms = [
+            [self.load_audio(part["audio"], sampling_rate) for part in _audio_parts(messages)]
+            for messages in conversations
+        ]
+        rows, masks = [], []
+        for messages, samples in zip(conversations, waveforms):
+            messages, spans = self._place_codes(messages, self._encode(samples))
+            (rendered,), written = render_jinja_template([messages], **template)
+            ids, mask = self._tokenize(rendered, written[0] if written else (), spans)
+            rows.append(ids)
+            masks.append(mask)
+        batch = self._pad(rows, masks if return_assistant_tokens_mask else None, **options)
+        return batch if return_dict else batch["input_ids"]
+
+    def build_training_example(self, messages: list[dict], audio_codes: Sequence[Sequence[int]] = ()) -> dict:
+        r"""
+        Turns a conversation with the assistant's turns in it into a training example.
+
+        Args:
+            messages (`list[dict]`):
+                As in [`~VitaAudioProcessor.apply_chat_template`]. An assistant's turn of text followed by an audio is
+                interleaved by `interleave_pattern`; others stay as they are.
+            audio_codes (`list[list[int]]`):
+                The codes of the audios, in order, from [`~VitaAudioProcessor.encode_audio`].
+
+        Returns:
+            `dict`: `input_ids` and `labels`, `list[int]` of one length; labels are -100 but for what the assistant writes,
+            `<|im_end|>` included.
+
+        Raises:
+            ValueError: a text has control or speech tokens in it, the marks are not as many as `audio_codes`, or there is
+                nothing to learn.
+        """
+        messages = split_at_marks(messages, audio_codes)
+        self._check_texts(messages)
+        messages, spans = self._place_codes(messages, [part["audio"] for part in _audio_parts(messages)])
+        (rendered,), (learned,) = render_jinja_template(
+            conversations=[messages],
+            chat_template=self._find_chat_template(None),
+            return_assistant_tokens_mask=True,
+            **self.tokenizer.special_tokens_map,
+        )
+        if not learned:
+            raise ValueError(
+                "Nothing to learn: the conversation has no turn of the assistant, or the chat template marks none with "
+                "{% generation %} blocks."
+            )
+        input_ids, mask = self._tokenize(rendered, learned, spans)
+        labels = [token_id if is_learned else IGNORED_LABEL for token_id, is_learned in zip(input_ids, mask)]
+        return {"input_ids": input_ids, "labels": labels}
+
+    def load_audio(self, source, sampling_rate: int | None = None) -> np.ndarray:
+        """Audio at the codec's rate, checked; see [`load_audio`] for what `source` may be and what is refused."""
+        return load_audio(source, self.feature_extractor.sampling_rate, sampling_rate, self.max_audio_seconds)
+
+    def encode_audio(self, audios: Sequence, sampling_rate: int | None = None) -> list[list[int]]:
+        r"""
+        Speech codes of audios.
+
+        Args:
+            audios (`list`): of any kind that [`load_audio`] takes; all are checked before the first is encoded.
+            sampling_rate (`int`, *optional*): of those that are arrays, in Hz; the codec's by default.
+
+        Returns:
+            `list[list[int]]`: each audio's codes in `[0, codebook_size)`.
+        """
+        return self._encode([self.load_audio(audio, sampling_rate) for audio in audios])
+
+    @torch.no_grad()
+    def _encode(self, waveforms: list[np.ndarray]) -> list[list[int]]:
+        all_codes = []
+        # one by one, so that codes never depend on what else is in a batch
+        for waveform in waveforms:
+            features = self.feature_extractor(
+                waveform, sampling_rate=self.feature_extractor.sampling_rate, return_tensors="pt"
+            )
+            # as in GLM-4-Voice's, frames may be made in float32 whatever the weights are in
+            dtype = getattr(self._codec, "input_dtype", self._codec.dtype)
+            codes = self._codec.encode(features["input_values"].to(self._codec.device, dtype)).audio_codes
+            if codes.shape[1] != 1:
+                raise ValueError(
+                    f"The codec must have one codebook, but {type(self._codec).__name__} has {codes.shape[1]}."
+                )
+            all_codes.append(codes[0, 0].tolist())
+        return all_codes
+
+    def _check_texts(self, messages: list[dict]) -> None:
+        for message, joined in zip(messages, _join(messages)):
+            # the parts together, for a mark may be cut in two by them
+            for text, num_audios in ((message["role"], 0), (joined["content"], len(_audio_parts([message])))):
+                ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+                marks = [i for i in ids if i in self._control_token_ids or self.speech_vocabulary.is_code(i)]
+                for _ in range(num_audios):
+                    marks.remove(self.audio_token_id)
+                self._refuse(marks)
+
+    def _refuse(self, token_ids: list[int]) -> None:
+        if token_ids:
+            mark = self.tokenizer.convert_ids_to_tokens(token_ids[0])
+            raise ValueError(
+                f"The text has the control mark {mark} in it, which only the processor may place. Remove it; audio is passed "
+                f"as an audio part of the content, or as one of `audios` with a mark {AUDIO_MARK} for each."
+            )
+
+    def _place_codes(self, messages: list[dict], all_codes: list[list[int]]) -> tuple[list[dict], list[list[int]]]:
+        """Messages with string contents and marks, and the ids that each mark stands for."""
+        codes, spans = iter(all_codes), []
+        placed = []
+        for message in messages:
+            parts = message["content"]
+            text = "".join(part["text"] for part in parts if part["type"] == "text")
+            is_spoken_text = text and parts[-1]["type"] == "audio" and len(_audio_parts([message])) == 1
+            if message["role"] == "assistant" and is_spoken_text:
+                text_ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+                spans.append(interleave(text_ids, next(codes), self.speech_vocabulary, self.interleave_pattern))
+                placed.append({**message, "content": AUDIO_MARK})
+            else:
+                spans += [self.speech_vocabulary.wrap(next(codes)) for _ in _audio_parts([message])]
+                placed += _join([message])
+        return placed, spans
+
+    def _find_chat_template(self, name_or_template: str | None) -> str:
+        """A template itself, or one of the processor's by its name; its only or default one without."""
+        templates = self.chat_template if isinstance(self.chat_template, dict) else {"default": self.chat_template}
+        if name_or_template is None:
+            name_or_template = "default"
+        return templates.get(name_or_template, name_or_template)
+
+    def _tokenize(
+        self, rendered: str, written: Sequence[tuple[int, int]], spans: list[list[int]]
+    ) -> tuple[list[int], list[int]]:
+        """
+        Ids of a rendered conversation, and 1 for each that the assistant wrote. It is cut where the assistant starts and stops,
+        as generation does, so that no token spans prompt and answer.
+
+        Args:
+            rendered: with a mark for each of `spans`.
+            written: start and end in it of what the assistant wrote; without any, nothing is cut.
+            spans: the ids that the marks stand for.
+        """
+        input_ids, mask, spans, end = [], [], iter(spans), 0
+        for start, stop in [*written, (len(rendered), len(rendered))]:
+            for piece, is_written in ((rendered[end:start], 0), (rendered[start:stop], 1)):
+                ids = self._expand(self.tokenizer(piece, add_special_tokens=False)["input_ids"], spans)
+                input_ids += ids
+                mask += [is_written] * len(ids)
+            end = stop
+        return input_ids, mask
+
+    def _expand(self, token_ids: list[int], spans) -> list[int]:
+        """Puts the next of `spans` in the place of every audio mark."""
+        expanded = []
+        for token_id in token_ids:
+            expanded += next(spans) if token_id == self.audio_token_id else [token_id]
+        return expanded
+
+    def _pad(
+        self, rows: list[list[int]], masks: list[list[int]] | None = None, return_tensors=None, **options
+    ) -> BatchFeature:
+        batch = dict(self.tokenizer.pad({"input_ids": rows}, **options))
+        if masks is not None:
+            padded = zip(masks, batch["input_ids"])
+            if options["padding_side"] == "left":
+                batch["assistant_masks"] = [[0] * (len(ids) - len(mask)) + mask for mask, ids in padded]
+            else:
+                batch["assistant_masks"] = [mask + [0] * (len(ids) - len(mask)) for mask, ids in padded]
+        return BatchFeature(batch, tensor_type=return_tensors)
+
+    # Ids to text and audio
+
+    def post_process_generation(self, generated_ids) -> list[dict]:
+        r"""
+        Splits generated ids, also of a generation that was interrupted in the middle of speech.
+
+        Args:
+            generated_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)` or `list[list[int]]`):
+                New tokens, without the prompt.
+
+        Returns:
+            `list[dict]`: for each row `"text"` (`str`) and `"audio_codes"` (`list[int]`).
+        """
+        rows = generated_ids.tolist() if isinstance(generated_ids, torch.Tensor) else generated_ids
+        results = []
+        for row in rows:
+            text_ids, codes = self.speech_vocabulary.split(row)
+            results.append({"text": self.decode_text(text_ids), "audio_codes": codes})
+        return results
+
+    def decode_text(self, text_ids: list[int]) -> str:
+        """Text of ids without control tokens; unlike `decode` it never tidies spaces, so pieces add up to the whole."""
+        return self.tokenizer.decode(text_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def decode_audio(self, audio_codes: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        r"""
+        Waveforms of speech codes.
+
+        Args:
+            audio_codes (`list[list[int]]`): the codes of each utterance; without codes its waveform is empty.
+
+        Returns:
+            `list[np.ndarray]`: float32 of shape `(num_samples,)` in [-1, 1] at `output_sampling_rate` Hz.
+
+        Raises:
+            ValueError: a code is not one of the codec's.
+        """
+        return [self.decode_audio_chunk(codes)[0] for codes in audio_codes]
+
+    @torch.no_grad()
+    def decode_audio_chunk(self, codes: Sequence[int], decoder_state=None, is_final: bool = True):
+        r"""
+        The next samples of an utterance whose codes come in chunks.
+
+        Args:
+            codes (`list[int]`): the next codes; may be empty.
+            decoder_state (*optional*): from `audio_tokenizer.init_decoder_state(batch_size=1)`, then from the chunk before; None
+                where `codes` are the whole utterance.
+            is_final (`bool`): whether no more codes follow; the last call returns all that was held back.
+
+        Returns:
+            `tuple`: samples, float32 `np.ndarray` of shape `(num_samples,)`, and the state for the next chunk.
+
+        Raises:
+            ValueError: a code is not one of the codec's.
+        """
+        codebook_size = self._codec.config.codebook_size
+        for code in codes:
+            if not 0 <= code < codebook_size:
+                raise ValueError(f"Speech code {code} is out of range: the codec has {codebook_size} codes.")
+        if decoder_state is None and not len(codes):
+            return np.zeros(0, dtype=np.float32), None
+        audio_codes = torch.tensor([[list(codes)]], dtype=torch.long, device=self._codec.device)
+        streaming = {} if decoder_state is None else {"decoder_state": decoder_state, "is_final": is_final}
+        output = self._codec.decode(audio_codes=audio_codes, **streaming)
+        return output.audio_values.reshape(-1).float().cpu().numpy(), output.get("decoder_state")
+
+    # Saving and loading
+
+    def to_dict(self) -> dict:
+        # without the codec, which the base class would copy weights and all, and save a reference to in place of itself
+        without_codec = copy.copy(self)
+        del without_codec.audio_tokenizer
+        output = super(VitaAudioProcessor, without_codec).to_dict()
+        if self.audio_tokenizer is not None:
+            output["audio_tokenizer_type"] = self.audio_tokenizer.config.model_type
+        return output
+
+    @saved_whole
+    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
+        """As [`ProcessorMixin.save_pretrained`], and the codec's weights and configuration in `audio_tokenizer/`."""
+        if self.audio_tokenizer is not None:
+            folder = Path(save_directory, AUDIO_TOKENIZER_SUBFOLDER)
+            self.audio_tokenizer.save_pretrained(folder)
+            # code is looked for in a repository's root, whatever the subfolder of the configuration that names it
+            for path in folder.glob("*.py"):
+                path.replace(Path(save_directory, path.name))
+        return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+    @classmethod
+    def get_processor_dict(cls, pretrained_model_name_or_path, **kwargs):
+        processor_dict, unused_kwargs = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
+        if (model_type := processor_dict.pop("audio_tokenizer_type", None)) is not None:
+            processor_dict["audio_tokenizer"] = _load_codec(
+                pretrained_model_name_or_path,
+                model_type,
+                subfolder=os.path.join(kwargs.get("subfolder", ""), AUDIO_TOKENIZER_SUBFOLDER),
+                trust_remote_code=kwargs.get("trust_remote_code"),
+                **{key: kwargs[key] for key in HUB_KWARGS if key in kwargs},
+            )
+        return processor_dict, unused_kwargs
+
+
+def template_variables(chat_template: str) -> set[str]:
+    """The names of the variables that a chat template reads."""
+    # transformers' own block, which Jinja does not know
+    chat_template = re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", chat_template)
+    return find_undeclared_variables(Environment(extensions=["jinja2.ext.loopcontrols"]).parse(chat_template))
+
+
+def read_options(kwargs: dict) -> dict:
+    """
+    All of `OPTIONS`, from keywords of transformers' processors, grouped or not.
+
+    Raises:
+        ValueError: a keyword has no effect here, or is given twice.
+    """
+    options = {}
+    for name, value in ungrouped(kwargs):
+        if name == "return_tensors":  # None says something: lists
+            options[name] = OPTIONS[name] if value == "auto" else value
+        elif value is None:
+            continue
+        elif name in FIXED_OPTIONS:
+            only, reason = FIXED_OPTIONS[name]
+            if value != only:
+                raise ValueError(f"`{name}={value!r:.200}` is refused, only {only} is taken: {reason}.")
+        elif name not in OPTIONS:
+            raise ValueError(
+                f"`{name}` has no effect here: it is neither one of {', '.join(OPTIONS)} nor a variable of the chat template."
+            )
+        else:
+            options[name] = value
+    is_to_length = options.get("padding") == "max_length"
+    if is_to_length != ("max_length" in options):
+        raise ValueError(
+            '`padding="max_length"` and `max_length` have an effect together alone: conversations are not cut off.'
+        )
+    return {**OPTIONS, **options}
+
+
+def ungrouped(kwargs: dict) -> Iterator[tuple[str, Any]]:
+    for name, value in kwargs.items():
+        if name in OPTION_GROUPS:
+            yield from ungrouped(value or {})
+        else:
+            yield name, value
+
+
+def _join(messages: list[dict]) -> list[dict]:
+    """Messages of string contents with marks, of messages of parts."""
+    return [
+        {**m, "content": "".join(AUDIO_MARK if part["type"] == "audio" else part["text"] for part in m["content"])}
+        for m in messages
+    ]
+
+
+def _audio_parts(messages: list[dict]) -> list[dict]:
+    return [part for message in messages for part in message["content"] if part["type"] == "audio"]
+
+
+def _load_codec(pretrained_model_name_or_path, model_type: str, **kwargs) -> PreTrainedAudioTokenizerBase:
+    """
+    Raises:
+        ValueError: there is no codec, or its checkpoint lacks tensors or has others.
+    """
+    hub_kwargs = {key: kwargs[key] for key in (*HUB_KWARGS, "subfolder") if key in kwargs}
+    if cached_file(pretrained_model_name_or_path, CONFIG_NAME, **hub_kwargs) is None:
+        raise ValueError(
+            f"{pretrained_model_name_or_path} has no codec: its processor needs one of the type {model_type!r}, but there is no "
+            f"{kwargs['subfolder']}/{CONFIG_NAME}."
+        )
+    if model_type in CODEC_CLASSES:
+        loader = CODEC_CLASSES[model_type]
+        kwargs.pop("trust_remote_code")
+    else:
+        loader = AutoModel
+    try:
+        # tensors of other shapes are listed below, where without the flag they are not named
+        codec, loading = loader.from_pretrained(
+            pretrained_model_name_or_path,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **kwargs,
+        )
+    except SafetensorError as error:
+        raise OSError(
+            f"The codec's weights in {pretrained_model_name_or_path}/{kwargs['subfolder']} cannot be read, they may be cut off: "
+            f"{error}"
+        ) from error
+    problems = {
+        key: sorted(loading[key]) for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if loading[key]
+    }
+    if problems:
+        raise ValueError(
+            f"The codec's weights in {pretrained_model_name_or_path}/{kwargs['subfolder']} do not fit its configuration: "
+            f"{problems}."
+        )
+    return codec
+
+
+attach_to_package(__name__)
+
+__all__ = ["VitaAudioProcessor"]

@@ -1,1 +1,202 @@
-../../modeling_vita_audio/saving_vita_audio.py
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Saving whole folders: all that a Hub folder needs, its code too, or nothing where it fails, as on a full disk."""
+
+import inspect
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from huggingface_hub import HfApi
+from safetensors import SafetensorError
+from transformers.dynamic_module_utils import get_relative_imports
+from transformers.utils import cached_file
+
+
+# Where the code of a Hub folder is: beside this file in one that was loaded, and in two packages where it is written. This
+# package comes first: the other has a module in the name of this one.
+CODE_FOLDERS = [Path(__file__).resolve().parent, Path(__file__).resolve().parent.parent / "processing"]
+
+REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+# Of `save_pretrained(push_to_hub=True)`, as transformers takes them
+REPO_KWARGS = ("repo_id", "private")
+COMMIT_KWARGS = ("commit_message", "commit_description", "create_pr", "revision")
+
+SHARD_NUMBER = re.compile(r"-\d{5}-of-\d{5}$")
+
+
+@contextmanager
+def written_whole(folder: str | os.PathLike) -> Iterator[Path]:
+    """
+    A folder inside of `folder` to write to, whose files are moved to `folder` at the end.
+
+    Raises:
+        OSError: the files could not be written; `folder` is as it was, and not there if it was not.
+    """
+    folder = Path(folder).absolute()
+    is_new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".", suffix=".unfinished", dir=folder, ignore_cleanup_errors=True) as name:
+            unfinished = Path(name)
+            yield unfinished
+            paths = [path.relative_to(unfinished) for path in unfinished.rglob("*") if path.is_file()]
+            for path in paths:
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                (unfinished / path).replace(folder / path)
+        remove_old_shards(folder, {path.name for path in paths if len(path.parts) == 1})
+        is_new = False
+    except SafetensorError as error:
+        raise OSError(f"Cannot write the weights to {folder}: {error}") from error
+    finally:
+        if is_new:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_old_shards(folder: Path, new_names: set[str]) -> None:
+    """Removes shards of weights that were in `folder` itself before and are not among those of the same kind that came."""
+    kinds = {SHARD_NUMBER.sub("", Path(name).stem) for name in new_names if name.endswith(".safetensors")}
+    for path in folder.glob("*.safetensors"):
+        kind, num_shards = SHARD_NUMBER.subn("", path.stem)
+        if num_shards and kind in kinds and path.name not in new_names:
+            path.unlink()
+
+
+def code_files(modules: Iterable[str], source: str | None = None) -> dict[str, Path]:
+    """
+    The files of modules and of all that they import relatively.
+
+    Args:
+        modules: their names, without a path or `.py`.
+        source: the folder or Hub id that what uses them was loaded from, for those that nothing has loaded yet.
+
+    Returns:
+        `dict[str, Path]`: by the names of the modules; those that are nowhere are left out.
+    """
+    files, names = {}, list(modules)
+    while names:
+        name = names.pop()
+        path = None if name in files else find_code(f"{name}.py", source)
+        if path is not None:
+            files[name] = path
+            names += get_relative_imports(path)
+    return files
+
+
+def find_code(file_name: str, source: str | None) -> Path | None:
+    for folder in CODE_FOLDERS:
+        if (folder / file_name).is_file():
+            return folder / file_name
+    if not source or not (os.path.isdir(source) or REPO_ID.fullmatch(source)):
+        return None
+    path = cached_file(
+        source,
+        file_name,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
+    )
+    return path and Path(path)
+
+
+def add_code(folder: Path, remote_code: dict[str, dict], source: str | None = None) -> None:
+    """
+    Completes a folder in which something is saved for `trust_remote_code=True`.
+
+    Args:
+        folder: where the code goes, too.
+        remote_code: entries `auto_map` and `custom_pipelines` for JSON files of the folder; one that is not there, as an adapter
+            alone has no `config.json`, gets none.
+        source: see [`code_files`]. Pipelines whose code is nowhere are not named.
+    """
+    for file_name, entries in remote_code.items():
+        if not (folder / file_name).is_file():
+            continue
+        content = json.loads((folder / file_name).read_text(encoding="utf-8"))
+        pipelines = entries.get("custom_pipelines", {})
+        references = [*entries["auto_map"].values(), *(pipeline["impl"] for pipeline in pipelines.values())]
+        files = code_files((reference.partition(".")[0] for reference in references), source)
+        for path in files.values():
+            shutil.copyfile(path, folder / path.name)
+        content["auto_map"] = {**content.get("auto_map", {}), **entries["auto_map"]}
+        content["custom_pipelines"] = {
+            task: pipeline for task, pipeline in pipelines.items() if pipeline["impl"].partition(".")[0] in files
+        }
+        content = {name: value for name, value in content.items() if name != "custom_pipelines" or value}
+        (folder / file_name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def narrowed(state_dict: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Tensors in a smaller `dtype` where that loses nothing, as of weights that were loaded from it and not changed since."""
+    narrow = {}
+    for name, tensor in state_dict.items():
+        if tensor.device.type == "meta" or not tensor.is_floating_point() or tensor.itemsize <= dtype.itemsize:
+            narrow[name] = tensor
+            continue
+        # tied ones stay tied
+        place = (tensor.data_ptr(), tensor.shape)
+        if place not in narrow:
+            candidate = tensor.to(dtype)
+            narrow[place] = candidate if candidate.to(tensor.dtype).equal(tensor) else tensor
+        narrow[name] = narrow[place]
+    return {name: tensor for name, tensor in narrow.items() if name in state_dict}
+
+
+def saved_whole(save_pretrained: Callable) -> Callable:
+    """
+    Decorates a `save_pretrained` of transformers:
+
+    - Where it fails, it leaves the folder as it was.
+    - The folder gets the code that the attribute `remote_code` of the class names, see [`add_code`].
+    - Weights that were read from a smaller type than they are computed in, `config.storage_dtype`, are stored in it where that
+      loses nothing.
+
+    With `distributed_checkpoint` it writes by itself, as processes look for one another's files meanwhile.
+    """
+    signature = inspect.signature(save_pretrained)
+
+    @wraps(save_pretrained)
+    def save_pretrained_whole(self, save_directory: str | os.PathLike, *args, **kwargs):
+        arguments = signature.bind(self, save_directory, *args, **kwargs).arguments
+        kwargs = {**arguments, **arguments.get("kwargs", {})}
+        for name in (*list(signature.parameters)[:2], "kwargs"):
+            kwargs.pop(name, None)
+        config = getattr(self, "config", None)
+        source = getattr(config or getattr(self, "tokenizer", None), "name_or_path", None)
+        if kwargs.get("distributed_checkpoint"):
+            saved = save_pretrained(self, save_directory, **kwargs)
+            if kwargs.get("is_main_process", True):
+                add_code(Path(save_directory), self.remote_code, source)
+            return saved
+        if (storage_dtype := getattr(config, "storage_dtype", None)) is not None:
+            kwargs["state_dict"] = narrowed(
+                kwargs.get("state_dict") or self.state_dict(), getattr(torch, storage_dtype)
+            )
+
+        push = kwargs.pop("push_to_hub", False) and kwargs.get("is_main_process", True)
+        if push:
+            commit = {name: kwargs.pop(name) for name in COMMIT_KWARGS if name in kwargs}
+            place = {name: kwargs.pop(name) for name in REPO_KWARGS if name in kwargs}
+            place |= {"token": kwargs.get("token"), "repo_id": place.get("repo_id", Path(save_directory).name)}
+            commit["token"] = kwargs.get("token")
+            repo_id = HfApi().create_repo(exist_ok=True, **place).repo_id
+            timestamps = self._get_files_timestamps(save_directory) if os.path.isdir(save_directory) else {}
+        with written_whole(save_directory) as unfinished:
+            files = save_pretrained(self, unfinished, **kwargs)
+            add_code(unfinished, self.remote_code, source)
+        if push:
+            self._upload_modified_files(save_directory, repo_id, timestamps, **commit)
+        return files and [str(Path(save_directory, Path(file).relative_to(unfinished))) for file in files]
+
+    return save_pretrained_whole
+
+
+__all__ = ["add_code", "code_files", "saved_whole", "written_whole"]
