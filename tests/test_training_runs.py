@@ -135,12 +135,22 @@ def test_a_killed_run_ends_with_the_same_weights(folder, tmp_path):
     assert losses[0] == losses[1] and len(losses[0]) == 12
 
 
-def test_a_finished_run_started_again_changes_nothing(folder, tmp_path):
-    config = write_config(tmp_path / "config.yaml", **settings_of(folder, tmp_path / "run", max_steps=2))
+@pytest.mark.parametrize("length", [{"max_steps": 2}, {"max_steps": -1, "num_train_epochs": 0.8}])
+def test_a_finished_run_started_again_changes_nothing(folder, tmp_path, length):
+    # neither ends with an epoch
+    settings = settings_of(folder, tmp_path / "run", save_strategy="steps", save_steps=1, **length)
+    config = write_config(tmp_path / "config.yaml", **settings)
     main(["--config", str(config)])
-    before = weights(tmp_path / "run")
-    main(["--config", str(config)])
-    assert weights(tmp_path / "run") == before
+    before, state = weights(tmp_path / "run"), (tmp_path / "run" / "trainer_state.json").read_text()
+    assert 0 < json.loads(state)["epoch"] < 1
+    # the second time as if it had been killed after its last step
+    for is_killed in (False, True):
+        if is_killed:
+            (tmp_path / "run" / "model.safetensors").unlink()
+        main(["--config", str(config)])
+        assert weights(tmp_path / "run") == before
+        assert (tmp_path / "run" / "trainer_state.json").read_text() == state
+    assert len(list((tmp_path / "run").glob("checkpoint-*"))) == json.loads(state)["global_step"]
 
 
 @pytest.mark.parametrize("name", ["no-such-folder", "./no/such", "runs/no-such", "{folder}/no-such", True])
