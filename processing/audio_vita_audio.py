@@ -76,7 +76,8 @@ def load_audio(
     _check(name, samples, source_sampling_rate, max_seconds)
     if source_sampling_rate != sampling_rate:
         samples = _import("soxr").resample(samples, source_sampling_rate, sampling_rate)
-    return np.ascontiguousarray(samples, dtype=np.float32)
+    # decoders of lossy files and the resampler overshoot a bit
+    return np.ascontiguousarray(samples, dtype=np.float32).clip(-1, 1)
 
 
 def _import(package: str):

@@ -498,7 +498,7 @@ class VitaAudioProcessor(ProcessorMixin):
         audio_codes = torch.tensor([[list(codes)]], dtype=torch.long, device=self._codec.device)
         streaming = {} if decoder_state is None else {"decoder_state": decoder_state, "is_final": is_final}
         output = self._codec.decode(audio_codes=audio_codes, **streaming)
-        return output.audio_values.reshape(-1).float().cpu().numpy(), output.get("decoder_state")
+        return output.audio_values.reshape(-1).float().clamp(-1, 1).cpu().numpy(), output.get("decoder_state")
 
     # Saving and loading
 

@@ -27,6 +27,14 @@ def empty(items: queue.Queue):
         pass
 
 
+def pass_on_end(items: queue.Queue):
+    """Puts the mark of the end back, for other readers that wait for it. Whoever puts anything else has ended by then."""
+    try:
+        items.put_nowait(None)
+    except queue.Full:
+        pass
+
+
 class VitaAudioStreamer(BaseStreamer):
     r"""
     A `streamer` for `generate` that is iterated over from another thread, as [`TextIteratorStreamer`], for one prompt.
@@ -100,8 +108,10 @@ class VitaAudioStreamer(BaseStreamer):
     def _token_ids(self) -> Iterator[int]:
         while (item := self._queue.get(timeout=self.timeout)) is not None and not self.is_closed:
             if isinstance(item, BaseException):
+                pass_on_end(self._queue)
                 raise item
             yield from item
+        pass_on_end(self._queue)
 
     def __iter__(self) -> Iterator[dict]:
         vocabulary, codec = self.processor.speech_vocabulary, self.processor.audio_tokenizer
@@ -199,6 +209,7 @@ class VitaAudioSpeechStream(Iterator[dict]):
             return item
         self._is_over = True
         self.close()
+        pass_on_end(self._chunks)
         if isinstance(item, BaseException):
             raise item
         raise StopIteration

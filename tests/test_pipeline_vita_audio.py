@@ -334,6 +334,64 @@ def test_streamer_takes_one_prompt(pipe):
         VitaAudioStreamer(pipe.processor).put(torch.tensor([[1], [2]]))
 
 
+@pytest.mark.parametrize("num_readers", [2, 4, 9])
+@pytest.mark.parametrize("end", ["end", "cancel", "error"])
+def test_readers_of_one_stream_share_it_and_all_end(pipe, num_readers, end, monkeypatch):
+    expected = pipe(question())
+    if end == "error":
+        monkeypatch.setattr(pipe.processor, "decode_audio_chunk", lambda *args, **kwargs: 1 / 0)
+    stream = pipe.stream(question(), codes_per_chunk=1)
+    chunks, errors = [], []
+
+    def read():
+        try:
+            chunks.extend(stream)
+        except ZeroDivisionError as error:
+            errors.append(error)
+
+    readers = [threading.Thread(target=read, daemon=True) for _ in range(num_readers)]
+    for reader in readers:
+        reader.start()
+    if end == "cancel":
+        stream.cancel()
+    for reader in readers:
+        reader.join(timeout=20)
+    assert not any(reader.is_alive() for reader in readers)
+    assert len(errors) == (end == "error")
+    if end == "end":
+        assert sum(len(chunk.get("audio", "")) for chunk in chunks) == len(expected["audio"])
+        assert sum(len(chunk.get("text", "")) for chunk in chunks) == len(expected["text"])
+
+
+def test_iterators_of_one_streamer_all_end(pipe):
+    streamer = VitaAudioStreamer(pipe.processor)
+    readers = [threading.Thread(target=list, args=(streamer,), daemon=True) for _ in range(4)]
+    for reader in readers:
+        reader.start()
+    streamer.put(torch.zeros(1, 3, dtype=torch.long))
+    streamer.put(torch.tensor([5]))
+    streamer.end()
+    for reader in readers:
+        reader.join(timeout=20)
+    assert not any(reader.is_alive() for reader in readers)
+
+
+def test_samples_are_within_bounds(pipe, monkeypatch):
+    decode = type(pipe.processor.audio_tokenizer).decode
+
+    def loud(self, *args, **kwargs):
+        output = decode(self, *args, **kwargs)
+        output.audio_values = output.audio_values * 100
+        return output
+
+    monkeypatch.setattr(type(pipe.processor.audio_tokenizer), "decode", loud)
+    chunks = [chunk["audio"] for chunk in pipe.stream(question()) if "audio" in chunk]
+    for audio in (pipe(question())["audio"], np.concatenate(chunks)):
+        assert np.abs(audio).max() == 1
+    heard = pipe.processor.load_audio(np.sign(np.sin(np.arange(16000) / 5)).astype(np.float32), 12000)
+    assert np.abs(heard).max() == 1
+
+
 def test_two_streams_at_once(pipe):
     expected = [pipe(question()), pipe(question(0.9, 330))]
     streams = [pipe.stream(question()), pipe.stream(question(0.9, 330))]
