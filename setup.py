@@ -91,8 +91,9 @@ setup(
         "soxr>=0.5,<2",
         "tqdm>=4.67,<5",
         "jinja2>=3.1,<4",
-        # the pictures of the cards
+        # the pictures of the cards, and what keeps secrets out of what is pushed
         "matplotlib>=3.9,<4",
+        "detect-secrets>=1.5,<2",
     ],
     extras_require=extras,
     entry_points={"console_scripts": ["vita-audio=processing.cli:main"]},

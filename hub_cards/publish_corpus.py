@@ -16,13 +16,15 @@ from functools import partial
 from pathlib import Path
 
 import datasets
+import soundfile
 from datasets import Audio, Dataset, DatasetDict, Features, List, Value
 from huggingface_hub import DatasetCard, HfApi
 
 from .dataset_card import DURATIONS_PICTURE, render_dataset_card
 from .model_card import CARD_FILE, DEFAULT_LANGUAGE, DEFAULT_LICENSE
 from .plots import plot_durations
-from .push import call_hub, check_for_secrets, create_repository, environment_secrets
+from .push import call_hub, create_repository
+from .secret_scan import check_for_secrets, environment_secrets
 
 
 CONVERSATIONS, CLIPS = "conversations", "clips"
@@ -67,12 +69,24 @@ def build_dataset(corpus_dir: Path, name: str, rows: list[dict]) -> DatasetDict:
 
     Raises:
         FileNotFoundError: an audio file is missing.
+        ValueError: what a row names is no audio file, or not in `corpus_dir`.
     """
+    root, known = corpus_dir.resolve(), set()
 
     def checked(path: str) -> str:
-        if not (corpus_dir / path).is_file():
-            raise FileNotFoundError(f"{corpus_dir / path} is missing, which {name}.jsonl names.")
-        return str(corpus_dir / path)
+        file = corpus_dir / path
+        if file in known:
+            return str(file)
+        if root not in file.resolve().parents:
+            raise ValueError(f"{name}.jsonl names {path}, which is not in {corpus_dir}: it is not for you to share.")
+        if not file.is_file():
+            raise FileNotFoundError(f"{file} is missing, or no regular file, which {name}.jsonl names.")
+        try:
+            soundfile.info(str(file))
+        except soundfile.LibsndfileError as error:
+            raise ValueError(f"{name}.jsonl names {path}, which is no audio file: {error.error_string}") from error
+        known.add(file)
+        return str(file)
 
     splits = {}
     for row in rows:
@@ -103,7 +117,7 @@ def publish_corpus(
 
     Raises:
         FileNotFoundError: there is no such folder, or audio files are missing.
-        ValueError: there is a secret in the rows.
+        ValueError: there is a secret in the rows, or one names what is no audio in the folder.
         PushError: the Hub refused, or could not be reached.
     """
     rows = {name: read_rows(corpus_dir / f"{name}.jsonl") for name in (CONVERSATIONS, CLIPS)}

@@ -4,8 +4,6 @@
 
 import fnmatch
 import glob
-import os
-import re
 import sys
 import time
 from collections.abc import Callable
@@ -14,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from httpx2 import RequestError
-from huggingface_hub import HfApi, ModelCard, constants, get_token
+from huggingface_hub import HfApi, ModelCard, constants
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -41,6 +39,7 @@ from .model_card import (
     render_model_card,
     write_model_card,
 )
+from .secret_scan import check_for_secrets, environment_secrets
 
 
 # What a repository is made of. Everything else stays at home: pickles, optimizer states, logs, hidden files.
@@ -62,15 +61,6 @@ REPLACED_FILES = [
     RESULTS_PICTURE,
     BENCHMARKS_FILE,
 ]
-
-SECRET_PATTERNS = {
-    "a token of the Hub": rb"\b(?:hf|api_org)_[A-Za-z0-9]{30,}",
-    "a token of GitHub": rb"\bgh[pousr]_[A-Za-z0-9]{36}",
-    "a key of AWS": rb"\bAKIA[0-9A-Z]{16}\b",
-    "a private key": rb"-----BEGIN [A-Z ]*PRIVATE KEY-----",
-}
-SECRET_VARIABLE = re.compile(r"(TOKEN|SECRET|PASSWORD|API_KEY|ACCESS_KEY)$")
-SHORTEST_SECRET = 12
 
 # Waits before another try, each a second and more after the client's own tries within a request.
 RETRY_WAITS_S = (1, 4, 15, 60)
@@ -102,15 +92,20 @@ def plan_push(folder: str | Path, with_checkpoints: bool = False, secrets: dict[
         secrets: by their names, values that must not be in a file, besides those of the environment.
 
     Raises:
-        FileNotFoundError: there is no model in the folder.
+        FileNotFoundError: there is no model in the folder, or a link in its place.
         ValueError: the model is of another type, or there is a secret in a file; the file is named, the secret is not.
     """
     folder = Path(folder)
     read_model_config(folder)
     files, left_out = {}, []
     walk(folder, folder, files, left_out, with_checkpoints)
+    for name in ("config.json", "*.safetensors"):
+        if not fnmatch.filter((path for path in files if "/" not in path), name):
+            raise FileNotFoundError(
+                f"There is no {name} among the regular files of {folder}, so it is no whole model."
+            )
     for path in files:
-        check_for_secrets(folder / path, (secrets or {}) | environment_secrets())
+        check_for_secrets(folder / path, (secrets or {}) | environment_secrets(), path)
     return PushPlan(files, left_out)
 
 
@@ -118,38 +113,23 @@ def walk(folder: Path, root: Path, files: dict[str, int], left_out: list[str], w
     suffixes = SENT_SUFFIXES | (CHECKPOINT_SUFFIXES if with_checkpoints else set())
     for path in sorted(folder.iterdir()):
         name = path.relative_to(root).as_posix()
-        if path.is_dir():
+        target = path.resolve()
+        if path.is_symlink() and not (target.is_file() and root.resolve() in target.parents):
+            # never followed: what it points to was not put here to be shared, and a folder above has no end
+            left_out.append(f"{name} (a link)")
+        elif path.is_dir():
             never = path.name.startswith(".") or path.name in NEVER_SENT_FOLDERS
             of_checkpoint = any(fnmatch.fnmatch(path.name, pattern) for pattern in CHECKPOINT_FOLDERS)
             if never or (of_checkpoint and not with_checkpoints):
                 left_out.append(f"{name}/")
             else:
                 walk(path, root, files, left_out, with_checkpoints)
+        elif not path.is_file():
+            left_out.append(f"{name} (no regular file)")
         elif not path.name.startswith(".") and (path.suffix in suffixes or path.name in SENT_NAMES):
             files[name] = path.stat().st_size
         else:
             left_out.append(name)
-
-
-def environment_secrets() -> dict[str, str]:
-    """Values of the environment's tokens, keys and passwords and of the Hub's saved token, by their names."""
-    secrets = {name: value for name, value in os.environ.items() if SECRET_VARIABLE.search(name.upper())}
-    token = get_token()
-    return secrets | ({"the token of the Hub": token} if token else {})
-
-
-def check_for_secrets(path: Path, secrets: dict[str, str]) -> None:
-    """
-    Raises:
-        ValueError: one of `secrets`, or what looks like one, is in the file.
-    """
-    if path.suffix == ".safetensors":
-        return  # numbers
-    content = path.read_bytes()
-    found = [name for name, value in secrets.items() if len(value) >= SHORTEST_SECRET and value.encode() in content]
-    found += [name for name, pattern in SECRET_PATTERNS.items() if re.search(pattern, content)]
-    if found:
-        raise ValueError(f"{path} has a secret in it ({found[0]}), so nothing was sent.")
 
 
 def push_folder(

@@ -6,6 +6,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
 from .compatibility_vita_audio import CACHE, attach_to_package
+from .saving_vita_audio import saved_whole
 
 
 # Qwen2.5-7B with 168072 tokens, as in the released checkpoints
@@ -21,6 +22,9 @@ DEFAULT_TEXT_CONFIG = {
     "eos_token_id": [151645, 151643],
     "pad_token_id": 151643,
 }
+
+
+MODEL_CLASS = "modeling_vita_audio.VitaAudioForConditionalGeneration"
 
 
 @strict
@@ -64,6 +68,25 @@ class VitaAudioConfig(PreTrainedConfig):
     Raises:
         ValueError: if sizes disagree, e.g. the speech tokens do not fit into the vocabulary.
     """
+
+    save_pretrained = saved_whole(PreTrainedConfig.save_pretrained)
+    # What a Hub folder says of its code, see `saved_whole`
+    remote_code = {
+        "config.json": {
+            "auto_map": {
+                "AutoConfig": "configuration_vita_audio.VitaAudioConfig",
+                "AutoModel": MODEL_CLASS,
+                "AutoModelForCausalLM": MODEL_CLASS,
+            },
+            "custom_pipelines": {
+                "audio-to-audio": {
+                    "impl": "pipeline_vita_audio.VitaAudioPipeline",
+                    "pt": ["AutoModel"],
+                    "type": "multimodal",
+                }
+            },
+        }
+    }
 
     model_type = "vita_audio"
     keys_to_ignore_at_inference = [CACHE, "lm_loss", "mctp_losses"]

@@ -27,7 +27,7 @@ from .compatibility_vita_audio import (
 )
 from .configuration_vita_audio import VitaAudioConfig
 from .generation_vita_audio import VitaAudioGenerationMixin
-from .saving_vita_audio import saved_whole
+from .saving_vita_audio import keep_code, saved_whole
 
 
 @gives_new_cache_name
@@ -110,27 +110,9 @@ class VitaAudioMCTPModule(nn.Module):
         return self.layer(self.proj(hidden_states), **kwargs)
 
 
-MODEL_CLASS = "modeling_vita_audio.VitaAudioForConditionalGeneration"
-
-
 class VitaAudioPreTrainedModel(PreTrainedModel):
     save_pretrained = saved_whole(PreTrainedModel.save_pretrained)
-    remote_code = {
-        "config.json": {
-            "auto_map": {
-                "AutoConfig": "configuration_vita_audio.VitaAudioConfig",
-                "AutoModel": MODEL_CLASS,
-                "AutoModelForCausalLM": MODEL_CLASS,
-            },
-            "custom_pipelines": {
-                "audio-to-audio": {
-                    "impl": "pipeline_vita_audio.VitaAudioPipeline",
-                    "pt": ["AutoModel"],
-                    "type": "multimodal",
-                }
-            },
-        }
-    }
+    remote_code = VitaAudioConfig.remote_code
 
     config: VitaAudioConfig
     config_class = VitaAudioConfig
@@ -253,7 +235,10 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
         if output_mctp_hidden_states and num_read > 0:
             raise ValueError("The hidden states and losses of MCTP modules need whole sequences, not a filled cache.")
         if use_cache is None:
-            use_cache = self.config.text_config.use_cache
+            use_cache = self.config.text_config.use_cache and getattr(self.config, "use_cache", True)
+        for name in ("output_hidden_states", "output_attentions"):
+            if getattr(self.config, name, False):
+                kwargs.setdefault(name, True)
         if position_ids is None:
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + num_read
             position_ids = position_ids.unsqueeze(0)
@@ -417,6 +402,7 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
             raise ValueError(
                 f"The checkpoint '{pretrained_model_name_or_path}' does not fit its config. Tensors {listing}."
             )
+        keep_code(cls.remote_code, str(pretrained_model_name_or_path))
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, save_directory, *args, **kwargs):

@@ -17,6 +17,7 @@ import torch
 from huggingface_hub import HfApi
 from safetensors import SafetensorError
 from transformers.dynamic_module_utils import get_relative_imports
+from transformers.integrations.accelerate import load_offloaded_parameter
 from transformers.utils import cached_file
 
 
@@ -107,6 +108,24 @@ def find_code(file_name: str, source: str | None) -> Path | None:
     return path and Path(path)
 
 
+def keep_code(remote_code: dict[str, dict], source: str) -> None:
+    """
+    Puts code that `remote_code` names and that transformers did not load, as nothing has needed it yet, beside what it did, so
+    that a save finds it wherever `source` is by then.
+    """
+    for path in code_files(modules_of(remote_code), source).values():
+        if path.parent not in CODE_FOLDERS:
+            shutil.copyfile(path, CODE_FOLDERS[0] / path.name)
+
+
+def modules_of(remote_code: dict[str, dict]) -> set[str]:
+    references = []
+    for entries in remote_code.values():
+        references += entries["auto_map"].values()
+        references += (pipeline["impl"] for pipeline in entries.get("custom_pipelines", {}).values())
+    return {reference.partition(".")[0] for reference in references}
+
+
 def add_code(folder: Path, remote_code: dict[str, dict], source: str | None = None) -> None:
     """
     Completes a folder in which something is saved for `trust_remote_code=True`.
@@ -122,8 +141,7 @@ def add_code(folder: Path, remote_code: dict[str, dict], source: str | None = No
             continue
         content = json.loads((folder / file_name).read_text(encoding="utf-8"))
         pipelines = entries.get("custom_pipelines", {})
-        references = [*entries["auto_map"].values(), *(pipeline["impl"] for pipeline in pipelines.values())]
-        files = code_files((reference.partition(".")[0] for reference in references), source)
+        files = code_files(modules_of({file_name: entries}), source)
         for path in files.values():
             shutil.copyfile(path, folder / path.name)
         content["auto_map"] = {**content.get("auto_map", {}), **entries["auto_map"]}
@@ -134,11 +152,16 @@ def add_code(folder: Path, remote_code: dict[str, dict], source: str | None = No
         (folder / file_name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def narrowed(state_dict: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Tensors in a smaller `dtype` where that loses nothing, as of weights that were loaded from it and not changed since."""
-    narrow = {}
+def narrowed(model, dtype: torch.dtype, state_dict: dict[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
+    """
+    The tensors of a model, or those given, in a smaller `dtype` where that loses nothing, as of weights that were loaded from it
+    and not changed since.
+    """
+    narrow, state_dict = {}, state_dict or model.state_dict()
     for name, tensor in state_dict.items():
-        if tensor.device.type == "meta" or not tensor.is_floating_point() or tensor.itemsize <= dtype.itemsize:
+        if tensor.device.type == "meta":
+            tensor = load_offloaded_parameter(model, name)
+        if not tensor.is_floating_point() or tensor.itemsize <= dtype.itemsize:
             narrow[name] = tensor
             continue
         # tied ones stay tied
@@ -170,16 +193,14 @@ def saved_whole(save_pretrained: Callable) -> Callable:
         for name in (*list(signature.parameters)[:2], "kwargs"):
             kwargs.pop(name, None)
         config = getattr(self, "config", None)
-        source = getattr(config or getattr(self, "tokenizer", None), "name_or_path", None)
+        source = getattr(config or getattr(self, "tokenizer", None) or self, "name_or_path", None)
         if kwargs.get("distributed_checkpoint"):
             saved = save_pretrained(self, save_directory, **kwargs)
             if kwargs.get("is_main_process", True):
                 add_code(Path(save_directory), self.remote_code, source)
             return saved
         if (storage_dtype := getattr(config, "storage_dtype", None)) is not None:
-            kwargs["state_dict"] = narrowed(
-                kwargs.get("state_dict") or self.state_dict(), getattr(torch, storage_dtype)
-            )
+            kwargs["state_dict"] = narrowed(self, getattr(torch, storage_dtype), kwargs.get("state_dict"))
 
         push = kwargs.pop("push_to_hub", False) and kwargs.get("is_main_process", True)
         if push:
@@ -199,4 +220,4 @@ def saved_whole(save_pretrained: Callable) -> Callable:
     return save_pretrained_whole
 
 
-__all__ = ["add_code", "code_files", "saved_whole", "written_whole"]
+__all__ = ["add_code", "code_files", "keep_code", "saved_whole", "written_whole"]

@@ -10,13 +10,23 @@ from transformers import GenerationConfig, Pipeline
 from transformers.utils.chat_template_utils import Chat, is_valid_message
 
 from .compatibility_vita_audio import attach_to_package
-from .conversation_vita_audio import SPOKEN_CHAT_SYSTEM_PROMPT, spoken_conversation
+from .conversation_vita_audio import spoken_conversation
 from .saving_vita_audio import saved_whole
 from .streaming_vita_audio import DEFAULT_CODES_PER_CHUNK, VitaAudioSpeechStream, VitaAudioStreamer
 
 
 # About a minute of speech with its text
 DEFAULT_MAX_NEW_TOKENS = 1024
+
+# Of `generate`: what would be thrown away
+ONE_ANSWER = {
+    "num_return_sequences": 1,
+    "return_dict_in_generate": False,
+    "output_scores": False,
+    "output_logits": False,
+    "output_attentions": False,
+    "output_hidden_states": False,
+}
 
 # How far the language model may be ahead of the codec: about 10 s of speech with its text.
 MAX_QUEUED_TOKENS = 256
@@ -51,6 +61,9 @@ class VitaAudioPipeline(Pipeline):
     _pipeline_calls_generate = False
 
     def __init__(self, *args, codec_device: str | torch.device | None = None, **kwargs):
+        for name in ("tokenizer", "feature_extractor", "image_processor"):
+            if kwargs.get(name) is not None:
+                raise ValueError(f"`{name}` is refused: it is that of the `processor`.")
         super().__init__(*args, **kwargs)
         # Batches are collated by these two; generation wants them padded on the left, and audio is ids by then.
         self.tokenizer.padding_side = "left"
@@ -130,7 +143,8 @@ class VitaAudioPipeline(Pipeline):
     def save_pretrained(self, save_directory, **kwargs):
         """The model and the processor with its codec, a whole Hub folder. `kwargs` as of [`PreTrainedModel.save_pretrained`]."""
         self.model.save_pretrained(save_directory, **kwargs)
-        self.processor.save_pretrained(save_directory)
+        if kwargs.get("is_main_process", True):
+            self.processor.save_pretrained(save_directory)
 
     def _sanitize_parameters(self, **kwargs):
         preprocess_params = {name: kwargs.pop(name) for name in ("system_prompt", "sampling_rate") if name in kwargs}
@@ -142,17 +156,24 @@ class VitaAudioPipeline(Pipeline):
             raise ValueError(
                 f"{', '.join(f'`{name}`' for name in sorted(unknown))} is no keyword of this pipeline, nor of `generate`."
             )
-        if kwargs.get("num_return_sequences", 1) != 1:
-            raise ValueError("The pipeline gives one answer for each input: `num_return_sequences` must be 1.")
+        config = kwargs.get("generation_config")
+        for name, value in ONE_ANSWER.items():
+            if kwargs.get(name, getattr(config, name, None)) not in (None, value):
+                raise ValueError(f"The pipeline gives one answer for each input, and nothing else: `{name}` must be {value}.")
         return preprocess_params, kwargs, {}
 
     def _generate_keywords(self) -> set[str]:
         names = {"mctp_mode", "mctp_verify", "mctp_speech_only_head", "tokenizer", "max_new_tokens"}
         names |= {name for name in vars(GenerationConfig()) if not name.startswith("_")}
-        return names | set(signature(self.model.generate).parameters)
+        return (names | set(signature(self.model.generate).parameters)) - {"kwargs", "inputs"}
 
-    def preprocess(self, inputs, system_prompt=SPOKEN_CHAT_SYSTEM_PROMPT, sampling_rate: int | None = None):
-        conversation = inputs.messages if isinstance(inputs, Chat) else spoken_conversation(inputs, system_prompt)
+    def preprocess(self, inputs, sampling_rate: int | None = None, **system_prompt):
+        if not isinstance(inputs, Chat):
+            conversation = spoken_conversation(inputs, **system_prompt)
+        elif not system_prompt:
+            conversation = inputs.messages
+        else:
+            raise ValueError("`system_prompt` is for an audio alone; a conversation has its own, as a turn of the system.")
         return self.processor.apply_chat_template(
             conversation, tokenize=True, return_dict=True, add_generation_prompt=True, sampling_rate=sampling_rate
         )

@@ -3,6 +3,7 @@
 """Cards and what is pushed, without a Hub; `test_push` has one."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 from huggingface_hub import DatasetCard, ModelCard
+from safetensors.numpy import save, save_file
 from tiny_models import tiny_model, tiny_processor
 
 from hub_cards.dataset_card import render_dataset_card
@@ -18,6 +20,7 @@ from hub_cards.model_card import WRITTEN_BY_US, check_metadata, is_ours, render_
 from hub_cards.plots import plot_losses
 from hub_cards.push import describe_push, plan_push
 from hub_cards.results import SETS, loss_table
+from hub_cards.secret_scan import check_for_secrets
 from modeling_vita_audio import MCTP_MODES
 from processing.cli import main
 from processing.export import export_repository
@@ -252,7 +255,7 @@ def test_what_is_sent_and_what_is_not(folder, capsys):
     ).split()
     for name in left_out:
         (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_bytes(b"x")
+        (folder / name).write_bytes(save({"weight": np.zeros(2)}))
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert main(["push", str(folder), "me/mini", "--dry-run"]) == 0
     out = capsys.readouterr().out
@@ -267,6 +270,105 @@ def test_what_is_sent_and_what_is_not(folder, capsys):
     assert "Would be sent to me/mini, trial:" in describe_push(folder, "me/mini", "trial")
     with_checkpoints = plan_push(folder, with_checkpoints=True).files
     assert "checkpoint-2/optimizer.pt" in with_checkpoints and "training_args.bin" not in with_checkpoints
+
+
+def test_links_and_what_is_no_file_stay_at_home(folder, tmp_path):
+    (tmp_path / "private.txt").write_text("mine")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "notes.txt").write_text("mine")
+    (folder / "part").mkdir()
+    (folder / "part" / "inside.txt").write_text("shared")
+    (folder / "notes.txt").symlink_to(tmp_path / "private.txt")
+    (folder / "hosts.txt").symlink_to("/etc/hosts")
+    (folder / "up").symlink_to(folder.parent)
+    (folder / "other").symlink_to(tmp_path / "elsewhere")
+    (folder / "gone.txt").symlink_to(folder / "nothing.txt")
+    (folder / "again.txt").symlink_to(folder / "part" / "inside.txt")
+    os.mkfifo(folder / "pipe.txt")
+    plan = plan_push(folder)
+    assert {"again.txt", "part/inside.txt"} <= plan.files.keys()
+    assert {"notes.txt (a link)", "hosts.txt (a link)", "up (a link)", "other (a link)", "gone.txt (a link)"} <= set(
+        plan.left_out
+    )
+    assert "pipe.txt (no regular file)" in plan.left_out
+    listed = describe_push(folder, "me/mini")
+    assert "again.txt" in listed.partition("Not sent:")[0] and "notes.txt" not in listed.partition("Not sent:")[0]
+    # a model that is a link is no model to share
+    weights = (folder / "model.safetensors").rename(tmp_path / "model.safetensors")
+    (folder / "model.safetensors").symlink_to(weights)
+    with pytest.raises(FileNotFoundError, match="no .*safetensors among the regular files"):
+        plan_push(folder)
+
+
+SECRETS = {
+    "a Hub token": TOKEN,
+    "a GitHub token": "ghp_" + 36 * "a",
+    "a fine-grained GitHub token": "github_pat_" + 30 * "a1",
+    "a GitLab token": "glpat-" + 20 * "a",
+    "an OpenAI key": "sk-proj-" + 40 * "a1",
+    "an Anthropic key": "sk-ant-api03-" + 40 * "a1",
+    "a Google key": "AIza" + 35 * "a",
+    "a Slack token": "xoxb-123456789012-abcdefghijkl",
+    "an AWS id": "AKIA" + 16 * "A",
+    "a package index token": "pypi-AgEIcHlwaS5vcmc" + 80 * "a",
+    "a JSON web token": "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dBjftJeZ4CVPmB92K27uhbUJU1p1r_wW1gFWFOEjXk0",
+    "a password in a URL": "https://someone:hunter2hunter2@example.com/x",
+    "a private key": "-----BEGIN OPENSSH PRIVATE KEY-----",
+    "a Stripe key": "sk_live_" + 24 * "a",
+}
+
+
+@pytest.mark.parametrize("kind", SECRETS)
+def test_every_kind_of_secret_stops_a_push(folder, kind):
+    (folder / "notes.json").write_text(json.dumps({"a": [1, SECRETS[kind]]}))
+    with pytest.raises(ValueError, match="notes.json has a secret in it") as error:
+        plan_push(folder)
+    assert SECRETS[kind] not in str(error.value)
+
+
+def write_utf16(folder):
+    (folder / "notes.txt").write_text(f"token: {TOKEN}", encoding="utf-16")
+
+
+def write_metadata(folder):
+    save_file({"weight": np.zeros(2)}, folder / "other.safetensors", metadata={"by": TOKEN})
+
+
+def write_tensor_name(folder):
+    save_file({TOKEN: np.zeros(2)}, folder / "other.safetensors")
+
+
+def write_file_name(folder):
+    (folder / f"{TOKEN}.txt").write_text("x")
+
+
+def write_picture(folder):
+    (folder / "picture.png").write_bytes(b"\x89PNG" + bytes(range(256)) + TOKEN.encode() + b"\0")
+
+
+def write_late(folder):
+    (folder / "long.json").write_text(json.dumps(["a"] * 300_000 + [TOKEN]))
+
+
+@pytest.mark.parametrize(
+    "write", [write_utf16, write_metadata, write_tensor_name, write_file_name, write_picture, write_late]
+)
+def test_a_secret_is_found_wherever_it_is(folder, write):
+    write(folder)
+    with pytest.raises(ValueError, match="has a secret in it") as error:
+        plan_push(folder)
+    assert write is write_file_name or TOKEN not in str(error.value)
+
+
+def test_our_own_folders_raise_no_false_alarm(tmp_path):
+    assert "model.safetensors" in plan_push(Path(__file__).parent.parent / "pretrained" / "vita-audio-mini").files
+    rng = np.random.default_rng(0)
+    for index in range(20):
+        path = tmp_path / f"{index}.wav"
+        soundfile.write(path, rng.standard_normal(200_000) * 0.1, 16000)
+        check_for_secrets(path, {})
+        (tmp_path / "hashes.json").write_text(json.dumps([rng.bytes(32).hex() for _ in range(1000)]))
+        check_for_secrets(tmp_path / "hashes.json", {})
 
 
 @pytest.mark.parametrize("secret", [TOKEN, "unpatterned-but-in-the-environment"])

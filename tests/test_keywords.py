@@ -170,7 +170,10 @@ def test_a_keyword_without_an_effect_on_the_processor_is_refused(processor, kind
             render(processor, **kwargs)
 
 
-@pytest.mark.parametrize("name", ["images", "videos", "sanitize_control_tokens", "output_labels", "audios_kwargs", "depth_decoder_labels_ratio"])
+@pytest.mark.parametrize(
+    "name",
+    ["images", "videos", "sanitize_control_tokens", "output_labels", "audios_kwargs", "depth_decoder_labels_ratio"],
+)
 def test_keywords_of_other_processors_are_refused(processor, name):
     with pytest.raises(ValueError, match=f"`{name}`"):
         processor("Two", **{name: True})

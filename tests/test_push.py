@@ -16,6 +16,7 @@ import pytest
 import soundfile
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import RepositoryNotFoundError
+from safetensors.numpy import save_file
 from test_export import BLOCK_OUR_PACKAGES
 from tiny_corpus import TINY_TEXT_CONFIG, write_config, write_corpus
 from tiny_models import tiny_codec, tiny_model, tiny_processor
@@ -100,6 +101,7 @@ def work(hub_module, tmp_path_factory):
     soundfile.write(work / "question.wav", 0.3 * np.sin(np.arange(12000) / 20), 16000)
     (work / "no_metadata").mkdir()
     (work / "no_metadata" / "config.json").write_text('{"model_type": "vita_audio"}')
+    save_file({"weight": np.zeros(2)}, work / "no_metadata" / "model.safetensors")
     (work / "no_metadata" / "README.md").write_text("---\nlicense: mit\n---\nMine.\n")
     api = hub_module.api()
     api.create_repo("vita/other")

@@ -78,7 +78,10 @@ class CompleteCheckpointsMixin:
         """The end of a run whose last step is done: [`Trainer`] would take one more where that is in the midst of an epoch."""
         logger.info(f"The run is over since step {state.global_step}: nothing is trained any more.")
         record = Path(self.args.output_dir, TRAINER_STATE_NAME)
-        if record.is_file() and (finished := TrainerState.load_from_json(str(record))).global_step == state.global_step:
+        if (
+            record.is_file()
+            and (finished := TrainerState.load_from_json(str(record))).global_step == state.global_step
+        ):
             # with the summary of the whole run
             state.log_history = finished.log_history
         self.state = state

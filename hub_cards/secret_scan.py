@@ -1,0 +1,123 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Looks for tokens, keys and passwords in what is about to be shared."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from detect_secrets.plugins.aws import AWSKeyDetector
+from detect_secrets.plugins.azure_storage_key import AzureStorageKeyDetector
+from detect_secrets.plugins.basic_auth import BasicAuthDetector
+from detect_secrets.plugins.discord import DiscordBotTokenDetector
+from detect_secrets.plugins.github_token import GitHubTokenDetector
+from detect_secrets.plugins.gitlab_token import GitLabTokenDetector
+from detect_secrets.plugins.jwt import JwtTokenDetector
+from detect_secrets.plugins.npm import NpmDetector
+from detect_secrets.plugins.openai import OpenAIDetector
+from detect_secrets.plugins.private_key import PrivateKeyDetector
+from detect_secrets.plugins.pypi_token import PypiTokenDetector
+from detect_secrets.plugins.sendgrid import SendGridDetector
+from detect_secrets.plugins.slack import SlackDetector
+from detect_secrets.plugins.square_oauth import SquareOAuthDetector
+from detect_secrets.plugins.stripe import StripeDetector
+from huggingface_hub import get_token
+from safetensors import SafetensorError, safe_open
+
+
+# Those of detect-secrets that know a secret by its form. Its others guess by entropy or by a name beside it, and would take
+# hashes, codes and samples for secrets.
+DETECTORS = [
+    AWSKeyDetector(),
+    AzureStorageKeyDetector(),
+    BasicAuthDetector(),
+    DiscordBotTokenDetector(),
+    GitHubTokenDetector(),
+    GitLabTokenDetector(),
+    JwtTokenDetector(),
+    NpmDetector(),
+    OpenAIDetector(),
+    PrivateKeyDetector(),
+    PypiTokenDetector(),
+    SendGridDetector(),
+    SlackDetector(),
+    SquareOAuthDetector(),
+    StripeDetector(),
+]
+
+# Forms that are newer than its last release, or that it does not know
+PATTERNS = {
+    "Hugging Face Token": r"(?<![A-Za-z0-9])(?:hf|api_org)_[A-Za-z0-9]{30,}",
+    "GitHub Token": r"github_pat_[A-Za-z0-9_]{22,}",
+    "OpenAI Token": r"(?<![A-Za-z0-9])sk-(?:(?:proj|svcacct|admin)-[A-Za-z0-9_-]{20,}|[A-Za-z0-9]{48})",
+    "Anthropic Token": r"sk-ant-[A-Za-z0-9_-]{20,}",
+    "Google Key": r"(?<![A-Za-z0-9])(?:AIza[A-Za-z0-9_-]{35}|GOCSPX-[A-Za-z0-9_-]{20,}|ya29\.[A-Za-z0-9_-]{20,})",
+    "Slack Token": r"(?<![A-Za-z0-9])xox[a-z]-[A-Za-z0-9-]{10,}|xapp-\d-[A-Za-z0-9-]{10,}",
+    "Package Index Token": r"pypi-[A-Za-z0-9_-]{50,}",
+    "Private Key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
+}
+
+SECRET_VARIABLE = re.compile(r"(TOKEN|SECRET|PASSWORD|API_KEY|ACCESS_KEY)$")
+SHORTEST_SECRET = 12
+
+# Numbers, samples and pixels: a form that is short is in them by chance
+BINARY_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".png", ".pt", ".pth", ".bin", ".arrow", ".parquet"}
+
+
+def environment_secrets() -> dict[str, str]:
+    """Values of the environment's tokens, keys and passwords and of the Hub's saved token, by their names."""
+    secrets = {name: value for name, value in os.environ.items() if SECRET_VARIABLE.search(name.upper())}
+    token = get_token()
+    return secrets | ({"the token of the Hub": token} if token else {})
+
+
+def check_for_secrets(path: Path, secrets: dict[str, str], name: str | None = None) -> None:
+    """
+    Args:
+        path: a file. Of weights the metadata is looked at.
+        secrets: by their names, values that must not be in it.
+        name: what it will be called; its own name by default.
+
+    Raises:
+        ValueError: one of `secrets`, or what looks like one, is in the file or its name. The secret is not repeated.
+        OSError: the file cannot be read.
+    """
+    name = path.name if name is None else name
+    for place, texts in (("name", iter([name])), ("file", texts_of(path))):
+        for text in texts:
+            if kind := find_secret(text, secrets, is_binary=place == "file" and path.suffix in BINARY_SUFFIXES):
+                what = f"The name of a file in {path.parent}" if place == "name" else str(path)
+                raise ValueError(f"{what} has a secret in it ({kind}), so nothing was sent.")
+
+
+def texts_of(path: Path) -> Iterator[str]:
+    """What is written in a file, whatever its encoding."""
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="np") as file:
+                yield from (f"{key}: {value}" for key, value in (file.metadata() or {}).items())
+                yield "\n".join(file.keys())
+        except SafetensorError as error:
+            raise OSError(f"{path} is broken or not complete: {error}") from error
+        return
+    content = path.read_bytes()
+    yield content.decode("utf-8", errors="replace")
+    if b"\0" in content:
+        # UTF-16 and UTF-32 of what is ASCII
+        yield content.replace(b"\0", b"").decode("latin-1")
+
+
+def find_secret(text: str, secrets: dict[str, str], is_binary: bool = False) -> str | None:
+    """The kind of the first secret in a text, or its name."""
+    for name, value in secrets.items():
+        if len(value) >= SHORTEST_SECRET and value in text:
+            return name
+    for kind, pattern in PATTERNS.items():
+        if re.search(pattern, text):
+            return kind
+    if not is_binary:
+        for detector in DETECTORS:
+            if any(detector.analyze_string(text)):
+                return detector.secret_type
+    return None
