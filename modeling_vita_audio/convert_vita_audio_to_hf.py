@@ -37,7 +37,7 @@ from transformers.utils import (
 from .configuration_vita_audio import VitaAudioConfig
 from .generation_vita_audio import MCTP_MODES, resolve_mctp_mode
 from .modeling_vita_audio import VitaAudioForConditionalGeneration
-from .saving_vita_audio import add_code, written_whole
+from .saving_vita_audio import add_code, check_is_free, written_whole
 
 
 logger = logging.get_logger(__name__)
@@ -122,8 +122,7 @@ def convert(
         OSError: the checkpoint cannot be found or read, or the output cannot be written.
     """
     output_dir = Path(output_dir).absolute()
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise ValueError(f"{output_dir} exists and is not an empty folder; convert to another one.")
+    check_is_free(output_dir)
     # A model of another architecture is not downloaded
     folder = find_folder(input_dir, [CONFIG_NAME])
     check_architecture(read_json(folder / CONFIG_NAME), to_released)

@@ -214,7 +214,7 @@ class VitaAudioGenerationMixin(GenerationMixin):
 
     The rows of a batch follow the schedule in lockstep. All else is as in transformers, for greedy search and sampling:
     logits processors, stopping criteria and streamers see every token, and `scores` and `logits` hold one element per
-    new token. With `return_dict_in_generate`, a mode other than `"vanilla"` returns a [`VitaAudioGenerateOutput`].
+    new token. With `return_dict_in_generate` it is a [`VitaAudioGenerateOutput`].
     """
 
     def _prepare_generation_config(self, generation_config: GenerationConfig | None, **kwargs: Any):
@@ -238,6 +238,13 @@ class VitaAudioGenerationMixin(GenerationMixin):
             raise ValueError(
                 "`guidance_scale` compares scores with and without the prompt, and the MCTP modules have those with it alone. Use "
                 '`mctp_mode="vanilla"`.'
+            )
+        layout = getattr(self.generation_config, "mctp_mode", None) or "vanilla"
+        has_slots = any(resolve_mctp_mode(layout, self.config.num_mctp_modules)[1::2])
+        if generation_config.mctp_speech_only_head and any(generation_config.mctp_mode[1::2]) and not has_slots:
+            raise ValueError(
+                "`mctp_speech_only_head` has no effect: `model.generation_config.mctp_mode`, the layout that the model was trained "
+                "with, says of no slot that it is for speech alone."
             )
         for name in NOT_IN_GENERATION:
             if kwargs.get(name) is not None:
@@ -283,7 +290,7 @@ class VitaAudioGenerationMixin(GenerationMixin):
     ) -> GenerateDecoderOnlyOutput | torch.LongTensor:
         """[`GenerationMixin._sample`], except that a token's logits come from whom the schedule names."""
         if not any(generation_config.mctp_mode[1::2]):
-            return super()._sample(
+            output = super()._sample(
                 input_ids,
                 logits_processor,
                 stopping_criteria,
@@ -292,6 +299,7 @@ class VitaAudioGenerationMixin(GenerationMixin):
                 streamer=streamer,
                 **model_kwargs,
             )
+            return VitaAudioGenerateOutput(**output) if generation_config.return_dict_in_generate else output
         transcript = Transcript(input_ids, logits_processor, stopping_criteria, generation_config, streamer)
         if not generation_config.mctp_verify:
             return self._sample_unverified(transcript, generation_config, synced_gpus, model_kwargs)

@@ -7,6 +7,8 @@ import json
 import os
 import re
 import shutil
+import socket
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -31,29 +33,33 @@ REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 REPO_KWARGS = ("repo_id", "private")
 COMMIT_KWARGS = ("commit_message", "commit_description", "create_pr", "revision")
 
+UNFINISHED_SUFFIX = ".unfinished"
+# On a disk that machines share, one cannot see whether another's process still runs
+LONGEST_SAVE_SECONDS = 24 * 3600
+
 SHARD_NUMBER = re.compile(r"-\d{5}-of-\d{5}$")
 
 
 @contextmanager
 def written_whole(folder: str | os.PathLike) -> Iterator[Path]:
     """
-    A folder inside of `folder` to write to, whose files are moved to `folder` at the end.
+    A folder inside of `folder` to write to, whose files are moved to `folder` at the end. What processes that were killed have
+    left there of their own is removed.
 
     Raises:
         OSError: the files could not be written; `folder` is as it was, and not there if it was not.
     """
     folder = Path(folder).absolute()
     is_new = not folder.exists()
+    prefix = f".{socket.gethostname()}-{os.getpid()}-"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".", suffix=".unfinished", dir=folder, ignore_cleanup_errors=True) as name:
-            unfinished = Path(name)
-            yield unfinished
-            paths = [path.relative_to(unfinished) for path in unfinished.rglob("*") if path.is_file()]
-            for path in paths:
-                (folder / path).parent.mkdir(parents=True, exist_ok=True)
-                (unfinished / path).replace(folder / path)
-        remove_old_shards(folder, {path.name for path in paths if len(path.parts) == 1})
+        with TemporaryDirectory(
+            prefix=prefix, suffix=UNFINISHED_SUFFIX, dir=folder, ignore_cleanup_errors=True
+        ) as name:
+            yield Path(name)
+            put_in_place(Path(name), folder)
+        remove_leftovers(folder)
         is_new = False
     except SafetensorError as error:
         raise OSError(f"Cannot write the weights to {folder}: {error}") from error
@@ -62,13 +68,58 @@ def written_whole(folder: str | os.PathLike) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def remove_old_shards(folder: Path, new_names: set[str]) -> None:
-    """Removes shards of weights that were in `folder` itself before and are not among those of the same kind that came."""
-    kinds = {SHARD_NUMBER.sub("", Path(name).stem) for name in new_names if name.endswith(".safetensors")}
-    for path in folder.glob("*.safetensors"):
-        kind, num_shards = SHARD_NUMBER.subn("", path.stem)
-        if num_shards and kind in kinds and path.name not in new_names:
-            path.unlink()
+def put_in_place(unfinished: Path, folder: Path) -> None:
+    """
+    Moves all files of a folder that is whole into another one. Weights that others take the place of go first and the new ones
+    come last, the index of shards after them: a process that is killed meanwhile leaves no weights, never a mix of two models.
+    """
+    paths = [path.relative_to(unfinished) for path in unfinished.rglob("*") if path.is_file()]
+    kinds = {(path.parent, kind_of_weights(path)) for path in paths if kind_of_weights(path)}
+    for parent in {parent for parent, _ in kinds}:
+        for old in (folder / parent).glob("*.safetensors*"):
+            if (parent, kind_of_weights(old)) in kinds:
+                old.unlink()
+    for path in sorted(paths, key=lambda path: (kind_of_weights(path) is not None, path.suffix == ".json", path)):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (unfinished / path).replace(folder / path)
+
+
+def kind_of_weights(path: Path) -> str | None:
+    """Such as `model`, which shards and their index have in common; None of other files."""
+    name, is_weights, _ = path.name.partition(".safetensors")
+    return SHARD_NUMBER.sub("", name) if is_weights else None
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what [`written_whole`] has left where its process was killed."""
+    for path in folder.glob(f".*{UNFINISHED_SUFFIX}"):
+        host, _, number = path.name[1:].rpartition("-")[0].rpartition("-")
+        if host == socket.gethostname() and number.isdigit() and is_running(int(number)):
+            continue
+        if host == socket.gethostname() or time.time() - path.stat().st_mtime > LONGEST_SAVE_SECONDS:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # another user's
+    return True
+
+
+def check_is_free(folder: Path) -> None:
+    """
+    Raises:
+        ValueError: `folder` has something in it, other than what a killed process has left of a folder like the one to be
+            written.
+    """
+    if folder.is_dir():
+        remove_leftovers(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} exists and is not an empty folder; write to another one.")
 
 
 def code_files(modules: Iterable[str], source: str | None = None) -> dict[str, Path]:
@@ -220,4 +271,4 @@ def saved_whole(save_pretrained: Callable) -> Callable:
     return save_pretrained_whole
 
 
-__all__ = ["add_code", "code_files", "keep_code", "saved_whole", "written_whole"]
+__all__ = ["add_code", "check_is_free", "code_files", "keep_code", "put_in_place", "saved_whole", "written_whole"]

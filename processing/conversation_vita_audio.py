@@ -105,12 +105,22 @@ def _to_parts(message: dict) -> list[dict]:
 
 
 def _normalize_part(part: dict) -> dict:
+    # a dataset has all keys in all rows
+    part = {key: value for key, value in part.items() if value is not None}
+    others = part.keys() - {"type"} - ({"text"} if part.get("type") == "text" else {*AUDIO_KEYS, "sampling_rate"})
+    if part.get("type") in ("text", "audio") and others:
+        raise ValueError(
+            f"A content part of the type {part['type']!r} has the unknown keys {', '.join(sorted(map(str, others)))}."
+        )
     if part.get("type") == "text" and isinstance(part.get("text"), str):
         return {"type": "text", "text": part["text"]}
     if part.get("type") == "audio":
-        key = next((key for key in AUDIO_KEYS if part.get(key) is not None), None)
-        if key is None:
+        keys = [key for key in AUDIO_KEYS if key in part]
+        if len(keys) > 1:
+            raise ValueError(f"A content part has its audio under one key, not under {' and '.join(keys)}.")
+        if not keys:
             return {"type": "audio", "audio": None}
+        (key,) = keys
         if key == "array" or "sampling_rate" in part:
             return {"type": "audio", "audio": {"array": part[key], "sampling_rate": part.get("sampling_rate")}}
         return {"type": "audio", "audio": part[key]}

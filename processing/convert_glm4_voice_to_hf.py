@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 
 from .configuration_glm4_voice_codec import Glm4VoiceCodecConfig
 from .modeling_glm4_voice_codec import Glm4VoiceCodec
+from .saving_vita_audio import check_is_free
 
 
 # What each file must be and what it says of our configurations: (its key, our key). A key is a path; `!` is the tag's name.
@@ -181,8 +182,7 @@ def convert(tokenizer_dir: str | Path, decoder_dir: str | Path, output_dir: str 
         OSError: a checkpoint cannot be found or read, or the output cannot be written.
     """
     output_dir = Path(output_dir).absolute()
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise ValueError(f"{output_dir} exists and is not an empty folder; convert to another one.")
+    check_is_free(output_dir)
     tokenizer_dir = find_folder(tokenizer_dir, ["config.json", "preprocessor_config.json", "*.safetensors"])
     decoder_dir = find_folder(decoder_dir, ["config.yaml", "flow.pt", "hift.pt"])
     config = convert_config(tokenizer_dir, decoder_dir)

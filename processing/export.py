@@ -4,7 +4,7 @@
 
 from pathlib import Path
 
-from .saving_vita_audio import written_whole
+from .saving_vita_audio import check_is_free, written_whole
 
 
 # Its first line lets `vita-audio card` and `push` write a whole card in its place.
@@ -48,8 +48,7 @@ def export_repository(model, processor, folder: str | Path) -> Path:
         OSError: it cannot be written.
     """
     folder = Path(folder).absolute()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} exists and is not an empty folder; export to another one.")
+    check_is_free(folder)
     if processor.audio_tokenizer is None:
         raise ValueError("The processor has no codec (audio tokenizer), so the exported folder would not be complete.")
     with written_whole(folder) as unfinished:

@@ -159,7 +159,9 @@ class VitaAudioPipeline(Pipeline):
         config = kwargs.get("generation_config")
         for name, value in ONE_ANSWER.items():
             if kwargs.get(name, getattr(config, name, None)) not in (None, value):
-                raise ValueError(f"The pipeline gives one answer for each input, and nothing else: `{name}` must be {value}.")
+                raise ValueError(
+                    f"The pipeline gives one answer for each input, and nothing else: `{name}` must be {value}."
+                )
         return preprocess_params, kwargs, {}
 
     def _generate_keywords(self) -> set[str]:
@@ -173,7 +175,9 @@ class VitaAudioPipeline(Pipeline):
         elif not system_prompt:
             conversation = inputs.messages
         else:
-            raise ValueError("`system_prompt` is for an audio alone; a conversation has its own, as a turn of the system.")
+            raise ValueError(
+                "`system_prompt` is for an audio alone; a conversation has its own, as a turn of the system."
+            )
         return self.processor.apply_chat_template(
             conversation, tokenize=True, return_dict=True, add_generation_prompt=True, sampling_rate=sampling_rate
         )

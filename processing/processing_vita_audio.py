@@ -25,7 +25,7 @@ from .configuration_vita_audio_codec import VitaAudioCodecConfig
 from .conversation_vita_audio import AUDIO_MARK, CHAT_TEMPLATE, split_at_marks
 from .interleaving_vita_audio import DEFAULT_INTERLEAVE_PATTERN, SpeechVocabulary, check_interleave_pattern, interleave
 from .modeling_vita_audio_codec import VitaAudioCodec
-from .saving_vita_audio import saved_whole
+from .saving_vita_audio import keep_code, saved_whole
 
 
 AUDIO_TOKENIZER_SUBFOLDER = "audio_tokenizer"
@@ -34,6 +34,7 @@ AUDIO_TOKENIZER_SUBFOLDER = "audio_tokenizer"
 CODEC_CLASSES = {VitaAudioCodecConfig.model_type: VitaAudioCodec}
 
 # What `from_pretrained` takes to find a repository's files. The model's dtype and device are not for the codec.
+MODEL_KWARGS = ("dtype", "torch_dtype", "device_map", "attn_implementation", "quantization_config", "max_memory")
 HUB_KWARGS = ("cache_dir", "force_download", "proxies", "token", "local_files_only", "revision")
 
 IGNORED_LABEL = -100
@@ -241,6 +242,10 @@ class VitaAudioProcessor(ProcessorMixin):
         options = {name: value for name, value in kwargs.items() if name not in names}
         options = read_options({"return_tensors": return_tensors, **options})
         sampling_rate = options.pop("sampling_rate")
+        if add_generation_prompt and continue_final_message:
+            raise ValueError(
+                "`add_generation_prompt` begins another message, and `continue_final_message` does not end the last."
+            )
         if return_assistant_tokens_mask and not (tokenize and return_dict):
             raise ValueError("`return_assistant_tokens_mask=True` needs `tokenize=True` and `return_dict=True`.")
         if not conversation:
@@ -424,6 +429,9 @@ class VitaAudioProcessor(ProcessorMixin):
     def _pad(
         self, rows: list[list[int]], masks: list[list[int]] | None = None, return_tensors=None, **options
     ) -> BatchFeature:
+        longest = max(map(len, rows))
+        if options["padding"] == "max_length" and longest > options["max_length"]:
+            raise ValueError(f"A conversation has {longest} tokens, more than `max_length` = {options['max_length']}.")
         batch = dict(self.tokenizer.pad({"input_ids": rows}, **options))
         if masks is not None:
             padded = zip(masks, batch["input_ids"])
@@ -523,6 +531,17 @@ class VitaAudioProcessor(ProcessorMixin):
         return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """
+        As [`ProcessorMixin.from_pretrained`]. What is of the model, such as `dtype`, which a pipeline gives to all its parts, is not
+        taken: the codec has its own.
+        """
+        kwargs = {name: value for name, value in kwargs.items() if name not in MODEL_KWARGS}
+        processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        keep_code(cls.remote_code, str(pretrained_model_name_or_path))
+        return processor
+
+    @classmethod
     def get_processor_dict(cls, pretrained_model_name_or_path, **kwargs):
         processor_dict, unused_kwargs = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
         if (model_type := processor_dict.pop("audio_tokenizer_type", None)) is not None:
@@ -552,7 +571,7 @@ def read_options(kwargs: dict) -> dict:
     """
     options = {}
     for name, value in ungrouped(kwargs):
-        if name == "return_tensors":  # None says something: lists
+        if name == "return_tensors":  # None says something: lists; and that of a group comes after the argument
             options[name] = OPTIONS[name] if value == "auto" else value
         elif value is None:
             continue
@@ -564,8 +583,8 @@ def read_options(kwargs: dict) -> dict:
             raise ValueError(
                 f"`{name}` has no effect here: it is neither one of {', '.join(OPTIONS)} nor a variable of the chat template."
             )
-        else:
-            options[name] = value
+        elif options.setdefault(name, value) != value:
+            raise ValueError(f"`{name}` is given twice, as {options[name]!r:.200} and as {value!r:.200}.")
     is_to_length = options.get("padding") == "max_length"
     if is_to_length != ("max_length" in options):
         raise ValueError(

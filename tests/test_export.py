@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -155,6 +156,16 @@ def test_folder_that_is_not_empty_is_left_alone(pipe, tmp_path):
     with pytest.raises(ValueError, match="not an empty folder"):
         export_repository(pipe.model, pipe.processor, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_an_export_that_was_killed_can_be_repeated(pipe, tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    leftover = tmp_path / f".{socket.gethostname()}-{dead.pid}-abcdefgh.unfinished"
+    leftover.mkdir()
+    (leftover / "model.safetensors").write_bytes(b"half")
+    export_repository(pipe.model, pipe.processor, tmp_path)
+    assert not list(tmp_path.glob(".*")) and (tmp_path / "model.safetensors").is_file()
 
 
 def test_full_disk_leaves_nothing_behind(pipe, tmp_path):

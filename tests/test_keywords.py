@@ -201,6 +201,37 @@ def test_max_length_pads(processor):
         render(processor, padding="max_length")
 
 
+def test_a_conversation_that_is_longer_than_it_is_padded_to_is_refused(processor):
+    with pytest.raises(ValueError, match="tokens, more than `max_length` = 3"):
+        processor(["Two", "What is two plus two?"], padding="max_length", max_length=3)
+
+
+def test_keywords_that_contradict_each_other_are_refused(processor):
+    with pytest.raises(ValueError, match="`padding` is given twice, as True and as False"):
+        processor("Two", padding=True, text_kwargs={"padding": False})
+    with pytest.raises(ValueError, match="`add_generation_prompt` begins another message"):
+        render(processor, add_generation_prompt=True, continue_final_message=True)
+
+
+@pytest.mark.parametrize(
+    "part, message",
+    [
+        ({"type": "audio", "path": "a.wav", "start": 1.0}, "unknown keys start"),
+        ({"type": "text", "text": "a", "audio": "a.wav"}, "unknown keys audio"),
+        ({"type": "audio", "path": "a.wav", "audio": np.zeros(9)}, "not under audio and path"),
+    ],
+)
+def test_keys_of_a_part_that_would_be_dropped_are_refused(processor, part, message):
+    with pytest.raises(ValueError, match=message):
+        render(processor, [{"role": "user", "content": [part]}])
+
+
+def test_keys_without_a_value_are_absent(processor):
+    part = {"type": "text", "text": "What is two plus two?", "audio": None, "path": None, "sampling_rate": None}
+    messages = [{"role": "user", "content": [part]}, CONVERSATION[1]]
+    assert describe(render(processor, messages)) == describe(render(processor))
+
+
 def test_the_rate_of_arrays_is_heard(processor):
     samples = 0.3 * np.sin(np.arange(16000) / 20)
     message = [{"role": "user", "content": [{"type": "audio", "audio": samples}]}]
@@ -325,6 +356,19 @@ def test_a_generation_config_of_ones_own_keeps_the_mode_of_the_model(model):
         del model.generation_config.mctp_mode
 
 
+def test_a_head_of_speech_alone_needs_slots_of_speech_alone(model):
+    with pytest.raises(ValueError, match="`mctp_speech_only_head` has no effect"):
+        model.generate(random_prompt(5), mctp_mode=[1, 4], mctp_speech_only_head=True)
+
+
+def test_settings_of_the_config_are_heeded():
+    model, tokens = random_model(2), random_prompt(5)
+    assert model(tokens).hidden_states is None and model(tokens).cache is not None
+    model.config.output_hidden_states = True
+    model.config.use_cache = False
+    assert len(model(tokens).hidden_states) == 3 and model(tokens).cache is None
+
+
 def test_continuous_batching_without_modules_is_refused(model):
     model.generation_config.mctp_mode = [1, 4]
     try:
@@ -368,6 +412,24 @@ def test_keywords_of_generate_reach_it_in_every_form(pipe):
         pipe(audio, max_new_tokens=3, generate_kwargs={"max_new_tokens": 4})
 
 
+def test_what_would_be_thrown_away_is_refused(pipe):
+    audio = 0.3 * np.sin(np.arange(16000) / 20)
+    for kwargs in (
+        {"return_dict_in_generate": True},
+        {"output_scores": True},
+        {"num_return_sequences": 2},
+        {"generation_config": GenerationConfig(num_return_sequences=2, do_sample=True)},
+    ):
+        with pytest.raises(ValueError, match="one answer for each input, and nothing else"):
+            pipe(audio, **kwargs)
+    with pytest.raises(ValueError, match="`system_prompt` is for an audio alone"):
+        pipe(CONVERSATION[:1], system_prompt="x")
+    with pytest.raises(ValueError, match="`feature_extractor` is refused"):
+        VitaAudioPipeline(
+            pipe.model, processor=pipe.processor, feature_extractor=pipe.processor.feature_extractor, device="cpu"
+        )
+
+
 def test_the_rate_of_arrays_is_heard_by_the_pipeline(pipe):
     audio = 0.3 * np.sin(np.arange(32000) / 20)
     expected = pipe({"array": audio, "sampling_rate": 32000})["text"]
@@ -387,7 +449,7 @@ REFUSED_VALUES = {
     "label_smoothing_factor": 0.1, "loss_type": "dft", "router_aux_loss_coef": 0.01, "use_liger_kernel": True,
     "use_cache": True, "model_init_kwargs": {"dtype": "float16"}, "chat_template_path": "x.jinja",
     "dataset_text_field": "content", "dataset_kwargs": {"skip_prepare_dataset": True}, "completion_only_loss": True,
-    "assistant_only_loss": True, "truncation_mode": "keep_end", "packing_strategy": "wrapped", "do_predict": True,
+    "assistant_only_loss": True, "truncation_mode": "keep_end", "packing_strategy": "wrapped", "do_predict": True, "liger_kernel_config": {"rope": True},
     "do_eval": True,
 }  # fmt: skip
 
@@ -440,6 +502,28 @@ def test_what_would_have_no_effect_in_this_place_is_refused(tmp_path, processor)
         trainer(tmp_path, processor, eval_dataset=Dataset.from_list([{"text": "a"}]))
     with pytest.raises(TypeError, match="must be a VitaAudioForConditionalGeneration"):
         trainer(tmp_path, processor, model=torch.nn.Linear(2, 2))
+
+
+def test_what_trl_would_cut_is_refused(tmp_path, processor):
+    for packing in (True, False):
+        for name in ("train_dataset", "eval_dataset"):
+            with pytest.raises(ValueError, match=f"`{name}` has a row of 25 tokens, more than `max_length` = 24"):
+                trainer(
+                    tmp_path,
+                    processor,
+                    {"max_length": 24, "packing": packing},
+                    **{"train_dataset": short_rows(), name: rows()},
+                )
+
+
+def short_rows():
+    return Dataset.from_list(2 * [{"input_ids": [5, 6, 7], "labels": [-100, 6, 7]}])
+
+
+def test_an_optimizer_that_is_there_already_has_its_rates(tmp_path, processor):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    with pytest.raises(ValueError, match="`mctp_learning_rate_multiplier` has no effect"):
+        trainer(tmp_path, processor, {"mctp_learning_rate_multiplier": 10.0}, optimizers=(optimizer, None))
 
 
 def test_rows_are_padded_to_the_multiple_asked_for(tmp_path, processor):

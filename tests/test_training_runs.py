@@ -283,6 +283,30 @@ def test_a_start_needs_something_to_start_from(folder, tmp_path):
         run(codec_name_or_path=None)
 
 
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"model_name_or_path": "somewhere"}, "`text_config` is for a start from nothing"),
+        ({"model_revision": "stage1"}, "`model_revision` is of a `model_name_or_path` on the Hub"),
+        ({"dtype": "float33"}, "`dtype` must be a type of torch"),
+        ({"tasks": ["asr", "zzz"]}, "the tasks .'zzz'.; its tasks are .'asr', 'sqa', 'tqa', 'tts'."),
+    ],
+)
+def test_settings_of_a_start_without_an_effect_are_refused(folder, tmp_path, settings, message):
+    config = write_config(tmp_path / "config.yaml", **settings_of(folder, tmp_path / "run", max_steps=1, **settings))
+    with pytest.raises(ValueError, match=message):
+        main(["--config", str(config)])
+
+
+def test_a_codec_beside_a_model_that_has_one_is_refused(folder, tmp_path):
+    settings = settings_of(folder, tmp_path / "run", max_steps=1)
+    main(["--config", str(write_config(tmp_path / "config.yaml", **settings))])
+    del settings["text_config"]
+    settings |= {"stage": 2, "model_name_or_path": str(tmp_path / "run"), "output_dir": str(tmp_path / "next")}
+    with pytest.raises(ValueError, match="`codec_name_or_path` has no effect"):
+        main(["--config", str(write_config(tmp_path / "config.yaml", **settings))])
+
+
 def test_answers_are_learnt_in_codes_of_the_same_kind(folder, tmp_path):
     tiny_codec().save_pretrained(tmp_path / "same")
     codec = VitaAudioCodec(VitaAudioCodecConfig(**TRAINABLE_CODEC))

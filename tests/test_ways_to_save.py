@@ -5,6 +5,7 @@
 import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from datasets import Dataset
 from test_export import BLOCK_OUR_PACKAGES
 from tiny_models import tiny_codec, tiny_model, tiny_processor
-from transformers import AutoModel, AutoProcessor, Trainer, TrainingArguments
+from transformers import AutoModel, AutoProcessor, Trainer, TrainingArguments, pipeline
 
 from modeling_vita_audio import VitaAudioForConditionalGeneration
 from modeling_vita_audio.saving_vita_audio import code_files
@@ -256,6 +257,52 @@ def test_datasets_hashes_and_sends_what_remote_code_is_made_of(pipe, saved, tmp_
     outputs = [run(code, saved, environment=environment, cwd=tmp_path).splitlines()[-1] for _ in range(2)]
     assert outputs[0] == outputs[1]
     assert json.loads(outputs[0])[1] == pipe.processor("What is two", return_tensors=None)["input_ids"][0]
+
+
+REMOTE_SAVES_ELSEWHERE = """
+import shutil
+from transformers import AutoModel, AutoProcessor
+model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
+processor = AutoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
+shutil.rmtree(sys.argv[1])
+model.save_pretrained(sys.argv[2])
+processor.save_pretrained(sys.argv[2])
+"""
+
+
+def test_remote_code_saves_all_of_it_when_its_source_is_gone(pipe, saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "source")
+    environment = {"HF_MODULES_CACHE": str(tmp_path / "modules-of-the-first"), "HF_HUB_OFFLINE": "1"}
+    run(BLOCK_OUR_PACKAGES + REMOTE_SAVES_ELSEWHERE, "source", "out", environment=environment, cwd=tmp_path)
+    assert_answers(pipe, tmp_path / "out", tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, "bfloat16"])
+def test_a_pipeline_of_another_type_is_saved(saved, tmp_path, dtype):
+    loaded = pipeline("audio-to-audio", model=str(saved), trust_remote_code=True, device="cpu", dtype=dtype)
+    loaded.save_pretrained(tmp_path / "out")
+    assert str(AutoModel.from_pretrained(tmp_path / "out").dtype).endswith(str(dtype).removeprefix("torch."))
+    assert "dtype" not in json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+
+
+def test_offloaded_weights_keep_the_type_they_are_stored_in(pipe, tmp_path):
+    round_to_half(copy.deepcopy(pipe.model)).save_pretrained(tmp_path / "half")
+    places = {"model.language_model": "cpu", "model.mctp_modules": "disk", "lm_head": "cpu"}
+    loaded = AutoModel.from_pretrained(tmp_path / "half", device_map=places, offload_folder=tmp_path / "offload")
+    loaded.save_pretrained(tmp_path / "again")
+    assert size_of_weights(tmp_path / "again") == size_of_weights(tmp_path / "half")
+
+
+def test_one_process_of_several_writes(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "out", is_main_process=False)
+    assert not list((tmp_path / "out").rglob("*.*"))
+
+
+def test_a_config_alone_keeps_the_names_of_the_code(pipe, tmp_path):
+    pipe.model.save_pretrained(tmp_path)
+    before = json.loads((tmp_path / "config.json").read_text())
+    pipe.model.config.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text()) == before
 
 
 def test_code_of_all_that_is_imported():

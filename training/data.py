@@ -80,7 +80,7 @@ def load_conversations(
     else:
         conversations = load_from_disk(path) if path.is_dir() else load_dataset(os.fspath(source), split=split)
         conversations = conversations[split] if isinstance(conversations, DatasetDict) else conversations
-        conversations = normalize_columns(conversations, tasks)
+        conversations = normalize_columns(conversations, tasks, os.fspath(source), split)
         num_conversations = len(conversations)
     if num_conversations == 0:
         raise ValueError(
@@ -90,7 +90,7 @@ def load_conversations(
 
 
 def read_json_lines(path: str, split: str, tasks: list[str] | None, changed: int = 0) -> Iterator[dict]:
-    folder = Path(path).parent
+    folder, known_tasks = Path(path).parent, set()
     with open(path, encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             try:
@@ -102,8 +102,18 @@ def read_json_lines(path: str, split: str, tasks: list[str] | None, changed: int
                 check_marks(messages, audios)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"{path}, line {number} is not a conversation: {error!r}") from error
+            known_tasks.add(row.get("task"))
             for _ in range(1 if tasks is None else tasks.count(row.get("task"))):
                 yield {"messages": messages, "audios": audios}
+    check_tasks(path, split, tasks, known_tasks)
+
+
+def check_tasks(source: str, split: str, tasks: list[str] | None, known_tasks: set[str]) -> None:
+    if missing := [task for task in tasks or () if task not in known_tasks]:
+        raise ValueError(
+            f"{source} has no conversations of the split '{split}' and the tasks {missing}; its tasks are "
+            f"{sorted(map(str, known_tasks))}."
+        )
 
 
 def check_marks(messages: list[dict], audios: list) -> None:
@@ -112,12 +122,13 @@ def check_marks(messages: list[dict], audios: list) -> None:
         raise ValueError(f"the messages have {num_marks} marks {AUDIO_MARK}, but there are {len(audios)} audios")
 
 
-def normalize_columns(conversations: Dataset, tasks: list[str] | None) -> Dataset:
+def normalize_columns(conversations: Dataset, tasks: list[str] | None, source: str, split: str) -> Dataset:
     if "messages" not in conversations.column_names:
         raise ValueError(f"The dataset needs a column `messages`, it has {conversations.column_names}.")
     if tasks is not None:
         if "task" not in conversations.column_names:
             raise ValueError(f"To choose the tasks {tasks} the dataset needs a column `task`.")
+        check_tasks(source, split, tasks, set(conversations["task"]))
         of_task = {task: [i for i, name in enumerate(conversations["task"]) if name == task] for task in set(tasks)}
         conversations = conversations.select([index for task in tasks for index in of_task[task]])
     if "audios" not in conversations.column_names:

@@ -34,6 +34,7 @@ from hub_cards.model_card import (
     write_model_card,
 )
 from hub_cards.push import PushError, call_hub, create_repository, default_revisions, push_folder
+from modeling_vita_audio.saving_vita_audio import put_in_place
 
 from .checkpoints import check_optimizer_state
 
@@ -249,11 +250,7 @@ class HubMixin:
             if self.is_world_process_zero():
                 self.complete_repository(unfinished)
                 drop_outdated_results(unfinished, output_dir)
-                for path in sorted(unfinished.iterdir(), key=lambda path: (path.suffix == ".safetensors", path.name)):
-                    target = output_dir / path.name
-                    if path.is_dir():
-                        shutil.rmtree(target, ignore_errors=True)
-                    os.replace(path, target)
+                put_in_place(unfinished, output_dir)
                 if is_ours(output_dir / CARD_FILE):
                     write_model_card(output_dir)
         finally:

@@ -13,6 +13,7 @@ from there or, where `push_to_hub` has sent it (see `training.hub`), from the Hu
     ... --stage 2 --push_to_hub --hub_model_id user/name --model_name_or_path user/name --model_revision stage1
 """
 
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,6 +101,18 @@ class VitaAudioScriptArguments:
     def __post_init__(self):
         if self.model_name_or_path is None and self.text_config is None:
             raise ValueError("Give a `model_name_or_path` to start from, or a `text_config` to start from nothing.")
+        if self.model_name_or_path is not None and self.text_config is not None:
+            raise ValueError(
+                "`text_config` is for a start from nothing, and has no effect beside a `model_name_or_path`."
+            )
+        if self.model_revision is not None and (
+            self.model_name_or_path is None or os.path.isdir(self.model_name_or_path)
+        ):
+            raise ValueError(
+                "`model_revision` is of a `model_name_or_path` on the Hub, and has no effect without one."
+            )
+        if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
+            raise ValueError(f"`dtype` must be a type of torch such as float32 or bfloat16, got {self.dtype!r:.200}.")
 
 
 def load_model_and_processor(
@@ -127,6 +140,10 @@ def load_model_and_processor(
     if name_or_path is not None:
         config = AutoConfig.from_pretrained(name_or_path, revision=revision, **trust)
         if config.model_type == VitaAudioConfig.model_type:
+            if script_args.codec_name_or_path is not None and name_or_path == script_args.model_name_or_path:
+                raise ValueError(
+                    f"`codec_name_or_path` has no effect: {name_or_path} has a processor with the codec that it was trained with."
+                )
             processor = VitaAudioProcessor.from_pretrained(name_or_path, revision=revision, **trust)
             return VitaAudioForConditionalGeneration.from_pretrained(name_or_path, **model_kwargs), processor
         if stage > 1:

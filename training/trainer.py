@@ -5,6 +5,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pyarrow.compute
 import torch
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
@@ -43,6 +44,7 @@ REFUSED_SETTINGS = {
     "loss_type": (("nll",), ITS_OWN_LOSS),
     "router_aux_loss_coef": ((None, 0.0), ITS_OWN_LOSS),
     "use_liger_kernel": ((False,), "Liger has no kernels for this model"),
+    "liger_kernel_config": ((None,), "Liger has no kernels for this model"),
     "use_cache": ((False, None), "training has no use for a cache"),
     "model_init_kwargs": ((None,), "the model is there already"),
     "chat_template_path": ((None,), EXAMPLES_ARE_MADE),
@@ -156,6 +158,11 @@ def prepare_model_for_stage(model: VitaAudioForConditionalGeneration, stage: int
     model.config.lm_loss_weight = float(plan.trains_language_model)
 
 
+def length_of_longest(dataset) -> int:
+    columns = dataset.select_columns("input_ids").with_format("arrow").iter(batch_size=10_000)
+    return max(pyarrow.compute.max(pyarrow.compute.list_value_length(rows["input_ids"])).as_py() for rows in columns)
+
+
 def has_flash_attention(model: VitaAudioForConditionalGeneration) -> bool:
     return "flash" in model.config._attn_implementation
 
@@ -198,8 +205,11 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
         for name, reason in REFUSED_ARGUMENTS.items():
             if kwargs.get(name) is not None:
                 raise ValueError(f"`{name}` is refused, as it would have no effect: {reason}.")
-        if kwargs.get("compute_metrics") is not None and args.prediction_loss_only:
-            raise ValueError("`compute_metrics` has no effect without `prediction_loss_only=False`.")
+        for name in ("compute_metrics", "preprocess_logits_for_metrics"):
+            if kwargs.get(name) is not None and args.prediction_loss_only:
+                raise ValueError(f"`{name}` has no effect without `prediction_loss_only=False`.")
+        if (kwargs.get("optimizers") or (None,))[0] is not None and args.mctp_learning_rate_multiplier != 1:
+            raise ValueError("`mctp_learning_rate_multiplier` has no effect on an optimizer that is there already.")
         if args.padding_free and not has_flash_attention(model):
             raise ValueError(
                 "`padding_free=True` has an effect with flash attention alone; set it as `attn_implementation`, or leave it out."
@@ -216,6 +226,11 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
                     raise ValueError(
                         f"`{name}` must have the columns `input_ids` and `labels`, as `build_training_dataset` makes them of "
                         f"conversations; it has {dataset.column_names}."
+                    )
+                if args.max_length is not None and (longest := length_of_longest(dataset)) > args.max_length:
+                    raise ValueError(
+                        f"`{name}` has a row of {longest} tokens, more than `max_length` = {args.max_length}, and rows are not cut; "
+                        "`build_training_dataset` with this `max_length` leaves it out."
                     )
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
