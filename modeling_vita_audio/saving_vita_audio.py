@@ -211,12 +211,13 @@ def narrowed(model, dtype: torch.dtype, state_dict: dict[str, torch.Tensor] | No
     narrow, state_dict = {}, state_dict or model.state_dict()
     for name, tensor in state_dict.items():
         if tensor.device.type == "meta":
-            tensor = load_offloaded_parameter(model, name)
+            tensor, place = load_offloaded_parameter(model, name), name
+        else:
+            # tied ones stay tied
+            place = (tensor.data_ptr(), tensor.shape)
         if not tensor.is_floating_point() or tensor.itemsize <= dtype.itemsize:
             narrow[name] = tensor
             continue
-        # tied ones stay tied
-        place = (tensor.data_ptr(), tensor.shape)
         if place not in narrow:
             candidate = tensor.to(dtype)
             narrow[place] = candidate if candidate.to(tensor.dtype).equal(tensor) else tensor

@@ -77,7 +77,8 @@ def weights(folder):
 
 def test_four_stages_one_after_the_other(folder, tmp_path):
     for stage in (1, 2, 3, 4):
-        before = {"model_name_or_path": str(tmp_path / f"stage{stage - 1}"), "codec_name_or_path": None}
+        before = {"model_name_or_path": str(tmp_path / f"stage{stage - 1}")}
+        before |= dict.fromkeys(["codec_name_or_path", "text_config"])
         settings = settings_of(folder, tmp_path / f"stage{stage}", stage=stage, max_steps=2, save_strategy="no")
         main(["--config", str(write_config(tmp_path / "config.yaml", **(settings | (before if stage > 1 else {}))))])
         saved = tmp_path / f"stage{stage}"
