@@ -251,6 +251,15 @@ class VitaAudioGenerationMixin(GenerationMixin):
                 raise ValueError(f"`{name}` is of the model's forward, and has no effect in `generate`.")
         return generation_config, model_kwargs
 
+    def _validate_generated_length(self, generation_config: GenerationConfig, input_ids_length: int, *args):
+        positions = getattr(self.config.text_config, "max_position_embeddings", None)
+        if positions is not None and input_ids_length > positions:
+            raise ValueError(
+                f"The prompt has {input_ids_length} tokens, but the model has positions for {positions} "
+                "(`text_config.max_position_embeddings`)."
+            )
+        super()._validate_generated_length(generation_config, input_ids_length, *args)
+
     def init_continuous_batching(self, *args, **kwargs):
         """
         [`ContinuousMixin.init_continuous_batching`], which knows of the language model alone.

@@ -77,7 +77,8 @@ def split_at_marks(messages: Sequence[dict], audios: Sequence | None = None) -> 
     Raises:
         ValueError: the number of marks is not that of `audios`, or a message or a part is malformed.
     """
-    normalized = [{**message, "content": _to_parts(message)} for message in messages]
+    contents = list(map(_to_parts, messages))
+    normalized = [{**message, "content": content} for message, content in zip(messages, contents)]
     unnamed = [part for m in normalized for part in m["content"] if part["type"] == "audio" and part["audio"] is None]
     audios = list(audios) if audios is not None else []
     if len(unnamed) != len(audios):
@@ -90,6 +91,8 @@ def split_at_marks(messages: Sequence[dict], audios: Sequence | None = None) -> 
 
 
 def _to_parts(message: dict) -> list[dict]:
+    if not isinstance(message, dict):
+        raise ValueError(f"A message must be a dictionary, got {message!r:.200}.")
     content = message.get("content")
     if not isinstance(message.get("role"), str) or not isinstance(content, (str, list, tuple)):
         raise ValueError(
@@ -105,6 +108,8 @@ def _to_parts(message: dict) -> list[dict]:
 
 
 def _normalize_part(part: dict) -> dict:
+    if not isinstance(part, dict):
+        raise ValueError(f"A content part must be a dictionary, got {part!r:.200}.")
     # a dataset has all keys in all rows
     part = {key: value for key, value in part.items() if value is not None}
     others = part.keys() - {"type"} - ({"text"} if part.get("type") == "text" else {*AUDIO_KEYS, "sampling_rate"})

@@ -360,6 +360,8 @@ class VitaAudioProcessor(ProcessorMixin):
         for message, joined in zip(messages, _join(messages)):
             # the parts together, for a mark may be cut in two by them
             for text, num_audios in ((message["role"], 0), (joined["content"], len(_audio_parts([message])))):
+                if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+                    raise ValueError("The text has half a character in it (a lone surrogate), which no encoding has.")
                 ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
                 marks = [i for i in ids if i in self._control_token_ids or self.speech_vocabulary.is_code(i)]
                 for _ in range(num_audios):
@@ -410,6 +412,10 @@ class VitaAudioProcessor(ProcessorMixin):
             written: start and end in it of what the assistant wrote; without any, nothing is cut.
             spans: the ids that the marks stand for.
         """
+        if (num_marks := rendered.count(AUDIO_MARK)) != len(spans):
+            raise ValueError(
+                f"The chat template writes {num_marks} marks {AUDIO_MARK} for {len(spans)} audios; it must write one for each."
+            )
         input_ids, mask, spans, end = [], [], iter(spans), 0
         for start, stop in [*written, (len(rendered), len(rendered))]:
             for piece, is_written in ((rendered[end:start], 0), (rendered[start:stop], 1)):

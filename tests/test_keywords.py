@@ -264,6 +264,29 @@ def test_masks_of_what_the_assistant_wrote(processor, padding_side):
         processor.apply_chat_template(CONVERSATION, tokenize=True, return_assistant_tokens_mask=True)
 
 
+@pytest.mark.parametrize("marks, found", [("", 0), ("<|audio|><|audio|>", 2)])
+def test_a_template_that_loses_or_doubles_the_audio_is_refused(processor, marks, found):
+    audio = 0.3 * np.sin(np.arange(16000) / 20)
+    message = [{"role": "user", "content": [{"type": "audio", "audio": audio}]}]
+    template = "{% for message in messages %}<|im_start|>" + marks + "<|im_end|>{% endfor %}"
+    with pytest.raises(ValueError, match=f"writes {found} marks <.audio.> for 1 audios"):
+        render(processor, message, chat_template=template)
+
+
+@pytest.mark.parametrize(
+    "conversation, message",
+    [
+        (["hello"], "A message must be a dictionary, got 'hello'"),
+        ([{"role": "user", "content": ["hello"]}], "A content part must be a dictionary, got 'hello'"),
+        ([{"role": "user", "content": "half \ud83d a character"}], "half a character"),
+        ([{"role": "user", "content": [{"type": "text", "text": "\udc00"}]}], "half a character"),
+    ],
+)
+def test_what_is_no_conversation_is_named(processor, conversation, message):
+    with pytest.raises(ValueError, match=message):
+        render(processor, conversation)
+
+
 def test_a_final_message_is_continued(processor):
     whole = processor.apply_chat_template(CONVERSATION)
     begun = processor.apply_chat_template(CONVERSATION, continue_final_message=True)
@@ -367,6 +390,13 @@ def test_settings_of_the_config_are_heeded():
     model.config.output_hidden_states = True
     model.config.use_cache = False
     assert len(model(tokens).hidden_states) == 3 and model(tokens).cache is None
+
+
+def test_a_prompt_beyond_the_positions_of_the_model_is_refused(model):
+    assert model.generate(random_prompt(510), mctp_mode=[1, 4], max_new_tokens=2).shape == (1, 512)
+    for mctp_mode in ("vanilla", [1, 4]):
+        with pytest.raises(ValueError, match="prompt has 513 tokens, but the model has positions for 512"):
+            model.generate(random_prompt(513), mctp_mode=mctp_mode, max_new_tokens=2)
 
 
 def test_continuous_batching_without_modules_is_refused(model):
