@@ -63,6 +63,7 @@ extras["test"] = [
     *extras["eval"],
     *extras["quality"],
     "pytest>=8,<10",
+    "hypothesis>=6.100,<7",
     "peft>=0.18,<1",
     "torchao>=0.16,<1",
     "packaging>=24",

@@ -24,6 +24,19 @@ DEFAULT_TEXT_CONFIG = {
 }
 
 
+# Far beyond any model there is, and near enough that a config with more fails at once instead of filling the memory
+LARGEST_SIZES = {
+    "vocab_size": 2**24,
+    "hidden_size": 2**17,
+    "intermediate_size": 2**20,
+    "num_hidden_layers": 2**12,
+    "num_attention_heads": 2**12,
+    "num_key_value_heads": 2**12,
+}
+LARGEST_NUM_MCTP_MODULES = 256
+
+STORAGE_DTYPES = ("float16", "bfloat16", "float32")
+
 MODEL_CLASS = "modeling_vita_audio.VitaAudioForConditionalGeneration"
 
 
@@ -128,11 +141,14 @@ class VitaAudioConfig(PreTrainedConfig):
                     f"`text_config` has `{name}` = {getattr(config, name)}: a language model that changes the logits of its head "
                     "cannot carry MCTP modules, which share it."
                 )
-        sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
-        for name in sizes:
+        for name, largest in LARGEST_SIZES.items():
             if (size := getattr(config, name, None)) is not None and size < 1:
                 raise ValueError(f"`text_config.{name}` must be 1 or more, got {size}.")
-        num_heads, num_kv_heads = (getattr(config, name, None) for name in sizes[-2:])
+            if size is not None and size > largest:
+                raise ValueError(f"`text_config.{name}` must be {largest} at most, got {size}.")
+        num_heads, num_kv_heads = (
+            getattr(config, name, None) for name in ("num_attention_heads", "num_key_value_heads")
+        )
         if None not in (num_heads, num_kv_heads) and num_heads % num_kv_heads != 0:
             raise ValueError(
                 f"`text_config.num_attention_heads` is {num_heads}, which is no multiple of `num_key_value_heads`, {num_kv_heads}."
@@ -150,6 +166,14 @@ class VitaAudioConfig(PreTrainedConfig):
     def validate_modules(self):
         if self.num_mctp_modules < 0:
             raise ValueError(f"`num_mctp_modules` must be 0 or more, got {self.num_mctp_modules}.")
+        if self.num_mctp_modules > LARGEST_NUM_MCTP_MODULES:
+            raise ValueError(
+                f"`num_mctp_modules` must be {LARGEST_NUM_MCTP_MODULES} at most, got {self.num_mctp_modules}."
+            )
+        if self.storage_dtype not in (None, *STORAGE_DTYPES):
+            raise ValueError(
+                f"`storage_dtype` must be one of {', '.join(STORAGE_DTYPES)}, got {self.storage_dtype!r:.200}."
+            )
         for name in ("lm_loss_weight", "mctp_loss_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must be 0 or more, got {getattr(self, name)}.")

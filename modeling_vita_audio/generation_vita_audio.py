@@ -64,7 +64,7 @@ def resolve_mctp_mode(mctp_mode: str | list[int], num_mctp_modules: int) -> list
     schedule = MCTP_MODES.get(mctp_mode) if isinstance(mctp_mode, str) else mctp_mode
     if not isinstance(schedule, list | tuple):
         raise ValueError(
-            f"Unknown `mctp_mode` {mctp_mode!r}. It is one of {', '.join(MCTP_MODES)} or a list of numbers."
+            f"Unknown `mctp_mode` {mctp_mode!r:.200}. It is one of {', '.join(MCTP_MODES)} or a list of numbers."
         )
     if not all(isinstance(number, Integral) and number >= 0 for number in schedule):
         raise ValueError(f"`mctp_mode` must be a list of integers that are not negative, got {mctp_mode}.")
@@ -228,6 +228,9 @@ class VitaAudioGenerationMixin(GenerationMixin):
             if given[name] is None:
                 given[name] = default
             setattr(generation_config, name, given[name])
+        for name in ("mctp_verify", "mctp_speech_only_head"):
+            if not isinstance(getattr(generation_config, name), bool):
+                raise ValueError(f"`{name}` must be True or False, got {getattr(generation_config, name)!r:.200}.")
         generation_config.mctp_mode = resolve_mctp_mode(given["mctp_mode"], self.config.num_mctp_modules)
 
         # transformers would first offer to fetch some of the modes that are refused here

@@ -203,6 +203,21 @@ def add_code(folder: Path, remote_code: dict[str, dict], source: str | None = No
         (folder / file_name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
+@torch.no_grad()
+def check_finite(model: torch.nn.Module, name_or_path: str) -> None:
+    """
+    Raises:
+        ValueError: a weight has NaN or infinite values, with which all answers would be nonsense.
+    """
+    for name, parameter in model.named_parameters():
+        # packed numbers of quantised layers have none
+        is_plain = type(parameter) is torch.nn.Parameter and parameter.is_floating_point() and parameter.itemsize > 1
+        if parameter.is_meta or not is_plain:
+            continue
+        if parameter.numel() and not torch.stack(torch.aminmax(parameter)).isfinite().all():
+            raise ValueError(f"The weights in '{name_or_path}' have NaN or infinite values in {name}.")
+
+
 def narrowed(model, dtype: torch.dtype, state_dict: dict[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
     """
     The tensors of a model, or those given, in a smaller `dtype` where that loses nothing, as of weights that were loaded from it
@@ -272,4 +287,13 @@ def saved_whole(save_pretrained: Callable) -> Callable:
     return save_pretrained_whole
 
 
-__all__ = ["add_code", "check_is_free", "code_files", "keep_code", "put_in_place", "saved_whole", "written_whole"]
+__all__ = [
+    "add_code",
+    "check_finite",
+    "check_is_free",
+    "code_files",
+    "keep_code",
+    "put_in_place",
+    "saved_whole",
+    "written_whole",
+]

@@ -236,4 +236,4 @@ def _check(name: str, samples: np.ndarray, sampling_rate: float, max_seconds: fl
         raise ValueError(f"{name} is silent: none of its samples is above {MIN_AMPLITUDE:g}, which is -80 dBFS.")
 
 
-__all__ = ["MIN_AUDIO_SECONDS", "load_audio"]
+__all__ = ["MAX_AUDIO_SECONDS", "MIN_AUDIO_SECONDS", "load_audio"]

@@ -307,7 +307,8 @@ def respond(arguments, pipe, inputs, output: str | None = None, input_seconds: f
 
     options = {"mctp_mode": arguments.mode, "max_new_tokens": arguments.max_new_tokens}
     options = {name: value for name, value in options.items() if value is not None}
-    mode = options.get("mctp_mode", pipe.model.generation_config.mctp_mode)
+    # a converted model's generation config may name none
+    mode = options.get("mctp_mode") or getattr(pipe.model.generation_config, "mctp_mode", None) or "vanilla"
     if arguments.seed is not None:
         set_seed(arguments.seed)
         options["do_sample"] = True

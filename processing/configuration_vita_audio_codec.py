@@ -8,6 +8,24 @@ from transformers import PreTrainedConfig
 from .compatibility_vita_audio import attach_to_package
 
 
+# What makes sense, with room: beyond it a config fails at once instead of filling the memory
+BOUNDS = {
+    "sampling_rate": (8000, 192000),
+    "num_mel_bins": (1, 1024),
+    "codebook_size": (2, 2**20),
+    "codebook_dim": (1, 2**14),
+    "encoder_hidden_sizes": (1, 2**14),
+    "encoder_depths": (0, 256),
+    "decoder_hidden_sizes": (1, 2**14),
+    "decoder_depths": (0, 256),
+    "decoder_lookahead": (0, 256),
+    "kernel_size": (1, 255),
+    "num_voices": (1, 2**16),
+    "synthesis_window": (4, 2**16),
+    "initializer_range": (0.0, 10.0),
+}
+
+
 @strict
 class VitaAudioCodecConfig(PreTrainedConfig):
     r"""
@@ -69,6 +87,15 @@ class VitaAudioCodecConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
+        for name, (smallest, largest) in BOUNDS.items():
+            value = getattr(self, name)
+            for number in value if isinstance(value, (list, tuple)) else [value]:
+                if isinstance(number, bool) or not smallest <= number <= largest:
+                    raise ValueError(f"`{name}` must be {smallest} to {largest}, got {value!r:.200}.")
+        if self.sampling_rate % 100:
+            raise ValueError(f"`sampling_rate` must be a multiple of 100 Hz, got {self.sampling_rate}.")
+        if self.storage_dtype not in (None, "float16", "bfloat16", "float32"):
+            raise ValueError(f"`storage_dtype` must be float16, bfloat16 or float32, got {self.storage_dtype!r:.200}.")
         if len(self.encoder_hidden_sizes) != 3 or len(self.encoder_depths) != 3:
             raise ValueError(
                 "`encoder_hidden_sizes` and `encoder_depths` need one entry for each of the 3 encoder stages, got "
@@ -78,11 +105,6 @@ class VitaAudioCodecConfig(PreTrainedConfig):
             raise ValueError(
                 "`decoder_hidden_sizes` and `decoder_depths` need one entry for each of the 2 decoder stages, got "
                 f"{self.decoder_hidden_sizes} and {self.decoder_depths}."
-            )
-        if self.codebook_size < 2 or self.codebook_dim < 1:
-            raise ValueError(
-                f"`codebook_size` must be at least 2 and `codebook_dim` at least 1, got {self.codebook_size} and "
-                f"{self.codebook_dim}."
             )
         if self.synthesis_window % 4 or self.mel_hop_length % self.synthesis_hop_length:
             raise ValueError(

@@ -4,6 +4,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 
 # One text token, 8 speech codes in their two delimiters, then 4 text tokens and 8 codes, repeated: the pattern that
@@ -92,6 +93,8 @@ def check_interleave_pattern(pattern: Sequence[int]) -> None:
     Raises:
         ValueError: the pattern is not pairs of (text tokens >= 1, speech tokens >= 3: two delimiters and a code).
     """
+    if isinstance(pattern, str) or not all(isinstance(number, Integral) for number in pattern):
+        raise ValueError(f"An interleave pattern is a list of whole numbers, got {pattern!r:.200}.")
     if len(pattern) == 0 or len(pattern) % 2:
         raise ValueError(
             f"An interleave pattern is pairs [text, speech, ...], but {list(pattern)} is not an even length."

@@ -19,13 +19,13 @@ from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from transformers.utils import CONFIG_NAME, cached_file
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from .audio_vita_audio import load_audio
+from .audio_vita_audio import MAX_AUDIO_SECONDS, load_audio
 from .compatibility_vita_audio import attach_to_package
 from .configuration_vita_audio_codec import VitaAudioCodecConfig
 from .conversation_vita_audio import AUDIO_MARK, CHAT_TEMPLATE, split_at_marks
 from .interleaving_vita_audio import DEFAULT_INTERLEAVE_PATTERN, SpeechVocabulary, check_interleave_pattern, interleave
 from .modeling_vita_audio_codec import VitaAudioCodec
-from .saving_vita_audio import keep_code, saved_whole
+from .saving_vita_audio import check_finite, keep_code, saved_whole
 
 
 AUDIO_TOKENIZER_SUBFOLDER = "audio_tokenizer"
@@ -106,6 +106,11 @@ class VitaAudioProcessor(ProcessorMixin):
             feature_extractor, tokenizer, chat_template=CHAT_TEMPLATE if chat_template is None else chat_template
         )
         check_interleave_pattern(interleave_pattern)
+        is_number = isinstance(max_audio_seconds, (int, float)) and not isinstance(max_audio_seconds, bool)
+        if not is_number or not 0 < max_audio_seconds <= MAX_AUDIO_SECONDS:
+            raise ValueError(
+                f"`max_audio_seconds` must be a number of seconds up to {MAX_AUDIO_SECONDS:g}, got {max_audio_seconds!r:.200}."
+            )
         self.interleave_pattern = list(interleave_pattern)
         self.max_audio_seconds = max_audio_seconds
         self.audio_token = AUDIO_MARK
@@ -657,6 +662,7 @@ def _load_codec(pretrained_model_name_or_path, model_type: str, **kwargs) -> Pre
             f"The codec's weights in {pretrained_model_name_or_path}/{kwargs['subfolder']} do not fit its configuration: "
             f"{problems}."
         )
+    check_finite(codec, os.path.join(str(pretrained_model_name_or_path), kwargs["subfolder"]))
     return codec
 
 

@@ -170,3 +170,23 @@ def test_save_and_load(codec, tmp_path):
 def test_refuses_by_name(codec, call, message):
     with pytest.raises(Exception, match=message):
         call(codec)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"decoder_lookahead": -1},
+        {"decoder_lookahead": 10**6},
+        {"num_voices": 0},
+        {"sampling_rate": 16050},
+        {"sampling_rate": 0},
+        {"codebook_size": 1},
+        {"encoder_depths": (1, 1, 10**6)},
+        {"decoder_hidden_sizes": (0, 8)},
+        {"initializer_range": float("nan")},
+        {"storage_dtype": "int8"},
+    ],
+)
+def test_values_that_make_no_sense_are_refused(kwargs):
+    with pytest.raises(ValueError, match=f"`{next(iter(kwargs))}` must be"):
+        VitaAudioCodecConfig(**kwargs)

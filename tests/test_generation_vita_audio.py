@@ -187,6 +187,8 @@ def test_number_of_forwards(model, mctp_mode, language_model, modules):
         ({"mctp_mode": [1, 2.5]}, "integers"),
         ({"mctp_mode": [0, 10]}, "1 or more tokens of the language model"),
         ({"mctp_mode": [1, 11]}, "takes 11 MCTP steps, but the model has 10 modules"),
+        ({"mctp_mode": "boost", "mctp_verify": "x"}, "`mctp_verify` must be True or False, got 'x'"),
+        ({"mctp_mode": "boost", "mctp_speech_only_head": 2}, "`mctp_speech_only_head` must be True or False, got 2"),
         ({"mctp_mode": "boost", "use_cache": False}, "use_cache=True"),
         ({"num_beams": 2}, "beam search"),
         ({"num_beams": 2, "do_sample": True}, "beam sample"),

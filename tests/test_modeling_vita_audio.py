@@ -100,6 +100,9 @@ def test_config_is_saved_and_loaded(tmp_path, model_type):
     "kwargs, message",
     [
         ({"num_mctp_modules": -1}, "`num_mctp_modules` must be 0 or more, got -1"),
+        ({"num_mctp_modules": 10**6}, "`num_mctp_modules` must be 256 at most, got 1000000"),
+        ({"text_config": {"hidden_size": 10**9}}, "`text_config.hidden_size` must be 131072 at most"),
+        ({"storage_dtype": "float17"}, "`storage_dtype` must be one of float16, bfloat16, float32"),
         ({"mctp_loss_weight": -0.5}, "`mctp_loss_weight` must be 0 or more"),
         ({"speech_token_offset": 101}, "ids 101 to 120 .* `text_config.vocab_size` is 120"),
         ({"speech_token_offset": -1}, "ids -1 to 18"),
@@ -612,6 +615,16 @@ model = AutoModel.from_pretrained(copy, trust_remote_code=True)
 tokens = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=40)
 print(json.dumps({"tokens": tokens.tolist(), "module": type(model).__module__}))
 """
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(tmp_path, value):
+    model = random_model(1)
+    with torch.no_grad():
+        model.model.mctp_modules[0].proj.weight[3, 5] = value
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="NaN or infinite values in model.mctp_modules.0.proj.weight"):
+        VitaAudioForConditionalGeneration.from_pretrained(tmp_path)
 
 
 def test_a_saved_folder_is_remote_code(tmp_path):

@@ -1,0 +1,48 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Configurations: they make sense, or are refused at once by a clear error."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from test_fuzz_input import CLEAR_ERRORS, VALUES
+
+from modeling_vita_audio import VitaAudioConfig
+from processing import VitaAudioCodecConfig
+
+
+# within what a file says, so that most of it makes sense
+CONFIGS = {
+    VitaAudioConfig: [
+        "num_mctp_modules",
+        "lm_loss_weight",
+        "audio_token_id",
+        "speech_token_offset",
+        "num_speech_tokens",
+        "text_config",
+        "storage_dtype",
+        "tie_word_embeddings",
+    ],
+    VitaAudioCodecConfig: [
+        "sampling_rate",
+        "codebook_size",
+        "encoder_hidden_sizes",
+        "decoder_depths",
+        "decoder_lookahead",
+        "kernel_size",
+        "num_voices",
+        "voice_names",
+        "synthesis_window",
+    ],
+}
+
+
+@given(st.sampled_from(list(CONFIGS)), st.data())
+def test_configurations(config_class, data):
+    values = data.draw(st.dictionaries(st.sampled_from(CONFIGS[config_class]), VALUES, max_size=3))
+    try:
+        config_class(**values)
+    except CLEAR_ERRORS:
+        pass
+    except Exception as error:
+        # `@strict` has errors of its own, for a wrong type
+        assert type(error).__module__ == "huggingface_hub.errors", values
