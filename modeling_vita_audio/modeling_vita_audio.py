@@ -404,7 +404,7 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
                 f"The checkpoint '{pretrained_model_name_or_path}' does not fit its config. Tensors {listing}."
             )
         check_finite(model, str(pretrained_model_name_or_path))
-        keep_code(cls.remote_code, str(pretrained_model_name_or_path))
+        keep_code(cls.remote_code, str(pretrained_model_name_or_path), **kwargs)
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, save_directory, *args, **kwargs):

@@ -29,6 +29,9 @@ CODE_FOLDERS = [Path(__file__).resolve().parent, Path(__file__).resolve().parent
 
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
+# Of `from_pretrained`, to find the files of a repository
+HUB_KWARGS = ("cache_dir", "force_download", "proxies", "token", "local_files_only", "revision")
+
 # Of `save_pretrained(push_to_hub=True)`, as transformers takes them
 REPO_KWARGS = ("repo_id", "private")
 COMMIT_KWARGS = ("commit_message", "commit_description", "create_pr", "revision")
@@ -122,13 +125,14 @@ def check_is_free(folder: Path) -> None:
         raise ValueError(f"{folder} exists and is not an empty folder; write to another one.")
 
 
-def code_files(modules: Iterable[str], source: str | None = None) -> dict[str, Path]:
+def code_files(modules: Iterable[str], source: str | None = None, **hub_kwargs) -> dict[str, Path]:
     """
     The files of modules and of all that they import relatively.
 
     Args:
         modules: their names, without a path or `.py`.
         source: the folder or Hub id that what uses them was loaded from, for those that nothing has loaded yet.
+        hub_kwargs: of that loading, see `HUB_KWARGS`.
 
     Returns:
         `dict[str, Path]`: by the names of the modules; those that are nowhere are left out.
@@ -136,35 +140,34 @@ def code_files(modules: Iterable[str], source: str | None = None) -> dict[str, P
     files, names = {}, list(modules)
     while names:
         name = names.pop()
-        path = None if name in files else find_code(f"{name}.py", source)
+        path = None if name in files else find_code(f"{name}.py", source, **hub_kwargs)
         if path is not None:
             files[name] = path
             names += get_relative_imports(path)
     return files
 
 
-def find_code(file_name: str, source: str | None) -> Path | None:
+def find_code(file_name: str, source: str | None, **hub_kwargs) -> Path | None:
     for folder in CODE_FOLDERS:
         if (folder / file_name).is_file():
             return folder / file_name
     if not source or not (os.path.isdir(source) or REPO_ID.fullmatch(source)):
         return None
-    path = cached_file(
-        source,
-        file_name,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        _raise_exceptions_for_gated_repo=False,
-    )
+    try:
+        path = cached_file(source, file_name, **hub_kwargs)
+    except OSError:
+        # it is not there, or not to be had; what is loaded works without it
+        return None
     return path and Path(path)
 
 
-def keep_code(remote_code: dict[str, dict], source: str) -> None:
+def keep_code(remote_code: dict[str, dict], source: str, **kwargs) -> None:
     """
     Puts code that `remote_code` names and that transformers did not load, as nothing has needed it yet, beside what it did, so
-    that a save finds it wherever `source` is by then.
+    that a save finds it wherever `source` is by then. `kwargs` are those of `from_pretrained`.
     """
-    for path in code_files(modules_of(remote_code), source).values():
+    hub_kwargs = {name: kwargs[name] for name in HUB_KWARGS if name in kwargs}
+    for path in code_files(modules_of(remote_code), source, **hub_kwargs).values():
         if path.parent not in CODE_FOLDERS:
             shutil.copyfile(path, CODE_FOLDERS[0] / path.name)
 

@@ -25,7 +25,7 @@ from .configuration_vita_audio_codec import VitaAudioCodecConfig
 from .conversation_vita_audio import AUDIO_MARK, CHAT_TEMPLATE, split_at_marks
 from .interleaving_vita_audio import DEFAULT_INTERLEAVE_PATTERN, SpeechVocabulary, check_interleave_pattern, interleave
 from .modeling_vita_audio_codec import VitaAudioCodec
-from .saving_vita_audio import check_finite, keep_code, saved_whole
+from .saving_vita_audio import HUB_KWARGS, check_finite, keep_code, saved_whole
 
 
 AUDIO_TOKENIZER_SUBFOLDER = "audio_tokenizer"
@@ -33,9 +33,8 @@ AUDIO_TOKENIZER_SUBFOLDER = "audio_tokenizer"
 # Codecs that come with this code, by model type; any other is one of transformers' own or brings its code with it.
 CODEC_CLASSES = {VitaAudioCodecConfig.model_type: VitaAudioCodec}
 
-# What `from_pretrained` takes to find a repository's files. The model's dtype and device are not for the codec.
+# What `from_pretrained` takes of the model's, and is not for the codec
 MODEL_KWARGS = ("dtype", "torch_dtype", "device_map", "attn_implementation", "quantization_config", "max_memory")
-HUB_KWARGS = ("cache_dir", "force_download", "proxies", "token", "local_files_only", "revision")
 
 IGNORED_LABEL = -100
 
@@ -549,7 +548,7 @@ class VitaAudioProcessor(ProcessorMixin):
         """
         kwargs = {name: value for name, value in kwargs.items() if name not in MODEL_KWARGS}
         processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        keep_code(cls.remote_code, str(pretrained_model_name_or_path))
+        keep_code(cls.remote_code, str(pretrained_model_name_or_path), **kwargs)
         return processor
 
     @classmethod

@@ -2,7 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The module of this name of `modeling_vita_audio`, under which a Hub folder, where all files lie side by side, has that itself."""
 
-from modeling_vita_audio.saving_vita_audio import check_finite, check_is_free, keep_code, saved_whole, written_whole
+from modeling_vita_audio.saving_vita_audio import (
+    HUB_KWARGS,
+    check_finite,
+    check_is_free,
+    keep_code,
+    saved_whole,
+    written_whole,
+)
 
 
-__all__ = ["check_finite", "check_is_free", "keep_code", "saved_whole", "written_whole"]
+__all__ = ["HUB_KWARGS", "check_finite", "check_is_free", "keep_code", "saved_whole", "written_whole"]
