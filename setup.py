@@ -95,6 +95,7 @@ setup(
         # the pictures of the cards, and what keeps secrets out of what is pushed
         "matplotlib>=3.9,<4",
         "detect-secrets>=1.5,<2",
+        "jsonschema>=4.20,<5",
     ],
     extras_require=extras,
     entry_points={"console_scripts": ["vita-audio=processing.cli:main"]},

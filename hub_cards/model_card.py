@@ -9,17 +9,20 @@ The card of a model, from the files in its folder alone:
   that the harness writes elsewhere: how good it is;
 - the card that is there: licence and languages and, of a converted release, where it is from.
 
-What has no file is said to be missing. Needs no more than `huggingface_hub` and matplotlib.
+What has no file is said to be missing.
 """
 
 import json
+import math
 from pathlib import Path
 
+import jsonschema
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from .plots import plot_losses
 from .results import benchmark_results, benchmark_table, eval_results, is_hub_id, loss_table, results_table
+from .schemas import CONFIG, RESULTS, TRAINER_STATE, TRAINING_RECORD
 
 
 CARD_FILE = "README.md"
@@ -38,6 +41,14 @@ FILES_OF_THE_CARD = (
     BENCHMARKS_FILE,
     SAMPLE_QUESTION,
 )
+
+SCHEMAS = {
+    "config.json": CONFIG,
+    TRAINING_RECORD_FILE: TRAINING_RECORD,
+    TRAINER_STATE_FILE: TRAINER_STATE,
+    RESULTS_FILE: RESULTS,
+    BENCHMARKS_FILE: RESULTS,
+}
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.jinja"
 
@@ -100,6 +111,8 @@ def render_model_card(
     dataset = record.get("dataset", {})
     benchmarks = (read_json(folder / BENCHMARKS_FILE) or {}).get("benchmarks", {})
     evaluations = benchmark_results(benchmarks)
+    if results and "modes" not in results:
+        raise ValueError(f"{folder / RESULTS_FILE} has no `modes`; `vita-audio evaluate` writes a file that has.")
     if results:
         evaluations += eval_results(results, dataset.get("repo_id"))
     data = ModelCardData(
@@ -229,21 +242,32 @@ def read_model_config(folder: Path) -> dict:
 
 def metadata_of(path: Path) -> dict:
     """Metadata of a card; none where there is no card."""
-    return ModelCard.load(path, ignore_metadata_errors=True).data.to_dict() if path.is_file() else {}
+    return load_card(path, ignore_metadata_errors=True).data.to_dict() if path.is_file() else {}
+
+
+def load_card(path: Path, **kwargs) -> ModelCard:
+    """
+    Raises:
+        ValueError: it is no text, or its metadata is malformed.
+    """
+    try:
+        return ModelCard.load(path, **kwargs)
+    # what is wrong with metadata ends in an error of YAML, or in any other of the client
+    except Exception as error:
+        raise ValueError(f"{path} is no card with valid metadata: {str(error):.200}") from error
 
 
 def count_parameters(folder: Path) -> int | None:
     """The number of parameters in a folder's weights, the codec's not counted; None where there are none."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     total = 0
     for path in sorted(folder.glob("model*.safetensors")):
-        with safe_open(path, framework="numpy") as weights:
-            for name in weights.keys():
-                size = 1
-                for length in weights.get_slice(name).get_shape():
-                    size *= length
-                total += size
+        try:
+            with safe_open(path, framework="numpy") as weights:
+                total += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())
+        except SafetensorError as error:
+            raise ValueError(f"{path} is broken or not complete: {error}") from error
     return total or None
 
 
@@ -255,6 +279,12 @@ def read_json(path: Path) -> dict | None:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+        content = json.loads(path.read_text(encoding="utf-8"))
+        jsonschema.validate(content, SCHEMAS.get(path.name, {}))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {str(error):.200}") from error
+    except jsonschema.ValidationError as error:
+        raise ValueError(
+            f"{path} is not as our commands write it, at {error.json_path}: {error.message:.200}"
+        ) from error
+    return content

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from httpx2 import RequestError
-from huggingface_hub import HfApi, ModelCard, constants
+from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -34,6 +34,7 @@ from .model_card import (
     TRAINING_RECORD_FILE,
     check_metadata,
     is_ours,
+    load_card,
     read_json,
     read_model_config,
     render_model_card,
@@ -170,7 +171,7 @@ def push_folder(
         # its snippet loads from the first
         write_model_card(folder, repo_id=repo_id, revision=revisions[0])
     plan = plan_push(folder, with_checkpoints, {"the token of the Hub": api.token} if api.token else None)
-    card = ModelCard.load(folder / CARD_FILE)
+    card = load_card(folder / CARD_FILE)
     check_metadata(card, folder / CARD_FILE)
     repo_id = create_repository(repo_id, private, api)
     for branch in revisions:
@@ -200,7 +201,7 @@ def describe_push(folder: str | Path, repo_id: str, revision: str | None = None)
     read_model_config(folder)
     revisions = [revision] if revision else default_revisions(read_json(folder / TRAINING_RECORD_FILE) or {})
     path, plan = folder / CARD_FILE, plan_push(folder)
-    card = render_model_card(folder, repo_id, revisions[0]) if is_ours(path) else ModelCard.load(path)
+    card = render_model_card(folder, repo_id, revisions[0]) if is_ours(path) else load_card(path)
     check_metadata(card, path)
     plan.files[CARD_FILE] = len(str(card).encode())
     branches = " and ".join(branch or constants.DEFAULT_REVISION for branch in revisions)
