@@ -105,8 +105,9 @@ def plan_push(folder: str | Path, with_checkpoints: bool = False, secrets: dict[
             raise FileNotFoundError(
                 f"There is no {name} among the regular files of {folder}, so it is no whole model."
             )
+    secrets = (secrets or {}) | environment_secrets()
     for path in files:
-        check_for_secrets(folder / path, (secrets or {}) | environment_secrets(), path)
+        check_for_secrets(folder / path, secrets, path)
     return PushPlan(files, left_out)
 
 

@@ -199,10 +199,11 @@ def add_code(folder: Path, remote_code: dict[str, dict], source: str | None = No
         for path in files.values():
             shutil.copyfile(path, folder / path.name)
         content["auto_map"] = {**content.get("auto_map", {}), **entries["auto_map"]}
-        content["custom_pipelines"] = {
+        content.pop("custom_pipelines", None)
+        if named := {
             task: pipeline for task, pipeline in pipelines.items() if pipeline["impl"].partition(".")[0] in files
-        }
-        content = {name: value for name, value in content.items() if name != "custom_pipelines" or value}
+        }:
+            content["custom_pipelines"] = named
         (folder / file_name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -57,7 +57,6 @@ FIXED_OPTIONS = {
     "add_special_tokens": (False, "the chat template writes all that there are"),
     "load_audio_from_video": (False, "there is no video"),
 }
-OPTION_GROUPS = ("text_kwargs", "audio_kwargs", "common_kwargs", "processor_kwargs")
 
 
 class VitaAudioProcessor(ProcessorMixin):
