@@ -252,7 +252,26 @@ class VitaAudioGenerationMixin(GenerationMixin):
         for name in NOT_IN_GENERATION:
             if kwargs.get(name) is not None:
                 raise ValueError(f"`{name}` is of the model's forward, and has no effect in `generate`.")
+        self._check_numbers(generation_config)
         return generation_config, model_kwargs
+
+    def _check_numbers(self, generation_config: GenerationConfig):
+        """What transformers believes of a generation config, until it fails on the way or never ends."""
+        for name in ("max_new_tokens", "max_length", "min_new_tokens", "min_length"):
+            number = getattr(generation_config, name)
+            if number is not None and (isinstance(number, bool) or not isinstance(number, Integral)):
+                raise ValueError(f"`{name}` must be a whole number, got {number!r:.200}.")
+        vocab_size = self.config.text_config.vocab_size
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            ids = getattr(generation_config, name)
+            if ids is None or isinstance(ids, torch.Tensor):
+                continue
+            numbers = ids if isinstance(ids, (list, tuple)) else [ids]
+            # -1 is the customary id of no token
+            if not numbers or not all(isinstance(i, Integral) and -1 <= i < vocab_size for i in numbers):
+                raise ValueError(
+                    f"`{name}` must be an id, or several, of the model's {vocab_size} tokens, got {ids!r:.200}."
+                )
 
     def _validate_generated_length(self, generation_config: GenerationConfig, input_ids_length: int, *args):
         positions = getattr(self.config.text_config, "max_position_embeddings", None)

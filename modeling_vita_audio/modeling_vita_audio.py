@@ -27,7 +27,7 @@ from .compatibility_vita_audio import (
 )
 from .configuration_vita_audio import VitaAudioConfig
 from .generation_vita_audio import VitaAudioGenerationMixin
-from .saving_vita_audio import check_finite, keep_code, saved_whole
+from .saving_vita_audio import check_weights, keep_code, saved_whole
 
 
 @gives_new_cache_name
@@ -374,8 +374,8 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
         As [`PreTrainedModel.from_pretrained`], but strict.
 
         Raises:
-            ValueError: if the checkpoint lacks tensors of the model, or has others or of other shapes, or values that are NaN or
-                infinite.
+            ValueError: if the checkpoint lacks tensors of the model, or has others or of other shapes, or values that are NaN,
+                infinite or no floating point numbers.
             OSError: if its weights cannot be read.
         """
         # Without the flag other shapes are an error, too, but one that does not name them
@@ -403,7 +403,7 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
             raise ValueError(
                 f"The checkpoint '{pretrained_model_name_or_path}' does not fit its config. Tensors {listing}."
             )
-        check_finite(model, str(pretrained_model_name_or_path))
+        check_weights(model, str(pretrained_model_name_or_path), **kwargs)
         keep_code(cls.remote_code, str(pretrained_model_name_or_path), **kwargs)
         return (model, info) if output_loading_info else model
 

@@ -17,10 +17,10 @@ from tempfile import TemporaryDirectory
 
 import torch
 from huggingface_hub import HfApi
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers.dynamic_module_utils import get_relative_imports
 from transformers.integrations.accelerate import load_offloaded_parameter
-from transformers.utils import cached_file
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 
 # Where the code of a Hub folder is: beside this file in one that was loaded, and in two packages where it is written. This
@@ -208,18 +208,51 @@ def add_code(folder: Path, remote_code: dict[str, dict], source: str | None = No
 
 
 @torch.no_grad()
-def check_finite(model: torch.nn.Module, name_or_path: str) -> None:
+def check_weights(model: torch.nn.Module, source: str, subfolder: str = "", **kwargs) -> None:
     """
+    Checks what was loaded, and the type that it is stored in, which loading changes without a word.
+
+    Args:
+        model: as loaded.
+        source: the folder or Hub id that it is from.
+        subfolder: in `source`.
+        kwargs: those of `from_pretrained`.
+
     Raises:
-        ValueError: a weight has NaN or infinite values, with which all answers would be nonsense.
+        ValueError: a weight has NaN or infinite values, or is stored as whole numbers: all answers would be nonsense.
     """
-    for name, parameter in model.named_parameters():
-        # packed numbers of quantised layers have none
-        is_plain = type(parameter) is torch.nn.Parameter and parameter.is_floating_point() and parameter.itemsize > 1
-        if parameter.is_meta or not is_plain:
-            continue
-        if parameter.numel() and not torch.stack(torch.aminmax(parameter)).isfinite().all():
-            raise ValueError(f"The weights in '{name_or_path}' have NaN or infinite values in {name}.")
+    place = f"{source}/{subfolder}" if subfolder else source
+    weights = {name: weight for name, weight in model.named_parameters() if is_plain(weight)}
+    for name, weight in weights.items():
+        if not weight.is_meta and weight.numel() and not torch.stack(torch.aminmax(weight)).isfinite().all():
+            raise ValueError(f"The weights in '{place}' have NaN or infinite values in {name}.")
+    for path in weight_files(source, subfolder, **{name: kwargs[name] for name in HUB_KWARGS if name in kwargs}):
+        with safe_open(path, framework="pt") as file:
+            for name in weights.keys() & set(file.keys()):
+                if "F" not in (dtype := file.get_slice(name).get_dtype()):
+                    raise ValueError(
+                        f"The weights in '{place}' are no floating point numbers, but {dtype}, in {name}."
+                    )
+
+
+def is_plain(weight: torch.nn.Parameter) -> bool:
+    """Whether it has floating point numbers, which the packed ones of quantised layers are not."""
+    return type(weight) is torch.nn.Parameter and weight.is_floating_point() and weight.itemsize > 1
+
+
+def weight_files(source: str, subfolder: str, **hub_kwargs) -> list[Path]:
+    """The files that a model was loaded from, by now all on this machine; none of a model in another format."""
+    hub_kwargs |= {"subfolder": subfolder, "local_files_only": True, "force_download": False}
+    names = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
+    if not os.path.isdir(source) and not REPO_ID.fullmatch(source):
+        return []
+    weights, index = (
+        cached_file(source, name, _raise_exceptions_for_missing_entries=False, **hub_kwargs) for name in names
+    )
+    if weights is not None or index is None:
+        return [Path(weights)] if weights is not None else []
+    shards = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()
+    return [Path(index).parent / shard for shard in sorted(set(shards))]
 
 
 def narrowed(model, dtype: torch.dtype, state_dict: dict[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
@@ -293,8 +326,8 @@ def saved_whole(save_pretrained: Callable) -> Callable:
 
 __all__ = [
     "add_code",
-    "check_finite",
     "check_is_free",
+    "check_weights",
     "code_files",
     "keep_code",
     "put_in_place",

@@ -8,6 +8,69 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from .compatibility_vita_audio import attach_to_package
+from .configuration_vita_audio_codec import check_bounds
+
+
+# What makes sense, with room, as in the compact codec's
+SIZE, DEPTH, RATIO, BLOCK = (1, 2**16), (1, 256), (0.0, 1.0), (1, 2**12)
+TOKENIZER_BOUNDS = {
+    "sampling_rate": (8000, 192000),
+    "num_mel_bins": BLOCK,
+    "d_model": SIZE,
+    "encoder_layers": (0, 256),
+    "encoder_attention_heads": BLOCK,
+    "encoder_ffn_dim": SIZE,
+    "dropout": RATIO,
+    "attention_dropout": RATIO,
+    "activation_dropout": RATIO,
+    "max_source_positions": SIZE,
+    "attention_block_size": SIZE,
+    "pooling_kernel_size": BLOCK,
+    "codebook_size": (2, 2**20),
+}
+FLOW_BOUNDS = {
+    "vocab_size": (2, 2**20),
+    "num_mel_bins": BLOCK,
+    "speaker_embedding_size": SIZE,
+    "hidden_size": SIZE,
+    "num_hidden_layers": (0, 256),
+    "num_attention_heads": BLOCK,
+    "intermediate_size": SIZE,
+    "attention_block_size": SIZE,
+    "unet_hidden_sizes": SIZE,
+    "unet_blocks_per_level": (0, 256),
+    "unet_num_mid_levels": (0, 256),
+    "unet_num_attention_heads": BLOCK,
+    "unet_head_dim": BLOCK,
+    "num_inference_steps": (1, 1000),
+    "guidance_scale": (0.0, 100.0),
+}
+VOCODER_BOUNDS = {
+    "sampling_rate": (8000, 192000),
+    "num_mel_bins": BLOCK,
+    "base_channels": SIZE,
+    "f0_channels": SIZE,
+    "num_harmonics": (0, 256),
+    "source_amplitude": RATIO,
+    "source_noise_std": RATIO,
+    "voiced_threshold": (0.0, 1000.0),
+    "upsample_rates": DEPTH,
+    "upsample_kernel_sizes": BLOCK,
+    "istft_n_fft": BLOCK,
+    "istft_hop_length": BLOCK,
+    "resblock_kernel_sizes": BLOCK,
+    "resblock_dilation_sizes": BLOCK,
+    "source_resblock_kernel_sizes": BLOCK,
+    "source_resblock_dilation_sizes": BLOCK,
+    "lrelu_slope": RATIO,
+    "audio_limit": (0.0, 1.0),
+}
+CODEC_BOUNDS = {
+    "streaming_block_size": BLOCK,
+    "streaming_overlap": (0, 2**12),
+    "streaming_context": (0, 2**16),
+    "initializer_range": (0.0, 10.0),
+}
 
 
 @strict
@@ -34,7 +97,7 @@ class Glm4VoiceTokenizerConfig(PreTrainedConfig):
             Number of codes.
 
     Raises:
-        ValueError: where sizes disagree.
+        ValueError: where sizes disagree, or make no sense.
     """
 
     model_type = "glm4_voice_tokenizer"
@@ -58,6 +121,7 @@ class Glm4VoiceTokenizerConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
+        check_bounds(self, TOKENIZER_BOUNDS)
         if self.d_model % self.encoder_attention_heads:
             raise ValueError(
                 f"`encoder_attention_heads` must divide `d_model`, got {self.encoder_attention_heads} and {self.d_model}."
@@ -116,7 +180,7 @@ class Glm4VoiceFlowConfig(PreTrainedConfig):
             Weight `w` of classifier-free guidance: `(1 + w) * conditional - w * unconditional`.
 
     Raises:
-        ValueError: where sizes disagree.
+        ValueError: where sizes disagree, or make no sense.
     """
 
     model_type = "glm4_voice_flow"
@@ -140,6 +204,7 @@ class Glm4VoiceFlowConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
+        check_bounds(self, FLOW_BOUNDS)
         if self.hidden_size % (2 * self.num_attention_heads):
             raise ValueError(
                 f"`hidden_size` must be an even multiple of `num_attention_heads`, got {self.hidden_size} and "
@@ -183,7 +248,7 @@ class Glm4VoiceVocoderConfig(PreTrainedConfig):
             Where samples are clipped.
 
     Raises:
-        ValueError: where sizes disagree.
+        ValueError: where sizes disagree, or make no sense.
     """
 
     model_type = "glm4_voice_vocoder"
@@ -210,6 +275,7 @@ class Glm4VoiceVocoderConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
+        check_bounds(self, VOCODER_BOUNDS)
         upsamplings = len(self.upsample_rates)
         for name in ("upsample_kernel_sizes", "source_resblock_kernel_sizes", "source_resblock_dilation_sizes"):
             if len(getattr(self, name)) != upsamplings:
@@ -259,7 +325,7 @@ class Glm4VoiceCodecConfig(PreTrainedConfig):
             bounds the work for a block.
 
     Raises:
-        ValueError: where sizes of the parts disagree.
+        ValueError: where sizes of the parts disagree, or make no sense.
     """
 
     model_type = "glm4_voice_codec"
@@ -282,6 +348,7 @@ class Glm4VoiceCodecConfig(PreTrainedConfig):
             if not isinstance(getattr(self, name), PreTrainedConfig):
                 setattr(self, name, config_class(**(getattr(self, name) or {})))
         super().__post_init__(**kwargs)
+        check_bounds(self, CODEC_BOUNDS)
         if self.flow_config.vocab_size < self.codebook_size:
             raise ValueError(
                 f"The tokenizer has {self.codebook_size} codes, but the flow decoder only {self.flow_config.vocab_size}."
@@ -290,11 +357,6 @@ class Glm4VoiceCodecConfig(PreTrainedConfig):
             raise ValueError(
                 f"The flow decoder writes {self.flow_config.num_mel_bins} mel bins, but the vocoder reads "
                 f"{self.vocoder_config.num_mel_bins}."
-            )
-        if self.streaming_block_size < 1 or self.streaming_overlap < 0:
-            raise ValueError(
-                f"`streaming_block_size` must be 1 or more and `streaming_overlap` 0 or more, got "
-                f"{self.streaming_block_size} and {self.streaming_overlap}."
             )
         if self.streaming_context < self.streaming_overlap:
             raise ValueError(

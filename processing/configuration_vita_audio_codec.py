@@ -26,6 +26,21 @@ BOUNDS = {
 }
 
 
+def check_bounds(config: PreTrainedConfig, bounds: dict[str, tuple[float, float]]) -> None:
+    """
+    Raises:
+        ValueError: a number in a field of `config`, or in its list, is not from the smallest to the largest of `bounds`.
+    """
+    for name, (smallest, largest) in bounds.items():
+        numbers = [getattr(config, name)]
+        while numbers:
+            number = numbers.pop()
+            if isinstance(number, (list, tuple)):
+                numbers += number
+            elif isinstance(number, bool) or not smallest <= number <= largest:
+                raise ValueError(f"`{name}` must be {smallest} to {largest}, got {getattr(config, name)!r:.200}.")
+
+
 @strict
 class VitaAudioCodecConfig(PreTrainedConfig):
     r"""
@@ -87,11 +102,7 @@ class VitaAudioCodecConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        for name, (smallest, largest) in BOUNDS.items():
-            value = getattr(self, name)
-            for number in value if isinstance(value, (list, tuple)) else [value]:
-                if isinstance(number, bool) or not smallest <= number <= largest:
-                    raise ValueError(f"`{name}` must be {smallest} to {largest}, got {value!r:.200}.")
+        check_bounds(self, BOUNDS)
         if self.sampling_rate % 100:
             raise ValueError(f"`sampling_rate` must be a multiple of 100 Hz, got {self.sampling_rate}.")
         if self.storage_dtype not in (None, "float16", "bfloat16", "float32"):
@@ -145,4 +156,4 @@ class VitaAudioCodecConfig(PreTrainedConfig):
 
 attach_to_package(__name__)
 
-__all__ = ["VitaAudioCodecConfig"]
+__all__ = ["VitaAudioCodecConfig", "check_bounds"]

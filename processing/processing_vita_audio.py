@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jinja2 import Environment
+from jinja2 import Environment, TemplateError
 from jinja2.meta import find_undeclared_variables
 from safetensors import SafetensorError
 from transformers import AutoModel, BatchFeature, EncodecFeatureExtractor, ProcessorMixin
@@ -25,7 +25,7 @@ from .configuration_vita_audio_codec import VitaAudioCodecConfig
 from .conversation_vita_audio import AUDIO_MARK, CHAT_TEMPLATE, split_at_marks
 from .interleaving_vita_audio import DEFAULT_INTERLEAVE_PATTERN, SpeechVocabulary, check_interleave_pattern, interleave
 from .modeling_vita_audio_codec import VitaAudioCodec
-from .saving_vita_audio import HUB_KWARGS, check_finite, keep_code, saved_whole
+from .saving_vita_audio import HUB_KWARGS, check_weights, keep_code, saved_whole
 
 
 AUDIO_TOKENIZER_SUBFOLDER = "audio_tokenizer"
@@ -237,7 +237,8 @@ class VitaAudioProcessor(ProcessorMixin):
 
         Raises:
             ValueError: a text has control or speech tokens in it, the marks are not as many as `audios`, an audio is
-                bad (see [`load_audio`]), or a keyword is neither of `__call__` nor in the chat template; all before the codec runs.
+                bad (see [`load_audio`]), a keyword is neither of `__call__` nor in the chat template, or the template fails; all but
+                the last before the codec runs.
         """
         chat_template = self._find_chat_template(chat_template)
         names = template_variables(chat_template)
@@ -270,7 +271,7 @@ class VitaAudioProcessor(ProcessorMixin):
             **variables,
         }
         if not tokenize:
-            prompts, _ = render_jinja_template([_join(messages) for messages in conversations], **template)
+            prompts, _ = render([_join(messages) for messages in conversations], **template)
             return prompts if is_batched else prompts[0]
 
         waveforms = [
@@ -280,7 +281,7 @@ class VitaAudioProcessor(ProcessorMixin):
         rows, masks = [], []
         for messages, samples in zip(conversations, waveforms):
             messages, spans = self._place_codes(messages, self._encode(samples))
-            (rendered,), written = render_jinja_template([messages], **template)
+            (rendered,), written = render([messages], **template)
             ids, mask = self._tokenize(rendered, written[0] if written else (), spans)
             rows.append(ids)
             masks.append(mask)
@@ -309,8 +310,8 @@ class VitaAudioProcessor(ProcessorMixin):
         messages = split_at_marks(messages, audio_codes)
         self._check_texts(messages)
         messages, spans = self._place_codes(messages, [part["audio"] for part in _audio_parts(messages)])
-        (rendered,), (learned,) = render_jinja_template(
-            conversations=[messages],
+        (rendered,), (learned,) = render(
+            [messages],
             chat_template=self._find_chat_template(None),
             return_assistant_tokens_mask=True,
             **self.tokenizer.special_tokens_map,
@@ -565,10 +566,33 @@ class VitaAudioProcessor(ProcessorMixin):
 
 
 def template_variables(chat_template: str) -> set[str]:
-    """The names of the variables that a chat template reads."""
+    """
+    The names of the variables that a chat template reads.
+
+    Raises:
+        ValueError: it is no template.
+    """
     # transformers' own block, which Jinja does not know
     chat_template = re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", chat_template)
-    return find_undeclared_variables(Environment(extensions=["jinja2.ext.loopcontrols"]).parse(chat_template))
+    try:
+        return find_undeclared_variables(Environment(extensions=["jinja2.ext.loopcontrols"]).parse(chat_template))
+    except (TemplateError, RecursionError) as error:
+        raise ValueError(f"The chat template is malformed: {error!s:.200}.") from error
+
+
+def render(conversations: list[list[dict]], **template) -> tuple[list[str], list]:
+    """
+    [`render_jinja_template`].
+
+    Raises:
+        ValueError: the template fails with these conversations.
+    """
+    try:
+        return render_jinja_template(conversations, **template)
+    # a template is a program, which may fail in any way
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error!s:.200}"
+        raise ValueError(f"The chat template of the model fails with this conversation ({reason}).") from error
 
 
 def read_options(kwargs: dict) -> dict:
@@ -633,6 +657,7 @@ def _load_codec(pretrained_model_name_or_path, model_type: str, **kwargs) -> Pre
             f"{pretrained_model_name_or_path} has no codec: its processor needs one of the type {model_type!r}, but there is no "
             f"{kwargs['subfolder']}/{CONFIG_NAME}."
         )
+    place = f"{pretrained_model_name_or_path}/{kwargs['subfolder']}"
     if model_type in CODEC_CLASSES:
         loader = CODEC_CLASSES[model_type]
         kwargs.pop("trust_remote_code")
@@ -648,19 +673,18 @@ def _load_codec(pretrained_model_name_or_path, model_type: str, **kwargs) -> Pre
             **kwargs,
         )
     except SafetensorError as error:
-        raise OSError(
-            f"The codec's weights in {pretrained_model_name_or_path}/{kwargs['subfolder']} cannot be read, they may be cut off: "
-            f"{error}"
-        ) from error
+        raise OSError(f"The codec's weights in {place} cannot be read, they may be cut off: {error}") from error
+    except OSError as error:
+        if not os.path.isdir(pretrained_model_name_or_path):
+            raise
+        # transformers names the folder above
+        raise OSError(f"There are no weights of the codec in {place}: it needs a model.safetensors.") from error
     problems = {
         key: sorted(loading[key]) for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if loading[key]
     }
     if problems:
-        raise ValueError(
-            f"The codec's weights in {pretrained_model_name_or_path}/{kwargs['subfolder']} do not fit its configuration: "
-            f"{problems}."
-        )
-    check_finite(codec, os.path.join(str(pretrained_model_name_or_path), kwargs["subfolder"]))
+        raise ValueError(f"The codec's weights in {place} do not fit its configuration: {problems}.")
+    check_weights(codec, str(pretrained_model_name_or_path), **kwargs)
     return codec
 
 

@@ -4,12 +4,12 @@
 
 from modeling_vita_audio.saving_vita_audio import (
     HUB_KWARGS,
-    check_finite,
     check_is_free,
+    check_weights,
     keep_code,
     saved_whole,
     written_whole,
 )
 
 
-__all__ = ["HUB_KWARGS", "check_finite", "check_is_free", "keep_code", "saved_whole", "written_whole"]
+__all__ = ["HUB_KWARGS", "check_is_free", "check_weights", "keep_code", "saved_whole", "written_whole"]

@@ -686,3 +686,19 @@ def test_converted_language_model_with_this_codec_is_one_folder(pipe, folder, qu
     np.testing.assert_allclose(got["audio"], expected["audio"], atol=1e-3)
     with pytest.raises(ValueError, match="leave --codec out"):
         build_processor(argparse.Namespace(model=str(exported), codec=str(folder), revision=None), pipe.model)
+
+
+@pytest.mark.parametrize(
+    "part, name, value",
+    [
+        ("tokenizer_config", "d_model", 10**9),
+        ("tokenizer_config", "pooling_kernel_size", 0),
+        ("flow_config", "num_inference_steps", -1),
+        ("flow_config", "unet_hidden_sizes", [8, -8]),
+        ("vocoder_config", "upsample_rates", [0, 8]),
+        ("vocoder_config", "resblock_dilation_sizes", [[1], [3], [10**6]]),
+    ],
+)
+def test_sizes_that_make_no_sense_are_refused(part, name, value):
+    with pytest.raises(ValueError, match=f"`{name}` must be"):
+        Glm4VoiceCodecConfig(**{part: {name: value}})

@@ -627,6 +627,19 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path, value):
         VitaAudioForConditionalGeneration.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
+@pytest.mark.parametrize("max_shard_size", ["5GB", "5KB"])
+def test_weights_of_another_kind_of_number_are_refused(tmp_path, dtype, max_shard_size):
+    random_model(1).save_pretrained(tmp_path, max_shard_size=max_shard_size)
+    name = "model.mctp_modules.0.proj.weight"
+    for path in tmp_path.glob("*.safetensors"):
+        weights = load_file(path)
+        if name in weights:
+            save_file({**weights, name: weights[name].to(dtype)}, path, {"format": "pt"})
+    with pytest.raises(ValueError, match=f"no floating point numbers, but (I64|BOOL), in {name}"):
+        VitaAudioForConditionalGeneration.from_pretrained(tmp_path)
+
+
 def test_a_saved_folder_is_remote_code(tmp_path):
     model, prompt = random_model(4), random_prompt(6)
     model.generation_config.mctp_mode = [1, 4, 4, 4]

@@ -413,6 +413,34 @@ def test_saved_and_loaded_whole(tmp_path):
         assert loaded.encode_audio([tone(0.5)]) == processor.encode_audio([tone(0.5)])
 
 
+def test_missing_and_wrong_weights_of_the_codec_are_named_in_its_folder(tmp_path):
+    tiny_processor().save_pretrained(tmp_path)
+    path = tmp_path / "audio_tokenizer" / "model.safetensors"
+    weights = load_file(path)
+    name = sorted(weights)[0]
+    save_file({**weights, name: weights[name].to(torch.int32)}, path, {"format": "pt"})
+    with pytest.raises(ValueError, match=f"{path.parent}' are no floating point numbers, but I32, in {name}"):
+        VitaAudioProcessor.from_pretrained(tmp_path)
+    path.unlink()
+    with pytest.raises(OSError, match=f"no weights of the codec in {path.parent}"):
+        VitaAudioProcessor.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "template, message",
+    [
+        ("{% if %}", "malformed: Expected an expression"),
+        ("{{ raise_exception('only text') }}", "TemplateError: only text"),
+        ("{{ messages[0].nope.deep }}", "no attribute 'nope'"),
+        ("{{ 1 / 0 }}", "ZeroDivisionError"),
+        ("{% for i in range(10**9) %}x{% endfor %}", "OverflowError: Range too big"),
+    ],
+)
+def test_a_template_that_fails_is_a_clear_error(template, message):
+    with pytest.raises(ValueError, match=f"The chat template .*{message}"):
+        tiny_processor(chat_template=template).apply_chat_template([{"role": "user", "content": "Hello"}])
+
+
 def test_from_a_subfolder(tmp_path):
     processor = tiny_processor()
     processor.save_pretrained(tmp_path / "checkpoint")

@@ -7,7 +7,12 @@ from hypothesis import strategies as st
 from test_fuzz_input import CLEAR_ERRORS, VALUES
 
 from modeling_vita_audio import VitaAudioConfig
-from processing import VitaAudioCodecConfig
+from processing import Glm4VoiceCodecConfig, VitaAudioCodecConfig
+from processing.configuration_glm4_voice_codec import (
+    Glm4VoiceFlowConfig,
+    Glm4VoiceTokenizerConfig,
+    Glm4VoiceVocoderConfig,
+)
 
 
 # within what a file says, so that most of it makes sense
@@ -33,6 +38,10 @@ CONFIGS = {
         "voice_names",
         "synthesis_window",
     ],
+    Glm4VoiceTokenizerConfig: ["d_model", "encoder_layers", "max_source_positions", "pooling_kernel_size", "dropout"],
+    Glm4VoiceFlowConfig: ["hidden_size", "unet_hidden_sizes", "num_inference_steps", "guidance_scale"],
+    Glm4VoiceVocoderConfig: ["upsample_rates", "upsample_kernel_sizes", "resblock_dilation_sizes", "istft_hop_length"],
+    Glm4VoiceCodecConfig: ["tokenizer_config", "vocoder_config", "streaming_block_size", "streaming_overlap"],
 }
 
 
