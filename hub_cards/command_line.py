@@ -1,0 +1,86 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What all commands share: one spelling of their options, and one line for what goes wrong."""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """
+    One whose options may be spelled with dashes or underscores between their words, as those of transformers' parsers may.
+    They are defined with underscores.
+    """
+
+    def parse_known_args(self, args=None, namespace=None):
+        args = list(sys.argv[1:] if args is None else args)
+        # what follows a bare `--` are no options
+        end = args.index("--") if "--" in args else len(args)
+        args[:end] = map(with_underscores, args[:end])
+        return super().parse_known_args(args, namespace)
+
+
+def with_underscores(argument: str) -> str:
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument[2:].partition("=")
+    return f"--{name.replace('-', '_')}{equals}{value}"
+
+
+def run_command(command: Callable[[list[str] | None], int | None], prog: str, argv: list[str] | None = None) -> int:
+    """
+    Runs a command.
+
+    Args:
+        command: takes `argv` and returns its exit code, or None where it went well.
+        prog: its name, for messages.
+        argv: its arguments; the process's by default.
+
+    Returns:
+        `int`: the exit code: 1 where it failed, after one line on the standard error that says why. An error that nothing
+        outside of this package can have led to is raised as it is.
+    """
+    try:
+        return command(argv) or 0
+    except KeyboardInterrupt:
+        return fail("interrupted", prog)
+    except Exception as error:
+        message = explain(error)
+        if message is None:
+            raise
+        return fail(message, prog)
+
+
+def fail(message: str, prog: str) -> int:
+    print(f"{prog}: error: {message}", file=sys.stderr)
+    return 1
+
+
+def explain(error: Exception) -> str | None:
+    """One line on what bad input, a file or the Hub has led to; None on an error that is none of these."""
+    from pickle import UnpicklingError
+
+    from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
+    from huggingface_hub.utils import httpx
+    from jinja2 import TemplateError
+    from safetensors import SafetensorError
+    from yaml import YAMLError
+
+    # transformers hides what the Hub has answered behind plain errors
+    cause = error.__cause__ if type(error) is OSError and error.__cause__ is not None else error
+    if isinstance(cause, (HfHubHTTPError, httpx.TransportError)):
+        from .push import describe
+
+        return describe(cause, getattr(cause, "repo_id", None) or "the repository")
+    message = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, (ValueError, OSError, ImportError, TypeError, StrictDataclassError)):
+        return message
+    if isinstance(error, TemplateError):
+        return f"The chat template refuses the conversation, or is broken: {message}"
+    if isinstance(error, (SafetensorError, UnpicklingError, YAMLError)):
+        return f"A file is broken or not what it should be: {message}"
+    # one that is nested without end is no bug of ours
+    if isinstance(error, RecursionError) and "JSON" in message:
+        return f"A file is nested too deeply: {message}"
+    return None
