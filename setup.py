@@ -77,7 +77,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["modeling_vita_audio*", "processing*", "training*", "hub_cards*"]),
+    packages=find_packages(include=["modeling_vita_audio*", "processing*", "training*", "hub_cards*", "serving*"]),
     cmdclass={"build_py": BuildWithModel},
     package_data={"training": ["configs/**/*.yaml", "metrics/*/*.py"], "hub_cards": ["templates/*.jinja"]},
     install_requires=[
@@ -98,5 +98,5 @@ setup(
         "jsonschema>=4.20,<5",
     ],
     extras_require=extras,
-    entry_points={"console_scripts": ["vita-audio=processing.cli:main"]},
+    entry_points={"console_scripts": ["vita-audio=serving.cli:main"]},
 )

@@ -13,9 +13,10 @@ import soundfile
 from full_disk import full_disk
 from tiny_models import tiny_model, tiny_processor
 
-from processing.cli import DEFAULT_MODEL, build_parser, main, write_wav
 from processing.conversation_vita_audio import recognition_conversation, synthesis_conversation
 from processing.pipeline_vita_audio import VitaAudioPipeline
+from serving.cli import DEFAULT_MODEL, build_parser, main
+from serving.speech import write_audio
 
 
 ROOT = Path(__file__).parent.parent
@@ -81,6 +82,84 @@ def test_options_of_the_generation(pipe, folder, question, capsys):
     assert texts[0] == texts[1] != texts[2]
 
 
+def test_both_spellings_and_one_name(pipe, folder, question, capsys):
+    argv = ["answer", question, "--model", folder]
+    reports = [
+        run_json(capsys, *argv, "--mctp_mode", "turbo", "--max_new_tokens", "30"),
+        run_json(capsys, *argv, "--mctp-mode=turbo", "--max-new-tokens=30"),
+        run_json(capsys, *argv, "--modes", "turbo", "--max-new_tokens", "30"),
+    ]
+    assert len({(report["text"], report["audio_seconds"]) for report in reports}) == 1
+    assert reports[0]["mode"] == "turbo"
+    assert run_json(capsys, *argv, "--dtype", "bfloat16")["audio_seconds"] > 0
+
+
+@pytest.mark.parametrize("name", ["a.flac", "a.ogg", "a.mp3", "a.WAV"])
+def test_formats_of_the_output(pipe, folder, question, capsys, name):
+    report = run_json(capsys, "answer", question, "--model", folder, "--output", name)
+    assert soundfile.info(name).format == Path(name).suffix[1:].upper()
+    assert soundfile.info(name).duration == pytest.approx(report["audio_seconds"], abs=0.1)
+
+
+def test_files_that_are_there_are_written_over_where_that_was_asked_for(folder, question, capsys):
+    argv = ["answer", question, "--model", folder, "--output", "a.wav"]
+    assert main(argv) == 0
+    Path("a.wav").write_bytes(b"mine")
+    assert main(argv) == 1
+    assert "The output a.wav exists; --force writes over it." in capsys.readouterr().err
+    assert Path("a.wav").read_bytes() == b"mine"
+    assert main([*argv, "--force"]) == 0
+    for _ in range(2):
+        assert main(["answer", question, "--model", folder]) == 0
+
+
+def test_several_inputs_and_a_bad_one(pipe, folder, question, capsys):
+    write_bad_files()
+    shutil.copy(question, "second.wav")
+    assert main(["answer", question, "short.wav", "missing.wav", "second.wav", "--model", folder, "--json"]) == 1
+    captured = capsys.readouterr()
+    reports = [json.loads(line) for line in captured.out.splitlines()]
+    assert [(report["input"], report["audio"]) for report in reports] == [
+        (question, "answer/question.wav"),
+        ("second.wav", "answer/second.wav"),
+    ]
+    assert_wav("answer/question.wav", pipe(question))
+    first, second = captured.err.splitlines()
+    assert "short.wav lasts 0.010 s" in first and "no audio file missing.wav" in second
+    assert main(["answer", question, "second.wav", "--model", folder, "--output", "mine"]) == 0
+    assert sorted(path.name for path in Path("mine").iterdir()) == ["question.wav", "second.wav"]
+
+
+def test_standard_input(pipe, folder, question, tmp_path):
+    argv = [sys.executable, "-m", "serving.cli", "speak", "-", "--model", folder, "--json"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.run(argv, input="Two plus two\n", env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert json.loads(process.stdout)["input"] == "-"
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(["--version"])
+    assert exit.value.code == 0
+    assert capsys.readouterr().out.startswith("vita-audio 0.1.0, transformers 5.")
+
+
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["answer", "--help"], ["answer", "missing.wav"], ["sing"], ["card", "--x"]]
+)
+def test_what_needs_no_model_loads_no_library(argv):
+    program = (
+        "import sys; from serving.cli import main\n"
+        f"try: main({argv})\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert process.stdout.splitlines()[-1] == "[]", process.stderr
+
+
 def test_transcribe(pipe, folder, question, capsys):
     report = run_json(capsys, "transcribe", question, "--model", folder)
     assert report["text"] == pipe(recognition_conversation(question))["text"].strip()
@@ -114,7 +193,7 @@ def test_what_a_command_lacks_is_named(command, package, extra, tmp_path):
     (tmp_path / f"{package}.py").write_text(f"raise ModuleNotFoundError('No module', name={package!r})\n")
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
     run = subprocess.run(
-        [sys.executable, "-m", "processing.cli", command, "--help"],
+        [sys.executable, "-m", "serving.cli", command, "--help"],
         env=os.environ | {"PYTHONPATH": path},
         capture_output=True,
         text=True,
@@ -127,7 +206,7 @@ def test_what_a_command_lacks_is_named(command, package, extra, tmp_path):
 
 def test_without_a_file_the_shipped_sample_is_answered():
     arguments = build_parser().parse_args(["answer"])
-    assert arguments.audio == str(DEFAULT_MODEL / "sample_question.wav") and arguments.model == str(DEFAULT_MODEL)
+    assert arguments.inputs == [str(DEFAULT_MODEL / "sample_question.wav")] and arguments.model == str(DEFAULT_MODEL)
 
 
 def write_bad_files():
@@ -135,6 +214,7 @@ def write_bad_files():
     soundfile.write("empty.wav", np.zeros(0), 16000)
     soundfile.write("silent.wav", np.zeros(16000), 16000)
     os.mkdir("folder.wav")
+    Path("folder.wav", "question.wav").touch()
     soundfile.write("long.wav", np.zeros(8000 * 600), 8000, subtype="PCM_U8")
     soundfile.write("nan.wav", np.full(8000, np.nan), 16000, subtype="FLOAT")
     with open("corrupt.wav", "wb") as file:
@@ -152,9 +232,19 @@ def write_bad_files():
         (["transcribe", "silent.wav"], "silent.wav is silent"),
         (["transcribe", "corrupt.wav"], "corrupt.wav is corrupt"),
         (["answer", "question.wav", "--output", "nowhere/a.wav"], "folder of the output nowhere/a.wav"),
-        (["answer", "question.wav", "--output", "a.mp3"], "must end with .wav"),
-        (["answer", "question.wav", "--output", "folder.wav"], "folder.wav is a folder"),
+        (["answer", "question.wav", "--output", "a.aiff"], "must end with .wav, .flac, .ogg, .mp3"),
+        (["answer", "question.wav", "--output", "folder.wav"], "The output folder.wav/question.wav exists; --force"),
+        (
+            ["answer", "question.wav", "--output", "question.wav", "--force"],
+            "The output question.wav is an input, too",
+        ),
+        (["answer", "question.wav", "./question.wav"], "Several inputs have the same name"),
+        (["answer", "a.wav", "b.wav"], "no audio file a.wav, b.wav"),
         (["answer", "question.wav", "--output", "/proc/a.wav"], "/proc/a.wav cannot be written"),
+        (
+            ["answer", "question.wav", "--max-audio-seconds", "0.5"],
+            "lasts 0.8 s, longer than the limit of max_audio_seconds = 0.5",
+        ),
         (["answer", "question.wav", "--mode=-1,10"], "not negative"),
         (["answer", "question.wav", "--mode", "warp"], "warp"),
         (["answer", "question.wav", "--mode", "1,2,3"], "pairs"),
@@ -177,7 +267,7 @@ def test_errors_are_one_clear_line(folder, question, capsys, argv, message):
 
 def test_missing_model_and_gpu(question, folder, capsys):
     assert main(["answer", question, "--model", "./nothing"]) == 1
-    assert "no model folder ./nothing" in capsys.readouterr().err
+    assert "no folder ./nothing" in capsys.readouterr().err
     assert main(["answer", question, "--model", folder, "--device", "cuda:99"]) == 1
     assert "--device is cuda:99, but there are" in capsys.readouterr().err
     assert main(["answer", question, "--model", folder, "--device", "abacus"]) == 1
@@ -202,8 +292,8 @@ def test_train_and_evaluate_pass_their_arguments_on(command, capsys):
 
 def test_full_disk_leaves_the_wav_as_it_was(tmp_path):
     path = tmp_path / "a.wav"
-    write_wav(path, np.zeros(100), 16000)
+    write_audio(path, np.zeros(100), 16000)
     before = path.read_bytes()
     with full_disk(1000), pytest.raises(OSError):
-        write_wav(path, np.zeros(16000), 16000)
+        write_audio(path, np.zeros(16000), 16000)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

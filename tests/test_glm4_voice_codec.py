@@ -25,11 +25,12 @@ from processing import (
     VitaAudioProcessor,
     modeling_glm4_voice_codec,
 )
-from processing.cli import build_processor, main
 from processing.convert_glm4_voice_to_hf import convert
 from processing.export import export_repository
 from processing.modeling_glm4_voice_tokenizer import block_causal_mask
 from processing.modeling_glm4_voice_vocoder import log_mel_spectrogram
+from serving.cli import main
+from serving.loading import build_processor
 
 
 FIXTURE = Path(__file__).parent / "fixtures" / "glm4_voice"

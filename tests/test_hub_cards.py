@@ -22,8 +22,8 @@ from hub_cards.push import describe_push, plan_push
 from hub_cards.results import SETS, loss_table
 from hub_cards.secret_scan import check_for_secrets
 from modeling_vita_audio import MCTP_MODES
-from processing.cli import main
 from processing.export import export_repository
+from serving.cli import main
 from training.hub import describe_start, place_of
 
 

@@ -347,7 +347,7 @@ def test_a_model_loads_by_id_and_revision_where_our_packages_are_not(hub, questi
 
 RUN_COMMANDS = """
 import contextlib, io, json, os, sys
-from processing.cli import main
+from serving.cli import main
 
 reports = []
 for token, *argv in json.loads(sys.argv[1]):

@@ -36,7 +36,7 @@ WRONG_TOKEN = "hf_" + "w" * 34
 DRIVER = """
 import contextlib, io, json, sys
 from hub_cards.publish_corpus import main as publish_corpus
-from processing.cli import main
+from serving.cli import main
 from training.data import load_conversations
 
 report = {}

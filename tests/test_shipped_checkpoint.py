@@ -49,7 +49,7 @@ def test_readme_shows_the_results_of_the_checkpoint():
 
 def test_the_sample_question_is_answered_in_speech_and_text(tmp_path):
     output = tmp_path / "answer.wav"
-    command = [sys.executable, "-m", "processing.cli", "answer", "--json", "--output", str(output)]
+    command = [sys.executable, "-m", "serving.cli", "answer", "--json", "--output", str(output)]
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=300)
     report = json.loads(done.stdout)
     samples, sampling_rate = sf.read(output)

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_fuzz_input import VALUES
 
-from processing.cli import main
 from processing.export import export_repository
+from serving.cli import main
 
 
 FILES = {

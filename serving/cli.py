@@ -1,0 +1,240 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+The console command `vita-audio`.
+
+What it imports is light, so that its help and what is wrong with a command are there at once; what is heavy is imported by the
+command that needs it.
+"""
+
+import argparse
+import shutil
+import sys
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+from hub_cards.command_line import ArgumentParser, run_command
+
+
+PACKAGE = Path(find_spec("processing").origin).parent
+# an installed package has the model inside, a checkout beside
+DEFAULT_MODEL = next(
+    filter(Path.is_dir, (folder / "pretrained" / "vita-audio-mini" for folder in (PACKAGE, PACKAGE.parent))),
+    PACKAGE.parent / "pretrained" / "vita-audio-mini",
+)
+SAMPLE_QUESTION = DEFAULT_MODEL / "sample_question.wav"
+
+DELEGATED_COMMANDS = {"train": "Train a stage", "evaluate": "Score a model on held-out data in every mode"}
+EXTRAS = {"train": "train", "evaluate": "eval"}  # what `pip` has to install for them
+
+
+def main(argv: list[str] | None = None) -> int:
+    """
+    Runs a command.
+
+    Args:
+        argv: its arguments; the process's by default.
+
+    Returns:
+        `int`: 0, or 1 where it failed, after one line on the standard error that says why. Wrong usage exits with 2.
+    """
+    return run_command(run, "vita-audio", sys.argv[1:] if argv is None else argv)
+
+
+def run(argv: list[str]) -> int:
+    if argv and argv[0] in DELEGATED_COMMANDS:
+        return delegate(argv[0], argv[1:])
+    arguments = build_parser().parse_args(argv)
+    return arguments.run(arguments)
+
+
+def delegate(command: str, argv: list[str]) -> int | None:
+    try:
+        if command == "train":
+            from training.train import main as run
+        else:
+            from training.evaluate import main as run
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"`vita-audio {command}` needs {error.name}, which is not installed; `pip install -e "
+            f'".[{EXTRAS[command]}]"` installs all that it needs.'
+        ) from error
+    return run(argv)
+
+
+class Version(argparse.Action):
+    """Prints the versions of what an answer depends on."""
+
+    def __call__(self, parser, *args):
+        print(*(f"{name} {metadata.version(name)}" for name in ("vita-audio", "transformers", "torch")), sep=", ")
+        parser.exit()
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = ArgumentParser(prog="vita-audio", description="Speech in, speech out: VITA-Audio.")
+    parser.add_argument("--version", action=Version, nargs=0, help="print the version")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    model = argparse.ArgumentParser(add_help=False)
+    model.add_argument(
+        "--model", default=str(DEFAULT_MODEL), help="folder or Hub id (default: the shipped small model)"
+    )
+    model.add_argument("--revision", help="branch, tag or commit of a Hub id (default: its main branch)")
+    model.add_argument("--device", default="cpu", help="such as cpu or cuda:0 (default: cpu)")
+    model.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        help="type of the weights in memory (default: the one the model is computed in)",
+    )
+    # Generation and speech decoding run in a thread each. On two busy cores, more threads inside of each make them wait for one
+    # another: a hundred times slower, measured with a small model.
+    model.add_argument(
+        "--threads", type=int, default=1, help="CPU threads of each operation; more for large models (default: 1)"
+    )
+
+    generation = argparse.ArgumentParser(add_help=False, parents=[model])
+    generation.add_argument(
+        "--mctp_mode",
+        "--mode",
+        "--modes",
+        metavar="MODE",
+        type=parse_mode,
+        help="vanilla, balance, boost, turbo or a list such as 1,10,4,10 (default: the model's)",
+    )
+    generation.add_argument("--max_new_tokens", type=int, help="the most tokens to write")
+    generation.add_argument(
+        "--max_audio_seconds", type=float, help="the longest recording that is taken (default: the model's limit)"
+    )
+    generation.add_argument(
+        "--seed", type=int, help="sample with this seed (default: greedy, unless the model samples)"
+    )
+    generation.add_argument("--json", action="store_true", help="print a line of JSON for each input")
+
+    spoken = argparse.ArgumentParser(add_help=False)
+    spoken.add_argument(
+        "--output",
+        help="a wav, flac, ogg or mp3 file for the speech, and for that of several inputs a folder (default: in this folder)",
+    )
+    spoken.add_argument("--force", action="store_true", help="even over files that are there")
+
+    answer = commands.add_parser(
+        "answer", parents=[generation, spoken], help="answer spoken questions with speech and text"
+    )
+    answer.add_argument(
+        "inputs",
+        metavar="AUDIO",
+        nargs="*",
+        default=[str(SAMPLE_QUESTION)],
+        help="the questions: files, URLs, or - for the standard input (default: a shipped sample)",
+    )
+    answer.set_defaults(run=run_speech, default_output="answer.wav")
+
+    ask = commands.add_parser(
+        "ask", parents=[generation, spoken], help="answer written questions with speech and text"
+    )
+    ask.add_argument("inputs", metavar="TEXT", nargs="+", help="the questions, or - for the standard input")
+    ask.set_defaults(run=run_speech, default_output="answer.wav")
+
+    transcribe = commands.add_parser("transcribe", parents=[generation], help="write down speech")
+    transcribe.add_argument(
+        "inputs", metavar="AUDIO", nargs="+", help="the recordings: files, URLs, or - for the standard input"
+    )
+    transcribe.set_defaults(run=run_speech, default_output=None)
+
+    speak = commands.add_parser("speak", parents=[generation, spoken], help="speak texts")
+    speak.add_argument("inputs", metavar="TEXT", nargs="+", help="the texts, or - for the standard input")
+    speak.set_defaults(run=run_speech, default_output="speech.wav")
+
+    for command, description in DELEGATED_COMMANDS.items():
+        commands.add_parser(command, help=f"{description}; see vita-audio {command} --help", add_help=False)
+
+    export = commands.add_parser("export", parents=[model], help="write a complete Hub repository")
+    export.add_argument("folder", help="a folder that does not exist or is empty")
+    export.add_argument(
+        "--codec",
+        help="folder or Hub id of a speech codec, for a converted model that has a tokenizer but no processor",
+    )
+    export.set_defaults(run=run_export)
+
+    place = argparse.ArgumentParser(add_help=False)
+    place.add_argument("folder", help="a model that training or vita-audio export has written")
+    place.add_argument("--revision", help="branch (default: the main one and, of a training stage, stage1 to stage4)")
+
+    push = commands.add_parser("push", parents=[place], help="send a folder with its card to the Hub")
+    push.add_argument("repo_id", metavar="REPO", help="such as user/name; created if there is none")
+    push.add_argument("--private", action="store_true", default=None, help="make a new repository private")
+    push.add_argument("--dry_run", action="store_true", help="only list what would be sent")
+    push.set_defaults(run=run_push)
+
+    card = commands.add_parser("card", parents=[place], help="write the card from the files of a folder")
+    card.add_argument("--repo_id", help="where it will be, for its snippet (default: as training has pushed it)")
+    card.add_argument("--license", help="such as apache-2.0 (default: as it was, or as training was told)")
+    card.add_argument("--language", nargs="+", help="such as en (default: as it was, or as training was told)")
+    card.add_argument("--converted_from", metavar="REPO", help="the released checkpoint that this was converted from")
+    card.add_argument("--benchmarks", metavar="FILE", help="results.json of training.harness, to be shown as well")
+    card.add_argument("--overwrite", action="store_true", help="even a card that was edited by hand")
+    card.set_defaults(run=run_card)
+    return parser
+
+
+def parse_mode(text: str) -> str | list[int]:
+    """A mode's name, or its list of numbers with commas between them."""
+    if not text.lstrip("-")[:1].isdigit():
+        return text
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r:.200} is not a list of numbers such as 1,10,4,10") from None
+
+
+def run_speech(arguments) -> int:
+    from .speech import respond_to_all
+
+    return respond_to_all(arguments, arguments.default_output)
+
+
+def run_export(arguments) -> int:
+    from .loading import load_pipeline
+
+    pipe = load_pipeline(arguments)
+    from hub_cards.model_card import CARD_FILE, FILES_OF_THE_CARD, metadata_of, write_model_card
+    from processing.export import export_repository
+
+    metadata = metadata_of(Path(arguments.model) / CARD_FILE)
+    folder = export_repository(pipe.model, pipe.processor, arguments.folder)
+    try:
+        for name in FILES_OF_THE_CARD:
+            if (Path(arguments.model) / name).is_file():
+                shutil.copyfile(Path(arguments.model) / name, folder / name)
+        write_model_card(folder, **{key: metadata[key] for key in ("license", "language") if key in metadata})
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    print(folder)
+    return 0
+
+
+def run_push(arguments) -> int:
+    from hub_cards.push import describe_push, push_folder
+
+    if arguments.dry_run:
+        print(describe_push(arguments.folder, arguments.repo_id, arguments.revision))
+    else:
+        print(push_folder(arguments.folder, arguments.repo_id, arguments.revision, arguments.private))
+    return 0
+
+
+def run_card(arguments) -> int:
+    from hub_cards.model_card import add_benchmarks, read_model_config, write_model_card
+
+    read_model_config(Path(arguments.folder))
+    if arguments.benchmarks is not None:
+        add_benchmarks(arguments.folder, arguments.benchmarks)
+    names = ("repo_id", "revision", "license", "language", "converted_from", "overwrite")
+    print(write_model_card(arguments.folder, **{name: getattr(arguments, name) for name in names}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Loading the model of a command, with an error that says what to do where it is not whole."""
+
+import json
+import os
+from pathlib import Path
+
+
+# What transformers' loading ends in where a file has JSON of another shape than it expects
+ERRORS_OF_MALFORMED_FILES = (AttributeError, KeyError, IndexError, TypeError, RecursionError)
+
+
+def load_pipeline(arguments):
+    """
+    The [`VitaAudioPipeline`] that the options `--model`, `--revision`, `--codec`, `--device`, `--dtype` and `--threads` ask for.
+
+    Raises:
+        ValueError, OSError: an option is wrong, or the model is malformed, not whole, or not there.
+    """
+    codec = getattr(arguments, "codec", None)
+    for option, name in (("--model", arguments.model), ("--codec", codec)):
+        if name is not None:
+            check_name(option, name)
+    if os.path.isdir(arguments.model) and arguments.revision is not None:
+        raise ValueError(f"--revision is for a Hub id, but {arguments.model} is a folder.")
+    if arguments.threads < 1:
+        raise ValueError(f"--threads must be at least 1, got {arguments.threads}.")
+    import torch
+    import transformers
+
+    from processing import VitaAudioPipeline
+
+    try:
+        device = torch.device(arguments.device)
+    except RuntimeError:
+        raise ValueError(f"--device must be such as cpu or cuda:0, got {arguments.device}.") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"--device is {arguments.device}, but there are {torch.cuda.device_count()} CUDA GPUs here.")
+    torch.set_num_threads(arguments.threads)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        model, processor = load(arguments.model, arguments.revision, arguments.dtype, codec)
+    except ERRORS_OF_MALFORMED_FILES as error:
+        raise ValueError(
+            f"{arguments.model} cannot be loaded, as a file in it is malformed ({type(error).__name__}: {error!s:.200})."
+        ) from error
+    return VitaAudioPipeline(model, processor=processor, device=device)
+
+
+def check_name(option: str, name: str) -> None:
+    """
+    Raises:
+        FileNotFoundError: it is neither a folder nor can it be a Hub id.
+        ValueError: a JSON file in the folder is malformed.
+    """
+    if not os.path.isdir(name):
+        if name.count("/") != 1 or name[0] in "./~":
+            raise FileNotFoundError(
+                f"There is no folder {name}; {option} takes a folder or a Hub id such as user/name."
+            )
+        return
+    for path in (*Path(name).glob("*.json"), *Path(name).glob("audio_tokenizer/*.json")):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is not JSON: {error!s:.200}") from error
+        if not isinstance(content, dict):
+            raise ValueError(f"{path} must have a JSON object, but has {content!r:.200}.")
+
+
+def load(name: str, revision: str | None, dtype: str | None, codec_name: str | None):
+    """The model and the processor of a folder or Hub id; the processor is built where there is a codec beside it."""
+    from transformers import AutoModel, AutoProcessor, PreTrainedConfig
+    from transformers.utils import PROCESSOR_NAME, cached_file
+
+    import modeling_vita_audio  # noqa: F401  registers the model with the auto classes
+
+    config, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
+    if "model_type" not in config:
+        raise ValueError(f"{name} has no model: it has no config.json with a `model_type`.")
+    if config["model_type"] != "vita_audio":
+        raise ValueError(f"{name} has a model of the type {config['model_type']!r}, not 'vita_audio'.")
+    has_processor = cached_file(name, PROCESSOR_NAME, revision=revision, _raise_exceptions_for_missing_entries=False)
+    if codec_name is None and not has_processor:
+        raise ValueError(
+            f"{name} has a language model alone, as converting a released one leaves it, and no speech codec. `vita-audio export "
+            f"--model {name} --codec CODEC FOLDER` puts both into one folder; the released models' codec is what `python -m "
+            "processing.convert_glm4_voice_to_hf` writes."
+        )
+    if codec_name is not None and has_processor:
+        raise ValueError(f"{name} has a processor with a codec of its own; leave --codec out.")
+    model = AutoModel.from_pretrained(name, revision=revision, dtype=dtype)
+    if codec_name is None:
+        return model, AutoProcessor.from_pretrained(name, revision=revision)
+    return model, build_processor(name, revision, model, AutoModel.from_pretrained(codec_name))
+
+
+def build_processor(name: str, revision: str | None, model, codec):
+    """The processor of a converted model: its tokenizer and a codec."""
+    from transformers import AutoTokenizer
+
+    from modeling_vita_audio import MCTP_MODES
+    from processing import VitaAudioProcessor
+    from processing.interleaving_vita_audio import DEFAULT_INTERLEAVE_PATTERN
+
+    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    # the layout that a model was trained with is its default mode
+    mode = getattr(model.generation_config, "mctp_mode", None)
+    pattern = MCTP_MODES.get(mode) if isinstance(mode, str) else mode
+    is_layout = pattern is not None and any(pattern[1::2])
+    return VitaAudioProcessor.from_codec(
+        tokenizer, codec, interleave_pattern=pattern if is_layout else DEFAULT_INTERLEAVE_PATTERN
+    )

@@ -1,0 +1,223 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`vita-audio answer | ask | transcribe | speak`: inputs in; text, speech and times out."""
+
+import io
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from hub_cards.command_line import explain, fail
+
+
+# By the ending of a file's name: what soundfile calls the format, and how samples are stored in it
+FORMATS = {
+    ".wav": ("WAV", "PCM_16"),
+    ".flac": ("FLAC", "PCM_16"),
+    ".ogg": ("OGG", "VORBIS"),
+    ".mp3": ("MP3", "MPEG_LAYER_III"),
+}
+
+COMMANDS_ON_TEXT = ("ask", "speak")
+STANDARD_INPUT = "-"
+
+# Programs that play a file; the first that is there is named
+PLAYERS = ("afplay", "pw-play", "paplay", "aplay", "play", "ffplay", "xdg-open")
+
+
+def respond_to_all(arguments, default_output: str | None) -> int:
+    """
+    Answers, speaks or writes down all inputs of a command. Where one of several cannot be, an error says so, and the others are.
+
+    Args:
+        arguments: of the command.
+        default_output: the name of a file that is overwritten without a question; None where no speech is written.
+
+    Returns:
+        `int`: 0, or 1 where one could not be.
+
+    Raises:
+        ValueError, OSError: an option, the model or the only input is wrong. What can be known before the model is loaded is said
+            before that.
+    """
+    if arguments.command not in COMMANDS_ON_TEXT:
+        check_files_are_there(arguments.inputs)
+    outputs = [None] * len(arguments.inputs)
+    if default_output is not None:
+        outputs = plan_outputs(arguments, default_output)
+    from .loading import load_pipeline
+
+    pipe = load_pipeline(arguments)
+    if arguments.max_audio_seconds is not None:
+        pipe.processor.max_audio_seconds = arguments.max_audio_seconds
+    failed = False
+    for name, output in zip(arguments.inputs, outputs):
+        try:
+            report = respond(arguments, pipe, name, output)
+        except Exception as error:
+            if len(arguments.inputs) == 1 or explain(error) is None:
+                raise
+            failed = True
+            fail(f"{name:.200}: {explain(error)}", "vita-audio")
+        else:
+            print(json.dumps(report) if arguments.json else describe(report), flush=True)
+    return int(failed)
+
+
+def check_files_are_there(names: list[str]) -> None:
+    """
+    Raises:
+        FileNotFoundError: none of them is.
+    """
+    if not any(os.path.exists(name) or name == STANDARD_INPUT or ":" in name for name in names):
+        raise FileNotFoundError(f"There is no audio file {', '.join(names):.200}.")
+
+
+def plan_outputs(arguments, default_output: str) -> list[Path]:
+    """
+    The files for the speech of each input, in folders that are there.
+
+    Raises:
+        ValueError: the ending of a name is of no format, two are the same, or one is there already or is a folder.
+        OSError: one cannot be written.
+    """
+    place = Path(arguments.output or default_output)
+    if len(arguments.inputs) == 1 and not place.is_dir():
+        outputs = [place]
+    else:
+        folder = place if arguments.output else place.with_suffix("")
+        on_text = arguments.command in COMMANDS_ON_TEXT
+        outputs = [
+            folder / f"{number if on_text or name == STANDARD_INPUT else Path(name).stem}.wav"
+            for number, name in enumerate(arguments.inputs, 1)
+        ]
+        if len(set(outputs)) < len(outputs):
+            raise ValueError("Several inputs have the same name, and so would their outputs; give them one by one.")
+    for output in outputs:
+        check_output(output, arguments.force or str(output) == default_output, is_folder_new=len(outputs) > 1)
+        if any(os.path.exists(name) and output.exists() and output.samefile(name) for name in arguments.inputs):
+            raise ValueError(f"The output {output} is an input, too.")
+    return outputs
+
+
+def check_output(output: Path, force: bool, is_folder_new: bool) -> None:
+    folder = output.absolute().parent
+    if is_folder_new and not folder.exists():
+        folder = folder.parent
+    if output.suffix.lower() not in FORMATS:
+        raise ValueError(f"The name of the output must end with {', '.join(FORMATS)}, got {output}.")
+    if not folder.is_dir():
+        raise ValueError(f"The folder of the output {output} does not exist.")
+    if output.is_dir():
+        raise ValueError(f"The output {output} is a folder.")
+    if output.exists() and not force:
+        raise ValueError(f"The output {output} exists; --force writes over it.")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"The output {output} cannot be written: {error.strerror}.") from error
+
+
+def respond(arguments, pipe, name: str, output: Path | None) -> dict:
+    """
+    Runs the model on one input, and writes the speech.
+
+    Returns:
+        `dict`: what the command reports. Times count from the moment that the input is in memory; a real-time factor is the time
+        needed over the length of the speech written, or read.
+    """
+    import numpy as np
+    from transformers import set_seed
+
+    from processing.conversation_vita_audio import recognition_conversation
+
+    # read beforehand, so that the time that takes is not the answer's
+    inputs, source = read_input(arguments.command, pipe, name)
+    options = {"mctp_mode": arguments.mctp_mode, "max_new_tokens": arguments.max_new_tokens}
+    options = {name: value for name, value in options.items() if value is not None}
+    # a converted model's generation config may name none
+    mode = options.get("mctp_mode") or getattr(pipe.model.generation_config, "mctp_mode", None) or "vanilla"
+    if arguments.seed is not None:
+        set_seed(arguments.seed)
+        options["do_sample"] = True
+
+    start = time.perf_counter()
+    first_chunk_seconds, text, audio = None, "", []
+    for chunk in pipe.stream(inputs, **options):
+        if first_chunk_seconds is None and ("audio" in chunk or output is None):
+            first_chunk_seconds = time.perf_counter() - start
+        text += chunk.get("text", "")
+        audio += [chunk["audio"]] if "audio" in chunk else []
+    total_seconds = time.perf_counter() - start
+
+    # of text that is spoken the model writes none
+    report = {"input": name, "text": text.strip() or (source if arguments.command == "speak" else ""), "mode": mode}
+    if output is None:
+        report["audio_seconds"] = len(source) / pipe.processor.feature_extractor.sampling_rate
+    elif audio:
+        samples, rate = np.concatenate(audio), pipe.processor.output_sampling_rate
+        write_audio(output, samples, rate)
+        report |= {"audio": str(output), "sampling_rate": rate, "audio_seconds": len(samples) / rate}
+    else:
+        raise ValueError(f"The model answered without speech, so {output} is not written. Its text: {text.strip()!r}")
+    if arguments.command == "answer":
+        report["question"] = pipe(recognition_conversation(source), **options)["text"].strip()
+    report |= {
+        "first_chunk_seconds": first_chunk_seconds,
+        "total_seconds": total_seconds,
+        "real_time_factor": total_seconds / report["audio_seconds"],
+    }
+    return report
+
+
+def read_input(command: str, pipe, name: str):
+    """What the pipeline is asked, and the text or samples in it."""
+    from processing.conversation_vita_audio import recognition_conversation, synthesis_conversation
+
+    if command not in COMMANDS_ON_TEXT:
+        samples = pipe.processor.load_audio(name)
+        return (samples if command == "answer" else recognition_conversation(samples)), samples
+    text = sys.stdin.read().strip() if name == STANDARD_INPUT else name
+    if not any(character.isalnum() for character in text):
+        raise ValueError(f"The text has nothing in it to be spoken: {text!r:.200}.")
+    return ([{"role": "user", "content": text}] if command == "ask" else synthesis_conversation(text)), text
+
+
+def describe(report: dict) -> str:
+    """A report for people."""
+    lines = [f"Heard: {report['question']}"] if report.get("question") else []
+    lines.append(report["text"])
+    if "audio" in report:
+        player = next(filter(shutil.which, PLAYERS), None)
+        played = f"; to hear it: {player} {report['audio']}" if player else ""
+        lines.append(
+            f"Speech: {report['audio']} ({report['audio_seconds']:.2f} s at {report['sampling_rate']} Hz){played}"
+        )
+    first = report["first_chunk_seconds"]
+    lines.append(f"First chunk after {first:.3f} s, " if first is not None else "Nothing written, ")
+    lines[-1] += f"all after {report['total_seconds']:.3f} s: {1 / report['real_time_factor']:.1f}x real time."
+    return "\n".join(lines)
+
+
+def write_audio(path: Path, samples, sampling_rate: int) -> None:
+    """
+    Writes mono samples, in the format of the ending of `path`, beside it and moves them there, so that a full disk leaves no half a
+    file.
+    """
+    import soundfile
+
+    audio = io.BytesIO()
+    audio_format, subtype = FORMATS[path.suffix.lower()]
+    soundfile.write(audio, samples, sampling_rate, format=audio_format, subtype=subtype)
+    path.absolute().parent.mkdir(exist_ok=True)
+    temporary = path.absolute().with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(audio.getvalue())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
