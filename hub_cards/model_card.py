@@ -22,7 +22,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from .plots import plot_losses
 from .results import benchmark_results, benchmark_table, eval_results, is_hub_id, loss_table, results_table
-from .schemas import CONFIG, RESULTS, TRAINER_STATE, TRAINING_RECORD
+from .schemas import CONFIG, RESULTS, TRAINER_STATE, TRAINING_RECORD, check_fields
 
 
 CARD_FILE = "README.md"
@@ -91,7 +91,8 @@ def render_model_card(
 
     Raises:
         FileNotFoundError: there is no model in the folder.
-        ValueError: a file in it is malformed, or the folder has a model of another type.
+        ValueError: a file in it is malformed, the folder has a model of another type, or `repo_id`, `license` or `language` is not as the
+            Hub has it.
     """
     folder = Path(folder)
     config = read_model_config(folder)
@@ -101,6 +102,9 @@ def render_model_card(
     metadata = metadata_of(folder / CARD_FILE)
     if repo_id is None:
         repo_id, revision = record.get("repo_id"), revision or record.get("revision")
+    if repo_id is not None:
+        validate_repo_id(repo_id)
+    check_fields({key: value for key, value in (("license", license), ("language", language)) if value}, "the card")
     stage = record.get("stage")
     model_id = repo_id or folder.resolve().name
     name = model_id.rpartition("/")[2]
@@ -211,6 +215,7 @@ def check_metadata(card: ModelCard, path: str | Path = CARD_FILE) -> None:
         raise ValueError(
             f"{path} lacks the metadata {', '.join(missing)}; `vita-audio card --overwrite` writes a card with it."
         )
+    check_fields(card.data.to_dict(), str(path))
     for key in ("base_model", "datasets"):
         names = card.data.get(key) or []
         for name in [names] if isinstance(names, str) else names:

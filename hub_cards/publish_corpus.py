@@ -24,6 +24,7 @@ from .dataset_card import DURATIONS_PICTURE, render_dataset_card
 from .model_card import CARD_FILE, DEFAULT_LANGUAGE, DEFAULT_LICENSE
 from .plots import plot_durations
 from .push import call_hub, create_repository
+from .schemas import check_fields
 from .secret_scan import check_for_secrets, environment_secrets
 
 
@@ -117,9 +118,11 @@ def publish_corpus(
 
     Raises:
         FileNotFoundError: there is no such folder, or audio files are missing.
-        ValueError: there is a secret in the rows, or one names what is no audio in the folder.
+        ValueError: there is a secret in the rows, one names what is no audio in the folder, or `license` or `language` is
+            not as the Hub has it.
         PushError: the Hub refused, or could not be reached.
     """
+    check_fields({"license": license, "language": language}, "the card")
     rows = {name: read_rows(corpus_dir / f"{name}.jsonl") for name in (CONVERSATIONS, CLIPS)}
     if not rows[CONVERSATIONS]:
         raise FileNotFoundError(f"{corpus_dir} has no {CONVERSATIONS}.jsonl with conversations.")

@@ -232,6 +232,12 @@ def test_a_card_that_was_edited_by_hand_is_kept(folder, capsys):
         ({"license": None}, "lacks the metadata `license`"),
         ({"language": None, "tags": None}, "lacks the metadata `language`, `tags`"),
         ({"base_model": "runs/mini/stage3"}, "`base_model` must be ids of the Hub, got 'runs/mini/stage3'"),
+        (
+            {"license": "apache"},
+            "`license` must be an identifier of the Hub such as apache-2.0 or other, got 'apache'",
+        ),
+        ({"language": ["en", "english please"]}, "`language` must be codes such as en, got ['en', 'english please']"),
+        ({"pipeline_tag": "speech to speech"}, "`pipeline_tag` must be as the Hub has it, got 'speech to speech'"),
         ({"base_model_relation": "child"}, "`base_model_relation` must be one of"),
     ],
 )
@@ -245,6 +251,21 @@ def test_a_card_with_bad_metadata_is_one_line(folder, metadata, message, capsys)
         assert main(["push", str(folder), "me/mini", *argv]) == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("vita-audio: error: ") and message in line
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["--license", "apache"], "the card: `license` must be an identifier of the Hub"),
+        (["--language", "en", "Klingon!"], "the card: `language` must be codes such as en"),
+        (["--repo-id", "a/b/c"], "'a/b/c'"),
+    ],
+)
+def test_options_of_a_card_are_checked(folder, argv, message, capsys):
+    before = (folder / "README.md").read_bytes()
+    assert main(["card", str(folder), *argv]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line and (folder / "README.md").read_bytes() == before
 
 
 def test_what_is_sent_and_what_is_not(folder, capsys):
