@@ -249,6 +249,10 @@ def call_hub(call: Callable, repo_id: str, api: HfApi):
                 raise PushError(describe(error, repo_id, api.endpoint)) from error
             tqdm.write(f"{describe(error, repo_id, api.endpoint)} Another try in {wait} s.", file=sys.stderr)
             time.sleep(wait)
+        # what the client ends in where the answer is not the Hub's, as that of a proxy or a login page
+        except (ValueError, TypeError, LookupError, AttributeError, AssertionError) as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
+            raise PushError(f"The answer of {api.endpoint} for {repo_id} is not that of a Hub ({reason}).") from error
 
 
 def describe(error: Exception, repo_id: str, endpoint: str = constants.ENDPOINT) -> str:
