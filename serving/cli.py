@@ -50,6 +50,9 @@ def run(argv: list[str]) -> int:
 
 
 def delegate(command: str, argv: list[str]) -> int | None:
+    for option, name in zip(argv, argv[1:]):
+        if option == "--config" and not Path(name).is_file():
+            raise FileNotFoundError(f"There is no file {name}; --config takes a YAML file.")
     try:
         if command == "train":
             from training.train import main as run

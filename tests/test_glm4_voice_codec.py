@@ -1,7 +1,7 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-import argparse
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -18,6 +18,7 @@ from tiny_models import tiny_model, tiny_tokenizer
 from transformers import AutoProcessor, EncodecFeatureExtractor
 
 from modeling_vita_audio.convert_vita_audio_to_hf import convert as convert_vita_audio
+from modeling_vita_audio.convert_vita_audio_to_hf import main as convert_vita_audio_main
 from processing import (
     Glm4VoiceCodec,
     Glm4VoiceCodecConfig,
@@ -26,11 +27,11 @@ from processing import (
     modeling_glm4_voice_codec,
 )
 from processing.convert_glm4_voice_to_hf import convert
+from processing.convert_glm4_voice_to_hf import main as convert_main
 from processing.export import export_repository
 from processing.modeling_glm4_voice_tokenizer import block_causal_mask
 from processing.modeling_glm4_voice_vocoder import log_mel_spectrogram
 from serving.cli import main
-from serving.loading import build_processor
 
 
 FIXTURE = Path(__file__).parent / "fixtures" / "glm4_voice"
@@ -669,7 +670,7 @@ assert len(late) <= 16, len(late)
 """
 
 
-def test_converted_language_model_with_this_codec_is_one_folder(pipe, folder, question, tmp_path):
+def test_converted_language_model_with_this_codec_is_one_folder(pipe, folder, question, tmp_path, capsys):
     """Our model to the released layout, back from there, and exported with the converted codec by the command line."""
     released, converted, exported = (tmp_path / name for name in ("released", "converted", "exported"))
     pipe.model.save_pretrained(tmp_path / "ours")
@@ -685,8 +686,41 @@ def test_converted_language_model_with_this_codec_is_one_folder(pipe, folder, qu
     assert got["n"] > 1 and got["stream"].shape == got["audio"].shape
     assert str(got["text"]) == str(got["stream_text"]) == expected["text"]
     np.testing.assert_allclose(got["audio"], expected["audio"], atol=1e-3)
-    with pytest.raises(ValueError, match="leave --codec out"):
-        build_processor(argparse.Namespace(model=str(exported), codec=str(folder), revision=None), pipe.model)
+    assert main(["export", "--model", str(exported), "--codec", str(folder), str(tmp_path / "again")]) == 1
+    assert "leave --codec out" in capsys.readouterr().err
+
+
+def test_from_released_folders_to_a_spoken_answer_by_the_command_line(pipe, tmp_path, capsys):
+    """README's commands, and what is said where one was left out."""
+    pipe.model.save_pretrained(tmp_path / "ours")
+    pipe.processor.tokenizer.save_pretrained(tmp_path / "ours")
+    released, boost, codec, whole, speech = (
+        str(tmp_path / name) for name in ("released", "boost", "glm4-voice", "vita-audio-boost", "answer.wav")
+    )
+    convert_vita_audio(tmp_path / "ours", released, to_released=True)
+    convert_vita_audio_main(["--input_dir", released, "--output_dir", boost])
+    published = Path(__file__).parent / "fixtures" / "glm4_voice"
+    convert_main(
+        [
+            f"--tokenizer_dir={published / 'tokenizer'}",
+            f"--decoder_dir={published / 'decoder'}",
+            f"--output_dir={codec}",
+        ]
+    )
+    capsys.readouterr()
+    for argv in (["answer"], ["export", whole]):
+        assert main([*argv, "--model", boost]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"`vita-audio export --model {boost} --codec CODEC FOLDER` puts both into one folder" in line
+    assert main(["export", "--model", boost, "--codec", str(tmp_path / "nothing"), whole]) == 1
+    assert "There is no folder" in capsys.readouterr().err and not Path(whole).exists()
+    assert main(["export", "--model", boost, "--codec", codec, whole]) == 0
+    for mode in ([], ["--mode", "turbo"]):
+        capsys.readouterr()
+        assert main(["answer", "--model", whole, "--output", speech, "--force", "--json", *mode]) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert soundfile.info(speech).duration == pytest.approx(report["audio_seconds"], abs=0.001)
+        assert soundfile.info(speech).samplerate == 22050 and report["audio_seconds"] > 0.5
 
 
 @pytest.mark.parametrize(
