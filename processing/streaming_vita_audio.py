@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Streaming: text and audio of a generation while it runs."""
 
+import atexit
 import queue
+import threading
 import weakref
 from collections.abc import Callable, Iterator
-from threading import Thread
+from functools import partial
 
 from transformers.generation.streamers import BaseStreamer
 
@@ -28,7 +30,7 @@ def empty(items: queue.Queue):
 
 
 def pass_on_end(items: queue.Queue):
-    """Puts the mark of the end back, for other readers that wait for it. Whoever puts anything else has ended by then."""
+    """Puts the mark of the end where readers may wait for it. Where there is no room, they have something to read."""
     try:
         items.put_nowait(None)
     except queue.Full:
@@ -76,7 +78,8 @@ class VitaAudioStreamer(BaseStreamer):
         self.codes_per_chunk = codes_per_chunk
         self.timeout = timeout
         self.is_closed = False
-        self._queue = queue.Queue(max_queued_tokens)
+        # room for the marks of the end, too, which must get in when nobody reads any more
+        self._queue = queue.Queue(max_queued_tokens + 2 if max_queued_tokens else 0)
         self._has_prompt = False
 
     def put(self, value):
@@ -103,7 +106,7 @@ class VitaAudioStreamer(BaseStreamer):
         """Nobody wants more: the next `put` raises [`StreamClosed`], and a reader's iteration ends."""
         self.is_closed = True
         empty(self._queue)
-        self._queue.put(None)
+        pass_on_end(self._queue)
 
     def _token_ids(self) -> Iterator[int]:
         while (item := self._queue.get(timeout=self.timeout)) is not None and not self.is_closed:
@@ -172,17 +175,18 @@ class VitaAudioSpeechStream(Iterator[dict]):
         if max_queued_chunks < 1:
             raise ValueError(f"max_queued_chunks must be at least 1, got {max_queued_chunks}.")
         self._streamer = streamer
-        # room for the marks of the end, too, which must get in when nobody reads any more
+        # room for the marks of the end, as in the streamer
         self._chunks = queue.Queue(max_queued_chunks + 2)
         self._is_over = False
+        cancel = partial(_cancel, streamer, self._chunks)
         self._threads = [
-            Thread(target=_write, args=(generate, streamer), daemon=True),
-            Thread(target=_speak, args=(streamer, self._chunks), daemon=True),
+            _StreamThread(cancel, target=_write, args=(generate, streamer)),
+            _StreamThread(cancel, target=_speak, args=(streamer, self._chunks)),
         ]
         for thread in self._threads:
             thread.start()
         # a stream that is dropped half-way must not leave its threads waiting
-        self._cancel = weakref.finalize(self, _cancel, streamer, self._chunks)
+        self._cancel = weakref.finalize(self, cancel)
 
     def cancel(self):
         """
@@ -236,8 +240,22 @@ def _speak(streamer: VitaAudioStreamer, chunks: queue.Queue):
 def _cancel(streamer: VitaAudioStreamer, chunks: queue.Queue):
     streamer.close()
     empty(chunks)
-    # for a reader that is waiting
-    chunks.put(None)
+    pass_on_end(chunks)
+
+
+class _StreamThread(threading.Thread):
+    def __init__(self, cancel: Callable[[], None], **kwargs):
+        super().__init__(daemon=True, **kwargs)
+        self.cancel = cancel
+
+
+@atexit.register
+def _end_streams():
+    """Python would abort where it ends while a thread is inside of torch."""
+    for thread in threading.enumerate():
+        if isinstance(thread, _StreamThread):
+            thread.cancel()
+            thread.join()
 
 
 __all__ = ["StreamClosed", "VitaAudioSpeechStream", "VitaAudioStreamer"]

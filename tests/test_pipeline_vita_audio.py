@@ -3,9 +3,13 @@
 import copy
 import gc
 import io
+import os
 import queue
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -277,6 +281,57 @@ def test_cancelling_from_another_thread_ends_both_within_a_chunk(pipe, way):
     assert len(tokens) < 400
     if way == "cancel":
         assert len(decoded) <= num_decoded + 1 and len(tokens) <= num_tokens + 2
+
+
+LEAVE_A_STREAM = """
+import sys
+import numpy as np
+import torch
+from tiny_models import tiny_model, tiny_processor
+from processing.pipeline_vita_audio import VitaAudioPipeline
+
+processor = tiny_processor()
+pipe = VitaAudioPipeline(tiny_model(processor), processor=processor, device="cpu")
+stream = pipe.stream(np.sin(np.arange(8000) / 9), max_new_tokens=100, min_new_tokens=100, codes_per_chunk=1)
+if sys.argv[1] == "drop":
+    next(stream)
+# steps that take so long that the process ends in the midst of one
+def work(*_):
+    torch.ones(1500, 1500) @ torch.ones(1500, 1500)
+
+for module in (pipe.model.lm_head, processor.audio_tokenizer.decoder):
+    module.register_forward_hook(work)
+if sys.argv[1] == "drop":
+    del stream
+"""
+
+
+@pytest.mark.parametrize("way", ["unread", "drop"])
+def test_a_process_that_leaves_a_stream_ends_well(way):
+    root = Path(__file__).parent.parent
+    environment = os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}"}
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVE_A_STREAM, way], env=environment, capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_closing_lets_a_writer_that_waits_for_room_go(pipe):
+    for _ in range(20):
+        streamer = VitaAudioStreamer(pipe.processor, max_queued_tokens=1)
+        streamer.put(torch.tensor([[1]]))
+
+        def write(streamer=streamer):
+            with pytest.raises(StreamClosed):
+                while True:
+                    streamer.put(torch.tensor([5]))
+
+        writer = threading.Thread(target=write, daemon=True)
+        writer.start()
+        wait_until(lambda streamer=streamer: streamer._queue.full())
+        streamer.close()
+        writer.join(20)
+        assert not writer.is_alive()
 
 
 def test_a_slow_reader_holds_up_the_codec_and_the_model(pipe):
