@@ -37,6 +37,8 @@ REPO_KWARGS = ("repo_id", "private")
 COMMIT_KWARGS = ("commit_message", "commit_description", "create_pr", "revision")
 
 UNFINISHED_SUFFIX = ".unfinished"
+# Where nothing else was in the folder before: what is there after a kill may be written over
+FIRST_SUFFIX = ".first" + UNFINISHED_SUFFIX
 # On a disk that machines share, one cannot see whether another's process still runs
 LONGEST_SAVE_SECONDS = 24 * 3600
 
@@ -46,22 +48,21 @@ SHARD_NUMBER = re.compile(r"-\d{5}-of-\d{5}$")
 @contextmanager
 def written_whole(folder: str | os.PathLike) -> Iterator[Path]:
     """
-    A folder inside of `folder` to write to, whose files are moved to `folder` at the end. What processes that were killed have
-    left there of their own is removed.
+    A folder of the name of `folder`, in a hidden one inside of it, to write to; the files are moved to `folder` at the end. What
+    processes that were killed have left there of their own is removed.
 
     Raises:
         OSError: the files could not be written; `folder` is as it was, and not there if it was not.
     """
     folder = Path(folder).absolute()
-    is_new = not folder.exists()
-    prefix = f".{socket.gethostname()}-{os.getpid()}-"
+    is_new, suffix = not folder.exists(), FIRST_SUFFIX if is_free(folder) else UNFINISHED_SUFFIX
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(
-            prefix=prefix, suffix=UNFINISHED_SUFFIX, dir=folder, ignore_cleanup_errors=True
-        ) as name:
-            yield Path(name)
-            put_in_place(Path(name), folder)
+        with TemporaryDirectory(prefix=owner_prefix(), suffix=suffix, dir=folder, ignore_cleanup_errors=True) as name:
+            unfinished = Path(name, folder.name)
+            unfinished.mkdir()
+            yield unfinished
+            put_in_place(unfinished, folder)
         remove_leftovers(folder)
         is_new = False
     except SafetensorError as error:
@@ -93,14 +94,27 @@ def kind_of_weights(path: Path) -> str | None:
     return SHARD_NUMBER.sub("", name) if is_weights else None
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Removes what [`written_whole`] has left where its process was killed."""
+def owner_prefix() -> str:
+    """How names of unfinished files and folders begin, which end with `UNFINISHED_SUFFIX`: with the process that is at them."""
+    return f".{socket.gethostname()}-{os.getpid()}-"
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """What has such a name and is of a process that was killed."""
+    paths = []
     for path in folder.glob(f".*{UNFINISHED_SUFFIX}"):
         host, _, number = path.name[1:].rpartition("-")[0].rpartition("-")
-        if host == socket.gethostname() and number.isdigit() and is_running(int(number)):
+        is_ours = host == socket.gethostname()
+        if is_ours and number.isdigit() and is_running(int(number)):
             continue
-        if host == socket.gethostname() or time.time() - path.stat().st_mtime > LONGEST_SAVE_SECONDS:
-            shutil.rmtree(path, ignore_errors=True)
+        if is_ours or time.time() - path.stat().st_mtime > LONGEST_SAVE_SECONDS:
+            paths.append(path)
+    return paths
+
+
+def remove_leftovers(folder: Path) -> None:
+    for path in leftovers(folder):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def is_running(pid: int) -> bool:
@@ -113,15 +127,20 @@ def is_running(pid: int) -> bool:
     return True
 
 
+def is_free(folder: Path) -> bool:
+    """Whether there is nothing in a folder, other than what a process that was killed has left of the first one written there."""
+    if not folder.is_dir():
+        return not folder.exists()
+    left = leftovers(folder)
+    return any(path.name.endswith(FIRST_SUFFIX) for path in left) or not set(folder.iterdir()) - set(left)
+
+
 def check_is_free(folder: Path) -> None:
     """
     Raises:
-        ValueError: `folder` has something in it, other than what a killed process has left of a folder like the one to be
-            written.
+        ValueError: `folder` has something in it, see [`is_free`].
     """
-    if folder.is_dir():
-        remove_leftovers(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not is_free(folder):
         raise ValueError(f"{folder} exists and is not an empty folder; write to another one.")
 
 
@@ -330,7 +349,10 @@ __all__ = [
     "check_weights",
     "code_files",
     "keep_code",
+    "leftovers",
+    "owner_prefix",
     "put_in_place",
+    "remove_leftovers",
     "saved_whole",
     "written_whole",
 ]

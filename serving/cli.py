@@ -198,22 +198,22 @@ def run_speech(arguments) -> int:
 
 
 def run_export(arguments) -> int:
-    from .loading import load_pipeline
-
-    pipe = load_pipeline(arguments)
     from hub_cards.model_card import CARD_FILE, FILES_OF_THE_CARD, metadata_of, write_model_card
+    from modeling_vita_audio.saving_vita_audio import check_is_free, written_whole
     from processing.export import export_repository
 
+    from .loading import load_pipeline
+
+    folder = Path(arguments.folder).absolute()
+    check_is_free(folder)
+    pipe = load_pipeline(arguments)
     metadata = metadata_of(Path(arguments.model) / CARD_FILE)
-    folder = export_repository(pipe.model, pipe.processor, arguments.folder)
-    try:
+    with written_whole(folder) as unfinished:
+        export_repository(pipe.model, pipe.processor, unfinished)
         for name in FILES_OF_THE_CARD:
             if (Path(arguments.model) / name).is_file():
-                shutil.copyfile(Path(arguments.model) / name, folder / name)
-        write_model_card(folder, **{key: metadata[key] for key in ("license", "language") if key in metadata})
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+                shutil.copyfile(Path(arguments.model) / name, unfinished / name)
+        write_model_card(unfinished, **{key: metadata[key] for key in ("license", "language") if key in metadata})
     print(folder)
     return 0
 

@@ -303,13 +303,13 @@ def kill_once(work: Work, kind, place: Path, case, whole: dict, draw: random.Ran
 
 def kill(work: Work, what: str, kills: int, draw: random.Random) -> dict:
     """The report of one kind."""
-    kind, folder = KINDS[what](work), work.folder / what
+    kind, place = KINDS[what](work), work.folder / what
     wholes, outcomes, faults, too_late = {}, collections.Counter(), [], 0
     while sum(outcomes.values()) < kills:
         case = kind.case(draw)
         if case not in wholes:
-            wholes[case] = undisturbed(work, kind, folder / f"whole{len(wholes)}", case)
-        place = folder / "killed"
+            wholes[case] = undisturbed(work, kind, place, case)
+            shutil.rmtree(place)
         try:
             outcome = kill_once(work, kind, place, case, wholes[case], draw)
         except AssertionError as error:
