@@ -15,10 +15,11 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-import datasets
 import soundfile
 from datasets import Audio, Dataset, DatasetDict, Features, List, Value
 from huggingface_hub import DatasetCard, HfApi
+
+from training.temporary import disable_caching
 
 from .dataset_card import DURATIONS_PICTURE, render_dataset_card
 from .model_card import CARD_FILE, DEFAULT_LANGUAGE, DEFAULT_LICENSE
@@ -159,8 +160,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--license", default=DEFAULT_LICENSE, help="of the sentences and voices")
     parser.add_argument("--language", nargs="+", default=DEFAULT_LANGUAGE)
     args = parser.parse_args(argv)
-    # what `datasets` makes on the way lies in a temporary folder and is gone at the end
-    datasets.disable_caching()
+    disable_caching()
     try:
         repo_id = publish_corpus(args.corpus_dir, args.repo_id, args.private, args.license, args.language)
     except (OSError, ValueError) as error:

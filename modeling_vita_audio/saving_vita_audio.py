@@ -344,6 +344,7 @@ def saved_whole(save_pretrained: Callable) -> Callable:
 
 
 __all__ = [
+    "UNFINISHED_SUFFIX",
     "add_code",
     "check_is_free",
     "check_weights",

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from full_disk import full_disk
 from tiny_models import tiny_model, tiny_processor
 
 from processing import VitaAudioProcessor
+from processing.cli import main
 from processing.export import export_repository
 from processing.pipeline_vita_audio import VitaAudioPipeline
 
@@ -158,12 +160,50 @@ def test_folder_that_is_not_empty_is_left_alone(pipe, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_an_export_that_was_killed_can_be_repeated(pipe, tmp_path):
+EXPORT_AND_DIE = """
+import os, pathlib, signal, sys
+from processing.cli import main
+
+folder, model, last = sys.argv[1:]
+replace = pathlib.Path.replace
+
+def die_at_last(path, target):
+    if target == pathlib.Path(folder, last):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return replace(path, target)
+
+pathlib.Path.replace = die_at_last
+main(["export", folder, "--model", model])
+"""
+
+
+# the first and the last of the files that are put in place
+@pytest.mark.parametrize("last", ["README.md", "model.safetensors"])
+def test_an_export_that_was_killed_can_be_repeated(pipe, tmp_path, last):
+    pipe.save_pretrained(tmp_path / "model")
+    folder = tmp_path / "out" / "mini"
+    command = [sys.executable, "-c", EXPORT_AND_DIE, folder, tmp_path / "model", last]
+    assert subprocess.run(command, capture_output=True, timeout=300).returncode == -signal.SIGKILL
+    assert list(folder.glob(".*")) and (folder / "config.json").exists() == (last == "model.safetensors")
+    assert main(["export", str(folder), "--model", str(tmp_path / "model")]) == 0
+    assert main(["export", str(tmp_path / "whole" / "mini"), "--model", str(tmp_path / "model")]) == 0
+    files = [
+        {path.relative_to(root): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+        for root in (tmp_path / "out", tmp_path / "whole")
+    ]
+    assert files[0] == files[1] and not list(folder.glob(".*"))
+    with pytest.raises(ValueError, match="not an empty folder"):
+        export_repository(pipe.model, pipe.processor, folder)
+
+
+def test_what_a_save_that_was_killed_has_left_beside_other_things_is_no_leave_to_export(pipe, tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    leftover = tmp_path / f".{socket.gethostname()}-{dead.pid}-abcdefgh.unfinished"
-    leftover.mkdir()
-    (leftover / "model.safetensors").write_bytes(b"half")
+    (tmp_path / f".{socket.gethostname()}-{dead.pid}-abcdefgh.unfinished").mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="not an empty folder"):
+        export_repository(pipe.model, pipe.processor, tmp_path)
+    (tmp_path / "notes.txt").unlink()
     export_repository(pipe.model, pipe.processor, tmp_path)
     assert not list(tmp_path.glob(".*")) and (tmp_path / "model.safetensors").is_file()
 

@@ -18,6 +18,7 @@ from datasets import Audio, Dataset, DatasetDict, Features, List, Value, load_da
 from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
+from modeling_vita_audio.saving_vita_audio import UNFINISHED_SUFFIX, owner_prefix, remove_leftovers
 from processing.conversation_vita_audio import AUDIO_MARK
 
 
@@ -187,6 +188,7 @@ class SpeechCodeCache:
     def __init__(self, cache_dir: str | os.PathLike, codec):
         self.folder = Path(cache_dir) / codec_fingerprint(codec)
         self.folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(self.folder)
         self.codes: dict[str, np.ndarray] = {}
         self.refresh()
 
@@ -198,7 +200,7 @@ class SpeechCodeCache:
     def add(self, codes: dict[str, np.ndarray]) -> None:
         """Adds codes, `int32` of shape `(num_codes,)` by the keys of their audios, in a file of their own."""
         name = hashlib.blake2b("".join(sorted(codes)).encode(), digest_size=12).hexdigest()
-        unfinished = self.folder / f"{name}.{os.getpid()}.unfinished"
+        unfinished = self.folder / f"{owner_prefix()}{name}{UNFINISHED_SUFFIX}"
         try:
             save_file(codes, unfinished)
             os.replace(unfinished, self.folder / f"{name}.safetensors")

@@ -33,6 +33,7 @@ from .checkpoints import last_complete_checkpoint
 from .data import build_training_dataset, conversation_texts, load_conversations
 from .hub import describe_start, find_checkpoint, hub_revision, place_of
 from .initialize import build_from_language_model, build_from_nothing
+from .temporary import disable_caching
 from .trainer import VitaAudioSFTConfig, VitaAudioSFTTrainer
 
 
@@ -220,8 +221,7 @@ def main(argv: list[str] | None = None) -> None:
     if script_args.num_threads is not None:
         torch.set_num_threads(script_args.num_threads)
     set_seed(training_args.seed)
-    # what `datasets` makes on the way lies in a temporary folder and is gone at the end
-    datasets.disable_caching()
+    disable_caching()
     if training_args.push_to_hub and training_args.process_index == 0:
         # before the work: what the Hub refuses now, it would refuse at the end
         name = training_args.hub_model_id or Path(training_args.output_dir).absolute().name

@@ -20,6 +20,8 @@ import traceback
 from pathlib import Path
 
 
+# read by huggingface_hub when it is imported, as in `conftest.py`
+os.environ["HF_HUB_DISABLE_XET"] = "1"
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch  # noqa: E402
