@@ -55,12 +55,15 @@ extras = {
         "datasets>=5.2,<6",
         "accelerate>=1.15,<2",
     ],
+    # recordings of browsers and phones, which soundfile does not read
+    "media": ["av>=14,<19"],
     "quality": ["ruff>=0.14,<1"],
 }
 extras["test"] = [
     *extras["corpus"],
     *extras["train"],
     *extras["eval"],
+    *extras["media"],
     *extras["quality"],
     "pytest>=8,<10",
     "hypothesis>=6.100,<7",

@@ -2,40 +2,45 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading users' audio: a path, URL, file in memory, array or row of a dataset in, checked mono samples out."""
 
+import array
+import base64
 import http.client
-import importlib
 import io
 import os
+import re
+import sys
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from pathlib import Path
+from numbers import Real
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
+from .conversation_vita_audio import AUDIO_KEYS
+from .media_vita_audio import MAX_BYTES, MIN_AUDIO_SECONDS, check_length, check_rate, decode_file, import_package
 
-# Shorter than this there is no word in it; 0.1 s is a little more than one speech code (0.08 s).
-MIN_AUDIO_SECONDS = 0.1
 
 # Where no other limit is given: an hour
 MAX_AUDIO_SECONDS = 3600.0
 
-# From the lowest rate at which there are words to the highest of studios. A file may claim any, and the cost of resampling grows with
-# the ratio.
-MIN_SAMPLING_RATE, MAX_SAMPLING_RATE = 1000, 768000
-
-# Of a URL: to its next byte, for all of it, and how much. An hour of 16-bit audio at 16 kHz has 115 MB.
+# Of a URL: to its next byte, and for all of it
 URL_TIMEOUT_SECONDS, URL_TOTAL_SECONDS = 30, 120
-MAX_URL_BYTES = 256 * 2**20
-URL_BLOCK_BYTES = 2**20
+
+BLOCK_BYTES = 2**20
+
+# Longer than the name of a file, and no full stop in it
+BASE64 = re.compile(r"[A-Za-z0-9+/_=\s-]{256,}")
 
 # Beyond this, floating point samples are surely integers that were not scaled; decoders of lossy files overshoot 1 a bit.
 MAX_AMPLITUDE = 4.0
 
 # -80 dBFS, three steps of 16-bit audio. Encoders level what they hear, and would make noise of it that is transcribed.
 MIN_AMPLITUDE = 1e-4
+
+SAMPLES = (np.ndarray, torch.Tensor, list, tuple, array.array)
 
 
 def load_audio(
@@ -45,108 +50,193 @@ def load_audio(
     Reads audio as mono samples at `sampling_rate`; channels are averaged, other rates resampled (soxr).
 
     Args:
-        source: a path or `http(s)://` URL, or the bytes, of a wav, flac, ogg or mp3 file; an array or tensor of samples,
-            mono or with a second axis of channels, float in [-1, 1] or integer over its type's range; a dictionary with
-            `"array"` or `"raw"` and `"sampling_rate"`, or with `"bytes"` or `"path"`; an `AudioDecoder` of torchcodec.
+        source: one of
+
+            - a file, of wav, flac, ogg or mp3, with PyAV (`pip install av`) also webm, mp4, m4a, mov, 3gp, aac, amr, caf or wma:
+              its path, a pipe's too, or `"-"` for the standard input; an `http(s)://` or `file://` URL; its bytes; a file
+              object opened for them, read from its start where it can be; its base64, as a `data:` URI or alone;
+            - samples, mono or with a second axis of channels: an array, a tensor, or anything that NumPy makes an array of,
+              float in [-1, 1] or integer over its type's range (unsigned ones have their zero in the middle); a list of floats;
+            - `(rate, samples)` or `(samples, rate)`;
+            - a dictionary with samples as `"array"`, `"raw"` or `"audio"` and their `"sampling_rate"`, or with a file as
+              `"bytes"`, `"base64"`, `"path"`, `"url"`, `"audio_url"` or `"audio"`; its `"text"` is ignored;
+            - an `AudioDecoder` of torchcodec.
         sampling_rate: of the result, in Hz.
-        source_sampling_rate: of `source` in Hz where that is an array; `sampling_rate` by default.
+        source_sampling_rate: of `source` in Hz where that is samples; `sampling_rate` by default.
         max_seconds: the longest audio accepted; an hour by default.
 
     Returns:
         `np.ndarray` of shape `(num_samples,)`, float32 in [-1, 1].
 
     Raises:
-        ValueError: the audio is empty, silent (below -80 dBFS), corrupt, shorter than 0.1 s, longer than `max_seconds`, at a rate
-            outside of 1 to 768 kHz, or has NaN or infinite samples; or an array in a dictionary came without its rate. All of
-            it is said before more than that much is decoded.
-        OSError: a file is not there or cannot be read, or a URL cannot be fetched, within 120 s, or has more than 256 MiB.
+        ValueError: the audio is empty, silent (below -80 dBFS), corrupt, of a kind that needs PyAV where that is missing,
+            shorter than 0.1 s, longer than `max_seconds`, at a rate outside of 1 to 768 kHz, or has NaN or infinite samples; or
+            samples in a dictionary came without their rate, or with an unknown key. All of it is said before more than that
+            much is decoded.
+        OSError: a file is not there or cannot be read, or a URL cannot be fetched, within 120 s, or it, a pipe or a file
+            object has more than 256 MiB.
         TypeError: `source` is none of the above.
     """
     max_seconds = MAX_AUDIO_SECONDS if max_seconds is None else max_seconds
     if isinstance(source, dict):
-        for key in ("array", "raw", "bytes", "path"):
-            if source.get(key) is not None:
-                source_sampling_rate = source.get("sampling_rate", source_sampling_rate)
-                if key in ("array", "raw") and source_sampling_rate is None:
-                    break
-                if isinstance(source[key], dict):
-                    raise TypeError(f'"{key}" of an audio dictionary must be the audio, got another dictionary.')
-                return load_audio(source[key], sampling_rate, source_sampling_rate, max_seconds)
-        raise ValueError(
-            'An audio dictionary needs "array" or "raw" together with "sampling_rate", or "bytes", or "path"; got one with '
-            f"the keys {', '.join(sorted(map(str, source))):.200}."
-        )
+        source, source_sampling_rate = _from_dictionary(source, source_sampling_rate)
     if hasattr(source, "get_all_samples"):  # datasets decodes audio columns to AudioDecoder
-        samples = source.get_all_samples()
-        return load_audio(samples.data, sampling_rate, samples.sample_rate, max_seconds)
-    if isinstance(source, (str, Path, bytes, bytearray)):
-        name, samples, source_sampling_rate = _read_file(source, max_seconds)
-    elif isinstance(source, (np.ndarray, torch.Tensor)):
-        name, samples = "the audio array", _to_float(source)
+        decoded = source.get_all_samples()
+        source = (decoded.sample_rate, decoded.data)
+    if _has_rate(source):
+        source_sampling_rate, source = source if _is_number(source[0]) else reversed(source)
+    if isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(source, "read"):
+        name, stream = _open(source)
+        # a file object that somebody gave is read by now, and is left open
+        with stream:
+            samples, source_sampling_rate = decode_file(name, stream, max_seconds)
+    elif isinstance(source, SAMPLES) or hasattr(source, "__array__"):
+        # the type says why integers of a smaller range than its own seem silent
+        name = f"the audio array ({str(getattr(source, 'dtype', type(source).__name__)):.50})"
+        samples = _to_float(source)
         source_sampling_rate = sampling_rate if source_sampling_rate is None else source_sampling_rate
     else:
         raise TypeError(
-            "Audio must be a path, a URL, bytes of an audio file, an array of samples or a dictionary with "
-            f'"array" and "sampling_rate", got {type(source).__name__}.'
+            "Audio must be a path, a URL, bytes or a file object of an audio file, an array or list of samples, a tuple of a "
+            f'rate and samples, or a dictionary with "array" and "sampling_rate", got {type(source).__name__:.100}.'
         )
     samples = _to_mono(name, samples)
     _check(name, samples, source_sampling_rate, max_seconds)
     if source_sampling_rate != sampling_rate:
-        samples = _import("soxr").resample(samples, source_sampling_rate, sampling_rate)
+        samples = import_package("soxr").resample(samples, source_sampling_rate, sampling_rate)
     # decoders of lossy files and the resampler overshoot a bit
     return np.ascontiguousarray(samples, dtype=np.float32).clip(-1, 1)
 
 
-def _import(package: str):
+def is_one_audio(source) -> bool:
+    """Whether `source` is one audio and not several: a list of samples, and a pair of them and their rate, are one."""
+    return not isinstance(source, (list, tuple)) or _has_rate(source) or any(map(_is_number, source[:1]))
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _has_rate(source) -> bool:
+    """Samples and their rate, as of Gradio and `scipy.io.wavfile.read`, or the other way round, as of soundfile and torchaudio."""
+    return isinstance(source, (list, tuple)) and len(source) == 2 and sum(map(_is_number, source)) == 1
+
+
+def _from_dictionary(row: dict, sampling_rate: int | None) -> tuple[Any, int | None]:
+    """The audio of a dictionary and its rate."""
+    given = {key: value for key, value in row.items() if value is not None}
+    if unknown := given.keys() - {*AUDIO_KEYS, "sampling_rate", "text"}:
+        raise ValueError(
+            f"An audio dictionary has the unknown keys {', '.join(sorted(map(str, unknown))):.200}; it takes "
+            f"{', '.join(AUDIO_KEYS)}, sampling_rate and text."
+        )
+    # a row of a dataset may have several, and the first one is heard
+    key = next((key for key in AUDIO_KEYS if key in given), None)
+    source, sampling_rate = given.get(key), given.get("sampling_rate", sampling_rate)
+    if key is None or (sampling_rate is None and isinstance(source, SAMPLES) and not _has_rate(source)):
+        raise ValueError(
+            'An audio dictionary needs "array" or "raw" together with "sampling_rate", or "bytes", or "path"; got one with '
+            f"the keys {', '.join(sorted(map(str, row))):.200}."
+        )
+    if isinstance(source, dict):
+        raise TypeError(f'"{key}" of an audio dictionary must be the audio, got another dictionary.')
+    if key == "base64":
+        source = _decode_base64(source)
+    return source, sampling_rate
+
+
+def _open(source) -> tuple[str, BinaryIO]:
+    """The name of a file in messages, and its bytes: what is no file on a disk is read whole."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return "the audio in memory", io.BytesIO(source)
+    if hasattr(source, "read"):
+        name = getattr(source, "name", None)
+        return _read_all(f"{name:.200}" if isinstance(name, str) else "the audio in memory", source)
+    path = os.fsdecode(source)
+    name = f"{path:.200}"
+    if isinstance(source, str):
+        address = path[:8].lower()
+        if address.startswith(("http://", "https://")):
+            return name, io.BytesIO(_fetch(path))
+        if path == "-":
+            if not hasattr(sys.stdin, "buffer"):
+                raise OSError("There is no standard input to read audio from.")
+            return _read_all("the standard input", sys.stdin.buffer)
+        if address.startswith("data:"):
+            return "the data: URI", io.BytesIO(_decode_data_uri(path))
+        if address.startswith("file:"):
+            path = _path_of_uri(path)
+    if not os.path.exists(path):
+        if isinstance(source, str) and BASE64.fullmatch(path):
+            return "the base64 audio", io.BytesIO(_decode_base64(path))
+        raise FileNotFoundError(f"There is no audio file {name}.")
     try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise ImportError(f"Reading audio needs {package}: pip install {package}") from error
-
-
-def _read_file(source: str | Path | bytes, max_seconds: float) -> tuple[str, np.ndarray, int]:
-    """The name of a file in messages, its samples with the channels averaged, and its rate."""
-    soundfile = _import("soundfile")
-    if isinstance(source, (bytes, bytearray)):
-        name, stream = "the audio in memory", io.BytesIO(source)
-    elif str(source).startswith(("http://", "https://")):
-        name = f"{str(source):.200}"
-        stream = io.BytesIO(_fetch(str(source)))
-    else:
-        name = os.fspath(source)
-        if not os.path.isfile(name):
-            raise FileNotFoundError(f"There is no audio file {name}.")
-        stream = open(name, "rb")  # noqa: SIM115  closed below
+        stream = open(path, "rb")
+    except OSError as error:
+        raise OSError(error.errno, f"Cannot read audio, {error.strerror}", name) from error
+    if os.path.isfile(path):
+        return name, stream
     with stream:
-        if not stream.seek(0, os.SEEK_END):
-            raise ValueError(f"{name} is empty (0 bytes).")
-        stream.seek(0)
-        try:
-            with soundfile.SoundFile(stream) as file:
-                _check_rate(name, file.samplerate)
-                _check_length(name, file.frames, file.samplerate, max_seconds)
-                return name, _decode(name, file, max_seconds), file.samplerate
-        except soundfile.LibsndfileError as error:
+        return _read_all(name, stream)
+
+
+def _read_all(name: str, file) -> tuple[str, BinaryIO]:
+    """The bytes of a file object, from its start if it has one to go back to, as one that was just written is at its end."""
+    content = bytearray()
+    try:
+        if hasattr(file, "seekable") and file.seekable():
+            file.seek(0)
+        while block := file.read(BLOCK_BYTES):
+            if not isinstance(block, (bytes, bytearray)):
+                raise TypeError(
+                    f'{name} gives {type(block).__name__:.100} where audio is bytes; a file must be opened in binary mode, "rb".'
+                )
+            content += block
+            if len(content) > MAX_BYTES:
+                raise OSError(f"it has more than {MAX_BYTES} bytes")
+    except (OSError, ValueError) as error:
+        raise OSError(f"Cannot read {name}: {error!s:.200}") from error
+    return name, io.BytesIO(content)
+
+
+def _path_of_uri(uri: str) -> str:
+    path = uri[len("file:") :]
+    if path.startswith("//"):
+        host, slash, path = path[2:].partition("/")
+        path = slash + path
+        if host not in ("", "localhost"):
             raise ValueError(
-                f"{name} is corrupt or not a wav, flac, ogg or mp3 file ({error.error_string})."
-            ) from error
+                f"A file: URI must be of this machine, as file:///folder/a.wav, got the host {host:.100}."
+            )
+    return urllib.request.url2pathname(path)
 
 
-def _decode(name: str, file, max_seconds: float) -> np.ndarray:
-    """Mono samples, second by second: what a header says of the length need not be so, and channels cost memory."""
-    blocks, num_frames = [], 0
-    while len(block := file.read(file.samplerate, dtype="float32", always_2d=True)):
-        num_frames += len(block)
-        _check_not_longer(name, num_frames / file.samplerate, max_seconds)
-        blocks.append(block.mean(axis=1))
-    return np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
+def _decode_data_uri(uri: str) -> bytes:
+    kind, comma, data = uri[len("data:") :].partition(",")
+    if not comma:
+        raise ValueError(f"A data: URI has a comma before its data, got {uri:.100}.")
+    data = urllib.parse.unquote_to_bytes(data)
+    return _decode_base64(data) if kind.lower().endswith(";base64") else data
+
+
+def _decode_base64(text: str | bytes) -> bytes:
+    """Of both alphabets, with or without the padding and line ends."""
+    if isinstance(text, str) and text[:5].lower() == "data:":
+        return _decode_data_uri(text)
+    if not isinstance(text, (str, bytes)):
+        raise TypeError(f"Audio in base64 must be a string, got {type(text).__name__:.100}.")
+    try:
+        text = b"".join((text.encode("ascii") if isinstance(text, str) else text).split()).rstrip(b"=")
+        return base64.b64decode(text.translate(bytes.maketrans(b"-_", b"+/")) + b"=" * (-len(text) % 4), validate=True)
+    except ValueError as error:
+        raise ValueError(f"The audio is not base64: {error!s:.100}.") from error
 
 
 class _HttpOnly(urllib.request.HTTPRedirectHandler):
     """Follows redirects to `http(s)://` alone."""
 
     def redirect_request(self, request, file, code, message, headers, new_url):
-        if not new_url.startswith(("http://", "https://")):
+        if not new_url.lower().startswith(("http://", "https://")):
             raise urllib.error.URLError(f"it redirects to another kind of address, {new_url:.100}")
         return super().redirect_request(request, file, code, message, headers, new_url)
 
@@ -161,32 +251,65 @@ def _fetch(url: str) -> bytes:
         opener = urllib.request.build_opener(_HttpOnly)
         with opener.open(ascii_url.geturl(), timeout=URL_TIMEOUT_SECONDS) as response:
             # one call of the connection at a time, so that a slow one is noticed
-            while block := response.read1(URL_BLOCK_BYTES):
+            while block := response.read1(BLOCK_BYTES):
                 content += block
-                if len(content) > MAX_URL_BYTES:
-                    raise OSError(f"it has more than {MAX_URL_BYTES} bytes")
+                if len(content) > MAX_BYTES:
+                    raise OSError(f"it has more than {MAX_BYTES} bytes")
                 if time.monotonic() - start > URL_TOTAL_SECONDS:
                     raise OSError(f"it takes more than {URL_TOTAL_SECONDS} s")
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise OSError(f"Cannot fetch audio from {url:.200}: {error}") from error
+        raise OSError(f"Cannot fetch audio from {url:.100}: {error!s:.200}") from error
     return bytes(content)
 
 
 def _to_float(samples) -> np.ndarray:
+    if isinstance(samples, (list, tuple)):
+        samples = _to_array(samples)
     if isinstance(samples, torch.Tensor):
         if samples.is_meta:
             raise ValueError("The audio tensor is on the meta device, where there are no samples.")
-        samples = samples.detach()
-        samples = samples.dequantize() if samples.is_quantized else samples.to_dense()
-        samples = (samples.float() if samples.is_floating_point() else samples).cpu().numpy()
+        try:
+            samples = samples.detach()
+            samples = samples.dequantize() if samples.is_quantized else samples.to_dense()
+            samples = (samples.float() if samples.is_floating_point() else samples).cpu().numpy()
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(f"Audio samples must be floats or integers, got a tensor of {samples.dtype}.") from error
     samples = np.asarray(samples)
     if samples.dtype.kind not in "iuf":
-        raise ValueError(f"Audio samples must be floats in [-1, 1] or integers, got an array of {samples.dtype}.")
+        raise ValueError(
+            f"Audio samples must be floats in [-1, 1] or integers, got an array of {str(samples.dtype):.100}."
+        )
+    with np.errstate(over="ignore"):  # it is found to be infinite
+        floats = samples.astype(np.float32)
     if samples.dtype.kind == "f":
-        return samples.astype(np.float32)
+        return floats
     half_range = np.float32(2 ** (8 * samples.dtype.itemsize - 1))
     # unsigned ones have their zero in the middle
-    return samples.astype(np.float32) / half_range - (1 if samples.dtype.kind == "u" else 0)
+    return floats / half_range - (1 if samples.dtype.kind == "u" else 0)
+
+
+def _to_array(samples: list | tuple, is_channel: bool = False) -> np.ndarray:
+    """A list of samples, or of channels that are lists or arrays of them."""
+    if samples and not is_channel and all(isinstance(channel, SAMPLES) for channel in samples):
+        channels = [
+            _to_float(_to_array(channel, is_channel=True) if isinstance(channel, (list, tuple)) else channel)
+            for channel in samples
+        ]
+        if len({channel.shape for channel in channels}) > 1:
+            raise ValueError("The channels of an audio must be of one length.")
+        return np.stack(channels)
+    for sample in samples:
+        if not _is_number(sample):
+            raise ValueError(
+                f"A list of samples must be one of floats in [-1, 1], got {type(sample).__name__:.100} in it."
+            )
+    array_of_them = np.asarray(samples)
+    if array_of_them.dtype in (np.int64, np.uint64):
+        raise ValueError(
+            "A list of integers does not say over which range they are: pass floats in [-1, 1], or an array of a type such as "
+            "int16."
+        )
+    return array_of_them
 
 
 def _to_mono(name: str, samples: np.ndarray) -> np.ndarray:
@@ -200,34 +323,9 @@ def _to_mono(name: str, samples: np.ndarray) -> np.ndarray:
     return samples.mean(axis=int(np.argmin(samples.shape)))
 
 
-def _check_rate(name: str, sampling_rate: float) -> None:
-    is_number = isinstance(sampling_rate, (int, float, np.number)) and not isinstance(sampling_rate, bool)
-    if not is_number or not MIN_SAMPLING_RATE <= sampling_rate <= MAX_SAMPLING_RATE:
-        raise ValueError(
-            f"The sampling rate of {name} must be a number of Hz from {MIN_SAMPLING_RATE} to {MAX_SAMPLING_RATE}, got "
-            f"{sampling_rate!r:.100}."
-        )
-
-
-def _check_length(name: str, num_samples: int, sampling_rate: float, max_seconds: float) -> None:
-    if num_samples == 0:
-        raise ValueError(f"{name} is empty (no samples).")
-    seconds = num_samples / sampling_rate
-    if seconds < MIN_AUDIO_SECONDS:
-        raise ValueError(f"{name} lasts {seconds:.3f} s, shorter than the {MIN_AUDIO_SECONDS} s that are needed.")
-    _check_not_longer(name, seconds, max_seconds)
-
-
-def _check_not_longer(name: str, seconds: float, max_seconds: float) -> None:
-    if seconds > max_seconds:
-        raise ValueError(
-            f"{name} lasts {seconds:.1f} s, longer than the limit of max_audio_seconds = {max_seconds:g}."
-        )
-
-
 def _check(name: str, samples: np.ndarray, sampling_rate: float, max_seconds: float) -> None:
-    _check_rate(name, sampling_rate)
-    _check_length(name, len(samples), sampling_rate, max_seconds)
+    check_rate(name, sampling_rate)
+    check_length(name, len(samples), sampling_rate, max_seconds)
     if not np.isfinite(samples).all():
         raise ValueError(f"{name} has NaN or infinite samples.")
     if np.abs(samples).max() > MAX_AMPLITUDE:
@@ -236,4 +334,4 @@ def _check(name: str, samples: np.ndarray, sampling_rate: float, max_seconds: fl
         raise ValueError(f"{name} is silent: none of its samples is above {MIN_AMPLITUDE:g}, which is -80 dBFS.")
 
 
-__all__ = ["MAX_AUDIO_SECONDS", "MIN_AUDIO_SECONDS", "load_audio"]
+__all__ = ["MAX_AUDIO_SECONDS", "MIN_AUDIO_SECONDS", "is_one_audio", "load_audio"]

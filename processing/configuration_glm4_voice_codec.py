@@ -280,7 +280,7 @@ class Glm4VoiceVocoderConfig(PreTrainedConfig):
         for name in ("upsample_kernel_sizes", "source_resblock_kernel_sizes", "source_resblock_dilation_sizes"):
             if len(getattr(self, name)) != upsamplings:
                 raise ValueError(
-                    f"`{name}` needs one entry for each of the {upsamplings} `upsample_rates`, got {getattr(self, name)}."
+                    f"`{name}` needs one entry for each of the {upsamplings} `upsample_rates`, got {getattr(self, name)!r:.200}."
                 )
         if len(self.resblock_kernel_sizes) != len(self.resblock_dilation_sizes):
             raise ValueError(

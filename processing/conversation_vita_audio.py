@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 
 AUDIO_MARK = "<|audio|>"
-# An audio part of a message has its audio under one of these.
-AUDIO_KEYS = ("audio", "path", "url", "bytes", "array")
+# An audio part of a message has its audio under one of these, and so has a dictionary that is an audio.
+AUDIO_KEYS = ("array", "raw", "audio", "bytes", "base64", "path", "url", "audio_url")
 
 # Prompts of the released models (VITA-MLLM/VITA-Audio-Boost); `pretrained/vita-audio-mini` uses the same.
 ASR_PROMPT = "Convert the speech to text.\n"
@@ -66,8 +66,9 @@ def split_at_marks(messages: Sequence[dict], audios: Sequence | None = None) -> 
 
     Args:
         messages: `{"role", "content"}` each, the content either such a list of parts, `{"type": "text", "text"}` and
-            `{"type": "audio", ["path" | "url" | "bytes" | "array" | "audio"], ["sampling_rate"]}`, or a string with marks
-            `<|audio|>`.
+            `{"type": "audio", [one of "array", "raw", "audio", "bytes", "base64", "path", "url", "audio_url"], ["sampling_rate"]}`,
+            as well as `{"type": "audio_url", "audio_url": {"url"}}` and `{"type": "input_audio", "input_audio": {"data"}}` of
+            chat APIs, or a string with marks `<|audio|>`.
         audios: the audios of the marks and of the audio parts that name none themselves, in order; of any type, lists of
             speech codes as well.
 
@@ -111,11 +112,11 @@ def _normalize_part(part: dict) -> dict:
     if not isinstance(part, dict):
         raise ValueError(f"A content part must be a dictionary, got {part!r:.200}.")
     # a dataset has all keys in all rows
-    part = {key: value for key, value in part.items() if value is not None}
+    part = _without_api_form({key: value for key, value in part.items() if value is not None})
     others = part.keys() - {"type"} - ({"text"} if part.get("type") == "text" else {*AUDIO_KEYS, "sampling_rate"})
     if part.get("type") in ("text", "audio") and others:
         raise ValueError(
-            f"A content part of the type {part['type']!r} has the unknown keys {', '.join(sorted(map(str, others)))}."
+            f"A content part of the type {part['type']!r} has the unknown keys {', '.join(sorted(map(str, others))):.200}."
         )
     if part.get("type") == "text" and isinstance(part.get("text"), str):
         return {"type": "text", "text": part["text"]}
@@ -126,13 +127,26 @@ def _normalize_part(part: dict) -> dict:
         if not keys:
             return {"type": "audio", "audio": None}
         (key,) = keys
-        if key == "array" or "sampling_rate" in part:
-            return {"type": "audio", "audio": {"array": part[key], "sampling_rate": part.get("sampling_rate")}}
+        if key in ("array", "raw", "base64") or "sampling_rate" in part:
+            return {"type": "audio", "audio": {key: part[key], "sampling_rate": part.get("sampling_rate")}}
         return {"type": "audio", "audio": part[key]}
     raise ValueError(
         'A content part must be {"type": "text", "text": ...} or {"type": "audio", ...} with one of '
         f"{', '.join(AUDIO_KEYS)}, got {part!r:.200}."
     )
+
+
+def _without_api_form(part: dict) -> dict:
+    """Brings the parts of chat APIs into the form of the others."""
+    for api_key, inner_key, key in (("audio_url", "url", "audio_url"), ("input_audio", "data", "base64")):
+        inner = part.get(api_key)
+        if isinstance(inner, dict):
+            # the file says itself which format it has
+            if inner.get(inner_key) is None or inner.keys() - {inner_key, "format"}:
+                raise ValueError(f'"{api_key}" of a content part must be {{"{inner_key}": ...}}, got {inner!r:.200}.')
+            del part[api_key]
+            part[key] = inner[inner_key]
+    return {**part, "type": "audio"} if part.get("type") in ("audio_url", "input_audio") else part
 
 
 __all__ = [

@@ -19,7 +19,7 @@ from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from transformers.utils import CONFIG_NAME, cached_file
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from .audio_vita_audio import MAX_AUDIO_SECONDS, load_audio
+from .audio_vita_audio import MAX_AUDIO_SECONDS, is_one_audio, load_audio
 from .compatibility_vita_audio import attach_to_package
 from .configuration_vita_audio_codec import VitaAudioCodecConfig
 from .conversation_vita_audio import AUDIO_MARK, CHAT_TEMPLATE, split_at_marks
@@ -183,7 +183,7 @@ class VitaAudioProcessor(ProcessorMixin):
         """
         options = read_options({"return_tensors": return_tensors, **kwargs})
         texts = [text] if isinstance(text, str) else list(text)
-        audios = [] if audio is None else list(audio) if isinstance(audio, (list, tuple)) else [audio]
+        audios = [] if audio is None else [audio] if is_one_audio(audio) else list(audio)
         num_marks = sum(text.count(AUDIO_MARK) for text in texts)
         if num_marks != len(audios):
             raise ValueError(f"The text has {num_marks} marks {AUDIO_MARK}, but {len(audios)} audios came with it.")
@@ -218,9 +218,11 @@ class VitaAudioProcessor(ProcessorMixin):
         Args:
             conversation (`list[dict]` or `list[list[dict]]`):
                 Messages `{"role", "content"}`. A content is a string, or a list of parts `{"type": "text", "text": str}` and
-                `{"type": "audio", "path" | "url" | "bytes" | "array" | "audio": source}`, with `"sampling_rate"` for an `"array"`,
-                and for an `"audio"` that is one at another rate than the codec's. A string has a mark `<|audio|>` for each of its
-                `audios`. An earlier turn of the assistant with text followed by an audio is interleaved as in training.
+                `{"type": "audio", "array" | "raw" | "audio" | "bytes" | "base64" | "path" | "url" | "audio_url": source}`, with
+                `"sampling_rate"` for an `"array"` or `"raw"`, and for an `"audio"` that is one at another rate than the codec's;
+                `{"type": "audio_url", "audio_url": {"url"}}` and `{"type": "input_audio", "input_audio": {"data"}}` do as well. A
+                string has a mark `<|audio|>` for each of its `audios`. An earlier turn of the assistant with text followed by an
+                audio is interleaved as in training.
             audios (`list` or `list[list]`, *optional*):
                 The audios of the marks, for each conversation of a batch.
             tokenize (`bool`, defaults to `False`), return_dict (`bool`, defaults to `False`), return_tensors:
@@ -611,13 +613,13 @@ def read_options(kwargs: dict) -> dict:
         elif name in FIXED_OPTIONS:
             only, reason = FIXED_OPTIONS[name]
             if value != only:
-                raise ValueError(f"`{name}={value!r:.200}` is refused, only {only} is taken: {reason}.")
+                raise ValueError(f"`{name}={value!r:.100}` is refused, only {only} is taken: {reason}.")
         elif name not in OPTIONS:
             raise ValueError(
-                f"`{name}` has no effect here: it is neither one of {', '.join(OPTIONS)} nor a variable of the chat template."
+                f"`{name:.200}` has no effect here: it is neither one of {', '.join(OPTIONS)} nor a variable of the chat template."
             )
         elif options.setdefault(name, value) != value:
-            raise ValueError(f"`{name}` is given twice, as {options[name]!r:.200} and as {value!r:.200}.")
+            raise ValueError(f"`{name}` is given twice, as {options[name]!r:.100} and as {value!r:.100}.")
     is_to_length = options.get("padding") == "max_length"
     if is_to_length != ("max_length" in options):
         raise ValueError(

@@ -327,7 +327,7 @@ BAD_AUDIO = [
     ({"array": tone(0.5), "sampling_rate": "16000"}, "must be a number of Hz from 1000 to 768000, got '16000'"),
     ({"array": tone(0.5), "sampling_rate": float("nan")}, "must be a number of Hz from 1000 to 768000, got nan"),
     ({"array": tone(0.5)}, 'needs "array" or "raw" together with "sampling_rate"'),
-    (np.zeros(16000, dtype=np.float32), "the audio array is silent"),
+    (np.zeros(16000, dtype=np.float32), "the audio array .float32. is silent"),
     (wav_bytes(np.zeros(8000), 8000, "PCM_U8"), "the audio in memory is silent"),
     ({"sampling_rate": 16000}, "An audio dictionary needs"),
 ]

@@ -1,0 +1,203 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Decoding files of audio within bounds: by soundfile what it knows, by PyAV, where that is installed, what else people have."""
+
+import importlib
+import io
+import os
+import re
+import struct
+from numbers import Real
+from typing import BinaryIO
+
+import numpy as np
+
+
+# Shorter than this there is no word in it; 0.1 s is a little more than one speech code (0.08 s).
+MIN_AUDIO_SECONDS = 0.1
+
+# From the lowest rate at which there are words to the highest of studios. A file may claim any, and the cost of resampling grows with
+# the ratio.
+MIN_SAMPLING_RATE, MAX_SAMPLING_RATE = 1000, 768000
+
+# Of what is taken into memory whole. An hour of 16-bit audio at 16 kHz has 115 MB.
+MAX_BYTES = 256 * 2**20
+
+# What libsndfile says of the length of a file whose header tells none
+UNKNOWN_FRAMES = 2**63 - 1
+
+# How files begin that PyAV may read where soundfile does not: what they are, and FFmpeg's name of it. It is told which one, as
+# among those that it would find by itself are lists of other files and addresses.
+MEDIA_FILES = (
+    (rb"\x1a\x45\xdf\xa3", "webm or Matroska", "matroska"),
+    (rb"....ftyp", "mp4, m4a, mov or 3gp", "mov"),
+    (rb"\xff[\xf0\xf1\xf8\xf9]", "aac", "aac"),
+    (rb"#!AMR", "amr", "amr"),
+    (rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "wma", "asf"),
+    (rb"caff", "caf", "caf"),
+    (rb"RIFF....WAVE", "wav", "wav"),
+    (rb"fLaC", "flac", "flac"),
+    (rb"OggS", "ogg", "ogg"),
+)
+
+GSM_FORMAT = 0x31
+# Enough to find the samples behind pictures and notes
+MAX_WAV_CHUNKS = 1000
+
+
+def import_package(package: str):
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ImportError(f"Reading audio needs {package}: pip install {package}") from error
+
+
+def decode_file(name: str, stream: BinaryIO, max_seconds: float) -> tuple[np.ndarray, int]:
+    """
+    Samples of a file with the channels averaged, and their rate in Hz.
+
+    Args:
+        name: of the file in messages.
+        stream: of its bytes, seekable.
+        max_seconds: the longest audio accepted.
+
+    Raises:
+        ValueError: the file is empty, corrupt or of an unknown kind, needs PyAV where that is missing, or its rate or length are
+            out of bounds.
+    """
+    soundfile = import_package("soundfile")
+    if not stream.seek(0, os.SEEK_END):
+        raise ValueError(f"{name} is empty (0 bytes).")
+    stream = _with_its_length(name, stream)
+    stream.seek(0)
+    try:
+        file = soundfile.SoundFile(stream)
+    except soundfile.LibsndfileError as error:
+        return _decode_media(name, stream, max_seconds, error.error_string)
+    with file:
+        check_rate(name, file.samplerate)
+        # as flac from a pipe
+        if file.frames == UNKNOWN_FRAMES:
+            return _decode_media(name, stream, max_seconds, "its header tells no length")
+        check_length(name, file.frames, file.samplerate, max_seconds)
+        try:
+            return _decode(name, file, max_seconds), file.samplerate
+        except soundfile.LibsndfileError as error:
+            raise ValueError(f"{name} is corrupt ({error.error_string}).") from error
+
+
+def _decode(name: str, file, max_seconds: float) -> np.ndarray:
+    """Mono samples, second by second: what a header says of the length need not be so, and channels cost memory."""
+    blocks, num_frames = [], 0
+    while len(block := file.read(file.samplerate, dtype="float32", always_2d=True)):
+        num_frames += len(block)
+        check_not_longer(name, num_frames / file.samplerate, max_seconds)
+        blocks.append(block.mean(axis=1))
+    return np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
+
+
+def _with_its_length(name: str, stream: BinaryIO) -> BinaryIO:
+    """
+    A WAV file as libsndfile reads it whole, and not more than that; any other as it is.
+
+    What writes to a pipe cannot go back to the header to say how much it was: some leave 0 there (other numbers that are too
+    large do no harm). And where GSM has an odd number of bytes, libsndfile would make a block of noise of one that is not there.
+    """
+    stream.seek(0)
+    if not re.match(rb"RIFF....WAVE", stream.read(12), re.DOTALL):
+        return stream
+    codec = block_bytes = None
+    for _ in range(MAX_WAV_CHUNKS):
+        header = stream.read(8)
+        if len(header) < 8:
+            return stream
+        chunk, size = struct.unpack("<4sI", header)
+        start = stream.tell()
+        if chunk == b"data":
+            break
+        if chunk == b"fmt " and len(content := stream.read(14)) == 14:
+            codec, block_bytes = struct.unpack("<H10xH", content)
+        stream.seek(start + size + size % 2)
+    else:
+        return stream
+    rest = stream.seek(0, os.SEEK_END) - start
+    num_bytes = size or rest
+    if codec == GSM_FORMAT and block_bytes:
+        num_bytes = min(num_bytes, rest) // block_bytes * block_bytes
+    elif size:
+        return stream
+    stream.seek(start)
+    if not size and stream.read(8)[4:] == struct.pack("<I", max(rest - 8, 0)):
+        return stream  # there are indeed no samples, but notes behind them
+    if start + num_bytes > MAX_BYTES:
+        raise ValueError(
+            f"{name} is too large: it has no length in its header, or is GSM, and more than {MAX_BYTES} bytes."
+        )
+    stream.seek(0)
+    content = bytearray(stream.read(start + num_bytes))
+    # libsndfile reads the last block of GSM whole all the same
+    content[start - 4 : start] = struct.pack("<I", num_bytes - num_bytes % 2 if codec == GSM_FORMAT else num_bytes)
+    return io.BytesIO(content)
+
+
+def _decode_media(name: str, stream: BinaryIO, max_seconds: float, problem: str) -> tuple[np.ndarray, int]:
+    """Reads by PyAV what soundfile does not, because of `problem`."""
+    stream.seek(0)
+    beginning = stream.read(16)
+    stream.seek(0)
+    kinds = (kind for kind in MEDIA_FILES if re.match(kind[0], beginning, re.DOTALL))
+    _, kind, demuxer = next(kinds, (None, None, None))
+    if kind is None:
+        raise ValueError(f"{name} is corrupt or not a wav, flac, ogg or mp3 file ({problem}).")
+    try:
+        av = importlib.import_module("av")
+    except ImportError as error:
+        raise ValueError(
+            f"{name} is a {kind} file that soundfile cannot read ({problem}). PyAV may read it: pip install av"
+        ) from error
+    try:
+        with av.open(stream, format=demuxer, metadata_errors="ignore") as container:
+            if not container.streams.audio:
+                raise ValueError(f"{name} has no audio in it.")
+            to_float, form, blocks, num_samples = av.AudioResampler(format="fltp"), None, [], 0
+            for frame in container.decode(container.streams.audio[0]):
+                if form != (form := (frame.sample_rate, frame.layout.name)):
+                    check_rate(name, frame.sample_rate)
+                    if blocks:
+                        raise ValueError(f"{name} changes its sampling rate or its channels on the way.")
+                num_samples += frame.samples
+                check_not_longer(name, num_samples / frame.sample_rate, max_seconds)
+                blocks += [block.to_ndarray().mean(axis=0) for block in to_float.resample(frame)]
+    except av.FFmpegError as error:
+        raise ValueError(f"{name} is corrupt, or not a {kind} file with audio ({error.strerror}).") from error
+    if not blocks:
+        raise ValueError(f"{name} is empty (no samples).")
+    return np.concatenate(blocks), form[0]
+
+
+def check_rate(name: str, sampling_rate: float) -> None:
+    is_number = isinstance(sampling_rate, Real) and not isinstance(sampling_rate, bool)
+    if not is_number or not MIN_SAMPLING_RATE <= sampling_rate <= MAX_SAMPLING_RATE:
+        raise ValueError(
+            f"The sampling rate of {name} must be a number of Hz from {MIN_SAMPLING_RATE} to {MAX_SAMPLING_RATE}, got "
+            f"{sampling_rate!r:.100}."
+        )
+
+
+def check_length(name: str, num_samples: int, sampling_rate: float, max_seconds: float) -> None:
+    if num_samples == 0:
+        raise ValueError(f"{name} is empty (no samples).")
+    seconds = num_samples / sampling_rate
+    if seconds < MIN_AUDIO_SECONDS:
+        raise ValueError(f"{name} lasts {seconds:.3f} s, shorter than the {MIN_AUDIO_SECONDS} s that are needed.")
+    check_not_longer(name, seconds, max_seconds)
+
+
+def check_not_longer(name: str, seconds: float, max_seconds: float) -> None:
+    if seconds > max_seconds:
+        raise ValueError(
+            f"{name} lasts {seconds:.1f} s, longer than the limit of max_audio_seconds = {max_seconds:g}."
+        )
+
+
+__all__ = ["MAX_BYTES", "MIN_AUDIO_SECONDS", "check_length", "check_rate", "decode_file", "import_package"]
