@@ -211,7 +211,7 @@ class Glm4VoiceFlowConfig(PreTrainedConfig):
                 f"{self.num_attention_heads}."
             )
         if not self.unet_hidden_sizes or any(size % 8 for size in self.unet_hidden_sizes):
-            raise ValueError(f"`unet_hidden_sizes` must be multiples of 8, got {list(self.unet_hidden_sizes)}.")
+            raise ValueError(f"`unet_hidden_sizes` must be multiples of 8, got {list(self.unet_hidden_sizes)!s:.200}.")
 
 
 @strict
@@ -285,7 +285,7 @@ class Glm4VoiceVocoderConfig(PreTrainedConfig):
         if len(self.resblock_kernel_sizes) != len(self.resblock_dilation_sizes):
             raise ValueError(
                 "`resblock_kernel_sizes` and `resblock_dilation_sizes` must be as many, got "
-                f"{self.resblock_kernel_sizes} and {self.resblock_dilation_sizes}."
+                f"{self.resblock_kernel_sizes!s:.100} and {self.resblock_dilation_sizes!s:.100}."
             )
         for rate, kernel_size in zip(self.upsample_rates, self.upsample_kernel_sizes):
             if kernel_size < rate or (kernel_size - rate) % 2:

@@ -110,12 +110,12 @@ class VitaAudioCodecConfig(PreTrainedConfig):
         if len(self.encoder_hidden_sizes) != 3 or len(self.encoder_depths) != 3:
             raise ValueError(
                 "`encoder_hidden_sizes` and `encoder_depths` need one entry for each of the 3 encoder stages, got "
-                f"{self.encoder_hidden_sizes} and {self.encoder_depths}."
+                f"{self.encoder_hidden_sizes!s:.100} and {self.encoder_depths!s:.100}."
             )
         if len(self.decoder_hidden_sizes) != 2 or len(self.decoder_depths) != 2:
             raise ValueError(
                 "`decoder_hidden_sizes` and `decoder_depths` need one entry for each of the 2 decoder stages, got "
-                f"{self.decoder_hidden_sizes} and {self.decoder_depths}."
+                f"{self.decoder_hidden_sizes!s:.100} and {self.decoder_depths!s:.100}."
             )
         if self.synthesis_window % 4 or self.mel_hop_length % self.synthesis_hop_length:
             raise ValueError(

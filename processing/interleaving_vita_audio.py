@@ -97,12 +97,12 @@ def check_interleave_pattern(pattern: Sequence[int]) -> None:
         raise ValueError(f"An interleave pattern is a list of whole numbers, got {pattern!r:.200}.")
     if len(pattern) == 0 or len(pattern) % 2:
         raise ValueError(
-            f"An interleave pattern is pairs [text, speech, ...], but {list(pattern)} is not an even length."
+            f"An interleave pattern is pairs [text, speech, ...], but {list(pattern)!s:.200} is not an even length."
         )
     if any(text < 1 for text in pattern[::2]) or any(speech < 3 for speech in pattern[1::2]):
         raise ValueError(
             "An interleave pattern needs at least 1 text token and 3 speech tokens (delimiters included) in each pair, "
-            f"got {list(pattern)}."
+            f"got {list(pattern)!s:.200}."
         )
 
 

@@ -58,6 +58,13 @@ FIXED_OPTIONS = {
     "load_audio_from_video": (False, "there is no video"),
 }
 
+# and those with a few values
+CHOICES = {
+    "return_tensors": ("pt", "np", "mlx", None),
+    "padding": (True, False, "longest", "max_length", "do_not_pad"),
+    "padding_side": ("left", "right"),
+}
+
 
 class VitaAudioProcessor(ProcessorMixin):
     r"""
@@ -620,6 +627,9 @@ def read_options(kwargs: dict) -> dict:
             )
         elif options.setdefault(name, value) != value:
             raise ValueError(f"`{name}` is given twice, as {options[name]!r:.100} and as {value!r:.100}.")
+    for name, choices in CHOICES.items():
+        if options.get(name, OPTIONS[name]) not in choices:
+            raise ValueError(f"`{name}` must be one of {choices}, got {options[name]!r:.200}.")
     is_to_length = options.get("padding") == "max_length"
     if is_to_length != ("max_length" in options):
         raise ValueError(
@@ -656,10 +666,10 @@ def _load_codec(pretrained_model_name_or_path, model_type: str, **kwargs) -> Pre
     hub_kwargs = {key: kwargs[key] for key in (*HUB_KWARGS, "subfolder") if key in kwargs}
     if cached_file(pretrained_model_name_or_path, CONFIG_NAME, **hub_kwargs) is None:
         raise ValueError(
-            f"{pretrained_model_name_or_path} has no codec: its processor needs one of the type {model_type!r}, but there is no "
-            f"{kwargs['subfolder']}/{CONFIG_NAME}."
+            f"{pretrained_model_name_or_path!s:.200} has no codec: its processor needs one of the type {model_type!r:.100}, but "
+            f"there is no {kwargs['subfolder']}/{CONFIG_NAME}."
         )
-    place = f"{pretrained_model_name_or_path}/{kwargs['subfolder']}"
+    place = f"{pretrained_model_name_or_path!s:.200}/{kwargs['subfolder']}"
     if model_type in CODEC_CLASSES:
         loader = CODEC_CLASSES[model_type]
         kwargs.pop("trust_remote_code")

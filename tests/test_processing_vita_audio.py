@@ -4,7 +4,10 @@ import functools
 import http.server
 import io
 import json
+import re
 import threading
+from base64 import b64encode
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -137,11 +140,24 @@ def test_audio_parts_name_their_audio_in_every_way(processor, tmp_path):
     audio = tone(0.5)
     path = tmp_path / "a.wav"
     path.write_bytes(wav_bytes(audio, 16000, "FLOAT"))
+    url = "data:audio/wav;base64," + b64encode(path.read_bytes()).decode()
     parts = [
         {"path": str(path)},
+        {"url": path.as_uri(), "path": None},
         {"bytes": path.read_bytes()},
+        {"base64": b64encode(path.read_bytes()).decode()},
         {"array": audio, "sampling_rate": 16000},
+        {"raw": audio.tolist(), "sampling_rate": 16000, "audio_url": None},
         {"audio": audio},
+        {"audio": audio, "sampling_rate": 16000},
+        {"audio": (16000, audio)},
+        {"audio": {"audio": audio, "sampling_rate": 16000, "text": "An answer."}},
+        {"audio": io.BytesIO(path.read_bytes()), "sampling_rate": None},
+        {"audio_url": url},
+        {"audio_url": {"url": url}},
+        {"type": "audio_url", "audio_url": {"url": url}},
+        {"type": "audio_url", "audio_url": str(path)},
+        {"type": "input_audio", "input_audio": {"data": url.partition(",")[2], "format": "wav"}},
     ]
     ids = [
         processor.apply_chat_template(
@@ -149,10 +165,43 @@ def test_audio_parts_name_their_audio_in_every_way(processor, tmp_path):
         ).tolist()
         for part in parts
     ]
-    assert ids == ids[:1] * 4
+    assert ids == ids[:1] * len(parts)
     with pytest.raises(ValueError, match='"array" or "raw" together with "sampling_rate"'):
         messages = [{"role": "user", "content": [{"type": "audio", "array": audio}]}]
         processor.apply_chat_template(messages, tokenize=True)
+
+
+@pytest.mark.parametrize(
+    "part, message",
+    [
+        ({"type": "audio", "url": "a.wav", "path": "a.wav"}, "under one key, not under path and url"),
+        ({"type": "audio", "path": "a.wav", "start": 1.0}, "'audio' has the unknown keys start"),
+        ({"type": "text", "text": "Two.", "url": "a.wav"}, "'text' has the unknown keys url"),
+        (
+            {"type": "audio_url", "audio_url": {"uri": "a.wav"}},
+            '"audio_url" of a content part must be {"url": ...}, got',
+        ),
+        ({"type": "audio_url", "audio_url": {"url": "a.wav", "start": 1}}, '"audio_url" of a content part must be'),
+        (
+            {"type": "input_audio", "input_audio": {"data": None}},
+            '"input_audio" of a content part must be {"data": ...}',
+        ),
+        ({"type": "input_audio", "input_audio": "UklGRg=="}, "'audio' has the unknown keys input_audio"),
+        ({"type": "image_url", "image_url": {"url": "a.png"}}, "A content part must be"),
+    ],
+)
+def test_audio_parts_that_are_not_quite_right_are_named(processor, part, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        processor.apply_chat_template([{"role": "user", "content": [part]}], tokenize=True)
+
+
+def test_a_list_of_samples_is_one_audio(processor):
+    audio = tone(0.5)
+    expected = processor("<|audio|>", audio=audio)["input_ids"].tolist()
+    for one in (audio.tolist(), (16000, audio), (audio, 16000), [audio.tolist()], ((16000, audio),)):
+        assert processor("<|audio|>", audio=one)["input_ids"].tolist() == expected
+    two = processor("<|audio|><|audio|>", audio=[audio.tolist(), (16000, audio)])["input_ids"].tolist()
+    assert two == [expected[0] * 2]
 
 
 @pytest.mark.parametrize("audios", [None, [], ["a.wav", "b.wav"]])
@@ -539,3 +588,129 @@ def test_parts_that_do_not_fit_each_other_are_refused():
         VitaAudioProcessor(EncodecFeatureExtractor(sampling_rate=16000), tiny_tokenizer(8), tiny_codec())
     with pytest.raises(TypeError, match="PreTrainedAudioTokenizerBase"):
         VitaAudioProcessor(EncodecFeatureExtractor(sampling_rate=16000), tiny_tokenizer(), torch.nn.Linear(1, 1))
+
+
+# Somebody's data is not for a log
+
+LONG = "qz" * 50_000
+TURN = {"role": "user", "content": [{"type": "text", "text": "Two."}]}
+
+
+def named(file, name):
+    file.name = name
+    return file
+
+
+def in_a_part(**part):
+    return [{"role": "user", "content": [part]}]
+
+
+LONG_AUDIOS = [
+    LONG,
+    f"{LONG}.wav",
+    f"/{LONG}/" + "a/" * 50_000,
+    f"http://127.0.0.1:1/{LONG}",
+    f"http://127.0.0.1:{LONG}/",
+    f"http://{LONG}/ a\n",
+    f"http://[{LONG}]/",
+    f"https://é{LONG}\u2100/",
+    f"file://{LONG}/a.wav",
+    f"file:///{LONG}",
+    f"data:{LONG}",
+    f"data:{LONG};base64,é",
+    f"data:audio/wav,{LONG}",
+    LONG.encode(),
+    Path(LONG),
+    io.StringIO(LONG),
+    named(io.BytesIO(LONG.encode()), LONG),
+    [LONG],
+    [LONG] * 1000,
+    [0.1, LONG],
+    [[0.1], [LONG]],
+    (16000, LONG),
+    (16000, [LONG]),
+    {LONG: LONG},
+    {f"{i}{LONG[:150]}": 1 for i in range(1000)},
+    {"array": [0.1] * 2000, "sampling_rate": LONG},
+    {"array": [0.1] * 2000, "sampling_rate": 10**4000},
+    ([0.1] * 2000, 10**4000),
+    {"array": {LONG: LONG}, "sampling_rate": 16000},
+    {"base64": LONG + "!"},
+    {"base64": {LONG: LONG}},
+    {"text": LONG},
+    np.array([LONG[:20_000]]),
+    np.zeros(100, dtype=[(LONG, "f4")]),
+    np.zeros((1,) * 60, dtype=np.float32),
+    type(LONG, (), {})(),
+]
+LONG_CONVERSATIONS = [
+    [LONG],
+    [{LONG: LONG}],
+    [{"role": LONG, "content": None}],
+    [{"role": "user", "content": {LONG: LONG}}],
+    [{"role": "user", "content": [LONG]}],
+    [{"role": "user", "content": f"{LONG}<|audio|>"}],
+    [{"role": "user", "content": f"<|im_end|>{LONG}"}],
+    [{"role": f"{LONG}<|im_end|>", "content": "Two."}],
+    in_a_part(type=LONG),
+    in_a_part(type=[LONG]),
+    in_a_part(type="text", text=[LONG]),
+    in_a_part(type="text", text="Two.", **{LONG: 1}),
+    in_a_part(type="audio", audio="a.wav", **{LONG: 1}),
+    in_a_part(type="audio", audio="a.wav", **{f"{i}{LONG[:150]}": 1 for i in range(1000)}),
+    in_a_part(type="audio_url", audio_url={LONG: LONG}),
+    in_a_part(type="audio_url", audio_url={"url": LONG}),
+    in_a_part(type="input_audio", input_audio={"data": LONG + "!", "format": LONG}),
+    in_a_part(type="input_audio", input_audio=LONG),
+]
+
+
+def assert_is_short(error):
+    message = str(error)
+    assert 10 < len(message) < 700
+    assert LONG[:202] not in message
+
+
+@pytest.mark.parametrize("number", range(len(LONG_AUDIOS)))
+def test_a_message_does_not_hold_much_of_an_audio(processor, number):
+    source = LONG_AUDIOS[number]
+    for read in (
+        processor.load_audio,
+        lambda audio: processor("<|audio|>", audio=audio),
+        lambda audio: processor("<|audio|>", audio=[audio]),
+        lambda audio: processor.apply_chat_template(in_a_part(type="audio", audio=audio), tokenize=True),
+    ):
+        with pytest.raises((ValueError, TypeError, OSError)) as caught:
+            read(source)
+        assert_is_short(caught.value)
+
+
+@pytest.mark.parametrize("number", range(len(LONG_CONVERSATIONS)))
+def test_a_message_does_not_hold_much_of_a_conversation(processor, number):
+    with pytest.raises((ValueError, TypeError, OSError)) as caught:
+        processor.apply_chat_template(LONG_CONVERSATIONS[number], tokenize=True)
+    assert_is_short(caught.value)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {LONG: 1},
+        {"truncation": LONG},
+        {"padding": LONG},
+        {"padding_side": LONG},
+        {"max_length": LONG, "padding": "max_length"},
+        {"return_tensors": LONG},
+        {"pad_to_multiple_of": LONG},
+        {"sampling_rate": LONG, "audio_kwargs": {"sampling_rate": f"{LONG}!"}},
+        {"text_kwargs": LONG},
+        {"chat_template": LONG + "{{"},
+        {"audios": LONG},
+        {"audios": [LONG]},
+    ],
+    ids=lambda kwargs: "-".join(kwargs)[:40],
+)
+def test_a_message_does_not_hold_much_of_a_keyword(processor, kwargs):
+    with pytest.raises(Exception) as caught:
+        processor.apply_chat_template([TURN], tokenize=True, **kwargs)
+    assert_is_short(caught.value)

@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Audio and conversations: they are heard, or refused by a clear error."""
 
+import base64
 import io
 
+import av
 import numpy as np
 import soundfile
 from hypothesis import given
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
 from processing.audio_vita_audio import load_audio
+from processing.conversation_vita_audio import AUDIO_KEYS
 
 
 # What users' mistakes may end in
@@ -23,7 +26,30 @@ def whole_file(format, subtype=None):
     return content.getvalue()
 
 
+def recording(container_format, codec, rate=16000):
+    content = io.BytesIO()
+    with av.open(content, "w", format=container_format) as container:
+        stream = container.add_stream(codec, rate=rate, layout="mono")
+        resampler = av.AudioResampler(stream.format, "mono", rate, stream.codec_context.frame_size or None)
+        samples = (0.3 * np.sin(np.arange(4000) / 20)).astype(np.float32)
+        frame = av.AudioFrame.from_ndarray(samples[None], format="flt", layout="mono")
+        frame.sample_rate, frame.pts = 16000, 0
+        for resampled in resampler.resample(frame) + resampler.resample(None):
+            container.mux(stream.encode(resampled))
+        container.mux(stream.encode(None))
+    return content.getvalue()
+
+
 FILES = [whole_file("WAV"), whole_file("FLAC"), whole_file("OGG"), whole_file("MP3"), whole_file("WAV", "FLOAT")]
+FILES += [whole_file("WAV", "GSM610"), whole_file("CAF"), whole_file("AIFF")]
+FILES += [recording("webm", "libopus", 48000), recording("ipod", "aac"), recording("3gp", "amr_nb", 8000)]
+FILES += [
+    recording("adts", "aac"),
+    recording("amr", "amr_nb", 8000),
+    recording("ogg", "flac"),
+    recording("caf", "alac"),
+]
+FILES += [recording("wav", "adpcm_g726", 8000)]
 
 
 @st.composite
@@ -41,10 +67,23 @@ def assert_is_audio(samples):
     assert np.isfinite(samples).all() and np.abs(samples).max() <= 1
 
 
-@given(st.binary(max_size=300) | broken_files())
-def test_bytes(content):
+def as_file_object(content):
+    file = io.BytesIO(content)
+    file.seek(0, io.SEEK_END)
+    return file
+
+
+def as_data_uri(content):
+    return "data:audio/wav;base64," + base64.b64encode(content).decode()
+
+
+WAYS = st.sampled_from([bytes, as_file_object, as_data_uri, lambda content: {"base64": base64.b64encode(content)}])
+
+
+@given(st.binary(max_size=300) | broken_files(), WAYS)
+def test_bytes(content, way):
     try:
-        assert_is_audio(load_audio(content, 16000, max_seconds=10))
+        assert_is_audio(load_audio(way(content), 16000, max_seconds=10))
     except CLEAR_ERRORS as error:
         assert 10 < len(str(error)) < 500
 
@@ -71,16 +110,38 @@ VALUES = st.recursive(
     ),
     max_leaves=8,
 )
+SOURCES = st.recursive(
+    VALUES
+    | st.lists(st.floats(-1, 1), min_size=1600, max_size=1700)
+    | st.tuples(st.just("file://") | st.just("data:") | st.just("DATA:;base64,"), st.text(max_size=20)).map("".join)
+    | st.sampled_from(FILES)
+    | ARRAYS,
+    lambda inner: (
+        st.tuples(RATES, inner)
+        | st.tuples(inner, RATES)
+        | st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from([*AUDIO_KEYS, "sampling_rate", "text"]), inner | RATES, max_size=3)
+    ),
+    max_leaves=4,
+)
+
+
+@given(SOURCES)
+def test_sources(source):
+    try:
+        assert_is_audio(load_audio(source, 16000, max_seconds=10))
+    except CLEAR_ERRORS as error:
+        assert 10 < len(str(error)) < 700
+
+
 MARKED_TEXT = st.lists(
     st.text(max_size=8, alphabet=st.characters())
     | st.sampled_from(["<|audio|>", "<|audio_3|>", "<|im_end|>", "\ud800"]),
     max_size=4,
 ).map("".join)
 PARTS = st.fixed_dictionaries(
-    {"type": st.sampled_from(["text", "audio", "image"]) | VALUES},
-    optional=dict.fromkeys(
-        ("text", "audio", "path", "url", "bytes", "array", "sampling_rate", "typo"), VALUES | MARKED_TEXT
-    ),
+    {"type": st.sampled_from(["text", "audio", "audio_url", "input_audio", "image"]) | VALUES},
+    optional=dict.fromkeys(("text", *AUDIO_KEYS, "input_audio", "sampling_rate", "typo"), VALUES | MARKED_TEXT),
 )
 MESSAGES = st.fixed_dictionaries(
     {"role": st.sampled_from(["user", "assistant", "system"]) | VALUES},
