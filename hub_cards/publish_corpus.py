@@ -19,14 +19,13 @@ import soundfile
 from datasets import Audio, Dataset, DatasetDict, Features, List, Value
 from huggingface_hub import DatasetCard, HfApi
 
-from training.temporary import disable_caching
-
 from .dataset_card import DURATIONS_PICTURE, render_dataset_card
 from .model_card import CARD_FILE, DEFAULT_LANGUAGE, DEFAULT_LICENSE
 from .plots import plot_durations
 from .push import call_hub, create_repository
 from .schemas import check_fields
 from .secret_scan import check_for_secrets, environment_secrets
+from .temporary import disable_caching
 
 
 CONVERSATIONS, CLIPS = "conversations", "clips"

@@ -15,9 +15,9 @@ from full_disk import full_disk
 from tiny_models import tiny_model, tiny_processor
 
 from processing import VitaAudioProcessor
-from processing.cli import main
 from processing.export import export_repository
 from processing.pipeline_vita_audio import VitaAudioPipeline
+from serving.cli import main
 
 
 BLOCK_OUR_PACKAGES = """
@@ -162,7 +162,7 @@ def test_folder_that_is_not_empty_is_left_alone(pipe, tmp_path):
 
 EXPORT_AND_DIE = """
 import os, pathlib, signal, sys
-from processing.cli import main
+from serving.cli import main
 
 folder, model, last = sys.argv[1:]
 replace = pathlib.Path.replace

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 # from the ground up; folders on one floor know nothing of one another
-FLOORS = [["modeling_vita_audio", "hub_cards"], ["processing"], ["training"], ["serving", "benchmarks"]]
+FLOORS = [["modeling_vita_audio"], ["hub_cards"], ["processing"], ["training"], ["serving", "benchmarks"]]
 HEIGHTS = {folder: height for height, floor in enumerate(FLOORS) for folder in floor}
 
 
@@ -38,7 +38,7 @@ def test_no_import_runs_upwards():
     "path, line",
     [
         ("processing/export.py", "def export():\n    from training.train import main"),
-        ("hub_cards/push.py", "import modeling_vita_audio"),
+        ("hub_cards/push.py", "import processing"),
         ("modeling_vita_audio/a.py", "import torch, serving.cli"),
     ],
 )

@@ -25,6 +25,7 @@ from transformers import AutoConfig, AutoModel, set_seed
 from trl import TrlParser
 
 from hub_cards.push import PushError, create_repository
+from hub_cards.temporary import disable_caching
 from modeling_vita_audio import VitaAudioConfig, VitaAudioForConditionalGeneration
 from processing import VitaAudioProcessor
 from processing.interleaving_vita_audio import check_interleave_pattern
@@ -33,7 +34,6 @@ from .checkpoints import last_complete_checkpoint
 from .data import build_training_dataset, conversation_texts, load_conversations
 from .hub import describe_start, find_checkpoint, hub_revision, place_of
 from .initialize import build_from_language_model, build_from_nothing
-from .temporary import disable_caching
 from .trainer import VitaAudioSFTConfig, VitaAudioSFTTrainer
 
 

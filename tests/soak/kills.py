@@ -32,8 +32,8 @@ from tiny_models import tiny_codec  # noqa: E402
 from transformers import AutoModel, AutoProcessor  # noqa: E402
 
 import modeling_vita_audio  # noqa: E402, F401  registers the model with the auto classes
-from processing.cli import main as vita_audio  # noqa: E402
 from processing.pipeline_vita_audio import VitaAudioPipeline  # noqa: E402
+from serving.cli import main as vita_audio  # noqa: E402
 
 
 # imported once, in the process that all others are forked from
