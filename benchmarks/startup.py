@@ -1,0 +1,51 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+How long the command line takes to start: its help, a typing error, a file that is not there, and up to the first work of `answer`,
+which is where a file turns out to be no audio. `python -m benchmarks.startup --checkouts OLD .` compares two in one run.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+
+COMMANDS = {
+    "help": ["--help"],
+    "a typing error": ["anwser"],
+    "a missing file": ["answer", "missing.wav"],
+    "first work of answer": ["answer", "broken.wav"],
+}
+
+
+def seconds_of(checkout: Path, argv: list[str], folder: str) -> float:
+    # where the command line was before it had a folder of its own
+    module = "serving.cli" if (checkout / "serving").is_dir() else "processing.cli"
+    environment = os.environ | {"PYTHONPATH": str(checkout.resolve()), "OMP_NUM_THREADS": "1"}
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-m", module, *argv], cwd=folder, env=environment, capture_output=True)
+    return time.perf_counter() - start
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkouts", nargs="+", type=Path, default=[Path()], help="folders of this repository")
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "broken.wav").write_bytes(b"RIFF nothing")
+        print(f"medians of {args.repeats} runs in seconds: {', '.join(map(str, args.checkouts))}; first over last")
+        for name, command in COMMANDS.items():
+            # in turn, so that what else the machine does is shared
+            runs = [[seconds_of(path, command, folder) for path in args.checkouts] for _ in range(args.repeats)]
+            medians = [statistics.median(times) for times in zip(*runs)]
+            print(f"{name:22}", *(f"{median:6.2f}" for median in medians), f"  {medians[0] / medians[-1]:.1f}x")
+
+
+if __name__ == "__main__":
+    main()
