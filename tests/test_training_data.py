@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -153,6 +154,46 @@ def test_a_killed_run_goes_on_where_it_was(corpus, processor, tmp_path):
     num_encoded = count_encoded(processor.audio_tokenizer, lambda: encode(cache, clips, processor))
     assert num_encoded == len(clips) - num_done
     assert [cache.codes[key].tolist() for key in clips] == processor.encode_audio(list(clips.values()))
+
+
+def test_what_killed_runs_have_left_is_removed_by_the_next(processor, tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    folder = SpeechCodeCache(tmp_path, processor.audio_tokenizer).folder
+    for process_id in (dead.pid, os.getpid()):
+        (folder / f".{socket.gethostname()}-{process_id}-abc.unfinished").touch()
+    SpeechCodeCache(tmp_path, processor.audio_tokenizer)
+    assert [path.name.split("-")[-2] for path in folder.iterdir()] == [str(os.getpid())]
+
+
+USE_DATASETS_AND_DIE = """
+import os, signal, sys
+from datasets import Dataset
+from training.temporary import disable_caching
+
+def use():
+    disable_caching()
+    Dataset.from_dict({"a": [1]}).map(lambda row: {"b": 2})
+    return set(os.listdir(os.environ["TMPDIR"]))
+
+child = os.fork()
+if not child:
+    use()
+    os.kill(os.getpid(), signal.SIGKILL)
+os.waitpid(child, 0)
+left = set(os.listdir(os.environ["TMPDIR"]))
+assert len(left) == 2, left  # another's is the other
+assert len(use() - left) == len(use() & left) == 1
+"""
+
+
+def test_what_datasets_has_made_for_a_run_that_was_killed_goes_with_the_next(tmp_path):
+    (tmp_path / "hf_datasets-another").mkdir()
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", USE_DATASETS_AND_DIE]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [path.name for path in tmp_path.iterdir()] == ["hf_datasets-another"]
 
 
 def test_a_full_disk_leaves_nothing_half_written(processor, tmp_path):
