@@ -95,7 +95,10 @@ def kind_of_weights(path: Path) -> str | None:
 
 
 def owner_prefix() -> str:
-    """How names of unfinished files and folders begin, which end with `UNFINISHED_SUFFIX`: with the process that is at them."""
+    """
+    How names of unfinished files and folders begin: with the process that is at them. They end, without another dash, with
+    `UNFINISHED_SUFFIX`.
+    """
     return f".{socket.gethostname()}-{os.getpid()}-"
 
 
@@ -114,7 +117,10 @@ def leftovers(folder: Path) -> list[Path]:
 
 def remove_leftovers(folder: Path) -> None:
     for path in leftovers(folder):
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def is_running(pid: int) -> bool:

@@ -206,18 +206,22 @@ def describe(report: dict) -> str:
 
 def write_audio(path: Path, samples, sampling_rate: int) -> None:
     """
-    Writes mono samples, in the format of the ending of `path`, beside it and moves them there, so that a full disk leaves no half a
-    file.
+    Writes mono samples, in the format of the ending of `path`, beside it and moves them there, so that a full disk or a kill leaves
+    no half a file.
     """
     import soundfile
+
+    from modeling_vita_audio.saving_vita_audio import UNFINISHED_SUFFIX, owner_prefix, remove_leftovers
 
     audio = io.BytesIO()
     audio_format, subtype = FORMATS[path.suffix.lower()]
     soundfile.write(audio, samples, sampling_rate, format=audio_format, subtype=subtype)
-    path.absolute().parent.mkdir(exist_ok=True)
-    temporary = path.absolute().with_name(f".{path.name}.{os.getpid()}.tmp")
+    path = path.absolute()
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_name(f"{owner_prefix()}audio{UNFINISHED_SUFFIX}")
     try:
         temporary.write_bytes(audio.getvalue())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    remove_leftovers(path.parent)

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -288,6 +289,14 @@ def test_train_and_evaluate_pass_their_arguments_on(command, capsys):
         main([command, "--help"])
     assert exit.value.code == 0
     assert "--" in capsys.readouterr().out
+
+
+def test_what_an_answer_that_was_killed_has_left_goes_with_the_next(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / f".{socket.gethostname()}-{dead.pid}-wav.unfinished").write_bytes(b"half")
+    write_wav(tmp_path / "a.wav", np.zeros(100), 16000)
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.wav"]
 
 
 def test_full_disk_leaves_the_wav_as_it_was(tmp_path):
