@@ -295,7 +295,7 @@ def test_what_an_answer_that_was_killed_has_left_goes_with_the_next(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     (tmp_path / f".{socket.gethostname()}-{dead.pid}-wav.unfinished").write_bytes(b"half")
-    write_wav(tmp_path / "a.wav", np.zeros(100), 16000)
+    write_audio(tmp_path / "a.wav", np.zeros(100), 16000)
     assert list(tmp_path.iterdir()) == [tmp_path / "a.wav"]
 
 
