@@ -54,7 +54,7 @@ def load_audio(
 
             - a file, of wav, flac, ogg or mp3, with PyAV (`pip install av`) also webm, mp4, m4a, mov, 3gp, aac, amr, caf or wma:
               its path, a pipe's too, or `"-"` for the standard input; an `http(s)://` or `file://` URL; its bytes; a file
-              object opened for them, read from its start where it can be; its base64, as a `data:` URI or alone;
+              object opened in binary mode, read from its start where it can be; its base64, as a `data:` URI or alone;
             - samples, mono or with a second axis of channels: an array, a tensor, or anything that NumPy makes an array of,
               float in [-1, 1] or integer over its type's range (unsigned ones have their zero in the middle); a list of floats;
             - `(rate, samples)` or `(samples, rate)`;
@@ -135,8 +135,8 @@ def _from_dictionary(row: dict, sampling_rate: int | None) -> tuple[Any, int | N
     source, sampling_rate = given.get(key), given.get("sampling_rate", sampling_rate)
     if key is None or (sampling_rate is None and isinstance(source, SAMPLES) and not _has_rate(source)):
         raise ValueError(
-            'An audio dictionary needs "array" or "raw" together with "sampling_rate", or "bytes", or "path"; got one with '
-            f"the keys {', '.join(sorted(map(str, row))):.200}."
+            'An audio dictionary needs "array" or "raw" together with "sampling_rate", or "bytes", "base64", "path" or "url"; '
+            f"got one with the keys {', '.join(sorted(map(str, row))):.200}."
         )
     if isinstance(source, dict):
         raise TypeError(f'"{key}" of an audio dictionary must be the audio, got another dictionary.')
@@ -169,7 +169,8 @@ def _open(source) -> tuple[str, BinaryIO]:
     if not os.path.exists(path):
         if isinstance(source, str) and BASE64.fullmatch(path):
             return "the base64 audio", io.BytesIO(_decode_base64(path))
-        raise FileNotFoundError(f"There is no audio file {name}.")
+        hint = " Of addresses, http(s)://, file:// and data: are read." if "://" in name else ""
+        raise FileNotFoundError(f"There is no audio file {name}.{hint}")
     try:
         stream = open(path, "rb")
     except OSError as error:
@@ -184,13 +185,18 @@ def _read_all(name: str, file) -> tuple[str, BinaryIO]:
     """The bytes of a file object, from its start if it has one to go back to, as one that was just written is at its end."""
     content = bytearray()
     try:
+        if hasattr(file, "readable") and not file.readable():
+            raise OSError("it is not open for reading")
         if hasattr(file, "seekable") and file.seekable():
             file.seek(0)
-        while block := file.read(BLOCK_BYTES):
+        while True:
+            block = file.read(BLOCK_BYTES)
             if not isinstance(block, (bytes, bytearray)):
                 raise TypeError(
                     f'{name} gives {type(block).__name__:.100} where audio is bytes; a file must be opened in binary mode, "rb".'
                 )
+            if not block:
+                break
             content += block
             if len(content) > MAX_BYTES:
                 raise OSError(f"it has more than {MAX_BYTES} bytes")
@@ -298,18 +304,16 @@ def _to_array(samples: list | tuple, is_channel: bool = False) -> np.ndarray:
         if len({channel.shape for channel in channels}) > 1:
             raise ValueError("The channels of an audio must be of one length.")
         return np.stack(channels)
-    for sample in samples:
-        if not _is_number(sample):
-            raise ValueError(
-                f"A list of samples must be one of floats in [-1, 1], got {type(sample).__name__:.100} in it."
-            )
-    array_of_them = np.asarray(samples)
-    if array_of_them.dtype in (np.int64, np.uint64):
+    for kind in set(map(type, samples)):
+        if not issubclass(kind, Real) or kind is bool:
+            raise ValueError(f"A list of samples must be one of floats in [-1, 1], got {kind.__name__:.100} in it.")
+    numbers = np.asarray(samples)
+    if numbers.dtype in (np.int64, np.uint64):
         raise ValueError(
             "A list of integers does not say over which range they are: pass floats in [-1, 1], or an array of a type such as "
             "int16."
         )
-    return array_of_them
+    return numbers
 
 
 def _to_mono(name: str, samples: np.ndarray) -> np.ndarray:
