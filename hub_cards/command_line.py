@@ -3,8 +3,11 @@
 """What all commands share: one spelling of their options, and one line for what goes wrong."""
 
 import argparse
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -50,6 +53,46 @@ def run_command(command: Callable[[list[str] | None], int | None], prog: str, ar
         if message is None:
             raise
         return fail(message, prog)
+
+
+def is_path(name: str) -> bool:
+    """Whether a name is that of a place on this machine, there or not, rather than one on the Hub, USER/NAME."""
+    return os.path.exists(name) or name.count("/") != 1 or name[0] in "./~" or os.path.isdir(os.path.dirname(name))
+
+
+def check_place(name: str) -> None:
+    """
+    Raises:
+        FileNotFoundError: there is nothing of that name here, and it is none of the Hub's either.
+    """
+    if is_path(name) and not os.path.exists(name):
+        raise FileNotFoundError(f"There is no folder or file {name!r}, and it is no Hub id such as user/name.")
+
+
+@contextmanager
+def naming(what: str) -> Iterator[None]:
+    """For what others have made: what goes wrong inside is said of `what`, which cannot be as it should be."""
+    try:
+        yield
+    except OSError:
+        # of a file or the Hub, which it names
+        raise
+    except Exception as error:
+        raise ValueError(f"{what} is broken, or not what it should be ({type(error).__name__}: {error}).") from error
+
+
+@contextmanager
+def no_empty_folder(folder: str | Path | None) -> Iterator[None]:
+    """Removes `folder`, and those it lies in, where they were not there before and an error inside has left them empty."""
+    path = Path(folder or ".").absolute()
+    new = [place for place in (path, *path.parents) if not place.exists()]
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for place in new:
+                place.rmdir()
+        raise
 
 
 def fail(message: str, prog: str) -> int:

@@ -24,7 +24,7 @@ from tiny_models import tiny_codec, tiny_model, tiny_processor
 from hub_cards import push
 from hub_cards.push import PushError, push_folder
 from processing.export import export_repository
-from training.data import load_conversations
+from training.conversations import load_conversations
 
 
 ROOT = Path(__file__).parent.parent
@@ -37,7 +37,7 @@ DRIVER = """
 import contextlib, io, json, sys
 from hub_cards.publish_corpus import main as publish_corpus
 from serving.cli import main
-from training.data import load_conversations
+from training.conversations import load_conversations
 
 report = {}
 for name, argv in json.load(open(sys.argv[1])).items():

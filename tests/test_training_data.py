@@ -17,12 +17,12 @@ from full_disk import full_disk
 from tiny_corpus import write_corpus
 from tiny_models import tiny_codec, tiny_processor
 
+from training.conversations import load_conversations
 from training.data import (
     SpeechCodeCache,
     audio_key,
     build_training_dataset,
     codec_fingerprint,
-    load_conversations,
 )
 
 
@@ -84,16 +84,34 @@ def test_a_changed_file_is_read_anew(tmp_path):
 @pytest.mark.parametrize(
     "line, cause",
     [
-        ("{", "JSONDecodeError"),
-        ('{"messages": [{"role": "user"}]}', "content"),
+        ("{", "is not JSON"),
+        ("[]", "is not a JSON object, but a list"),
+        ("\udcff", "is not JSON: 'utf-8' codec can't decode byte 0xff|is not JSON: invalid start byte"),
+        ("[" * 100_000, "is not JSON"),
+        ("{}", "not a conversation: it has no list of `messages`"),
+        ('{"messages": [{"role": "user"}]}', "needs a `role` and a `content`"),
         ('{"messages": [{"role": "user", "content": "<|audio|>"}], "audios": []}', "1 marks"),
-        ("[]", "AttributeError"),
+        ('{"messages": [{"role": "user", "content": "<|audio|>"}]}', "1 marks"),
+        (
+            '{"messages": [{"role": "user", "content": "<|audio|>"}], "audios": [7]}',
+            "`audios` must be a list of paths",
+        ),
+        (
+            '{"messages": [{"role": "user", "content": "<|audio|>"}], "audios": ["no.wav"]}',
+            "no.wav, but there is no such",
+        ),
+        (
+            '{"messages": [{"role": "user", "content": "Hi"}], "task": 3}',
+            "`task`, `split` and `reference` must be texts",
+        ),
+        ('{"messages": [{"role": "user", "content": "Hi"}], "accepted_answers": "Hi"}', "must be a list of texts"),
+        ('{"messages": [{"role": "user", "content": "Hi"}], "id": "1"}', "has the id '1', as line 1 has"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path, line, cause):
     good = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hi"}]}'
-    (tmp_path / "bad.jsonl").write_text(f"{good}\n{line}\n")
-    with pytest.raises(ValueError, match=f"line 2 is not a conversation.*{cause}"):
+    (tmp_path / "bad.jsonl").write_text(f"{good}\n{line}\n", encoding="utf-8", errors="surrogateescape")
+    with pytest.raises((ValueError, FileNotFoundError), match=f"bad.jsonl, line 2.*({cause})"):
         load_conversations(tmp_path / "bad.jsonl", cache_dir=tmp_path)
 
 

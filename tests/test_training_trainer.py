@@ -13,7 +13,8 @@ from transformers import set_seed
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from training.checkpoints import COMPLETE_FILE, last_complete_checkpoint
-from training.data import build_training_dataset, conversation_texts, load_conversations
+from training.conversations import conversation_texts, load_conversations
+from training.data import build_training_dataset
 from training.initialize import build_from_nothing
 from training.trainer import VitaAudioSFTConfig, VitaAudioSFTTrainer, prepare_model_for_stage
 

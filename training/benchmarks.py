@@ -17,12 +17,10 @@ from pathlib import Path
 from datasets import Audio, Dataset, DatasetDict, load_dataset, load_from_disk
 
 from processing.conversation_vita_audio import recognition_conversation, spoken_conversation, synthesis_conversation
+from training.conversations import ASR, SPOKEN_QA, TTS, WRITTEN_QA
 from training.data import read_content
 from training.scoring import normalize_text
 
-
-# What the rows of a benchmark are used for: to be recognised, spoken, or answered, as spoken or as written questions.
-ASR, TTS, SPOKEN_QA, WRITTEN_QA = "asr", "tts", "sqa", "tqa"
 
 # What each task cannot do without. `id` and, of questions, `reference` and `accepted_answers` are read where they are.
 REQUIRED = {

@@ -2,39 +2,121 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints that count only when they are whole: a run that is killed while it saves goes on from the one before."""
 
+import dataclasses
+import json
 import math
 import os
 import re
 import shutil
 from pathlib import Path
 
-from accelerate.logging import get_logger
-from transformers import TrainerState
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers import TrainerState, TrainingArguments
+from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 
+from hub_cards.command_line import naming
+from hub_cards.model_card import TRAINING_RECORD_FILE, read_json
 
-logger = get_logger(__name__)
 
 # Written last into a checkpoint's folder: without it, the checkpoint is not whole.
 COMPLETE_FILE = "complete"
+
+# The settings that a card shows: these and no others, for among the others are tokens and this machine's paths.
+RECORDED_SETTINGS = (
+    "learning_rate",
+    "mctp_learning_rate_multiplier",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "optim",
+    "adam_beta1",
+    "adam_beta2",
+    "weight_decay",
+    "max_grad_norm",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "num_train_epochs",
+    "max_steps",
+    "max_length",
+    "packing",
+    "bf16",
+    "fp16",
+    "gradient_checkpointing",
+    "num_mctp_modules",
+    "interleave_pattern",
+    "seed",
+)
+# Others that make a difference to the weights; recorded where they are not as they are by default.
+RARE_SETTINGS = (
+    "adam_epsilon",
+    "lr_scheduler_kwargs",
+    "optim_args",
+    "neftune_noise_alpha",
+    "data_seed",
+    "shuffle_dataset",
+    "dataloader_drop_last",
+    "average_tokens_across_devices",
+    "train_sampling_strategy",
+    "pad_to_multiple_of",
+    "load_best_model_at_end",
+    "metric_for_best_model",
+)
+# What two records of one run have alike, besides the settings.
+FOR_THE_CARD_ALONE = ("repo_id", "revision", "license", "language")
+COMPARED_ENTRIES = ("stage", "dataset", "tasks", "num_examples", "dtype", "text_vocab_size", "codec", "answer_codec")
+
+
+def describe_settings(args: TrainingArguments) -> dict:
+    """What of the arguments makes the weights, for the record of a run."""
+    settings = args.to_dict()
+    # one of the two says how long the run is
+    del settings["num_train_epochs" if args.max_steps > 0 else "max_steps"]
+    defaults = {field.name: field.default for field in dataclasses.fields(args)}
+    names = [*RECORDED_SETTINGS, *(name for name in RARE_SETTINGS if getattr(args, name, None) != defaults.get(name))]
+    return {name: settings[name] for name in names if settings.get(name) is not None}
+
+
+def describe_changes(old: dict, new: dict) -> list[str]:
+    """What is different in the record `new` of a run, such as "learning_rate from 0.001 to 0.0005"."""
+    # as JSON has it
+    new = json.loads(json.dumps(new))
+    pairs = [(name, old.get(name), new.get(name)) for name in COMPARED_ENTRIES if name in old]
+    if "settings" in old:
+        names = dict.fromkeys([*old["settings"], *new["settings"]])
+        pairs += [(name, old["settings"].get(name), new["settings"].get(name)) for name in names]
+    return [f"{name} from {was} to {is_now}" for name, was, is_now in pairs if was != is_now]
+
+
+def read_state(checkpoint: str | os.PathLike) -> TrainerState:
+    """
+    Raises:
+        ValueError: there is no state of a trainer in the folder, or it is malformed.
+    """
+    path = Path(checkpoint, TRAINER_STATE_NAME)
+    state = read_json(path)
+    if state is None:
+        raise ValueError(f"There is no {path}, so no run can go on from there.")
+    with naming(str(path)):
+        return TrainerState(**state)
 
 
 def check_optimizer_state(checkpoint: str | os.PathLike) -> None:
     """
     Raises:
         FileNotFoundError: `checkpoint` is no folder.
-        ValueError: it has no optimizer state, with which a run would go on at a new start of its learning rate.
+        ValueError: it has no optimizer state, without which a run would go on at a new start of its learning rate, or what the
+            trainer says of it is malformed.
     """
     folder = Path(checkpoint)
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no checkpoint {folder} to resume from.")
     # of FSDP and DeepSpeed, too
-    if not any(any(folder.glob(pattern)) for pattern in ("optimizer*", "global_step*")):
+    has_optimizer = any(any(folder.glob(pattern)) for pattern in ("optimizer*", "global_step*"))
+    if not has_optimizer or not (folder / SCHEDULER_NAME).is_file():
         raise ValueError(
             f"{folder} has no state of the optimizer and the learning rate (`save_only_model`, or no checkpoint at all), so no run "
             "can go on from it. To start a new one from its weights, give it as `model_name_or_path`, with another `output_dir`."
         )
+    read_state(folder)
 
 
 def last_complete_checkpoint(output_dir: str | os.PathLike) -> str | None:
@@ -48,12 +130,26 @@ def last_complete_checkpoint(output_dir: str | os.PathLike) -> str | None:
 
 
 class CompleteCheckpointsMixin:
-    """For a [`~transformers.Trainer`]: marks the checkpoints that are whole, and starts again from these alone."""
+    """
+    For a [`~transformers.Trainer`] that can `describe_run`: marks the checkpoints that are whole, with the record of the run, and
+    starts again from these alone.
+
+    Attributes:
+        past (`dict`): of a run that goes on, or is finished, the record of how it came so far.
+        is_finished (`bool`): whether nothing was trained, as the run was over before.
+    """
+
+    past: dict = {}
+    is_finished = False
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         """
         As [`Trainer.train`]; with `resume_from_checkpoint=True` a checkpoint that is not whole is passed over. One that is not
-        there, or that has no state of the optimizer, is refused. From one of the last step, nothing is trained any more.
+        there, or that has no state of the optimizer, is refused. From one of the last step, nothing is trained any more. What
+        goes on, is over or has changed is said in one line.
+
+        Raises:
+            ValueError: a checkpoint is broken, or the run is over and was made with other settings.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
@@ -61,10 +157,49 @@ class CompleteCheckpointsMixin:
                 raise ValueError(f"There is no complete checkpoint in {self.args.output_dir}.")
         if resume_from_checkpoint:
             check_optimizer_state(resume_from_checkpoint)
-            state = TrainerState.load_from_json(os.path.join(resume_from_checkpoint, TRAINER_STATE_NAME))
-            if state.global_step >= self.num_planned_steps():
+            state, planned = read_state(resume_from_checkpoint), self.num_planned_steps()
+            self.past = read_json(Path(resume_from_checkpoint, TRAINING_RECORD_FILE)) or {}
+            changes = describe_changes(self.past, self.describe_run())
+            if state.global_step >= planned:
+                if changes:
+                    raise ValueError(
+                        f"The run in {self.args.output_dir} is over since step {state.global_step}, and its weights were made with "
+                        f"other settings: {', '.join(changes)}. To train with the new ones, give another `output_dir`."
+                    )
+                self.accelerator.print(
+                    f"The run in {self.args.output_dir} is over since step {state.global_step}: nothing is trained."
+                )
+                self.is_finished = True
                 return self._end_at(resume_from_checkpoint, state)
+            now = f" Changed from here on: {', '.join(changes)}." if changes else ""
+            self.accelerator.print(
+                f"Going on from {resume_from_checkpoint}, after step {state.global_step} of {planned}.{now}"
+            )
+            if changes:
+                changed = {"step": state.global_step, "settings": changes}
+                self.past = self.past | {"changes": [*self.past.get("changes", []), changed]}
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def complete_record(self) -> dict:
+        """The record of the run, with what it took from the past: all that made the weights."""
+        record = self.describe_run()
+        if self.is_finished:
+            # what was given now is for the card alone
+            return record | {name: value for name, value in self.past.items() if name not in FOR_THE_CARD_ALONE}
+        return record | ({"changes": self.past["changes"]} if "changes" in self.past else {})
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        with naming(f"The state of the optimizer in {checkpoint} (optimizer.pt, scheduler.pt)"):
+            super()._load_optimizer_and_scheduler(checkpoint)
+            if checkpoint is not None:
+                for parameter, state in self.optimizer.state.items():
+                    for name, value in state.items():
+                        if name.startswith("exp_avg") and value.shape != parameter.shape:
+                            raise ValueError(f"{name} of the shape {value.shape} for weights of {parameter.shape}")
+
+    def _load_rng_state(self, checkpoint):
+        with naming(f"The state of the random numbers in {checkpoint} (rng_state*.pth)"):
+            super()._load_rng_state(checkpoint)
 
     def num_planned_steps(self) -> int:
         """Optimisation steps of the whole run, as [`Trainer`] counts them."""
@@ -76,12 +211,8 @@ class CompleteCheckpointsMixin:
 
     def _end_at(self, checkpoint: str, state: TrainerState) -> TrainOutput:
         """The end of a run whose last step is done: [`Trainer`] would take one more where that is in the midst of an epoch."""
-        logger.info(f"The run is over since step {state.global_step}: nothing is trained any more.")
         record = Path(self.args.output_dir, TRAINER_STATE_NAME)
-        if (
-            record.is_file()
-            and (finished := TrainerState.load_from_json(str(record))).global_step == state.global_step
-        ):
+        if record.is_file() and (finished := read_state(self.args.output_dir)).global_step == state.global_step:
             # with the summary of the whole run
             state.log_history = finished.log_history
         self.state = state
@@ -101,6 +232,11 @@ class CompleteCheckpointsMixin:
         # the older ones stay until this one is whole
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
+            if self.args.should_save:
+                # first, so that it is pushed with the rest
+                folder.mkdir(parents=True, exist_ok=True)
+                record = json.dumps(self.complete_record(), indent=2)
+                (folder / TRAINING_RECORD_FILE).write_text(record + "\n", encoding="utf-8")
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:

@@ -7,14 +7,14 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.logging import get_logger
-from datasets import Audio, Dataset, DatasetDict, Features, List, Value, load_dataset, load_from_disk
+from datasets import Dataset
 from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
@@ -24,129 +24,9 @@ from processing.conversation_vita_audio import AUDIO_MARK
 
 logger = get_logger(__name__)
 
-CONVERSATIONS_FILE = "conversations.jsonl"
-
-CONVERSATION_FEATURES = Features(
-    {
-        "messages": List({"role": Value("string"), "content": Value("string")}),
-        "audios": List(Value("string")),
-    }
-)
-
 # Clips that the codec encodes at once, and clips in one file of the cache: what a killed run loses at most.
 ENCODING_BATCH_SIZE = 16
 CLIPS_PER_FILE = 512
-
-
-def load_conversations(
-    source: str | os.PathLike,
-    split: str = "train",
-    tasks: list[str] | None = None,
-    cache_dir: str | os.PathLike | None = None,
-) -> Dataset:
-    """
-    Loads conversations for training.
-
-    Args:
-        source: a JSON-lines file; a folder with `conversations.jsonl` in it, such as `training.corpus.render` writes; or a
-            dataset of `datasets`, saved to disk or on the Hub, where `hub_cards.publish_corpus` puts one. Each row has
-            `messages`, whose contents have one mark `<|audio|>` per audio, and `audios`: paths relative to the JSON-lines file,
-            or an audio column.
-        split: of the dataset; JSON lines with a field `split` are chosen by it, those without belong to every split.
-        tasks: which tasks to take, by the field `task`. One that is named twice is taken twice.
-        cache_dir: where `datasets` keeps what it reads from JSON lines.
-
-    Returns:
-        [`Dataset`] with the columns `messages` (`role` and `content`) and `audios` (paths, or `bytes` and `path`).
-
-    Raises:
-        FileNotFoundError: there is no such file, nor such a dataset.
-        ValueError: a row is malformed (its line is named), or none is left.
-    """
-    path = Path(source)
-    if (path / CONVERSATIONS_FILE).is_file():
-        path = path / CONVERSATIONS_FILE
-    if path.is_file():
-        arguments = {"path": str(path.resolve()), "split": split, "tasks": tasks}
-        # once for its errors, which `datasets` would hide in one of its own, and for its number
-        num_conversations = sum(1 for _ in read_json_lines(**arguments))
-        if num_conversations > 0:
-            conversations = Dataset.from_generator(
-                read_json_lines,
-                features=CONVERSATION_FEATURES,
-                cache_dir=None if cache_dir is None else os.fspath(cache_dir),
-                # the time of the last change, so that a changed file is read anew
-                gen_kwargs=arguments | {"changed": path.stat().st_mtime_ns},
-            )
-    else:
-        conversations = load_from_disk(path) if path.is_dir() else load_dataset(os.fspath(source), split=split)
-        conversations = conversations[split] if isinstance(conversations, DatasetDict) else conversations
-        conversations = normalize_columns(conversations, tasks, os.fspath(source), split)
-        num_conversations = len(conversations)
-    if num_conversations == 0:
-        raise ValueError(
-            f"{source} has no conversations of the split '{split}'" + (f" and the tasks {tasks}." if tasks else ".")
-        )
-    return conversations
-
-
-def read_json_lines(path: str, split: str, tasks: list[str] | None, changed: int = 0) -> Iterator[dict]:
-    folder, known_tasks = Path(path).parent, set()
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                row = json.loads(line)
-                if row.get("split", split) != split:
-                    continue
-                messages = [{"role": message["role"], "content": message["content"]} for message in row["messages"]]
-                audios = [str(folder / audio) for audio in row.get("audios", [])]
-                check_marks(messages, audios)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise ValueError(f"{path}, line {number} is not a conversation: {error!r}") from error
-            known_tasks.add(row.get("task"))
-            for _ in range(1 if tasks is None else tasks.count(row.get("task"))):
-                yield {"messages": messages, "audios": audios}
-    check_tasks(path, split, tasks, known_tasks)
-
-
-def check_tasks(source: str, split: str, tasks: list[str] | None, known_tasks: set[str]) -> None:
-    if missing := [task for task in tasks or () if task not in known_tasks]:
-        raise ValueError(
-            f"{source} has no conversations of the split '{split}' and the tasks {missing}; its tasks are "
-            f"{sorted(map(str, known_tasks))}."
-        )
-
-
-def check_marks(messages: list[dict], audios: list) -> None:
-    num_marks = sum(message["content"].count(AUDIO_MARK) for message in messages)
-    if num_marks != len(audios):
-        raise ValueError(f"the messages have {num_marks} marks {AUDIO_MARK}, but there are {len(audios)} audios")
-
-
-def normalize_columns(conversations: Dataset, tasks: list[str] | None, source: str, split: str) -> Dataset:
-    if "messages" not in conversations.column_names:
-        raise ValueError(f"The dataset needs a column `messages`, it has {conversations.column_names}.")
-    if tasks is not None:
-        if "task" not in conversations.column_names:
-            raise ValueError(f"To choose the tasks {tasks} the dataset needs a column `task`.")
-        check_tasks(source, split, tasks, set(conversations["task"]))
-        of_task = {task: [i for i, name in enumerate(conversations["task"]) if name == task] for task in set(tasks)}
-        conversations = conversations.select([index for task in tasks for index in of_task[task]])
-    if "audios" not in conversations.column_names:
-        conversations = conversations.add_column("audios", [[]] * len(conversations))
-    if isinstance(conversations.features["audios"], List) and isinstance(
-        conversations.features["audios"].feature, Audio
-    ):
-        # files as they are: the processor decodes them
-        conversations = conversations.cast_column("audios", List(Audio(decode=False)))
-    return conversations.select_columns(["messages", "audios"])
-
-
-def conversation_texts(conversations: Dataset) -> Iterator[str]:
-    """The texts of the conversations, without the marks, for training a tokenizer."""
-    for messages in conversations["messages"]:
-        for message in messages:
-            yield from message["content"].split(AUDIO_MARK)
 
 
 def codec_fingerprint(codec) -> str:

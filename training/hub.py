@@ -36,7 +36,7 @@ from hub_cards.model_card import (
 from hub_cards.push import PushError, call_hub, create_repository, default_revisions, push_folder
 from modeling_vita_audio.saving_vita_audio import put_in_place
 
-from .checkpoints import check_optimizer_state
+from .checkpoints import check_optimizer_state, describe_settings
 
 
 logger = get_logger(__name__)
@@ -45,31 +45,6 @@ UNFINISHED_FOLDER = "unfinished"
 STAGING_PREFIX = ".push-"
 LAST_CHECKPOINT = "last-checkpoint"
 LINKED_SUFFIXES = {".safetensors", ".pt", ".pth"}
-
-# The settings that a card shows: these and no others, for among the others are tokens and this machine's paths.
-RECORDED_SETTINGS = (
-    "learning_rate",
-    "mctp_learning_rate_multiplier",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "optim",
-    "adam_beta1",
-    "adam_beta2",
-    "weight_decay",
-    "max_grad_norm",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "num_train_epochs",
-    "max_steps",
-    "max_length",
-    "packing",
-    "bf16",
-    "fp16",
-    "gradient_checkpointing",
-    "num_mctp_modules",
-    "interleave_pattern",
-    "seed",
-)
 
 
 def place_of(name_or_path: str, revision: str | None = None) -> dict:
@@ -184,7 +159,7 @@ def drop_outdated_results(new: Path, old: Path) -> None:
 
 class HubMixin:
     r"""
-    For a [`~transformers.Trainer`] whose `args` have a `stage`. `push_to_hub`, `hub_model_id`, `hub_strategy`, `hub_token`,
+    For a trainer with complete checkpoints whose `args` have a `stage`. `push_to_hub`, `hub_model_id`, `hub_strategy`, `hub_token`,
     `hub_private_repo` and `hub_always_push` mean what they mean there.
 
     Pushes go to the branch `hub_revision`. Without one they go to `stage1` to `stage4` and, at the end of the run, to the main
@@ -215,16 +190,13 @@ class HubMixin:
 
     def describe_run(self) -> dict:
         """The record of the run that its card is written from."""
-        settings = self.args.to_dict()
-        # one of the two says how long the run is
-        del settings["num_train_epochs" if self.args.max_steps > 0 else "max_steps"]
         device = self.args.device
         return {
             "stage": self.args.stage,
             "repo_id": self.hub_model_id,
             "revision": hub_revision(self.args) if self.hub_model_id else None,
             **self.origin,
-            "settings": {name: settings[name] for name in RECORDED_SETTINGS if settings.get(name) is not None},
+            "settings": describe_settings(self.args),
             "hardware": {
                 "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
                 "processes": self.args.world_size,
@@ -235,7 +207,7 @@ class HubMixin:
 
     def complete_repository(self, folder: Path) -> None:
         """Adds to the saved model and processor the record of the run."""
-        record = json.dumps(self.describe_run(), indent=2)
+        record = json.dumps(self.complete_record(), indent=2)
         (folder / TRAINING_RECORD_FILE).write_text(record + "\n", encoding="utf-8")
         best = self.state.best_model_checkpoint
         state = dataclasses.replace(self.state, best_model_checkpoint=best and Path(best).name)

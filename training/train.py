@@ -22,19 +22,38 @@ import datasets
 import torch
 from huggingface_hub import HfApi
 from transformers import AutoConfig, AutoModel, set_seed
-from trl import TrlParser
+from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 
-from hub_cards.push import PushError, create_repository
+from hub_cards.command_line import check_place, naming, no_empty_folder, run_command
+from hub_cards.model_card import TRAINING_RECORD_FILE, read_json
+from hub_cards.push import create_repository
 from hub_cards.temporary import disable_caching
 from modeling_vita_audio import VitaAudioConfig, VitaAudioForConditionalGeneration
 from processing import VitaAudioProcessor
 from processing.interleaving_vita_audio import check_interleave_pattern
 
 from .checkpoints import last_complete_checkpoint
-from .data import build_training_dataset, conversation_texts, load_conversations
+from .conversations import conversation_texts, load_conversations
+from .data import build_training_dataset
 from .hub import describe_start, find_checkpoint, hub_revision, place_of
 from .initialize import build_from_language_model, build_from_nothing
-from .trainer import VitaAudioSFTConfig, VitaAudioSFTTrainer
+from .settings import parse_settings, read_mapping, set_num_threads
+from .trainer import STAGES, VitaAudioSFTConfig, VitaAudioSFTTrainer
+
+
+PROG = "training.train"
+# of a language model's configuration, what is set while it is loaded and trained
+NO_SIZES = {
+    "vocab_size",
+    "dtype",
+    "use_cache",
+    "transformers_version",
+    "_name_or_path",
+    "architectures",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+}
 
 
 @dataclass
@@ -100,6 +119,7 @@ class VitaAudioScriptArguments:
     )
 
     def __post_init__(self):
+        self.text_config = read_mapping(self.text_config, "text_config")
         if self.model_name_or_path is None and self.text_config is None:
             raise ValueError("Give a `model_name_or_path` to start from, or a `text_config` to start from nothing.")
         if self.model_name_or_path is not None and self.text_config is not None:
@@ -112,7 +132,8 @@ class VitaAudioScriptArguments:
             raise ValueError(
                 "`model_revision` is of a `model_name_or_path` on the Hub, and has no effect without one."
             )
-        if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
+        dtype = getattr(torch, self.dtype, None)
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise ValueError(f"`dtype` must be a type of torch such as float32 or bfloat16, got {self.dtype!r:.200}.")
 
 
@@ -136,17 +157,26 @@ def load_model_and_processor(
         model_kwargs["attn_implementation"] = script_args.attn_implementation
     name_or_path, revision = script_args.model_name_or_path, script_args.model_revision
     if checkpoint is not None and any(Path(checkpoint).glob("model*.safetensors")):
+        check_sizes(script_args, training_args, checkpoint)
         name_or_path, revision = checkpoint, None
     model_kwargs["revision"] = revision
     if name_or_path is not None:
-        config = AutoConfig.from_pretrained(name_or_path, revision=revision, **trust)
+        check_place(name_or_path)
+        with naming(f"The configuration of the model {name_or_path}"):
+            config = AutoConfig.from_pretrained(name_or_path, revision=revision, **trust)
         if config.model_type == VitaAudioConfig.model_type:
             if script_args.codec_name_or_path is not None and name_or_path == script_args.model_name_or_path:
                 raise ValueError(
                     f"`codec_name_or_path` has no effect: {name_or_path} has a processor with the codec that it was trained with."
                 )
-            processor = VitaAudioProcessor.from_pretrained(name_or_path, revision=revision, **trust)
-            return VitaAudioForConditionalGeneration.from_pretrained(name_or_path, **model_kwargs), processor
+            with naming(f"The model {name_or_path}"):
+                processor = VitaAudioProcessor.from_pretrained(name_or_path, revision=revision, **trust)
+                model = VitaAudioForConditionalGeneration.from_pretrained(name_or_path, **model_kwargs)
+            if processor.audio_tokenizer is None:
+                raise ValueError(
+                    f"The processor of {name_or_path} has no speech codec: `vita-audio export --codec` puts one into it."
+                )
+            return model, processor
         if stage > 1:
             raise ValueError(
                 f"Stage {stage} starts from the model of the stage before, but {name_or_path} has a model of the type "
@@ -155,17 +185,73 @@ def load_model_and_processor(
 
     if script_args.codec_name_or_path is None:
         raise ValueError("Stage 1 needs a speech codec: give its `codec_name_or_path`.")
-    codec = AutoModel.from_pretrained(script_args.codec_name_or_path, **trust).eval()
+    codec = load_codec("codec_name_or_path", script_args.codec_name_or_path, **trust)
     if name_or_path is not None:
-        return build_from_language_model(name_or_path, codec, **trust, **model_kwargs)
-    model, processor = build_from_nothing(
-        script_args.text_config,
-        conversation_texts(conversations),
-        script_args.text_vocab_size,
-        codec,
-        script_args.attn_implementation,
-    )
+        with naming(f"The language model {name_or_path}"):
+            return build_from_language_model(name_or_path, codec, **trust, **model_kwargs)
+    with naming(f"The `text_config` {script_args.text_config}, or `text_vocab_size`,"):
+        model, processor = build_from_nothing(
+            script_args.text_config,
+            conversation_texts(conversations),
+            script_args.text_vocab_size,
+            codec,
+            script_args.attn_implementation,
+        )
     return model.to(model_kwargs["dtype"]), processor
+
+
+def check_sizes(script_args: VitaAudioScriptArguments, training_args: VitaAudioSFTConfig, checkpoint: str) -> None:
+    """
+    Raises:
+        ValueError: the model of a run that goes on is another one than that of the settings, which would be passed over.
+    """
+    record = read_json(Path(checkpoint, TRAINING_RECORD_FILE)) or {}
+    with naming(f"The configuration of the checkpoint {checkpoint}"):
+        config = AutoConfig.from_pretrained(checkpoint)
+    plan = STAGES[training_args.stage]
+    num_modules = training_args.num_mctp_modules if plan.max_modules is None else plan.max_modules
+    pairs = {
+        "stage": (record.get("stage", training_args.stage), training_args.stage),
+        "num_mctp_modules": (config.num_mctp_modules, num_modules),
+    }
+    if script_args.text_config is not None:
+        with naming(f"`text_config` {script_args.text_config}"):
+            start = AutoConfig.for_model(**{"model_type": config.text_config.model_type} | script_args.text_config)
+        if "text_vocab_size" in record:
+            pairs["text_vocab_size"] = (record["text_vocab_size"], script_args.text_vocab_size)
+    else:
+        try:
+            start = AutoConfig.from_pretrained(
+                script_args.model_name_or_path,
+                revision=script_args.model_revision,
+                trust_remote_code=training_args.trust_remote_code,
+            ).get_text_config()
+        except OSError:
+            # a run that goes on does without what it started from
+            start = config.text_config
+    sizes, new_sizes = config.text_config.to_dict(), start.to_dict()
+    # set by the tokenizer, or by how the model was loaded
+    names = sizes.keys() & new_sizes.keys() - NO_SIZES
+    pairs |= {name: (sizes[name], new_sizes[name]) for name in sorted(names)}
+    if differences := [f"{name} {old}, not {new}" for name, (old, new) in pairs.items() if old != new]:
+        raise ValueError(
+            f"The run in {training_args.output_dir} would go on from {checkpoint}, whose model has {'; '.join(differences)}. Start "
+            "a new run in another `output_dir`, or give the settings that this one had."
+        )
+
+
+def load_codec(option: str, name_or_path: str, trust_remote_code: bool):
+    """
+    Raises:
+        OSError: there is no such model.
+        ValueError: it is no speech codec.
+    """
+    check_place(name_or_path)
+    with naming(f"The speech codec {name_or_path}"):
+        codec = AutoModel.from_pretrained(name_or_path, trust_remote_code=trust_remote_code).eval()
+    if not isinstance(codec, PreTrainedAudioTokenizerBase):
+        raise ValueError(f"`{option}`, {name_or_path}, has a {type(codec).__name__}, which is no speech codec.")
+    return codec
 
 
 def load_answer_codec(name_or_path: str, codec, trust_remote_code: bool):
@@ -173,7 +259,7 @@ def load_answer_codec(name_or_path: str, codec, trust_remote_code: bool):
     Raises:
         ValueError: its codes are not those of `codec`.
     """
-    answer_codec = AutoModel.from_pretrained(name_or_path, trust_remote_code=trust_remote_code).eval()
+    answer_codec = load_codec("answer_codec_name_or_path", name_or_path, trust_remote_code)
     kinds = [(type(x).__name__, getattr(x.config, "codebook_size", None)) for x in (answer_codec, codec)]
     if kinds[0] != kinds[1]:
         raise ValueError(
@@ -190,7 +276,13 @@ def describe_origin(script_args: VitaAudioScriptArguments, num_examples: int) ->
         "dataset": place_of(script_args.dataset_name),
         "tasks": script_args.tasks,
         "num_examples": num_examples,
+        "dtype": script_args.dtype,
     }
+    for name in ("codec", "answer_codec"):
+        if (place := getattr(script_args, f"{name}_name_or_path")) is not None:
+            origin[name] = place_of(place)
+    if script_args.text_config is not None:
+        origin["text_vocab_size"] = script_args.text_vocab_size
     given = {"license": script_args.license, "language": script_args.language}
     return origin | {name: value for name, value in given.items() if value is not None}
 
@@ -216,12 +308,15 @@ def main(argv: list[str] | None = None) -> None:
     Args:
         argv: `--config FILE.yaml` and settings that override it; the process's arguments by default.
     """
-    parser = TrlParser((VitaAudioScriptArguments, VitaAudioSFTConfig), prog="training.train")
-    script_args, training_args = parser.parse_args_and_config(args=argv)
-    if script_args.num_threads is not None:
-        torch.set_num_threads(script_args.num_threads)
+    script_args, training_args = parse_settings((VitaAudioScriptArguments, VitaAudioSFTConfig), PROG, argv)
+    set_num_threads(script_args.num_threads)
     set_seed(training_args.seed)
     disable_caching()
+    with no_empty_folder(training_args.output_dir):
+        run(script_args, training_args)
+
+
+def run(script_args: VitaAudioScriptArguments, training_args: VitaAudioSFTConfig) -> None:
     if training_args.push_to_hub and training_args.process_index == 0:
         # before the work: what the Hub refuses now, it would refuse at the end
         name = training_args.hub_model_id or Path(training_args.output_dir).absolute().name
@@ -280,7 +375,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except PushError as error:
-        sys.exit(f"training.train: error: {error}")
+    sys.exit(run_command(main, PROG))

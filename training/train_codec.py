@@ -10,6 +10,7 @@ checkpoint. The trained codec is in `output_dir/codec`, loadable with `VitaAudio
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,14 +21,16 @@ from safetensors.torch import load_file
 from tqdm import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
-from trl import TrlParser
 
+from hub_cards.command_line import run_command
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
-from training.checkpoints import CompleteCheckpointsMixin, last_complete_checkpoint
+from training.checkpoints import CompleteCheckpointsMixin, describe_settings, last_complete_checkpoint
 from training.codec import CodecClips, VitaAudioCodecForPreTraining
+from training.settings import parse_settings, read_mapping, set_num_threads
 from training.storage import round_to_half
 
 
+PROG = "training.train_codec"
 PHONEMES_NAME = "phonemes.json"  # in every checkpoint: what the phoneme head reads, in the order of its outputs
 
 
@@ -64,6 +67,11 @@ class CodecArguments:
 
 class VitaAudioCodecTrainer(CompleteCheckpointsMixin, Trainer):
     """Batches clips of like length, logs the parts of the loss beside their sum, and saves the phonemes' symbols."""
+
+    origin: dict = {}
+
+    def describe_run(self) -> dict:
+        return {**self.origin, "settings": describe_settings(self.args)}
 
     def _get_train_sampler(self, train_dataset=None):
         lengths = [round(100 * clip["duration"]) for clip in self.train_dataset.clips]
@@ -165,12 +173,10 @@ def warm_start(model: VitaAudioCodecForPreTraining, checkpoint: str | Path, phon
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = TrlParser((CodecArguments, TrainingArguments))
-    codec_args, training_args = parser.parse_args_and_config(args=argv)
-    if codec_args.num_threads is not None:
-        torch.set_num_threads(codec_args.num_threads)
+    codec_args, training_args = parse_settings((CodecArguments, TrainingArguments), PROG, argv)
+    set_num_threads(codec_args.num_threads)
     torch.manual_seed(training_args.seed)
-    config = VitaAudioCodecConfig(**(codec_args.codec_config or {}))
+    config = VitaAudioCodecConfig(**(read_mapping(codec_args.codec_config, "codec_config") or {}))
     clips = CodecClips(
         codec_args.corpus_dir, config, codec_args.default_voice, codec_args.voices, codec_args.disturb_inputs
     )
@@ -200,4 +206,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main, PROG))

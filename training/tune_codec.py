@@ -13,23 +13,26 @@ are computed first and kept in `output_dir/prepared`.
 """
 
 import json
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from transformers import TrainingArguments
-from trl import TrlParser
 
+from hub_cards.command_line import run_command
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
 from processing.modeling_vita_audio_codec import VitaAudioCodec
 from training.checkpoints import last_complete_checkpoint
 from training.codec import read_answers, read_clips
 from training.codec_tuning import PARTS, TuningClips, VitaAudioCodecForTuning
+from training.settings import parse_settings, set_num_threads
 from training.storage import round_to_half
 from training.train_codec import PHONEMES_NAME, VitaAudioCodecTrainer, check_checkpoint
 
 
+PROG = "training.tune_codec"
 PREPARED_NAME = "prepared"  # folder of targets in a run's own
 
 
@@ -90,12 +93,10 @@ def load_checkpoint(
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = TrlParser((TuningArguments, TrainingArguments))
-    tuning_args, training_args = parser.parse_args_and_config(args=argv)
+    tuning_args, training_args = parse_settings((TuningArguments, TrainingArguments), PROG, argv)
     if not set() < set(tuning_args.parts) <= set(PARTS):
         raise ValueError(f"`parts` must be some of {', '.join(PARTS)}, got {tuning_args.parts}.")
-    if tuning_args.num_threads is not None:
-        torch.set_num_threads(tuning_args.num_threads)
+    set_num_threads(tuning_args.num_threads)
     torch.manual_seed(training_args.seed)
     corpus_dir, checkpoint = Path(tuning_args.corpus_dir), Path(tuning_args.start_from)
     check_checkpoint(checkpoint, ("config.json", "model.safetensors", PHONEMES_NAME))
@@ -136,4 +137,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main, PROG))

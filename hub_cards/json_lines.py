@@ -1,0 +1,43 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Files of JSON lines; what is wrong in one is said with its line."""
+
+import json
+import os
+from collections.abc import Iterator
+
+
+def read_json_lines(
+    path: str | os.PathLike, fields: dict[str, type | tuple[type, ...]] | None = None
+) -> Iterator[tuple[int, dict]]:
+    """
+    The rows of a file, by the numbers of their lines, from 1 on. Empty lines are passed over.
+
+    Args:
+        path: of the file.
+        fields: what each row must have, with its type.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a line is no JSON object, or lacks a field; file and line are named.
+    """
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line.decode("utf-8-sig"))
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{path}, line {number} is not JSON: {getattr(error, 'msg', error)}.") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"{path}, line {number} is not a JSON object, but a {type(row).__name__}.")
+            for name, kind in (fields or {}).items():
+                if not isinstance(row.get(name), kind):
+                    is_there = f"has {row[name]!r:.100} as" if name in row else "lacks"
+                    raise ValueError(f"{path}, line {number} {is_there} `{name}`, which must be {kind_name(kind)}.")
+            yield number, row
+
+
+def kind_name(kind: type | tuple[type, ...]) -> str:
+    names = {str: "a text", list: "a list", dict: "an object", bool: "true or false"}
+    return "a number" if isinstance(kind, tuple) or kind in (int, float) else names[kind]

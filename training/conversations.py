@@ -1,0 +1,342 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+Conversations to train on and to score with, from where they are: JSON lines, a folder of audio files with their texts, or a dataset
+of `datasets`.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import NoneType
+
+from datasets import (
+    Audio,
+    Dataset,
+    DatasetDict,
+    Features,
+    List,
+    Value,
+    concatenate_datasets,
+    load_dataset,
+    load_from_disk,
+)
+from datasets.exceptions import DatasetsError
+
+from hub_cards.command_line import check_place
+from hub_cards.json_lines import read_json_lines
+from processing.conversation_vita_audio import ASR_PROMPT, AUDIO_MARK, TTS_PROMPT
+
+
+# What a conversation asks for: to write down speech, to speak a text, to answer a spoken or a written question.
+ASR, TTS, SPOKEN_QA, WRITTEN_QA = TASKS = ("asr", "tts", "sqa", "tqa")
+
+CONVERSATIONS_FILE = "conversations.jsonl"
+ALL_SPLITS = None
+
+CONVERSATION_FEATURES = Features(
+    {
+        "messages": List({"role": Value("string"), "content": Value("string")}),
+        "audios": List(Value("string")),
+    }
+)
+
+# Of a dataset without `messages`: its recordings, and what is said in them under the first of these names that there is.
+RECORDING_COLUMN, TEXT_COLUMNS = "audio", ("transcription", "text", "sentence", "transcript")
+
+
+def load_conversations(
+    source: str | os.PathLike,
+    split: str = "train",
+    tasks: list[str] | None = None,
+    cache_dir: str | os.PathLike | None = None,
+) -> Dataset:
+    """
+    Loads conversations for training.
+
+    Args:
+        source: what [`read_conversations`] reads.
+        split: which ones to take; those without a split belong to every one.
+        tasks: which tasks to take, by the field `task` or by their form. One that is named twice is taken twice.
+        cache_dir: where `datasets` keeps what it reads from JSON lines.
+
+    Returns:
+        [`Dataset`] with the columns `messages` (`role` and `content`) and `audios` (paths, or `bytes` and `path`).
+
+    Raises:
+        FileNotFoundError: there is no such file, nor such a dataset.
+        ValueError: a row is malformed (its line is named), or none is left.
+    """
+    if tasks is not None and not tasks:
+        raise ValueError("`tasks` is empty; leave it out to take all.")
+    path = find_json_lines(source)
+    if path is not None:
+        arguments = {"path": str(path.resolve()), "split": split, "tasks": tasks}
+        # once for its errors, which `datasets` would hide in one of its own, and for its number
+        num_conversations = sum(1 for _ in generate_rows(**arguments))
+        if num_conversations > 0:
+            return Dataset.from_generator(
+                generate_rows,
+                features=CONVERSATION_FEATURES,
+                cache_dir=None if cache_dir is None else os.fspath(cache_dir),
+                # the time of the last change, so that a changed file is read anew
+                gen_kwargs=arguments | {"changed": path.stat().st_mtime_ns},
+            )
+        conversations = []
+    else:
+        conversations = load_columns(os.fspath(source), split)
+        # without the audio, which is much
+        found = [row["task"] for row in complete_rows(conversations.remove_columns("audios"), os.fspath(source))]
+        if tasks is not None:
+            check_tasks(os.fspath(source), split, tasks, set(found))
+            of_task = {task: [i for i, name in enumerate(found) if name == task] for task in set(tasks)}
+            conversations = conversations.select([index for task in tasks for index in of_task[task]])
+    if len(conversations) == 0:
+        raise ValueError(
+            f"{source} has no conversations of the split '{split}'" + (f" and the tasks {tasks}." if tasks else ".")
+        )
+    return conversations.select_columns(["messages", "audios"])
+
+
+def read_conversations(source: str | os.PathLike, split: str | None = ALL_SPLITS) -> Iterator[dict]:
+    """
+    Reads conversations one by one.
+
+    Args:
+        source: a JSON-lines file; a folder with `conversations.jsonl` in it, such as `training.corpus.render` writes; or a
+            dataset of `datasets`: saved to disk, a folder that it loads, such as one of audio files with `metadata.jsonl` or
+            `metadata.csv`, or on the Hub, where `hub_cards.publish_corpus` puts one. Each row has `messages`, whose contents
+            have one mark `<|audio|>` per audio, and `audios`: paths relative to the JSON-lines file, or an audio column. Or it
+            has `audio` and, in a column `transcription`, `text`, `sentence` or `transcript`, what is said there: a conversation
+            that writes it down, and one that speaks it.
+        split: of which to take the rows; those without one belong to every split. All by default.
+
+    Returns:
+        Iterator of `dict`: `id`, by default the number of the line or row, from 1 on; `task`, by default as [`task_of`] finds it;
+        `split` or None; `messages`; `audios`; `reference`, by default the assistant's text or what is to be spoken; and
+        `accepted_answers` to questions, by default the reference.
+
+    Raises:
+        FileNotFoundError: there is no such file, nor such a dataset.
+        ValueError: a row is malformed; its line is named.
+    """
+    path = find_json_lines(source)
+    if path is None:
+        return complete_rows(load_columns(os.fspath(source), split), os.fspath(source))
+    return (row for _, row in read_rows(path) if split is ALL_SPLITS or row["split"] in (None, split))
+
+
+def find_json_lines(source: str | os.PathLike) -> Path | None:
+    path = Path(source)
+    if (path / CONVERSATIONS_FILE).is_file():
+        path = path / CONVERSATIONS_FILE
+    return path if path.is_file() and path.suffix != ".parquet" else None
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, dict]]:
+    """The rows of a JSON-lines file, complete and with their audios' paths, by the numbers of their lines."""
+    ids, known = {}, set()
+    for number, row in read_json_lines(path):
+        row = complete_row({"audios": []} | row, f"{path}, line {number}", number)
+        if not all(isinstance(audio, str) for audio in row["audios"]):
+            raise ValueError(f"{path}, line {number} is not a conversation: `audios` must be a list of paths.")
+        row["audios"] = [str(path.parent / audio) for audio in row["audios"]]
+        for audio in row["audios"]:
+            if audio not in known and not os.path.isfile(audio):
+                raise FileNotFoundError(f"{path}, line {number} names {audio}, but there is no such file.")
+            known.add(audio)
+        if ids.setdefault(row["id"], number) != number:
+            raise ValueError(f"{path}, line {number} has the id {row['id']!r}, as line {ids[row['id']]} has.")
+        yield number, row
+
+
+def generate_rows(path: str, split: str, tasks: list[str] | None, changed: int = 0) -> Iterator[dict]:
+    known_tasks = set()
+    for _, row in read_rows(Path(path)):
+        if row["split"] in (None, split):
+            known_tasks.add(row["task"])
+            for _ in range(1 if tasks is None else tasks.count(row["task"])):
+                yield {"messages": row["messages"], "audios": row["audios"]}
+    check_tasks(path, split, tasks, known_tasks)
+
+
+def check_tasks(source: str, split: str, tasks: list[str] | None, known_tasks: set[str]) -> None:
+    if missing := [task for task in tasks or () if task not in known_tasks]:
+        raise ValueError(
+            f"{source} has no conversations of the split '{split}' and the tasks {missing}; its tasks are "
+            f"{sorted(known_tasks)}."
+        )
+
+
+def complete_rows(columns: Dataset, source: str) -> Iterator[dict]:
+    for number, row in enumerate(columns, start=1):
+        yield complete_row(row, f"{source}, row {number}", number)
+
+
+def complete_row(row: dict, place: str, number: int) -> dict:
+    """
+    A row with all that a conversation has; its audios are not looked at where it has none.
+
+    Raises:
+        ValueError: the row is no conversation.
+    """
+    messages, audios = row.get("messages"), row.get("audios")
+    problem = None
+    if not isinstance(messages, list) or not messages:
+        problem = "it has no list of `messages`"
+    elif not all(
+        isinstance(message, dict) and isinstance(message.get("role"), str) and isinstance(message.get("content"), str)
+        for message in messages
+    ):
+        problem = "each message needs a `role` and a `content`, which are texts"
+    elif not isinstance(audios, (list, NoneType)):
+        problem = "`audios` must be a list"
+    elif audios is not None and (num_marks := count_marks(messages)) != len(audios):
+        problem = f"the messages have {num_marks} marks {AUDIO_MARK}, but there are {len(audios)} audios"
+    elif not all(isinstance(row.get(name) or "", str) for name in ("task", "split", "reference")):
+        problem = "`task`, `split` and `reference` must be texts"
+    elif not isinstance(accepted := row.get("accepted_answers") or [], list) or not all(
+        isinstance(answer, str) for answer in accepted
+    ):
+        problem = "`accepted_answers` must be a list of texts"
+    elif not isinstance(row_id := number if row.get("id") is None else row["id"], (str, int)):
+        problem = "`id` must be a text or a number"
+    if problem is not None:
+        raise ValueError(f"{place} is not a conversation: {problem}.")
+    messages = [{"role": message["role"], "content": message["content"]} for message in messages]
+    task = row.get("task") or task_of(messages)
+    reference = row.get("reference") or reference_of(messages)
+    return {
+        "id": str(row_id),
+        "task": task,
+        "split": row.get("split"),
+        "messages": messages,
+        "audios": audios,
+        "reference": reference,
+        "accepted_answers": accepted or [reference],
+    }
+
+
+def count_marks(messages: list[dict]) -> int:
+    return sum(message["content"].count(AUDIO_MARK) for message in messages)
+
+
+def task_of(messages: list[dict]) -> str:
+    """What a conversation asks for in its last turn, by its form."""
+    user = " ".join(message["content"] for message in messages[:-1] if message["role"] == "user")
+    answer = messages[-1]["content"]
+    is_heard, is_spoken = AUDIO_MARK in user, AUDIO_MARK in answer
+    if is_heard:
+        # recordings alone are questions; beside them it says what is to be done
+        return ASR if user.replace(AUDIO_MARK, "").strip() and not is_spoken else SPOKEN_QA
+    return TTS if is_spoken and (answer.strip() == AUDIO_MARK or user.startswith(TTS_PROMPT)) else WRITTEN_QA
+
+
+def reference_of(messages: list[dict]) -> str:
+    """What is to be said in the last turn: the text of the answer or, where it has none, the text that is to be spoken."""
+    answer = messages[-1]["content"].replace(AUDIO_MARK, "").strip()
+    users = [message["content"] for message in messages[:-1] if message["role"] == "user"]
+    return answer or (users[-1].removeprefix(TTS_PROMPT).replace(AUDIO_MARK, "").strip() if users else "")
+
+
+def load_columns(source: str, split: str | None) -> Dataset:
+    """
+    The conversations of a dataset, with the columns `messages` and `audios`, not decoded, and others where it has them.
+
+    Raises:
+        FileNotFoundError: there is no such file, nor such a dataset.
+        ValueError: it has no such split, no such columns, or it cannot be read.
+    """
+    dataset = load_any_dataset(source)
+    if isinstance(dataset, DatasetDict):
+        if split is ALL_SPLITS:
+            dataset = concatenate_datasets(list(dataset.values()))
+        elif split in dataset:
+            dataset = dataset[split]
+        else:
+            raise ValueError(f"{source} has no split '{split}'; it has {', '.join(dataset)}.")
+    names = dataset.column_names
+    if "messages" in names:
+        if "audios" not in names:
+            dataset = dataset.add_column("audios", [[]] * len(dataset))
+        audios = dataset.features["audios"]
+        if isinstance(audios, List) and isinstance(audios.feature, Audio):
+            # files as they are: the processor decodes them
+            dataset = dataset.cast_column("audios", List(Audio(decode=False)))
+        return dataset
+    text_column = next((name for name in TEXT_COLUMNS if name in names), None)
+    if RECORDING_COLUMN not in names or text_column is None:
+        raise ValueError(
+            f"{source} has neither a column `messages`, nor `{RECORDING_COLUMN}` and one of "
+            f"{', '.join(TEXT_COLUMNS)}; its columns are {', '.join(names)}."
+        )
+    return transcribed_conversations(dataset, text_column, source)
+
+
+def transcribed_conversations(dataset: Dataset, text_column: str, source: str) -> Dataset:
+    """Of each recording with its text a conversation that writes it down, and one that speaks it."""
+    dataset = dataset.cast_column(RECORDING_COLUMN, Audio(decode=False))
+    for number, text in enumerate(dataset[text_column], start=1):
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"{source}, row {number} has no text in its column `{text_column}`.")
+    features = Features(
+        {
+            "id": Value("string"),
+            "task": Value("string"),
+            "messages": CONVERSATION_FEATURES["messages"],
+            "audios": List(Audio(decode=False)),
+        }
+    )
+    prompts = {ASR: lambda text: (ASR_PROMPT + AUDIO_MARK, text), TTS: lambda text: (TTS_PROMPT + text, AUDIO_MARK)}
+
+    def conversation(row: dict, index: int, task: str) -> dict:
+        messages = [
+            {"role": role, "content": content}
+            for role, content in zip(("user", "assistant"), prompts[task](row[text_column]))
+        ]
+        return {"id": f"{task}-{index + 1}", "task": task, "messages": messages, "audios": [row[RECORDING_COLUMN]]}
+
+    return concatenate_datasets(
+        [
+            dataset.map(
+                conversation,
+                with_indices=True,
+                fn_kwargs={"task": task},
+                remove_columns=dataset.column_names,
+                features=features,
+                desc=f"Conversations of {task}",
+            )
+            for task in prompts
+        ]
+    )
+
+
+def load_any_dataset(source: str, config_name: str | None = None) -> Dataset | DatasetDict:
+    """
+    What `datasets` has saved to disk or loads, from a folder, a Parquet file or the Hub.
+
+    Raises:
+        FileNotFoundError: there is nothing of that name.
+        ValueError: it cannot be read.
+    """
+    path = Path(source)
+    check_place(source)
+    try:
+        if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+            return load_from_disk(source)
+        if path.is_file():
+            return load_dataset("parquet", data_files=source)
+        return load_dataset(source, config_name)
+    except DatasetsError as error:
+        # what is the matter stands behind one that is the same for all
+        raise ValueError(f"{source} cannot be read as a dataset: {error.__cause__ or error}") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{source} cannot be read as a dataset: a file in it is not JSON: {error}") from error
+
+
+def conversation_texts(conversations: Dataset) -> Iterator[str]:
+    """The texts of the conversations, without the marks, for training a tokenizer."""
+    for messages in conversations["messages"]:
+        for message in messages:
+            yield from message["content"].split(AUDIO_MARK)

@@ -1,0 +1,201 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The settings of a run, from a YAML file and the command line. What is wrong there is named with its file and line."""
+
+import argparse
+import difflib
+import enum
+import json
+import os
+import types
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import torch
+import yaml
+from transformers.hf_argparser import string_to_bool
+from trl import TrlParser
+
+
+# no setting needs larger ones, and what counts with them overflows
+LARGEST_NUMBER = 2**53
+
+
+class SettingsLoader(yaml.SafeLoader):
+    """Reads a YAML file of settings, and for the names among them their lines. Nothing comes twice, no alias is followed."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.constructor.ConstructorError(None, None, "aliases are not taken", self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value:
+            name = key.value if isinstance(key, yaml.ScalarNode) else None
+            if name in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"`{name}` comes twice", key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+def read_config(path: str | os.PathLike) -> tuple[dict, dict[str, int]]:
+    """
+    Returns:
+        The settings in a YAML file, and the line of each, from 1 on.
+
+    Raises:
+        ValueError: it is no YAML of settings; file and, where there is one, line are named.
+        OSError: it cannot be read.
+    """
+    try:
+        loader = SettingsLoader(Path(path).read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        settings = None if node is None else loader.construct_document(node)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8: {error}") from error
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply.") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}, line {mark.line + 1}" if mark is not None else str(path)
+        raise ValueError(f"{place} is no YAML of settings: {getattr(error, 'problem', None) or error}.") from error
+    except ValueError as error:
+        # such as a date that is none, or a number of too many digits
+        raise ValueError(f"{path} has a value that cannot be read: {error}") from error
+    if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
+        raise ValueError(
+            f"{path} must have lines `name: value` with the settings, but is a {describe_kind(settings)}."
+        )
+    return settings, {key.value: key.start_mark.line + 1 for key, _ in node.value}
+
+
+def describe_kind(value) -> str:
+    if value is None:
+        return "file without any"
+    return "mapping of other keys than names" if isinstance(value, dict) else f"{type(value).__name__}"
+
+
+def check_setting(value, kind) -> None:
+    """
+    Raises:
+        ValueError: `value` is not of the type hint `kind`, or no number that can be used.
+    """
+    if not fits(value, kind):
+        name = (
+            kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "").replace("NoneType", "None")
+        )
+        raise ValueError(f"must be {name}, got {value!r:.100}")
+    for number in walk_numbers(value):
+        if not -LARGEST_NUMBER <= number <= LARGEST_NUMBER:
+            raise ValueError(f"has a number that is not finite, or too large: {str(number):.30}")
+
+
+def walk_numbers(value):
+    if isinstance(value, (int, float)):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for element in value.values() if isinstance(value, dict) else value:
+            yield from walk_numbers(element)
+
+
+def fits(value, kind) -> bool:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return any(fits(value, argument) for argument in arguments)
+    if origin is Literal:
+        return value in arguments
+    if origin is list:
+        return isinstance(value, list) and all(fits(element, arguments[0]) for element in value)
+    if kind is Any or origin not in (None, dict):
+        return True
+    if kind is types.NoneType:
+        return value is None
+    if kind in (int, float, bool) and isinstance(value, str):
+        # YAML reads 1e-3 as a text; the parser makes a number of it, as of what the command line says
+        try:
+            return -LARGEST_NUMBER <= (string_to_bool if kind is bool else kind)(value) <= LARGEST_NUMBER
+        except (ValueError, argparse.ArgumentTypeError):
+            return False
+    if isinstance(value, bool):
+        return kind is bool
+    if kind is float or (isinstance(kind, type) and issubclass(kind, enum.Enum)):
+        return isinstance(value, (int, float) if kind is float else str)
+    return isinstance(value, dict if origin is dict else kind)
+
+
+def parse_settings(dataclass_types: tuple[type, ...], prog: str, argv: list[str] | None = None) -> tuple:
+    """
+    The settings of a run.
+
+    Args:
+        dataclass_types: what they are, as of transformers' `HfArgumentParser`.
+        prog: name of the command.
+        argv: `--config FILE.yaml` and settings that override it; the process's arguments by default.
+
+    Returns:
+        An instance of each of `dataclass_types`.
+
+    Raises:
+        ValueError, OSError: the file or a setting in it is not as it should be. Wrong usage of the command line exits with 2.
+    """
+    parser = TrlParser(dataclass_types, prog=prog)
+    parser.add_argument("--config", metavar="FILE", help="YAML file of these settings")
+    finder = argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False)
+    finder.add_argument("--config")
+    path = finder.parse_known_args(argv)[0].config
+    if path is not None:
+        settings, lines = read_config(path)
+        kinds = {"env": dict}
+        for dataclass_type in dataclass_types:
+            kinds |= get_type_hints(dataclass_type)
+        # transformers' hint has no True, which it takes
+        kinds["resume_from_checkpoint"] |= bool
+        for name, value in settings.items():
+            place = f"{path}, line {lines[name]}"
+            if name not in kinds or name.startswith("_"):
+                similar = difflib.get_close_matches(name, kinds, 1)
+                hint = f"; did you mean `{similar[0]}`?" if similar else f"; {prog} --help lists all."
+                raise ValueError(f"{place}: there is no setting `{name}`{hint}")
+            try:
+                check_setting(value, kinds[name])
+            except ValueError as error:
+                raise ValueError(f"{place}: `{name}` {error}.") from error
+        os.environ.update({name: str(value) for name, value in settings.pop("env", {}).items()})
+        parser.set_defaults_with_config(**settings)
+    *instances, unknown = parser.parse_args_into_dataclasses(
+        argv, return_remaining_strings=True, look_for_args_file=False
+    )
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    # what is left of the parser's own is `--config`
+    return tuple(instances[: len(dataclass_types)])
+
+
+def read_mapping(value: dict | str | None, name: str) -> dict | None:
+    """
+    A setting that is a mapping, or JSON of one on the command line.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    try:
+        mapping = json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"`{name}` must be a mapping, or JSON of one: {error}") from error
+    if not isinstance(mapping, (dict, types.NoneType)):
+        raise ValueError(f"`{name}` must be a mapping, or JSON of one, got {value!r:.100}.")
+    return mapping
+
+
+def set_num_threads(number: int | None) -> None:
+    """
+    CPU threads of torch, which are as many as there are cores where `number` is None.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if number is not None:
+        if number < 1:
+            raise ValueError(f"`num_threads` must be at least 1, got {number}.")
+        torch.set_num_threads(number)
