@@ -9,7 +9,6 @@ the Hub has are not sent twice.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from functools import partial
@@ -19,7 +18,9 @@ import soundfile
 from datasets import Audio, Dataset, DatasetDict, Features, List, Value
 from huggingface_hub import DatasetCard, HfApi
 
+from .command_line import ArgumentParser, run_command
 from .dataset_card import DURATIONS_PICTURE, render_dataset_card
+from .json_lines import read_json_lines
 from .model_card import CARD_FILE, DEFAULT_LANGUAGE, DEFAULT_LICENSE
 from .plots import plot_durations
 from .push import call_hub, create_repository
@@ -28,6 +29,7 @@ from .secret_scan import check_for_secrets, environment_secrets
 from .temporary import disable_caching
 
 
+PROG = "hub_cards.publish_corpus"
 CONVERSATIONS, CLIPS = "conversations", "clips"
 FEATURES = {
     CONVERSATIONS: Features(
@@ -52,13 +54,17 @@ FEATURES = {
         }
     ),
 }
+FIELDS = {
+    CONVERSATIONS: {"messages": list, "audios": list},
+    CLIPS: {**dict.fromkeys(("path", "text", "voice", "split"), str), "duration": (int, float)},
+}
 # what a stopped run loses at most
 MAX_SHARD_SIZE = "200MB"
 
 
 def read_rows(path: Path) -> list[dict]:
-    """Rows of a JSON-lines file; none where there is no file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    """Rows of `conversations.jsonl` or `clips.jsonl`; none where there is no file."""
+    return [row for _, row in read_json_lines(path, FIELDS[path.stem])] if path.is_file() else []
 
 
 def build_dataset(corpus_dir: Path, name: str, rows: list[dict]) -> DatasetDict:
@@ -152,7 +158,7 @@ def publish_corpus(
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(prog=PROG, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus_dir", type=Path, required=True, help="such as training.corpus.render writes")
     parser.add_argument("--repo_id", required=True, help="of the dataset; created if there is none")
     parser.add_argument("--private", action="store_true", default=None, help="make a new dataset private")
@@ -160,12 +166,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--language", nargs="+", default=DEFAULT_LANGUAGE)
     args = parser.parse_args(argv)
     disable_caching()
-    try:
-        repo_id = publish_corpus(args.corpus_dir, args.repo_id, args.private, args.license, args.language)
-    except (OSError, ValueError) as error:
-        sys.exit(f"publish_corpus: error: {' '.join(str(error).split())}")
+    repo_id = publish_corpus(args.corpus_dir, args.repo_id, args.private, args.license, args.language)
     print(f"{args.corpus_dir} is the dataset {repo_id}.")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main, PROG))

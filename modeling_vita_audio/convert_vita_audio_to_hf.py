@@ -34,6 +34,8 @@ from transformers.utils import (
     logging,
 )
 
+from hub_cards.command_line import ArgumentParser, run_command
+
 from .configuration_vita_audio import VitaAudioConfig
 from .generation_vita_audio import MCTP_MODES, resolve_mctp_mode
 from .modeling_vita_audio import VitaAudioForConditionalGeneration
@@ -42,6 +44,7 @@ from .saving_vita_audio import add_code, check_is_free, written_whole
 
 logger = logging.get_logger(__name__)
 
+PROG = "modeling_vita_audio.convert_vita_audio_to_hf"
 RELEASED_MODEL_TYPE = "qwen2_mtp"
 RELEASED_ARCHITECTURE = "Qwen2MTPForCausalLM"
 
@@ -170,7 +173,7 @@ def read_json(path: Path) -> dict:
         raise ValueError(f"{path.parent} has no {path.name}.")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
 
 
@@ -427,7 +430,11 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         `int`: 0, or 1 where it failed, after one line on the standard error that says why.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    return run_command(convert_as_told, PROG, argv)
+
+
+def convert_as_told(argv: list[str] | None) -> None:
+    parser = ArgumentParser(prog=PROG, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input_dir", required=True, help="folder or Hub id of the checkpoint")
     parser.add_argument("--output_dir", required=True, help="folder to write to, which does not exist or is empty")
     parser.add_argument("--to_released", action="store_true", help="from this package's layout to the released one")
@@ -438,18 +445,13 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--push_to_hub", metavar="REPO", help="Hub id of a repository to upload the result to")
     args = parser.parse_args(argv)
-    try:
-        if args.push_to_hub is not None:
-            # Not only after minutes of work
-            HfApi().whoami()
-        folder = convert(args.input_dir, args.output_dir, args.to_released, args.max_shard_size)
-        if args.push_to_hub is not None:
-            repo = HfApi().create_repo(args.push_to_hub, exist_ok=True)
-            HfApi().upload_folder(repo_id=repo.repo_id, folder_path=folder)
-    except (OSError, ValueError) as error:
-        print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    return 0
+    if args.push_to_hub is not None:
+        # Not only after minutes of work
+        HfApi().whoami()
+    folder = convert(args.input_dir, args.output_dir, args.to_released, args.max_shard_size)
+    if args.push_to_hub is not None:
+        repo = HfApi().create_repo(args.push_to_hub, exist_ok=True)
+        HfApi().upload_folder(repo_id=repo.repo_id, folder_path=folder)
 
 
 if __name__ == "__main__":

@@ -22,10 +22,14 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from hub_cards.command_line import ArgumentParser, run_command
+
 from .configuration_glm4_voice_codec import Glm4VoiceCodecConfig
 from .modeling_glm4_voice_codec import Glm4VoiceCodec
 from .saving_vita_audio import check_is_free
 
+
+PROG = "processing.convert_glm4_voice_to_hf"
 
 # What each file must be and what it says of our configurations: (its key, our key). A key is a path; `!` is the tag's name.
 TOKENIZER_VALUES = {
@@ -226,7 +230,7 @@ def read_json(path: Path) -> dict:
     content = read_text(path)
     try:
         return json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
 
 
@@ -452,17 +456,22 @@ def compare_tensors(expected: dict, sources: dict[str, str], tensors: dict, is_u
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """
+    Runs the command.
+
+    Returns:
+        `int`: 0, or 1 where it failed, after one line on the standard error that says why.
+    """
+    return run_command(convert_as_told, PROG, argv)
+
+
+def convert_as_told(argv: list[str] | None) -> None:
+    parser = ArgumentParser(prog=PROG, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer_dir", required=True, help="folder or Hub id of the published tokenizer")
     parser.add_argument("--decoder_dir", required=True, help="folder or Hub id of the published decoder")
     parser.add_argument("--output_dir", required=True, help="a folder that does not exist or is empty")
     arguments = parser.parse_args(argv)
-    try:
-        print(convert(arguments.tokenizer_dir, arguments.decoder_dir, arguments.output_dir))
-    except (ValueError, OSError) as error:
-        print(f"convert_glm4_voice_to_hf: error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    print(convert(arguments.tokenizer_dir, arguments.decoder_dir, arguments.output_dir))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import soundfile as sf
 from tiny_models import tiny_model, tiny_processor
 
 from training import evaluate
+from training.benchmarks import build_item
 from training.harness import score
 from training.report import CODEC_TABLE, codec_table, fill_section, results_table
 
@@ -39,7 +41,9 @@ def corpus_dir(tmp_path_factory):
             {"id": f"sqa{index}", "task": "sqa", "messages": [("user", "<|audio|>")], "audios": [audio] * 2, **common},
         ]
     for row in rows:
-        messages = [*row["messages"], ("assistant", "an answer")]
+        num_marks = sum(content.count("<|audio|>") for _, content in row["messages"])
+        answer = "an answer" + "<|audio|>" * (len(row["audios"]) - num_marks)
+        messages = [*row["messages"], ("assistant", answer)]
         row["messages"] = [{"role": role, "content": content} for role, content in messages]
     (folder / "conversations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
@@ -47,8 +51,8 @@ def corpus_dir(tmp_path_factory):
 
 def test_an_item_is_the_conversation_without_its_answer(corpus_dir):
     (row,) = evaluate.load_sets(corpus_dir, limit=1)["sqa"]
-    item = evaluate.build_item(corpus_dir, row)
-    assert item.audios == [str(corpus_dir / row["audios"][0])]
+    item = build_item(row)
+    assert item.audios == [row["audios"][0]] and Path(item.audios[0]).parent == corpus_dir
     assert [message["role"] for message in item.messages] == ["user"]
     assert (item.id, item.reference) == (row["id"], "Two plus two is four.")
     assert item.accepted_answers == ("four", "4")
@@ -56,7 +60,7 @@ def test_an_item_is_the_conversation_without_its_answer(corpus_dir):
 
 def test_score_counts_words_and_answers(corpus_dir):
     rows = evaluate.load_sets(corpus_dir, limit=2)["asr"]
-    items = [evaluate.build_item(corpus_dir, row) for row in rows]
+    items = list(map(build_item, rows))
     texts = ["Two plus two is four.", "Two plus three is five."]
     responses = {item.id: {"text": text} for item, text in zip(items, texts)}
     figures, lines = score("asr", items, responses, {})

@@ -44,7 +44,16 @@ def corpus_dir(tmp_path_factory):
         sf.write(folder / path, voiced(f0, 0.5 + 0.05 * index), 16000)
         split = "test" if index == 11 else "train"
         duration = sf.info(folder / path).duration
-        clips.append({"path": path, "voice": voice, "split": split, "phonemes": ["a", "b"], "duration": duration})
+        clips.append(
+            {
+                "path": path,
+                "voice": voice,
+                "split": split,
+                "text": f"text {index}",
+                "phonemes": ["a", "b"],
+                "duration": duration,
+            }
+        )
     (folder / "clips.jsonl").write_text("".join(json.dumps(clip) + "\n" for clip in clips))
     return folder
 

@@ -7,17 +7,22 @@ python -m training.assemble --model runs/mini/stage4 --sample_question question.
 
 import argparse
 import shutil
+import sys
 from pathlib import Path
 
 import torch
 
 import modeling_vita_audio
 import processing
+from hub_cards.command_line import ArgumentParser, naming, run_command
 from hub_cards.model_card import SAMPLE_QUESTION, TRAINER_STATE_FILE, TRAINING_RECORD_FILE, write_model_card
 from processing.audio_vita_audio import load_audio
 from processing.export import export_repository
 from processing.modeling_vita_audio_codec import VitaAudioCodec
 from training.storage import round_to_half
+
+
+PROG = "training.assemble"
 
 
 def assemble(model_dir: Path, sample_question: Path, output_dir: Path, codec_dir: Path | None = None) -> None:
@@ -34,10 +39,17 @@ def assemble(model_dir: Path, sample_question: Path, output_dir: Path, codec_dir
         ValueError: the codec in `codec_dir` has another codebook than the one that the model was trained with.
     """
     load_audio(str(sample_question), 16000)
-    model = modeling_vita_audio.VitaAudioForConditionalGeneration.from_pretrained(model_dir, dtype=torch.float32)
-    processor = processing.VitaAudioProcessor.from_pretrained(model_dir)
+    for folder in filter(None, (model_dir, codec_dir)):
+        if not folder.is_dir():
+            raise FileNotFoundError(f"There is no folder {folder}.")
+    with naming(f"The model {model_dir}"):
+        model = modeling_vita_audio.VitaAudioForConditionalGeneration.from_pretrained(model_dir, dtype=torch.float32)
+        processor = processing.VitaAudioProcessor.from_pretrained(model_dir)
+    if processor.audio_tokenizer is None:
+        raise ValueError(f"The processor of {model_dir} has no speech codec.")
     if codec_dir is not None:
-        codec = VitaAudioCodec.from_pretrained(codec_dir)
+        with naming(f"The codec {codec_dir}"):
+            codec = VitaAudioCodec.from_pretrained(codec_dir)
         if not codec.quantizer.codebook.weight.equal(processor.audio_tokenizer.quantizer.codebook.weight):
             raise ValueError(f"{codec_dir} has another codebook than the codec that the model was trained with.")
         processor.audio_tokenizer = codec
@@ -65,7 +77,7 @@ def assemble(model_dir: Path, sample_question: Path, output_dir: Path, codec_dir
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(prog=PROG, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="folder of a trained stage")
     parser.add_argument("--sample_question", type=Path, required=True, help="WAV file of a spoken question")
     parser.add_argument("--output_dir", type=Path, required=True)
@@ -75,4 +87,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main, PROG))

@@ -14,10 +14,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from datasets import Audio, Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets import Audio, Dataset
 
-from processing.conversation_vita_audio import recognition_conversation, spoken_conversation, synthesis_conversation
-from training.conversations import ASR, SPOKEN_QA, TTS, WRITTEN_QA
+from hub_cards.command_line import naming
+from processing.conversation_vita_audio import (
+    recognition_conversation,
+    split_at_marks,
+    spoken_conversation,
+    synthesis_conversation,
+)
+from training.conversations import ASR, SPOKEN_QA, TTS, WRITTEN_QA, count_marks, load_any_dataset
 from training.data import read_content
 from training.scoring import normalize_text
 
@@ -218,6 +224,25 @@ class BenchmarkItems(Sequence):
         return Item(item_id, messages, values.get("reference") or "", accepted)
 
 
+def build_item(row: dict) -> Item:
+    """
+    A conversation without its last turn, and what that turn is measured by.
+
+    Args:
+        row: of [`~training.conversations.read_conversations`].
+
+    Raises:
+        ValueError: its last turn is not the assistant's, or has no words to be measured by.
+    """
+    *prompt, answer = row["messages"]
+    if answer["role"] != "assistant" or not prompt:
+        raise ValueError(f"The conversation {row['id']} does not end with an answer of the assistant to be measured.")
+    if not normalize_text(row["reference"]):
+        raise ValueError(f"The conversation {row['id']} has no words to be measured by; give it a `reference`.")
+    messages = split_at_marks(prompt, row["audios"][: count_marks(prompt)])
+    return Item(row["id"], messages, row["reference"], tuple(row["accepted_answers"]))
+
+
 def list_answers(answers: str | dict | Sequence[str] | None) -> list[str]:
     """Accepted answers of a column's value: one string, several, or TriviaQA's `{"value", "aliases"}`."""
     if answers is None:
@@ -257,17 +282,10 @@ def load_benchmark(
             "Seed-TTS test set, as `--dataset_name`."
         )
     split = split or benchmark.split
-    folder = Path(dataset_name)
-    if (folder / SEED_TTS_META_FILE).is_file():
-        dataset = read_seed_tts(folder)
-    elif (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-        dataset = load_from_disk(dataset_name)
-        if isinstance(dataset, DatasetDict):
-            if split not in dataset:
-                raise ValueError(f"{dataset_name} has no split '{split}'; it has {', '.join(dataset)}.")
-            dataset = dataset[split]
+    if (Path(dataset_name) / SEED_TTS_META_FILE).is_file():
+        dataset = read_seed_tts(Path(dataset_name))
     else:
-        dataset = load_dataset(dataset_name, config_name, split=split)
+        dataset = load_any_dataset(dataset_name, split, config_name)
     if not len(dataset):
         raise ValueError(f"{dataset_name} has no rows in the split '{split}'.")
     for name, feature in dataset.features.items():
@@ -280,7 +298,8 @@ def load_benchmark(
 def read_seed_tts(folder: Path) -> Dataset:
     """The rows of a `meta.lst`, with the columns `id`, `prompt_text`, `prompt_audio` (a path) and `text`."""
     rows = []
-    lines = (folder / SEED_TTS_META_FILE).read_text(encoding="utf-8").splitlines()
+    with naming(str(folder / SEED_TTS_META_FILE)):
+        lines = (folder / SEED_TTS_META_FILE).read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines, start=1):
         fields = line.split("|")
         if len(fields) < 4:

@@ -188,6 +188,12 @@ class CompleteCheckpointsMixin:
             return record | {name: value for name, value in self.past.items() if name not in FOR_THE_CARD_ALONE}
         return record | ({"changes": self.past["changes"]} if "changes" in self.past else {})
 
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        with naming(
+            f"The weights in {resume_from_checkpoint} (for a model of other sizes, give another `output_dir`)"
+        ):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
     def _load_optimizer_and_scheduler(self, checkpoint):
         with naming(f"The state of the optimizer in {checkpoint} (optimizer.pt, scheduler.pt)"):
             super()._load_optimizer_and_scheduler(checkpoint)

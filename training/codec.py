@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What trains the compact codec: spectral losses, a phoneme loss on the codes, and the clips they are computed from."""
 
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,10 +16,13 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers.utils import ModelOutput
 
+from hub_cards.command_line import naming
+from hub_cards.json_lines import read_json_lines
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
 from processing.modeling_vita_audio_codec import VitaAudioCodec, VitaAudioCodecBlock, VitaAudioCodecPreTrainedModel
 
 
+CLIP_FIELDS = {**dict.fromkeys(("path", "text", "voice", "split"), str), "duration": (int, float), "phonemes": list}
 TARGET_RMS = 0.07  # about -23 dB of full scale; the codes say nothing of the level, so targets all have one
 LATENTS_PER_CODE = 20  # that the codebook is first clustered from
 COMMITMENT = 0.25  # weight of the encoder's share in the codebook loss (arXiv 1711.00937)
@@ -309,22 +311,21 @@ def random_filters(num_filters: int, num_samples: int, sampling_rate: int) -> to
 
 def read_clip(corpus_dir: Path, clip: dict) -> tuple[np.ndarray, int]:
     """Samples of a clip at the level that the codec is trained at, and their rate."""
-    waveform, sampling_rate = sf.read(corpus_dir / clip["path"], dtype="float32")
+    with naming(f"The clip {corpus_dir / clip['path']}"):
+        waveform, sampling_rate = sf.read(corpus_dir / clip["path"], dtype="float32")
     return waveform * (TARGET_RMS / max(float(np.sqrt(np.mean(waveform**2))), 1e-4)), sampling_rate
 
 
 def read_clips(corpus_dir: Path, max_seconds: float = 6.0) -> list[dict]:
     """Rows of the training clips of a rendered corpus that are not too long."""
-    with open(corpus_dir / "clips.jsonl", encoding="utf-8") as file:
-        clips = [json.loads(line) for line in file]
+    clips = [clip for _, clip in read_json_lines(corpus_dir / "clips.jsonl", CLIP_FIELDS)]
     return [clip for clip in clips if clip["split"] == "train" and clip["duration"] <= max_seconds]
 
 
 def read_answers(corpus_dir: Path) -> set[str]:
     """Paths of the clips of a rendered corpus that spoken questions are answered with in training."""
-    with open(corpus_dir / "conversations.jsonl", encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
-    return {row["audios"][-1] for row in rows if (row["task"], row["split"]) == ("sqa", "train")}
+    rows = [row for _, row in read_json_lines(corpus_dir / "conversations.jsonl", {"messages": list, "audios": list})]
+    return {row["audios"][-1] for row in rows if (row.get("task"), row.get("split")) == ("sqa", "train")}
 
 
 def disturb(waveforms: torch.Tensor, mask: torch.Tensor, sampling_rate: int) -> torch.Tensor:

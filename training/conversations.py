@@ -31,6 +31,7 @@ from processing.conversation_vita_audio import ASR_PROMPT, AUDIO_MARK, TTS_PROMP
 
 # What a conversation asks for: to write down speech, to speak a text, to answer a spoken or a written question.
 ASR, TTS, SPOKEN_QA, WRITTEN_QA = TASKS = ("asr", "tts", "sqa", "tqa")
+QUESTION_TASKS = (SPOKEN_QA, WRITTEN_QA)
 
 CONVERSATIONS_FILE = "conversations.jsonl"
 ALL_SPLITS = None
@@ -85,7 +86,7 @@ def load_conversations(
             )
         conversations = []
     else:
-        conversations = load_columns(os.fspath(source), split)
+        conversations, _ = load_columns(os.fspath(source), split)
         # without the audio, which is much
         found = [row["task"] for row in complete_rows(conversations.remove_columns("audios"), os.fspath(source))]
         if tasks is not None:
@@ -123,7 +124,8 @@ def read_conversations(source: str | os.PathLike, split: str | None = ALL_SPLITS
     """
     path = find_json_lines(source)
     if path is None:
-        return complete_rows(load_columns(os.fspath(source), split), os.fspath(source))
+        columns, split = load_columns(os.fspath(source), split)
+        return (row | {"split": row["split"] or split} for row in complete_rows(columns, os.fspath(source)))
     return (row for _, row in read_rows(path) if split is ALL_SPLITS or row["split"] in (None, split))
 
 
@@ -214,7 +216,7 @@ def complete_row(row: dict, place: str, number: int) -> dict:
         "messages": messages,
         "audios": audios,
         "reference": reference,
-        "accepted_answers": accepted or [reference],
+        "accepted_answers": accepted or ([reference] if task_of(messages, task) in QUESTION_TASKS else []),
     }
 
 
@@ -222,8 +224,10 @@ def count_marks(messages: list[dict]) -> int:
     return sum(message["content"].count(AUDIO_MARK) for message in messages)
 
 
-def task_of(messages: list[dict]) -> str:
-    """What a conversation asks for in its last turn, by its form."""
+def task_of(messages: list[dict], task: str | None = None) -> str:
+    """Which of `TASKS` a conversation is: the one that `task` says or, where that has a name of its own, what its form is."""
+    if task in TASKS:
+        return task
     user = " ".join(message["content"] for message in messages[:-1] if message["role"] == "user")
     answer = messages[-1]["content"]
     is_heard, is_spoken = AUDIO_MARK in user, AUDIO_MARK in answer
@@ -240,22 +244,21 @@ def reference_of(messages: list[dict]) -> str:
     return answer or (users[-1].removeprefix(TTS_PROMPT).replace(AUDIO_MARK, "").strip() if users else "")
 
 
-def load_columns(source: str, split: str | None) -> Dataset:
+def load_columns(source: str, split: str | None) -> tuple[Dataset, str | None]:
     """
-    The conversations of a dataset, with the columns `messages` and `audios`, not decoded, and others where it has them.
+    The conversations of a dataset, with the columns `messages` and `audios`, not decoded, and others where it has them; and the
+    split that they are of, or None where they are of every one.
 
     Raises:
         FileNotFoundError: there is no such file, nor such a dataset.
         ValueError: it has no such split, no such columns, or it cannot be read.
     """
-    dataset = load_any_dataset(source)
+    dataset = load_any_dataset(source, split)
     if isinstance(dataset, DatasetDict):
-        if split is ALL_SPLITS:
-            dataset = concatenate_datasets(list(dataset.values()))
-        elif split in dataset:
-            dataset = dataset[split]
-        else:
-            raise ValueError(f"{source} has no split '{split}'; it has {', '.join(dataset)}.")
+        dataset = concatenate_datasets(list(dataset.values()))
+    if Path(source, "state.json").is_file():
+        # saved to disk alone, and not as one of several
+        split = ALL_SPLITS
     names = dataset.column_names
     if "messages" in names:
         if "audios" not in names:
@@ -264,14 +267,14 @@ def load_columns(source: str, split: str | None) -> Dataset:
         if isinstance(audios, List) and isinstance(audios.feature, Audio):
             # files as they are: the processor decodes them
             dataset = dataset.cast_column("audios", List(Audio(decode=False)))
-        return dataset
+        return dataset, split
     text_column = next((name for name in TEXT_COLUMNS if name in names), None)
     if RECORDING_COLUMN not in names or text_column is None:
         raise ValueError(
             f"{source} has neither a column `messages`, nor `{RECORDING_COLUMN}` and one of "
             f"{', '.join(TEXT_COLUMNS)}; its columns are {', '.join(names)}."
         )
-    return transcribed_conversations(dataset, text_column, source)
+    return transcribed_conversations(dataset, text_column, source), split
 
 
 def transcribed_conversations(dataset: Dataset, text_column: str, source: str) -> Dataset:
@@ -312,27 +315,32 @@ def transcribed_conversations(dataset: Dataset, text_column: str, source: str) -
     )
 
 
-def load_any_dataset(source: str, config_name: str | None = None) -> Dataset | DatasetDict:
+def load_any_dataset(source: str, split: str | None, config_name: str | None = None) -> Dataset | DatasetDict:
     """
     What `datasets` has saved to disk or loads, from a folder, a Parquet file or the Hub.
 
     Raises:
         FileNotFoundError: there is nothing of that name.
-        ValueError: it cannot be read.
+        ValueError: it has no such split, or cannot be read.
     """
     path = Path(source)
     check_place(source)
     try:
         if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-            return load_from_disk(source)
+            dataset = load_from_disk(source)
+            if isinstance(dataset, DatasetDict) and split is not ALL_SPLITS:
+                if split not in dataset:
+                    raise ValueError(f"{source} has no split '{split}'; it has {', '.join(dataset)}.")
+                return dataset[split]
+            return dataset
         if path.is_file():
-            return load_dataset("parquet", data_files=source)
-        return load_dataset(source, config_name)
+            return load_dataset("parquet", data_files=source, split=split)
+        return load_dataset(source, config_name, split=split)
     except DatasetsError as error:
         # what is the matter stands behind one that is the same for all
         raise ValueError(f"{source} cannot be read as a dataset: {error.__cause__ or error}") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{source} cannot be read as a dataset: a file in it is not JSON: {error}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{source} cannot be read as a dataset: {error!r}") from error
 
 
 def conversation_texts(conversations: Dataset) -> Iterator[str]:

@@ -12,9 +12,9 @@ as `training.evaluate` scores them.
 """
 
 import argparse
-import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,17 @@ import soundfile as sf
 from datasets import Audio, Dataset
 from tqdm import tqdm
 
+from hub_cards.command_line import ArgumentParser, no_empty_folder, run_command
+from hub_cards.json_lines import read_json_lines
 from training.benchmarks import BENCHMARKS, SEED_TTS_META_FILE
+
+
+PROG = "training.corpus_benchmarks"
+CONVERSATION_FIELDS = {
+    **dict.fromkeys(("id", "task", "split", "reference", "answer"), str),
+    **dict.fromkeys(("messages", "audios", "accepted_answers"), list),
+}
+CLIP_FIELDS = dict.fromkeys(("path", "text", "voice", "split"), str)
 
 
 class Corpus:
@@ -31,17 +41,13 @@ class Corpus:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.conversations = self._read("conversations.jsonl")
-        self.clips = {clip["path"]: clip for clip in self._read("clips.jsonl")}
+        self.conversations = [row for _, row in read_json_lines(folder / "conversations.jsonl", CONVERSATION_FIELDS)]
+        self.clips = {row["path"]: row for _, row in read_json_lines(folder / "clips.jsonl", CLIP_FIELDS)}
         self.voices = sorted({clip["voice"] for clip in self.clips.values()})
         # the recordings of a sentence by the voice that is never trained on
         self.unseen_recordings = {
             clip["text"]: path for path, clip in self.clips.items() if clip["split"] == "test_voice"
         }
-
-    def _read(self, name: str) -> list[dict]:
-        with open(self.folder / name, encoding="utf-8") as file:
-            return [json.loads(line) for line in file]
 
     def rows(self, task: str, split: str) -> list[dict]:
         rows = [row for row in self.conversations if (row["task"], row["split"]) == (task, split)]
@@ -54,7 +60,12 @@ class Corpus:
         return None if path is None else {"bytes": (self.folder / path).read_bytes(), "path": Path(path).name}
 
     def speaker(self, path: str) -> int:
-        return self.voices.index(self.clips[path]["voice"])
+        return self.voices.index(self.clip(path)["voice"])
+
+    def clip(self, path: str) -> dict:
+        if path not in self.clips:
+            raise ValueError(f"{self.folder / 'clips.jsonl'} has no clip {path}, which conversations.jsonl names.")
+        return self.clips[path]
 
 
 def librispeech_row(corpus: Corpus, row: dict) -> dict:
@@ -81,7 +92,7 @@ def libritts_row(corpus: Corpus, row: dict) -> dict:
 def llama_questions_row(corpus: Corpus, row: dict) -> dict:
     path = row["audios"][0]
     return {
-        "question": corpus.clips[path]["text"],
+        "question": corpus.clip(path)["text"],
         "answer": row["answer"],
         "audio": corpus.audio(path),
         "accepted_answers": row["accepted_answers"],
@@ -92,7 +103,7 @@ def llama_questions_row(corpus: Corpus, row: dict) -> dict:
 def trivia_qa_row(corpus: Corpus, row: dict) -> dict:
     path = row["audios"][0]
     return {
-        "question": corpus.clips[path]["text"],
+        "question": corpus.clip(path)["text"],
         "question_id": row["id"],
         "question_audio": corpus.audio(path),
         "answer": {"value": row["answer"], "aliases": row["accepted_answers"]},
@@ -173,25 +184,27 @@ def write_benchmarks(corpus_dir: Path, output_dir: Path) -> dict[str, int]:
         unfinished = output_dir / f".{name}.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
-        numbers[name] = (
-            write_dataset(corpus, name, unfinished) if name in FORMS else write_seed_tts(corpus, unfinished)
-        )
-        shutil.rmtree(output_dir / name, ignore_errors=True)
-        unfinished.replace(output_dir / name)
+        try:
+            numbers[name] = (
+                write_dataset(corpus, name, unfinished) if name in FORMS else write_seed_tts(corpus, unfinished)
+            )
+            shutil.rmtree(output_dir / name, ignore_errors=True)
+            unfinished.replace(output_dir / name)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
     return numbers
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(prog=PROG, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus_dir", required=True, type=Path, help="folder of the rendered corpus")
     parser.add_argument("--output_dir", required=True, type=Path, help="where a folder for each benchmark goes")
     args = parser.parse_args(argv)
-    try:
-        for name, number in write_benchmarks(args.corpus_dir, args.output_dir).items():
-            print(f"{name}: {number} rows in {args.output_dir / name}")
-    except (OSError, ValueError) as error:
-        parser.exit(1, f"error: {error}\n")
+    with no_empty_folder(args.output_dir):
+        numbers = write_benchmarks(args.corpus_dir, args.output_dir)
+    for name, number in numbers.items():
+        print(f"{name}: {number} rows in {args.output_dir / name}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main, PROG))

@@ -8,28 +8,38 @@ python -m training.evaluate_codec --codec pretrained/vita-audio-mini/audio_token
 import argparse
 import json
 import random
+import sys
 from pathlib import Path
 
 import soundfile as sf
 import torch
 from tqdm import tqdm
 
+from hub_cards.command_line import ArgumentParser, check_place, naming, no_empty_folder, run_command
+from hub_cards.json_lines import read_json_lines
 from processing.modeling_vita_audio_codec import VitaAudioCodec
+from training.codec import CLIP_FIELDS
 from training.recognition import WhisperRecognizer
 from training.report import CODEC_TABLE, codec_table, fill_section, write_atomically
 from training.scoring import word_error_rate
 
 
+PROG = "training.evaluate_codec"
 GROUPS = {"joe": "the codec's default voice", "test": "other trained voices", "test_voice": "a voice never heard"}
 
 
 def held_out_clips(corpus_dir: Path, number: int, seed: int = 0) -> list[dict]:
     """`number` clips of held-out sentences, drawn evenly from the default voice and all others, the unseen one too."""
-    with open(corpus_dir / "clips.jsonl") as file:
-        clips = [clip for clip in map(json.loads, file) if clip["split"] != "train"]
+    path = corpus_dir / "clips.jsonl"
+    clips = [clip for _, clip in read_json_lines(path, CLIP_FIELDS) if clip["split"] != "train"]
     generator = random.Random(seed)
     default = [clip for clip in clips if clip["voice"] == "joe"]
     others = [clip for clip in clips if clip["voice"] != "joe"]
+    if len(default) < number // 2 or len(others) < number - number // 2:
+        raise ValueError(
+            f"{path} has {len(default)} held-out clips of the default voice and {len(others)} of others, too few for {number} "
+            "together, half of them of either."
+        )
     return generator.sample(default, number // 2) + generator.sample(others, number - number // 2)
 
 
@@ -41,7 +51,8 @@ def evaluate_codec(codec: VitaAudioCodec, corpus_dir: Path, clips: list[dict], r
     """
     rows = []
     for clip in tqdm(clips, desc="Round trips"):
-        waveform, sampling_rate = sf.read(corpus_dir / clip["path"], dtype="float32")
+        with naming(f"The clip {corpus_dir / clip['path']}"):
+            waveform, sampling_rate = sf.read(corpus_dir / clip["path"], dtype="float32")
         codes = codec.encode(torch.from_numpy(waveform)[None, None]).audio_codes
         decoded = codec.decode(codes).audio_values[0, 0].numpy()
         rows.append(
@@ -65,18 +76,23 @@ def evaluate_codec(codec: VitaAudioCodec, corpus_dir: Path, clips: list[dict], r
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(prog=PROG, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--codec", required=True, help="folder of a codec")
     parser.add_argument("--corpus_dir", required=True, type=Path, help="folder of the rendered corpus")
     parser.add_argument("--num_clips", type=int, default=100)
     parser.add_argument("--output", type=Path, help="JSON file for the figures and every transcript")
     parser.add_argument("--readme", type=Path, help="README whose table is filled from the results")
     args = parser.parse_args(argv)
-    if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-    codec = VitaAudioCodec.from_pretrained(args.codec, dtype=torch.float32)
-    clips = held_out_clips(args.corpus_dir, args.num_clips)
-    report = evaluate_codec(codec, args.corpus_dir, clips, WhisperRecognizer())
+    if args.num_clips < 2:
+        parser.error(f"--num_clips must be at least 2, got {args.num_clips}")
+    check_place(args.codec)
+    with no_empty_folder(args.output and args.output.parent):
+        if args.output:
+            args.output.parent.mkdir(parents=True, exist_ok=True)
+        clips = held_out_clips(args.corpus_dir, args.num_clips)
+        with naming(f"The codec {args.codec}"):
+            codec = VitaAudioCodec.from_pretrained(args.codec, dtype=torch.float32)
+        report = evaluate_codec(codec, args.corpus_dir, clips, WhisperRecognizer())
     print(json.dumps(report["results"], indent=2))
     if args.output:
         write_atomically(args.output, json.dumps(report, indent=2) + "\n")
@@ -85,4 +101,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main, PROG))

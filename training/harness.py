@@ -1,8 +1,9 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Scores a checkpoint on a published benchmark, in text and speech.
+"""Scores a checkpoint on a published benchmark, or on conversations of your own, in text and speech.
 
     python -m training.harness --model MODEL --benchmark llama_questions --output_dir runs/benchmarks
+    python -m training.harness --model MODEL --dataset_name FOLDER --output_dir runs/benchmarks
 
 Speech is scored by what an independent recogniser hears. Every response is on disk as soon as it is there: the command given
 again goes on where it was stopped, and a run with another recogniser takes the responses that are there. Several benchmarks
@@ -13,6 +14,7 @@ import argparse
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,18 +25,30 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedConfig
 
+from hub_cards.command_line import ArgumentParser, check_place, naming, no_empty_folder, run_command
+from hub_cards.json_lines import read_json_lines
+from hub_cards.model_card import read_json
 from modeling_vita_audio import MCTP_MODES, VitaAudioConfig, VitaAudioForConditionalGeneration
+from modeling_vita_audio.generation_vita_audio import resolve_mctp_mode
 from processing import VitaAudioProcessor
 from training.benchmarks import (
-    ASR,
     BENCHMARKS,
-    SPOKEN_QA,
-    TTS,
-    WRITTEN_QA,
     BenchmarkItems,
     Item,
+    build_item,
+    draw,
     items_fingerprint,
     load_benchmark,
+)
+from training.conversations import (
+    ASR,
+    QUESTION_TASKS,
+    SPOKEN_QA,
+    TASKS,
+    TTS,
+    WRITTEN_QA,
+    read_conversations,
+    task_of,
 )
 from training.data import codec_fingerprint
 from training.recognition import load_recognizer, name_of
@@ -42,9 +56,9 @@ from training.report import BENCHMARK_TABLE, benchmark_table, fill_section, plot
 from training.scoring import answer_is_right, character_error_rate, real_time_factor, word_error_rate
 
 
-# The tasks whose responses are listened to, and those that are questions.
+PROG = "training.harness"
+# The tasks whose responses are listened to.
 SPEAKING_TASKS = (TTS, SPOKEN_QA)
-QUESTION_TASKS = (SPOKEN_QA, WRITTEN_QA)
 
 
 class ResponseLog:
@@ -63,24 +77,23 @@ class ResponseLog:
         self.path, self.rows = path, {}
         if path is None:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             return
         content = path.read_bytes()
         end = content.rfind(b"\n") + 1
         if end < len(content):
             os.truncate(path, end)
-        for number, line in enumerate(content[:end].splitlines(), start=1):
-            try:
-                row = json.loads(line)
+        try:
+            for _, row in read_json_lines(path, {"id": str}):
                 self.rows[row["id"]] = row
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{path}, line {number} is broken: remove the file to start anew.") from error
+        except ValueError as error:
+            raise ValueError(f"{error} Remove the file to start anew.") from error
 
     def append(self, rows: list[dict]) -> None:
         """Keeps `rows`; they are on disk when this returns."""
         self.rows |= {row["id"]: row for row in rows}
         if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "ab") as file:
                 file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
                 file.flush()
@@ -205,6 +218,119 @@ def measure_throughput(task: str, items: Sequence[Item], responses: dict, transc
     return speed
 
 
+def load_for_scoring(name_or_path: str, revision: str | None = None, dtype="auto", device: str = "cpu"):
+    """
+    A model and its processor with its codec, on `device`.
+
+    Raises:
+        OSError: there is no such model.
+        ValueError: it is another model, or one that can neither hear nor speak.
+    """
+    check_place(name_or_path)
+    with naming(f"The configuration of {name_or_path}"):
+        config, _ = PreTrainedConfig.get_config_dict(name_or_path, revision=revision)
+    if config.get("model_type") != VitaAudioConfig.model_type:
+        raise ValueError(
+            f"{name_or_path} has a model of the type {config.get('model_type')!r}, not {VitaAudioConfig.model_type!r}."
+        )
+    with naming(f"The model {name_or_path}"):
+        processor = VitaAudioProcessor.from_pretrained(name_or_path, revision=revision)
+        model = VitaAudioForConditionalGeneration.from_pretrained(name_or_path, revision=revision, dtype=dtype)
+    if processor.audio_tokenizer is None:
+        raise ValueError(f"The processor of {name_or_path} has no audio tokenizer: it can neither hear nor speak.")
+    processor.audio_tokenizer.to(device)
+    return model.to(device), processor
+
+
+def read_sets(
+    source: str | os.PathLike, split: str, limit: int | None = None, with_others: bool = True
+) -> dict[str, list[dict]]:
+    """
+    Conversations to be scored, by what they ask for.
+
+    Args:
+        source: of [`~training.conversations.read_conversations`].
+        split: which ones.
+        limit: at most so many of each, drawn with a fixed seed; all by default.
+        with_others: whether those without a split belong to it, too.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such source, a row in it is malformed, or none is of the split.
+    """
+    sets = {task: [] for task in TASKS}
+    for row in read_conversations(source, split):
+        if row["split"] is None and not with_others:
+            continue
+        sets[task_of(row["messages"], row["task"])].append(row)
+    if not any(sets.values()):
+        splits = sorted({str(row["split"]) for row in read_conversations(source)})
+        raise ValueError(
+            f"{source} has no conversations of the split '{split}'; its splits are {', '.join(splits) or 'none'}. To score others, "
+            "which the model may have been trained on, name their split."
+        )
+    return {task: [rows[index] for index in draw(len(rows), limit)] for task, rows in sets.items() if rows}
+
+
+def add_mode_argument(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        *("--mctp_mode", "--mode", "--modes"),
+        nargs="+",
+        type=parse_mode,
+        metavar="MODE",
+        help=f"one or several of {', '.join(MCTP_MODES)}, or lists such as 1,10,4,10 (default: {default})",
+    )
+
+
+def parse_mode(text: str) -> str | list[int]:
+    """A mode's name, or its list of numbers with commas between them."""
+    try:
+        mode = text if text in MCTP_MODES else [int(number) for number in text.split(",")]
+        resolve_mctp_mode(mode, 10**6)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is none of {', '.join(MCTP_MODES)}, nor a list of numbers such as 1,10,4,10"
+        ) from None
+    return mode
+
+
+def name_of_mode(mode: str | list[int]) -> str:
+    return mode if isinstance(mode, str) else "_".join(map(str, mode))
+
+
+def check_modes(modes: Sequence[str | list[int]], model) -> None:
+    """
+    Raises:
+        ValueError: the model has fewer modules than one of the modes needs.
+    """
+    for mode in modes:
+        resolve_mctp_mode(mode, model.config.num_mctp_modules)
+
+
+def load_items(args: argparse.Namespace) -> tuple[dict[str, tuple[str, Sequence[Item]]], str, str]:
+    """What is to be measured: by their names tasks and items; and the names of the dataset and its split."""
+    if args.benchmark is None:
+        if args.dataset_name is None:
+            raise ValueError(f"Give a --benchmark, one of {', '.join(BENCHMARKS)}, or a --dataset_name of your own.")
+        split, dataset_name = args.dataset_split or "test", name_of(args.dataset_name)
+        sets = read_sets(args.dataset_name, split, args.limit)
+        stem = Path(dataset_name).stem
+        return (
+            {f"{stem}_{task}": (task, list(map(build_item, rows))) for task, rows in sets.items()},
+            dataset_name,
+            split,
+        )
+    benchmark, name = BENCHMARKS[args.benchmark], args.benchmark
+    if args.written_questions:
+        if benchmark.task != SPOKEN_QA:
+            raise ValueError(f"{name} has no questions: --written_questions is for sets of spoken questions.")
+        benchmark, name = replace(benchmark, task=WRITTEN_QA), f"{name}_written"
+    benchmark = replace(benchmark, columns=benchmark.columns | dict(args.columns))
+    dataset = load_benchmark(benchmark, args.dataset_name, args.dataset_config, args.dataset_split)
+    items = BenchmarkItems(benchmark, dataset, args.limit, with_voice=not args.without_voice)
+    dataset_name = name_of(args.dataset_name) if args.dataset_name else benchmark.dataset_name
+    return {name: (benchmark.task, items)}, dataset_name, args.dataset_split or benchmark.split
+
+
 def run_benchmark(args: argparse.Namespace) -> None:
     """
     Measures one benchmark in the modes asked for, and adds its figures to those in the output folder.
@@ -215,78 +341,58 @@ def run_benchmark(args: argparse.Namespace) -> None:
     """
     model_name = f"{name_of(args.model)}@{args.revision}" if args.revision else name_of(args.model)
     read_results(args.output_dir, model_name)
-    benchmark = BENCHMARKS[args.benchmark]
-    if args.written_questions:
-        if benchmark.task != SPOKEN_QA:
-            raise ValueError(
-                f"{args.benchmark} has no questions: --written_questions is for sets of spoken questions."
-            )
-        benchmark = replace(benchmark, task=WRITTEN_QA)
-    benchmark = replace(benchmark, columns=benchmark.columns | dict(args.columns))
-    task = benchmark.task
-    dataset = load_benchmark(benchmark, args.dataset_name, args.dataset_config, args.dataset_split)
-    items = BenchmarkItems(benchmark, dataset, args.limit, with_voice=not args.without_voice)
-    recognizer = load_recognizer(args.recognizer, args.device) if task in SPEAKING_TASKS else None
-    config, _ = PreTrainedConfig.get_config_dict(args.model, revision=args.revision)
-    if config.get("model_type") != VitaAudioConfig.model_type:
-        raise ValueError(
-            f"{args.model} has a model of the type {config.get('model_type')!r}, not {VitaAudioConfig.model_type!r}."
-        )
-    processor = VitaAudioProcessor.from_pretrained(args.model, revision=args.revision)
-    if processor.audio_tokenizer is None:
-        raise ValueError(f"The processor of {args.model} has no audio tokenizer: it can neither hear nor speak.")
-    model = VitaAudioForConditionalGeneration.from_pretrained(args.model, revision=args.revision, dtype=args.dtype)
-    model.to(args.device)
-    processor.audio_tokenizer.to(args.device)
+    sets, dataset_name, split = load_items(args)
+    is_heard = any(task in SPEAKING_TASKS for task, _ in sets.values())
+    recognizer = load_recognizer(args.recognizer, args.device) if is_heard else None
+    model, processor = load_for_scoring(args.model, args.revision, args.dtype, args.device)
+    modes = args.mctp_mode or [getattr(model.generation_config, "mctp_mode", None) or "vanilla"]
+    check_modes(modes, model)
     weights = codec_fingerprint(model)
     read_results(args.output_dir, model_name, weights)
     settings = {
-        "items": items_fingerprint(items),
         "weights": weights,
         "codec": codec_fingerprint(processor.audio_tokenizer),
         "generation": model.generation_config.to_diff_dict(),
         "batch_size": args.batch_size,
         "max_new_tokens": args.max_new_tokens,
     }
-    measured = {}
-    for mode in args.mctp_mode or [model.generation_config.mctp_mode]:
-        mode_name = mode if isinstance(mode, str) else "_".join(map(str, mode))
-        name = f"{result_name(args)}-{mode_name}"
-        settings["mctp_mode"] = mode
-        log = ResponseLog(log_path(args.output_dir / "responses", name, settings))
-        generate_kwargs = {"mctp_mode": mode, "max_new_tokens": args.max_new_tokens}
-        respond(model, processor, items, log, args.batch_size, desc=name, **generate_kwargs)
-        heard = ResponseLog()
-        if recognizer is not None:
-            key = settings | {"recognizer": args.recognizer}
-            heard = ResponseLog(log_path(args.output_dir / "transcripts", name, key))
-            listen(processor, recognizer, items, log.rows, heard, desc=name)
-        figures, lines = score(task, items, log.rows, heard.rows)
-        write_atomically(args.output_dir / f"{name}.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-        measured[mode_name] = {
-            **figures,
-            "dataset": name_of(args.dataset_name) if args.dataset_name else benchmark.dataset_name,
-            "split": args.dataset_split or benchmark.split,
-            "batch_size": args.batch_size,
-            "max_new_tokens": args.max_new_tokens,
-            **({"recognizer": recognizer.name} if recognizer else {}),
-            "throughput": measure_throughput(task, items, log.rows, heard.rows),
-        }
-        print(name, json.dumps(figures), flush=True)
-    # read again: another benchmark may have ended meanwhile
-    results = read_results(args.output_dir, model_name, weights)
-    results["benchmarks"].setdefault(result_name(args), {}).update(measured)
-    write_atomically(args.output_dir / "results.json", json.dumps(results, indent=2) + "\n")
+    for set_name, (task, items) in sets.items():
+        settings["items"] = items_fingerprint(items)
+        of_task = recognizer if task in SPEAKING_TASKS else None
+        measured = {}
+        for mode in modes:
+            name = f"{set_name}-{name_of_mode(mode)}"
+            settings["mctp_mode"] = mode
+            log = ResponseLog(log_path(args.output_dir / "responses", name, settings))
+            generate_kwargs = {"mctp_mode": mode, "max_new_tokens": args.max_new_tokens}
+            respond(model, processor, items, log, args.batch_size, desc=name, **generate_kwargs)
+            heard = ResponseLog()
+            if of_task is not None:
+                key = settings | {"recognizer": args.recognizer}
+                heard = ResponseLog(log_path(args.output_dir / "transcripts", name, key))
+                listen(processor, of_task, items, log.rows, heard, desc=name)
+            figures, lines = score(task, items, log.rows, heard.rows)
+            write_atomically(args.output_dir / f"{name}.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+            measured[name_of_mode(mode)] = {
+                **figures,
+                "dataset": dataset_name,
+                "split": split,
+                "batch_size": args.batch_size,
+                "max_new_tokens": args.max_new_tokens,
+                **({"recognizer": of_task.name} if of_task else {}),
+                "throughput": measure_throughput(task, items, log.rows, heard.rows),
+            }
+            print(name, json.dumps(figures), flush=True)
+        # read again: another benchmark may have ended meanwhile
+        results = read_results(args.output_dir, model_name, weights)
+        results["benchmarks"].setdefault(set_name, {}).update(measured)
+        write_atomically(args.output_dir / "results.json", json.dumps(results, indent=2) + "\n")
     table = benchmark_table(results)
     write_atomically(args.output_dir / "results.md", table + "\n")
     plot_benchmarks(results, args.output_dir / "results.png")
     print(table)
     if args.readme:
         fill_section(args.readme, BENCHMARK_TABLE, table)
-
-
-def result_name(args: argparse.Namespace) -> str:
-    return f"{args.benchmark}_written" if args.written_questions else args.benchmark
 
 
 def log_path(folder: Path, name: str, settings: dict) -> Path:
@@ -309,8 +415,9 @@ def read_results(output_dir: Path, model: str, weights: str | None = None) -> di
     path = output_dir / "results.json"
     if not path.exists():
         return {"model": model, "weights": weights, "benchmarks": {}}
-    results = json.loads(path.read_text())
-    if "benchmarks" not in results or results["model"] != model or weights not in (None, results["weights"]):
+    results = read_json(path)
+    is_ours = {"benchmarks", "model", "weights"} <= results.keys() and results["model"] == model
+    if not is_ours or weights not in (None, results["weights"]):
         raise ValueError(f"{path} has other results than benchmarks of this {model}: name another --output_dir.")
     return results
 
@@ -323,13 +430,17 @@ def parse_column(text: str) -> tuple[str, str]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(prog=PROG, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder or Hub id of a checkpoint with its processor")
     parser.add_argument("--revision", help="branch, tag or commit of the model on the Hub")
-    parser.add_argument("--benchmark", required=True, choices=list(BENCHMARKS))
-    parser.add_argument("--dataset_name", help="Hub id or folder of the dataset; the published one by default")
+    parser.add_argument(
+        "--benchmark",
+        choices=list(BENCHMARKS),
+        help="whose form the dataset has, see training/benchmarks.py; without it the dataset has conversations, as for training",
+    )
+    parser.add_argument("--dataset_name", help="Hub id, folder or file of the dataset; the published one by default")
     parser.add_argument("--dataset_config", help="configuration of the dataset")
-    parser.add_argument("--dataset_split", help="split of the dataset; the published one by default")
+    parser.add_argument("--dataset_split", help="split of the dataset; the published one, or test, by default")
     parser.add_argument(
         "--columns",
         nargs="+",
@@ -339,9 +450,7 @@ def main(argv: list[str] | None = None) -> None:
         help="columns of other names, of the roles audio, text, voice, question, answers, accepted_answers, reference and id",
     )
     parser.add_argument("--output_dir", required=True, type=Path, help="where the results and all responses go")
-    parser.add_argument(
-        "--mctp_mode", nargs="+", choices=list(MCTP_MODES), help="one or several modes; the model's own by default"
-    )
+    add_mode_argument(parser, "the model's own")
     parser.add_argument("--written_questions", action="store_true", help="ask the questions in text, not in speech")
     parser.add_argument(
         "--without_voice", action="store_true", help="do not prompt with a recording of the voice to speak with"
@@ -359,11 +468,9 @@ def main(argv: list[str] | None = None) -> None:
     for name in ("batch_size", "limit", "max_new_tokens"):
         if (value := getattr(args, name)) is not None and value < 1:
             parser.error(f"--{name} must be at least 1, got {value}")
-    try:
+    with no_empty_folder(args.output_dir):
         run_benchmark(args)
-    except (ValueError, OSError, ImportError) as error:
-        parser.exit(1, f"error: {' '.join(str(error).split())}\n")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main, PROG))

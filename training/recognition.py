@@ -80,8 +80,8 @@ class PipelineRecognizer:
 
 
 def name_of(model: str) -> str:
-    """A name or Hub id as it is; of a folder its own name only, for results are published."""
-    return Path(model).resolve().name if Path(model).is_dir() else model
+    """A name or Hub id as it is; of a folder or file its own name only, for results are published."""
+    return Path(model).resolve().name if Path(model).exists() else model
 
 
 def load_recognizer(name: str | None = None, device="cpu") -> WhisperRecognizer | PipelineRecognizer:

@@ -132,6 +132,8 @@ class VitaAudioScriptArguments:
             raise ValueError(
                 "`model_revision` is of a `model_name_or_path` on the Hub, and has no effect without one."
             )
+        if not 1 <= self.text_vocab_size <= 2**20:
+            raise ValueError(f"`text_vocab_size` must be between 1 and {2**20}, got {self.text_vocab_size}.")
         dtype = getattr(torch, self.dtype, None)
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise ValueError(f"`dtype` must be a type of torch such as float32 or bfloat16, got {self.dtype!r:.200}.")
@@ -189,7 +191,7 @@ def load_model_and_processor(
     if name_or_path is not None:
         with naming(f"The language model {name_or_path}"):
             return build_from_language_model(name_or_path, codec, **trust, **model_kwargs)
-    with naming(f"The `text_config` {script_args.text_config}, or `text_vocab_size`,"):
+    with naming("What `text_config` or `text_vocab_size` says"):
         model, processor = build_from_nothing(
             script_args.text_config,
             conversation_texts(conversations),
@@ -215,7 +217,7 @@ def check_sizes(script_args: VitaAudioScriptArguments, training_args: VitaAudioS
         "num_mctp_modules": (config.num_mctp_modules, num_modules),
     }
     if script_args.text_config is not None:
-        with naming(f"`text_config` {script_args.text_config}"):
+        with naming("What `text_config` says"):
             start = AutoConfig.for_model(**{"model_type": config.text_config.model_type} | script_args.text_config)
         if "text_vocab_size" in record:
             pairs["text_vocab_size"] = (record["text_vocab_size"], script_args.text_vocab_size)

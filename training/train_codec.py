@@ -22,7 +22,7 @@ from tqdm import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from hub_cards.command_line import run_command
+from hub_cards.command_line import naming, no_empty_folder, run_command
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
 from training.checkpoints import CompleteCheckpointsMixin, describe_settings, last_complete_checkpoint
 from training.codec import CodecClips, VitaAudioCodecForPreTraining
@@ -68,10 +68,10 @@ class CodecArguments:
 class VitaAudioCodecTrainer(CompleteCheckpointsMixin, Trainer):
     """Batches clips of like length, logs the parts of the loss beside their sum, and saves the phonemes' symbols."""
 
-    origin: dict = {}
+    origin: dict = {}  # other settings that make the weights
 
     def describe_run(self) -> dict:
-        return {**self.origin, "settings": describe_settings(self.args)}
+        return {"settings": self.origin | describe_settings(self.args)}
 
     def _get_train_sampler(self, train_dataset=None):
         lengths = [round(100 * clip["duration"]) for clip in self.train_dataset.clips]
@@ -114,6 +114,15 @@ class QuantizationStart(TrainerCallback):
             yield self.clips.collate([self.clips[int(i)] for i in torch.randint(len(self.clips), (batch_size,))])
 
 
+def describe_origin(arguments) -> dict:
+    """Of a script's arguments what makes the weights; of folders their names alone."""
+    settings = {name: value for name, value in vars(arguments).items() if name != "num_threads" and value is not None}
+    for name in ("corpus_dir", "warm_start_from", "start_from", "codes_of"):
+        if name in settings:
+            settings[name] = Path(settings[name]).resolve().name
+    return settings
+
+
 def measure_voice_pitch(clips: CodecClips, per_voice: int = 40) -> torch.Tensor:
     """Mean over clips of their median log pitch, for each voice, in log Hz."""
     of_voice = {voice: [] for voice in clips.voices}
@@ -140,9 +149,15 @@ def warm_start(model: VitaAudioCodecForPreTraining, checkpoint: str | Path, phon
 
     Raises:
         FileNotFoundError: where `checkpoint` is no checkpoint.
+        ValueError: it is broken.
     """
     checkpoint = Path(checkpoint)
     check_checkpoint(checkpoint, ("config.json", "model.safetensors"))
+    with naming(f"The checkpoint {checkpoint}"):
+        return load_fitting(model, checkpoint, phonemes)
+
+
+def load_fitting(model: VitaAudioCodecForPreTraining, checkpoint: Path, phonemes: list[str]) -> list[str]:
     old = load_file(checkpoint / "model.safetensors")
     old_voices = VitaAudioCodecConfig.from_pretrained(checkpoint).voice_names
     new_voices = model.config.voice_names
@@ -175,8 +190,14 @@ def warm_start(model: VitaAudioCodecForPreTraining, checkpoint: str | Path, phon
 def main(argv: list[str] | None = None) -> None:
     codec_args, training_args = parse_settings((CodecArguments, TrainingArguments), PROG, argv)
     set_num_threads(codec_args.num_threads)
+    with no_empty_folder(training_args.output_dir):
+        run(codec_args, training_args)
+
+
+def run(codec_args: CodecArguments, training_args: TrainingArguments) -> None:
     torch.manual_seed(training_args.seed)
-    config = VitaAudioCodecConfig(**(read_mapping(codec_args.codec_config, "codec_config") or {}))
+    with naming("What `codec_config` says"):
+        config = VitaAudioCodecConfig(**(read_mapping(codec_args.codec_config, "codec_config") or {}))
     clips = CodecClips(
         codec_args.corpus_dir, config, codec_args.default_voice, codec_args.voices, codec_args.disturb_inputs
     )
@@ -199,6 +220,7 @@ def main(argv: list[str] | None = None) -> None:
     trainer = VitaAudioCodecTrainer(
         model=model, args=training_args, train_dataset=clips, data_collator=clips.collate, callbacks=callbacks
     )
+    trainer.origin = describe_origin(codec_args)
     trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.is_world_process_zero():
         # the codes that a language model is trained on must be those of the codec that is shipped

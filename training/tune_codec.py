@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainingArguments
 
-from hub_cards.command_line import run_command
+from hub_cards.command_line import check_place, naming, no_empty_folder, run_command
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
 from processing.modeling_vita_audio_codec import VitaAudioCodec
 from training.checkpoints import last_complete_checkpoint
@@ -29,7 +29,7 @@ from training.codec import read_answers, read_clips
 from training.codec_tuning import PARTS, TuningClips, VitaAudioCodecForTuning
 from training.settings import parse_settings, set_num_threads
 from training.storage import round_to_half
-from training.train_codec import PHONEMES_NAME, VitaAudioCodecTrainer, check_checkpoint
+from training.train_codec import PHONEMES_NAME, VitaAudioCodecTrainer, check_checkpoint, describe_origin
 
 
 PROG = "training.tune_codec"
@@ -70,9 +70,10 @@ def load_checkpoint(
     Raises:
         ValueError: it has not the default voice, more blocks than `decoder_depths`, or no phoneme head.
     """
-    config = VitaAudioCodecConfig.from_pretrained(checkpoint)
-    phonemes = json.loads((checkpoint / PHONEMES_NAME).read_text(encoding="utf-8"))
-    weights = load_file(checkpoint / "model.safetensors")
+    with naming(f"The checkpoint {checkpoint}"):
+        config = VitaAudioCodecConfig.from_pretrained(checkpoint)
+        phonemes = json.loads((checkpoint / PHONEMES_NAME).read_text(encoding="utf-8"))
+        weights = load_file(checkpoint / "model.safetensors")
     if default_voice not in config.voice_names:
         raise ValueError(f"The codec in `{checkpoint}` has no voice {default_voice}, but {config.voice_names}.")
     if "decoder" in parts:
@@ -97,6 +98,11 @@ def main(argv: list[str] | None = None) -> None:
     if not set() < set(tuning_args.parts) <= set(PARTS):
         raise ValueError(f"`parts` must be some of {', '.join(PARTS)}, got {tuning_args.parts}.")
     set_num_threads(tuning_args.num_threads)
+    with no_empty_folder(training_args.output_dir):
+        run(tuning_args, training_args)
+
+
+def run(tuning_args: TuningArguments, training_args: TrainingArguments) -> None:
     torch.manual_seed(training_args.seed)
     corpus_dir, checkpoint = Path(tuning_args.corpus_dir), Path(tuning_args.start_from)
     check_checkpoint(checkpoint, ("config.json", "model.safetensors", PHONEMES_NAME))
@@ -105,7 +111,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     target_codec = model.codec
     if tuning_args.codes_of is not None:
-        target_codec = VitaAudioCodec.from_pretrained(tuning_args.codes_of, dtype=torch.float32)
+        check_place(tuning_args.codes_of)
+        with naming(f"The codec {tuning_args.codes_of}"):
+            target_codec = VitaAudioCodec.from_pretrained(tuning_args.codes_of, dtype=torch.float32)
         codebooks = [codec.quantizer.codebook.weight for codec in (target_codec, model.codec)]
         # stored codecs are rounded to half precision
         if codebooks[0].shape != codebooks[1].shape or not torch.allclose(*codebooks, atol=1e-3):
@@ -131,6 +139,7 @@ def main(argv: list[str] | None = None) -> None:
     trainer = VitaAudioCodecTrainer(
         model=model, args=training_args, train_dataset=dataset, data_collator=dataset.collate
     )
+    trainer.origin = describe_origin(tuning_args)
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(training_args.output_dir))
     if trainer.is_world_process_zero():
         round_to_half(model.codec).save_pretrained(f"{training_args.output_dir}/codec")

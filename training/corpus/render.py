@@ -6,11 +6,11 @@ Writes `audio/<voice>/<id>.flac` (16 kHz, mono, 16 bit), `clips.jsonl` and `conv
 all that it is made from, and files appear whole or not at all, so a run that was stopped continues where it was.
 """
 
-import argparse
 import json
 import multiprocessing
 import os
 import random
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,12 +20,14 @@ import soundfile as sf
 import soxr
 from tqdm import tqdm
 
+from hub_cards.command_line import ArgumentParser, no_empty_folder, run_command
 from processing.conversation_vita_audio import ASR_PROMPT, AUDIO_MARK, SPOKEN_CHAT_SYSTEM_PROMPT, TTS_PROMPT
 
 from .sentences import Question, Sentence, all_facts, all_questions, all_sentences, stable_hash
 from .voices import ALL_VOICES, HELD_OUT_VOICE, JOE, TRAINING_VOICES, Voice, check_programs, phonemize, speak
 
 
+PROG = "training.corpus.render"
 SAMPLING_RATE = 16_000
 # Part of every clip's id: raise it whenever the signal processing below changes.
 RENDERING_VERSION = 1
@@ -244,19 +246,17 @@ def render_corpus(output_dir: Path, limit: int | None = None, workers: int = 2) 
     return rows, conversations
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Render the corpus of the small checkpoint.")
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(prog=PROG, description="Render the corpus of the small checkpoint.")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder to write (a stopped run continues)")
     parser.add_argument("--limit", type=int, help="render only so many clips, of all kinds")
     parser.add_argument("--workers", type=int, default=2, help="processes that render")
-    arguments = parser.parse_args()
-    try:
+    arguments = parser.parse_args(argv)
+    with no_empty_folder(arguments.output_dir):
         rows, conversations = render_corpus(arguments.output_dir, arguments.limit, arguments.workers)
-    except (RuntimeError, ValueError) as error:
-        parser.exit(1, f"error: {error}\n")
     hours = sum(row["duration"] for row in rows) / 3600
     print(f"{len(rows)} clips, {hours:.2f} hours, {len(conversations)} conversations in {arguments.output_dir}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main, PROG))
