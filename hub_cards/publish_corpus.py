@@ -55,7 +55,7 @@ FEATURES = {
     ),
 }
 FIELDS = {
-    CONVERSATIONS: {"messages": list, "audios": list},
+    CONVERSATIONS: {"messages": list},
     CLIPS: {**dict.fromkeys(("path", "text", "voice", "split"), str), "duration": (int, float)},
 }
 # what a stopped run loses at most
@@ -97,7 +97,11 @@ def build_dataset(corpus_dir: Path, name: str, rows: list[dict]) -> DatasetDict:
 
     splits = {}
     for row in rows:
-        audios = {"audio": checked(row["path"])} if name == CLIPS else {"audios": list(map(checked, row["audios"]))}
+        audios = (
+            {"audio": checked(row["path"])}
+            if name == CLIPS
+            else {"audios": list(map(checked, row.get("audios") or []))}
+        )
         columns = {column: row.get(column) for column in FEATURES[name]} | audios
         splits.setdefault(row.get("split", "train"), []).append(columns)
     # `datasets` makes audio of paths without decoding it only where they are cast

@@ -3,6 +3,7 @@
 """The measured figures of `training.evaluate` and `training.harness`, as the Hub and as people read them."""
 
 import os
+import re
 
 from huggingface_hub import EvalResult
 from huggingface_hub.utils import HFValidationError, validate_repo_id
@@ -44,8 +45,8 @@ def eval_results(results: dict, dataset_id: str | None) -> list[EvalResult]:
             task_type=task_type,
             task_name=task_name,
             dataset_type=dataset_id or "custom",
-            dataset_name=dataset_id or "Held-out part of the corpus",
-            dataset_split=split,
+            dataset_name=dataset_id or ("The corpus" if "split" in results else "Held-out part of the corpus"),
+            dataset_split=results.get("split", split) if split == "test" else split,
             metric_type=METRICS[figure][0],
             metric_name=f"{METRICS[figure][1]} ({mode})",
             metric_value=round(value, 4),
@@ -128,7 +129,7 @@ def results_table(results: dict) -> str:
 
 def loss_table(log_history: list[dict]) -> str | None:
     """Markdown table of each loss as first and last logged, and as last evaluated; None where none was logged."""
-    names = dict.fromkeys(name for entry in log_history for name in entry if is_training_loss(name))
+    names = logged_losses(log_history)
     lines = ["| loss (nats) | first | last | evaluation |", "|---|---|---|---|"]
     for name in names:
         values = [entry[name] for entry in log_history if name in entry]
@@ -138,6 +139,13 @@ def loss_table(log_history: list[dict]) -> str | None:
     return "\n".join(lines) if names else None
 
 
+def logged_losses(log_history: list[dict]) -> list[str]:
+    """Names of the losses in a trainer's log: the whole, the language model's, and the modules' by their numbers."""
+    names = {name for entry in log_history for name in entry if is_training_loss(name)}
+    numbers = {name: int(name.rpartition("_")[2]) if name.startswith("mctp") else 0 for name in names}
+    return sorted(names, key=lambda name: (numbers[name], name != "loss"))
+
+
 def is_training_loss(name: str) -> bool:
     """Whether an entry of a trainer's log is a loss of its steps: `loss`, `lm_loss` or `mctp_loss_1` and so on."""
-    return name in ("loss", "lm_loss") or name.startswith("mctp_loss_")
+    return re.fullmatch(r"loss|lm_loss|mctp_loss_\d+", name) is not None

@@ -55,6 +55,7 @@ RESULTS = {
     "properties": {
         "modes": {"type": "object", "additionalProperties": SETS_OF_FIGURES},
         "recognizer": TEXT,
+        "split": TEXT,
         "recognizer_wer_on_tts_references": NUMBER,
         "benchmarks": {
             "type": "object",
@@ -92,6 +93,14 @@ TRAINING_RECORD = {
         "settings": {"type": "object"},
         "hardware": {"type": "object", "required": ["device", "processes"]},
         "versions": {"type": "object"},
+        "changes": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["step", "settings"],
+                "properties": {"step": COUNT, "settings": {"type": "array", "items": TEXT}},
+            },
+        },
     },
     "dependentRequired": {"dataset": ["num_examples"], "settings": ["hardware", "versions"]},
 }

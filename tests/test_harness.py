@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 from datasets import Audio, Dataset, DatasetDict, load_dataset
-from tiny_models import tiny_model, tiny_processor
+from tiny_models import tiny_model, tiny_processor, write_tiny_recognizer
 
 from hub_cards.command_line import run_command
 from processing.conversation_vita_audio import ASR_PROMPT, AUDIO_MARK, SPOKEN_CHAT_SYSTEM_PROMPT, TTS_PROMPT
@@ -128,28 +128,7 @@ def model_dir(model, processor, tmp_path_factory):
 @pytest.fixture(scope="module")
 def tiny_ctc_dir(tmp_path_factory):
     """A random recogniser of transformers; Whisper takes its time over what is no speech."""
-    from transformers import Wav2Vec2Config, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
-
-    folder = tmp_path_factory.mktemp("ctc")
-    tokens = ["<pad>", "<s>", "</s>", "<unk>", "|", *"abcdefghijklmnopqrstuvwxyz'"]
-    (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
-    Wav2Vec2CTCTokenizer(folder / "vocab.json").save_pretrained(folder)
-    Wav2Vec2FeatureExtractor(sampling_rate=8000).save_pretrained(folder)
-    config = Wav2Vec2Config(
-        vocab_size=len(tokens),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        conv_dim=(8, 8),
-        conv_kernel=(10, 8),
-        conv_stride=(10, 8),
-        num_conv_pos_embeddings=4,
-        num_conv_pos_embedding_groups=2,
-        pad_token_id=0,
-    )
-    Wav2Vec2ForCTC(config).save_pretrained(folder)
-    return folder
+    return write_tiny_recognizer(tmp_path_factory.mktemp("ctc"))
 
 
 @pytest.fixture(scope="module")

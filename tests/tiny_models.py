@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random tokenizer, codec, processor and model small enough to build in a test."""
 
+import json
+from pathlib import Path
+
 import torch
 from transformers import EncodecFeatureExtractor, GenerationConfig, Qwen2Config
 
@@ -82,3 +85,28 @@ def tiny_model(processor: VitaAudioProcessor, seed: int = 0):
         suppress_tokens=[i for i in range(64, vocabulary.begin_audio_token_id) if i != tokenizer.eos_token_id],
     )
     return model
+
+
+def write_tiny_recognizer(folder: Path) -> Path:
+    """Writes a random speech recogniser of transformers into a folder."""
+    from transformers import Wav2Vec2Config, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
+
+    tokens = ["<pad>", "<s>", "</s>", "<unk>", "|", *"abcdefghijklmnopqrstuvwxyz'"]
+    (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
+    Wav2Vec2CTCTokenizer(folder / "vocab.json").save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(sampling_rate=8000).save_pretrained(folder)
+    config = Wav2Vec2Config(
+        vocab_size=len(tokens),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        conv_dim=(8, 8),
+        conv_kernel=(10, 8),
+        conv_stride=(10, 8),
+        num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2,
+        pad_token_id=0,
+    )
+    Wav2Vec2ForCTC(config).save_pretrained(folder)
+    return folder

@@ -6,10 +6,15 @@ import dataclasses
 import json
 import math
 import os
+import platform
 import re
 import shutil
 from pathlib import Path
 
+import datasets
+import torch
+import transformers
+import trl
 from transformers import TrainerState, TrainingArguments
 from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
@@ -73,6 +78,16 @@ def describe_settings(args: TrainingArguments) -> dict:
     defaults = {field.name: field.default for field in dataclasses.fields(args)}
     names = [*RECORDED_SETTINGS, *(name for name in RARE_SETTINGS if getattr(args, name, None) != defaults.get(name))]
     return {name: settings[name] for name in names if settings.get(name) is not None}
+
+
+def describe_machine(args: TrainingArguments) -> dict:
+    """What a run runs on, and with, for its record."""
+    name = torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else args.device.type
+    versions = {module.__name__: module.__version__ for module in (transformers, trl, datasets, torch)}
+    return {
+        "hardware": {"device": name, "processes": args.world_size},
+        "versions": versions | {"python": platform.python_version()},
+    }
 
 
 def describe_changes(old: dict, new: dict) -> list[str]:

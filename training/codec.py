@@ -324,8 +324,12 @@ def read_clips(corpus_dir: Path, max_seconds: float = 6.0) -> list[dict]:
 
 def read_answers(corpus_dir: Path) -> set[str]:
     """Paths of the clips of a rendered corpus that spoken questions are answered with in training."""
-    rows = [row for _, row in read_json_lines(corpus_dir / "conversations.jsonl", {"messages": list, "audios": list})]
-    return {row["audios"][-1] for row in rows if (row.get("task"), row.get("split")) == ("sqa", "train")}
+    rows = (row for _, row in read_json_lines(corpus_dir / "conversations.jsonl"))
+    return {
+        row["audios"][-1]
+        for row in rows
+        if (row.get("task"), row.get("split")) == ("sqa", "train") and row.get("audios")
+    }
 
 
 def disturb(waveforms: torch.Tensor, mask: torch.Tensor, sampling_rate: int) -> torch.Tensor:

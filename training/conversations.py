@@ -5,6 +5,7 @@ Conversations to train on and to score with, from where they are: JSON lines, a 
 of `datasets`.
 """
 
+import csv
 import json
 import os
 from collections.abc import Iterator
@@ -22,9 +23,10 @@ from datasets import (
     load_dataset,
     load_from_disk,
 )
+from datasets.data_files import SPLIT_KEYWORDS
 from datasets.exceptions import DatasetsError
 
-from hub_cards.command_line import check_place
+from hub_cards.command_line import check_place, naming
 from hub_cards.json_lines import read_json_lines
 from processing.conversation_vita_audio import ASR_PROMPT, AUDIO_MARK, TTS_PROMPT
 
@@ -33,7 +35,7 @@ from processing.conversation_vita_audio import ASR_PROMPT, AUDIO_MARK, TTS_PROMP
 ASR, TTS, SPOKEN_QA, WRITTEN_QA = TASKS = ("asr", "tts", "sqa", "tqa")
 QUESTION_TASKS = (SPOKEN_QA, WRITTEN_QA)
 
-CONVERSATIONS_FILE = "conversations.jsonl"
+CONVERSATIONS_FILE, METADATA_FILES = "conversations.jsonl", ("metadata.csv", "metadata.jsonl")
 ALL_SPLITS = None
 
 CONVERSATION_FEATURES = Features(
@@ -71,9 +73,9 @@ def load_conversations(
     """
     if tasks is not None and not tasks:
         raise ValueError("`tasks` is empty; leave it out to take all.")
-    path = find_json_lines(source)
-    if path is not None:
-        arguments = {"path": str(path.resolve()), "split": split, "tasks": tasks}
+    files = find_row_files(source)
+    if files:
+        arguments = {"source": str(Path(source).resolve()), "split": split, "tasks": tasks}
         # once for its errors, which `datasets` would hide in one of its own, and for its number
         num_conversations = sum(1 for _ in generate_rows(**arguments))
         if num_conversations > 0:
@@ -82,7 +84,7 @@ def load_conversations(
                 features=CONVERSATION_FEATURES,
                 cache_dir=None if cache_dir is None else os.fspath(cache_dir),
                 # the time of the last change, so that a changed file is read anew
-                gen_kwargs=arguments | {"changed": path.stat().st_mtime_ns},
+                gen_kwargs=arguments | {"changed": [file.stat().st_mtime_ns for file in files]},
             )
         conversations = []
     else:
@@ -105,12 +107,12 @@ def read_conversations(source: str | os.PathLike, split: str | None = ALL_SPLITS
     Reads conversations one by one.
 
     Args:
-        source: a JSON-lines file; a folder with `conversations.jsonl` in it, such as `training.corpus.render` writes; or a
-            dataset of `datasets`: saved to disk, a folder that it loads, such as one of audio files with `metadata.jsonl` or
-            `metadata.csv`, or on the Hub, where `hub_cards.publish_corpus` puts one. Each row has `messages`, whose contents
-            have one mark `<|audio|>` per audio, and `audios`: paths relative to the JSON-lines file, or an audio column. Or it
-            has `audio` and, in a column `transcription`, `text`, `sentence` or `transcript`, what is said there: a conversation
-            that writes it down, and one that speaks it.
+        source: a JSON-lines file; a folder with `conversations.jsonl` in it, such as `training.corpus.render` writes; a folder of
+            audio files with `metadata.csv` or `metadata.jsonl`, in it or in those of its splits; or a dataset of `datasets`:
+            saved to disk, a folder that it loads, or on the Hub, where `hub_cards.publish_corpus` puts one. Each row has
+            `messages`, whose contents have one mark `<|audio|>` per audio, and `audios`: paths relative to the JSON-lines file,
+            or an audio column. Or it has a recording, as `file_name` or `audio`, and, as `transcription`, `text`, `sentence` or
+            `transcript`, what is said there: a conversation that writes it down, and one that speaks it.
         split: of which to take the rows; those without one belong to every split. All by default.
 
     Returns:
@@ -122,45 +124,76 @@ def read_conversations(source: str | os.PathLike, split: str | None = ALL_SPLITS
         FileNotFoundError: there is no such file, nor such a dataset.
         ValueError: a row is malformed; its line is named.
     """
-    path = find_json_lines(source)
-    if path is None:
+    if not find_row_files(source):
         columns, split = load_columns(os.fspath(source), split)
         return (row | {"split": row["split"] or split} for row in complete_rows(columns, os.fspath(source)))
-    return (row for _, row in read_rows(path) if split is ALL_SPLITS or row["split"] in (None, split))
+    return (row for row in read_rows(source) if split is ALL_SPLITS or row["split"] in (None, split))
 
 
-def find_json_lines(source: str | os.PathLike) -> Path | None:
+def find_row_files(source: str | os.PathLike) -> list[Path]:
+    """The files whose lines are the conversations, or the recordings, of `source`; none where `datasets` has to read it."""
     path = Path(source)
+    if path.is_file():
+        return [path] if path.suffix != ".parquet" else []
     if (path / CONVERSATIONS_FILE).is_file():
-        path = path / CONVERSATIONS_FILE
-    return path if path.is_file() and path.suffix != ".parquet" else None
+        return [path / CONVERSATIONS_FILE]
+    return sorted(file for name in METADATA_FILES for file in path.rglob(name)) if path.is_dir() else []
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, dict]]:
-    """The rows of a JSON-lines file, complete and with their audios' paths, by the numbers of their lines."""
-    ids, known = {}, set()
-    for number, row in read_json_lines(path):
-        row = complete_row({"audios": []} | row, f"{path}, line {number}", number)
-        if not all(isinstance(audio, str) for audio in row["audios"]):
-            raise ValueError(f"{path}, line {number} is not a conversation: `audios` must be a list of paths.")
-        row["audios"] = [str(path.parent / audio) for audio in row["audios"]]
-        for audio in row["audios"]:
-            if audio not in known and not os.path.isfile(audio):
-                raise FileNotFoundError(f"{path}, line {number} names {audio}, but there is no such file.")
-            known.add(audio)
-        if ids.setdefault(row["id"], number) != number:
-            raise ValueError(f"{path}, line {number} has the id {row['id']!r}, as line {ids[row['id']]} has.")
-        yield number, row
+def read_rows(source: str | os.PathLike) -> Iterator[dict]:
+    """The rows of the files of `source`, complete and with the paths of their audios."""
+    lines, known = {}, set()
+    for path in find_row_files(source):
+        reader = read_metadata(path, Path(source)) if path.name in METADATA_FILES else read_json_lines(path)
+        for number, row in reader:
+            line = f"{path}, line {number}"
+            row = complete_row({"audios": []} | row, line, number)
+            if not all(isinstance(audio, str) for audio in row["audios"]):
+                raise ValueError(f"{line} is not a conversation: `audios` must be a list of paths.")
+            row["audios"] = [str(path.parent / audio) for audio in row["audios"]]
+            for audio in row["audios"]:
+                if audio not in known and not os.path.isfile(audio):
+                    raise FileNotFoundError(f"{line} names {audio}, but there is no such file.")
+                known.add(audio)
+            if lines.setdefault(row["id"], line) is not line:
+                raise ValueError(f"{line} has the id {row['id']!r}, as {lines[row['id']]} has.")
+            yield row
 
 
-def generate_rows(path: str, split: str, tasks: list[str] | None, changed: int = 0) -> Iterator[dict]:
+def read_metadata(path: Path, source: Path) -> Iterator[tuple[int, dict]]:
+    """
+    Conversations about the recordings that are listed in a `metadata.csv` or `metadata.jsonl`, and the numbers of their lines.
+    `datasets` would need torchcodec to read them.
+    """
+    for number, row in read_json_lines(path) if path.suffix == ".jsonl" else read_csv(path):
+        name = row.get("file_name")
+        text = next((row[column] for column in TEXT_COLUMNS if isinstance(row.get(column), str)), "").strip()
+        if not isinstance(name, str) or not name or not text:
+            raise ValueError(
+                f"{path}, line {number} needs a `file_name` and the text of the recording, as one of {', '.join(TEXT_COLUMNS)}."
+            )
+        folder, *_ = Path(os.path.relpath(path.parent / name, source)).parts
+        split = next((str(split) for split, names in SPLIT_KEYWORDS.items() if folder in names), None)
+        for task, turns in transcribed_turns(text).items():
+            row_id = f"{task}-{os.path.relpath(path.parent / name, source)}"
+            yield number, {"id": row_id, "task": task, "split": split, "messages": turns, "audios": [name]}
+
+
+def read_csv(path: Path) -> Iterator[tuple[int, dict]]:
+    with naming(str(path)), open(path, newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader(file)
+        for row in rows:
+            yield rows.line_num, row
+
+
+def generate_rows(source: str, split: str, tasks: list[str] | None, changed: list[int] = ()) -> Iterator[dict]:
     known_tasks = set()
-    for _, row in read_rows(Path(path)):
+    for row in read_rows(source):
         if row["split"] in (None, split):
             known_tasks.add(row["task"])
             for _ in range(1 if tasks is None else tasks.count(row["task"])):
                 yield {"messages": row["messages"], "audios": row["audios"]}
-    check_tasks(path, split, tasks, known_tasks)
+    check_tasks(source, split, tasks, known_tasks)
 
 
 def check_tasks(source: str, split: str, tasks: list[str] | None, known_tasks: set[str]) -> None:
@@ -291,13 +324,9 @@ def transcribed_conversations(dataset: Dataset, text_column: str, source: str) -
             "audios": List(Audio(decode=False)),
         }
     )
-    prompts = {ASR: lambda text: (ASR_PROMPT + AUDIO_MARK, text), TTS: lambda text: (TTS_PROMPT + text, AUDIO_MARK)}
 
     def conversation(row: dict, index: int, task: str) -> dict:
-        messages = [
-            {"role": role, "content": content}
-            for role, content in zip(("user", "assistant"), prompts[task](row[text_column]))
-        ]
+        messages = transcribed_turns(row[text_column])[task]
         return {"id": f"{task}-{index + 1}", "task": task, "messages": messages, "audios": [row[RECORDING_COLUMN]]}
 
     return concatenate_datasets(
@@ -310,9 +339,18 @@ def transcribed_conversations(dataset: Dataset, text_column: str, source: str) -
                 features=features,
                 desc=f"Conversations of {task}",
             )
-            for task in prompts
+            for task in transcribed_turns("")
         ]
     )
+
+
+def transcribed_turns(text: str) -> dict[str, list[dict]]:
+    """The messages, by their tasks, that a recording and its text make."""
+    turns = {ASR: (ASR_PROMPT + AUDIO_MARK, text), TTS: (TTS_PROMPT + text, AUDIO_MARK)}
+    return {
+        task: [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
+        for task, (user, assistant) in turns.items()
+    }
 
 
 def load_any_dataset(source: str, split: str | None, config_name: str | None = None) -> Dataset | DatasetDict:
@@ -338,7 +376,12 @@ def load_any_dataset(source: str, split: str | None, config_name: str | None = N
         return load_dataset(source, config_name, split=split)
     except DatasetsError as error:
         # what is the matter stands behind one that is the same for all
-        raise ValueError(f"{source} cannot be read as a dataset: {error.__cause__ or error}") from error
+        cause = error.__cause__ or error
+        if isinstance(cause, ImportError):
+            cause = (
+                f"it has no {CONVERSATIONS_FILE} nor, beside its audio files, {' or '.join(METADATA_FILES)}. ({cause})"
+            )
+        raise ValueError(f"{source} cannot be read as a dataset: {cause}") from error
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{source} cannot be read as a dataset: {error!r}") from error
 

@@ -6,16 +6,11 @@ import dataclasses
 import filecmp
 import json
 import os
-import platform
 import re
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-import datasets
-import torch
-import transformers
-import trl
 from accelerate.logging import get_logger
 from huggingface_hub import HfApi, snapshot_download
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
@@ -36,7 +31,7 @@ from hub_cards.model_card import (
 from hub_cards.push import PushError, call_hub, create_repository, default_revisions, push_folder
 from modeling_vita_audio.saving_vita_audio import put_in_place
 
-from .checkpoints import check_optimizer_state, describe_settings
+from .checkpoints import check_optimizer_state, describe_machine, describe_settings
 
 
 logger = get_logger(__name__)
@@ -190,19 +185,13 @@ class HubMixin:
 
     def describe_run(self) -> dict:
         """The record of the run that its card is written from."""
-        device = self.args.device
         return {
             "stage": self.args.stage,
             "repo_id": self.hub_model_id,
             "revision": hub_revision(self.args) if self.hub_model_id else None,
             **self.origin,
             "settings": describe_settings(self.args),
-            "hardware": {
-                "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-                "processes": self.args.world_size,
-            },
-            "versions": {module.__name__: module.__version__ for module in (transformers, trl, datasets, torch)}
-            | {"python": platform.python_version()},
+            **describe_machine(self.args),
         }
 
     def complete_repository(self, folder: Path) -> None:

@@ -119,7 +119,7 @@ def plot_results(results: dict, path: Path) -> None:
             side, shift = (("left", 4), ("right", -4))[number % 2]
             axes.annotate(mode, (x, y), textcoords="offset points", xytext=(shift, height), ha=side)
     axes.set(xlabel="new tokens per second, one request", ylabel="%", ylim=(0, 108))
-    axes.legend(loc="lower center", ncols=2)
+    figure.legend(loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

@@ -63,7 +63,7 @@ class VitaAudioScriptArguments:
     dataset_name: str = field(
         metadata={
             "help": "Conversations: a JSON-lines file, a folder with `conversations.jsonl`, or a dataset of `datasets` with "
-            "the columns `messages` and `audios`."
+            "the columns `messages` and `audios`, or `audio` and `transcription`, as of a folder with `metadata.csv`."
         }
     )
     dataset_train_split: str = field(default="train", metadata={"help": "Split to train on."})
@@ -72,7 +72,9 @@ class VitaAudioScriptArguments:
     )
     tasks: list[str] | None = field(
         default=None,
-        metadata={"help": "Tasks to train on, by the field `task`; all by default. One named twice counts twice."},
+        metadata={
+            "help": "Tasks to train on, by the field `task` or the form; all by default. One named twice counts twice."
+        },
     )
     code_cache_dir: str = field(
         default="runs/codes",

@@ -24,7 +24,12 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from hub_cards.command_line import naming, no_empty_folder, run_command
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
-from training.checkpoints import CompleteCheckpointsMixin, describe_settings, last_complete_checkpoint
+from training.checkpoints import (
+    CompleteCheckpointsMixin,
+    describe_machine,
+    describe_settings,
+    last_complete_checkpoint,
+)
 from training.codec import CodecClips, VitaAudioCodecForPreTraining
 from training.settings import parse_settings, read_mapping, set_num_threads
 from training.storage import round_to_half
@@ -71,7 +76,7 @@ class VitaAudioCodecTrainer(CompleteCheckpointsMixin, Trainer):
     origin: dict = {}  # other settings that make the weights
 
     def describe_run(self) -> dict:
-        return {"settings": self.origin | describe_settings(self.args)}
+        return {"settings": self.origin | describe_settings(self.args), **describe_machine(self.args)}
 
     def _get_train_sampler(self, train_dataset=None):
         lengths = [round(100 * clip["duration"]) for clip in self.train_dataset.clips]
