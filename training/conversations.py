@@ -366,14 +366,10 @@ def load_any_dataset(source: str, split: str | None, config_name: str | None = N
     try:
         if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
             dataset = load_from_disk(source)
-            if isinstance(dataset, DatasetDict) and split is not ALL_SPLITS:
-                if split not in dataset:
-                    raise ValueError(f"{source} has no split '{split}'; it has {', '.join(dataset)}.")
-                return dataset[split]
-            return dataset
-        if path.is_file():
-            return load_dataset("parquet", data_files=source, split=split)
-        return load_dataset(source, config_name, split=split)
+        elif path.is_file():
+            dataset = load_dataset("parquet", data_files=source, split=split)
+        else:
+            dataset = load_dataset(source, config_name, split=split)
     except DatasetsError as error:
         # what is the matter stands behind one that is the same for all
         cause = error.__cause__ or error
@@ -382,8 +378,14 @@ def load_any_dataset(source: str, split: str | None, config_name: str | None = N
                 f"it has no {CONVERSATIONS_FILE} nor, beside its audio files, {' or '.join(METADATA_FILES)}. ({cause})"
             )
         raise ValueError(f"{source} cannot be read as a dataset: {cause}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        # of files that are not what their names say
         raise ValueError(f"{source} cannot be read as a dataset: {error!r}") from error
+    if isinstance(dataset, DatasetDict) and split is not ALL_SPLITS:
+        if split not in dataset:
+            raise ValueError(f"{source} has no split '{split}'; it has {', '.join(dataset)}.")
+        dataset = dataset[split]
+    return dataset
 
 
 def conversation_texts(conversations: Dataset) -> Iterator[str]:
