@@ -6,7 +6,6 @@ of `datasets`.
 """
 
 import csv
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
