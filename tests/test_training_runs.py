@@ -4,6 +4,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,13 +20,14 @@ from tiny_corpus import TINY_TEXT_CONFIG, write_config, write_corpus
 from tiny_models import TEXTS, TRAINABLE_CODEC, tiny_codec
 from transformers import AutoModel, Qwen2Config, Qwen2ForCausalLM
 
+from hub_cards.command_line import run_command
 from processing import VitaAudioProcessor
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
 from processing.modeling_vita_audio_codec import VitaAudioCodec
 from training.checkpoints import COMPLETE_FILE
 from training.initialize import build_from_language_model
 from training.tokenizer import train_tokenizer
-from training.train import main
+from training.train import PROG, main
 
 
 ROOT = Path(__file__).parent.parent
@@ -322,3 +324,179 @@ def test_answers_are_learnt_in_codes_of_the_same_kind(folder, tmp_path):
         run("larger")
     run("same")
     assert (tmp_path / "same" / "losses.png").exists()
+
+
+def run_again(capsys, folder, tmp_path, **settings):
+    """Starts the run in `tmp_path / "run"`, again, and returns what it prints."""
+    settings = {"stage": 4, "max_steps": 2, "save_steps": 1} | settings
+    settings = settings_of(folder, tmp_path / "run", **settings)
+    capsys.readouterr()
+    code = run_command(main, PROG, ["--config", str(write_config(tmp_path / "config.yaml", **settings))])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err.splitlines()[-1] if code else ""
+
+
+def test_a_run_says_that_it_is_over_or_goes_on_and_what_was_changed(folder, tmp_path, capsys):
+    code, out, _ = run_again(capsys, folder, tmp_path)
+    assert code == 0 and "Going on" not in out
+    card, before = (tmp_path / "run" / "README.md").read_text(), weights(tmp_path / "run")
+    code, out, _ = run_again(capsys, folder, tmp_path)
+    assert code == 0 and f"The run in {tmp_path / 'run'} is over since step 2: nothing is trained.\n" in out
+
+    for changed, said in (
+        ({"learning_rate": 5e-4}, "learning_rate from 0.001 to 0.0005"),
+        ({"tasks": ["asr"]}, "tasks from None to ['asr']"),
+        ({"adam_epsilon": 1e-6, "seed": 1}, "seed from 42 to 1, adam_epsilon from None to 1e-06"),
+        ({"max_steps": 1}, "max_steps from 2 to 1"),
+    ):
+        code, out, err = run_again(capsys, folder, tmp_path, **changed)
+        assert code == 1 and "is over since step 2, and its weights were made with other settings: " in err
+        assert said in err and err.endswith("To train with the new ones, give another `output_dir`.")
+        assert (tmp_path / "run" / "README.md").read_text() == card and weights(tmp_path / "run") == before
+    # what does not make the weights may be given anew, and what made them stays in the card
+    code, out, _ = run_again(capsys, folder, tmp_path, logging_steps=2)
+    assert code == 0 and "is over" in out
+    assert (tmp_path / "run" / "README.md").read_text() == card
+
+    code, out, _ = run_again(capsys, folder, tmp_path, max_steps=3, learning_rate=5e-4)
+    line = f"Going on from {tmp_path / 'run' / 'checkpoint-2'}, after step 2 of 3. Changed from here on: "
+    assert code == 0 and line + "learning_rate from 0.001 to 0.0005, max_steps from 2 to 3.\n" in out
+    changed = (
+        "Up to step 2 it had other settings; changed there: learning_rate from 0.001 to 0.0005, max_steps from 2 to 3."
+    )
+    assert changed in (tmp_path / "run" / "README.md").read_text()
+    # and is still known when the run is looked at once more
+    code, out, _ = run_again(capsys, folder, tmp_path, max_steps=3, learning_rate=5e-4)
+    assert code == 0 and "is over since step 3" in out and changed in (tmp_path / "run" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "changed, said",
+    [
+        ({"text_config": TINY_TEXT_CONFIG | {"hidden_size": 48, "attention_dropout": 0.1}}, "hidden_size 32, not 48"),
+        ({"num_mctp_modules": 7}, "num_mctp_modules 5, not 7"),
+        ({"text_vocab_size": 330}, "text_vocab_size 320, not 330"),
+        ({"stage": 1}, "stage 4, not 1"),
+        ({"text_config": TINY_TEXT_CONFIG}, "attention_dropout 0.1, not 0.0"),
+    ],
+)
+def test_a_run_of_other_sizes_is_not_gone_on_with(folder, tmp_path, capsys, changed, said):
+    run_again(capsys, folder, tmp_path, max_steps=1)
+    before = weights(tmp_path / "run")
+    code, _, err = run_again(capsys, folder, tmp_path, **changed)
+    assert code == 1 and said in err and "would go on from" in err and "another `output_dir`" in err
+    assert weights(tmp_path / "run") == before
+
+
+def hostile_pickle(path):
+    """What runs a command where it is unpickled without care."""
+
+    class Hostile:
+        def __reduce__(self):
+            return os.system, (f"touch {path.parent / 'harmed'}",)
+
+    torch.save({"state": Hostile(), "python": Hostile()}, path)
+
+
+def other_state(path):
+    torch.save({"state": {}, "param_groups": [{"params": [0, 1, 2]}]}, path)
+
+
+@pytest.mark.parametrize(
+    "name, spoil, said",
+    [
+        ("optimizer.pt", hostile_pickle, "state of the optimizer in .*checkpoint-1 .*is broken"),
+        ("optimizer.pt", other_state, "state of the optimizer in .*checkpoint-1 .*is broken"),
+        ("scheduler.pt", hostile_pickle, "state of the optimizer in .*scheduler.pt.*is broken"),
+        ("scheduler.pt", lambda path: path.unlink(), "has no state of the optimizer and the learning rate"),
+        ("scheduler.pt", lambda path: torch.save([], path), "scheduler.pt.*is broken"),
+        ("rng_state.pth", hostile_pickle, "state of the random numbers in .*is broken"),
+        ("rng_state.pth", lambda path: path.write_bytes(b"PK\x03\x04"), "state of the random numbers in .*is broken"),
+        ("rng_state.pth", lambda path: torch.save({"python": 3}, path), "state of the random numbers in .*is broken"),
+        ("trainer_state.json", lambda path: path.write_text("[" * 100_000), "trainer_state.json is not JSON"),
+        ("trainer_state.json", lambda path: path.write_text('{"log_history": [], "steps": 3}'), "trainer_state.json"),
+        ("trainer_state.json", lambda path: path.write_text('{"log_history": 3}'), "trainer_state.json is not as"),
+        ("trainer_state.json", lambda path: path.unlink(), "There is no .*trainer_state.json"),
+        ("training_args.json", lambda path: path.write_text("{"), "training_args.json is not JSON"),
+        ("model.safetensors", lambda path: path.write_bytes(b"cut off"), "weights of .*checkpoint-1. cannot be read"),
+        ("config.json", lambda path: path.write_text("{"), "checkpoint-1"),
+    ],
+)
+def test_a_spoilt_checkpoint_is_named_in_one_line(folder, tmp_path, capsys, name, spoil, said):
+    if not (folder / "spoilt").is_dir():
+        (folder / "spoilt").mkdir()
+        run_again(capsys, folder, folder / "spoilt", max_steps=1)
+    shutil.copytree(folder / "spoilt" / "run", tmp_path / "run")
+    spoil(tmp_path / "run" / "checkpoint-1" / name)
+    before = sorted((tmp_path / "run").rglob("*"))
+    code, _, err = run_again(capsys, folder, tmp_path)
+    assert code == 1 and re.search(said, err), err
+    assert (
+        sorted((tmp_path / "run").rglob("*")) == before and not (tmp_path / "run" / "checkpoint-1" / "harmed").exists()
+    )
+
+
+def test_a_pickle_of_arguments_is_not_read(folder, tmp_path, capsys):
+    run_again(capsys, folder, tmp_path, max_steps=1)
+    hostile_pickle(tmp_path / "run" / "checkpoint-1" / "training_args.bin")
+    assert run_again(capsys, folder, tmp_path)[0] == 0
+    assert not (tmp_path / "run" / "checkpoint-1" / "harmed").exists()
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("", "must have lines `name: value`"),
+        ("- stage\n", "must have lines `name: value`"),
+        ("3: 4\n", "must have lines `name: value`"),
+        ("stage: !!python/object/apply:os.system ['touch harmed']", "line 1 .*python/object"),
+        ("a: &a [1]\nb: *a", "line 2 .*aliases are not taken"),
+        ("a: &a [*a]", "line 1 .*aliases are not taken"),
+        ("stage: 1\nseed: 2\nstage: 3", "line 3 .*`stage` comes twice"),
+        ("text_config:\n  hidden_size: 1\n  hidden_size: 2", "line 3 .*`hidden_size` comes twice"),
+        ("seed: 2\nstege: 1", "line 2: there is no setting `stege`; did you mean `stage`"),
+        ("stage: one", "line 1: `stage` must be int, got 'one'"),
+        ("stage: [1]", "line 1: `stage` must be int"),
+        ("stage: 1.5", "line 1: `stage` must be int"),
+        ("tasks: asr", "line 1: `tasks` must be list"),
+        ("learning_rate: .nan", "line 1: `learning_rate` has a number that is not finite"),
+        ("text_config: {hidden_size: 1e400}", "line 1: `text_config` has a number|`text_config`"),
+        (f"seed: {'9' * 5000}", "cannot be read|too large"),
+        (f"seed: {'9' * 50}", "line 1: `seed` has a number that is not finite, or too large"),
+        (f"tasks: {'[' * 5000}", "nested too deeply"),
+        ("stage: 1\ntasks:\n\t- b", "line 3 is no YAML"),
+        ("env: [1]", "line 1: `env` must be dict"),
+        ("num_threads: 0", "`num_threads` must be at least 1"),
+        ("text_vocab_size: 1000000000", "`text_vocab_size` must be between"),
+        ("dtype: int8", "`dtype` must be a type of torch"),
+        ("text_config: {model_type: bert}", "What `text_config` or"),
+        ("text_config: {model_type: qwen2, hidden_size: 32, num_attention_heads: 0}", "What `text_config` or"),
+    ],
+)
+def test_settings_that_are_none_are_named_in_one_line(folder, tmp_path, monkeypatch, capsys, text, said):
+    monkeypatch.chdir(tmp_path)
+    Path("config.yaml").write_text(text)
+    arguments = ["--config=config.yaml", "--dataset_name", str(folder / "corpus"), "--output_dir", "runs/run"]
+    arguments += ["--codec_name_or_path", str(folder / "codec"), "--code_cache_dir", str(folder / "codes")]
+    if "text_config" not in text:
+        arguments += ["--text_config", json.dumps(TINY_TEXT_CONFIG)]
+    assert run_command(main, PROG, [*arguments, "--use_cpu", "True", "--bf16", "False"]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("training.train: error: ") and re.search(said, line), line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml"]
+
+
+def test_bytes_that_are_no_text_are_no_settings(tmp_path, capsys):
+    (tmp_path / "config.yaml").write_bytes(bytes(range(256)))
+    assert run_command(main, PROG, ["--config", str(tmp_path / "config.yaml")]) == 1
+    assert "config.yaml is no text in UTF-8" in capsys.readouterr().err
+
+
+def test_a_codec_that_is_none_is_named(folder, tmp_path, capsys):
+    run_again(capsys, folder, tmp_path, max_steps=1)
+    # a language model for a codec, and a stage's model whose codec is gone
+    for name in ("codec_name_or_path", "answer_codec_name_or_path"):
+        settings = settings_of(folder, tmp_path / "next", **{name: str(tmp_path / "run")})
+        assert run_command(main, PROG, ["--config", str(write_config(tmp_path / "config.yaml", **settings))]) == 1
+        assert f"`{name}`, {tmp_path / 'run'}, has a VitaAudio" in capsys.readouterr().err
+    assert not (tmp_path / "next").exists()
