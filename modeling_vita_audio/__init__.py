@@ -2,7 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """VITA-Audio for transformers. Importing this package makes the auto classes know it."""
 
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
+    AutoModelForTextToWaveform,
+)
 
 from .cache_vita_audio import VitaAudioCache
 from .configuration_vita_audio import VitaAudioConfig
@@ -17,8 +23,8 @@ from .modeling_vita_audio import (
 
 
 AutoConfig.register("vita_audio", VitaAudioConfig)
-AutoModel.register(VitaAudioConfig, VitaAudioForConditionalGeneration)
-AutoModelForCausalLM.register(VitaAudioConfig, VitaAudioForConditionalGeneration)
+for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForMultimodalLM, AutoModelForTextToWaveform):
+    auto_class.register(VitaAudioConfig, VitaAudioForConditionalGeneration)
 
 __all__ = [
     "MCTP_MODES",

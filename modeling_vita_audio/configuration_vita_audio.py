@@ -90,6 +90,8 @@ class VitaAudioConfig(PreTrainedConfig):
                 "AutoConfig": "configuration_vita_audio.VitaAudioConfig",
                 "AutoModel": MODEL_CLASS,
                 "AutoModelForCausalLM": MODEL_CLASS,
+                "AutoModelForMultimodalLM": MODEL_CLASS,
+                "AutoModelForTextToWaveform": MODEL_CLASS,
             },
             "custom_pipelines": {
                 "audio-to-audio": {

@@ -27,6 +27,7 @@ from .compatibility_vita_audio import (
 )
 from .configuration_vita_audio import VitaAudioConfig
 from .generation_vita_audio import VitaAudioGenerationMixin
+from .registration_vita_audio import PipelineOfFolder  # noqa: F401  a folder's model brings its pipeline
 from .saving_vita_audio import check_weights, keep_code, saved_whole
 
 

@@ -9,9 +9,17 @@ import modeling_vita_audio  # noqa: F401  the tokenizer of a whole folder asks f
 
 from .configuration_glm4_voice_codec import Glm4VoiceCodecConfig
 from .configuration_vita_audio_codec import VitaAudioCodecConfig
+from .conversation_vita_audio import (
+    ASR_PROMPT,
+    SPOKEN_CHAT_SYSTEM_PROMPT,
+    TTS_PROMPT,
+    recognition_conversation,
+    spoken_conversation,
+    synthesis_conversation,
+)
 from .modeling_glm4_voice_codec import Glm4VoiceCodec
 from .modeling_vita_audio_codec import VitaAudioCodec
-from .pipeline_vita_audio import VitaAudioPipeline
+from .pipeline_vita_audio import AnswerWarning, VitaAudioPipeline
 from .processing_vita_audio import VitaAudioProcessor
 from .streaming_vita_audio import VitaAudioStreamer
 
@@ -26,6 +34,10 @@ PIPELINE_REGISTRY.register_pipeline("audio-to-audio", VitaAudioPipeline, pt_mode
 
 
 __all__ = [
+    "ASR_PROMPT",
+    "SPOKEN_CHAT_SYSTEM_PROMPT",
+    "TTS_PROMPT",
+    "AnswerWarning",
     "Glm4VoiceCodec",
     "Glm4VoiceCodecConfig",
     "VitaAudioCodec",
@@ -33,4 +45,7 @@ __all__ = [
     "VitaAudioPipeline",
     "VitaAudioProcessor",
     "VitaAudioStreamer",
+    "recognition_conversation",
+    "spoken_conversation",
+    "synthesis_conversation",
 ]

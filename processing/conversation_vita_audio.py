@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conversations: the prompts that the models are trained with, and their two written forms brought into one."""
 
+import os
+import re
 from collections.abc import Sequence
 
 
@@ -9,10 +11,17 @@ AUDIO_MARK = "<|audio|>"
 # An audio part of a message has its audio under one of these, and so has a dictionary that is an audio.
 AUDIO_KEYS = ("array", "raw", "audio", "bytes", "base64", "path", "url", "audio_url")
 
-# Prompts of the released models (VITA-MLLM/VITA-Audio-Boost); `pretrained/vita-audio-mini` uses the same.
+# Prompts of the released models (VITA-MLLM/VITA-Audio-Boost); `pretrained/vita-audio-mini` uses the same. The first two begin a
+# turn of the user, before the audio or the text; the third is the system's, before a spoken question.
 ASR_PROMPT = "Convert the speech to text.\n"
 TTS_PROMPT = "Convert the text to speech.\n"
 SPOKEN_CHAT_SYSTEM_PROMPT = "Your Name: Luke\nYour Gender: male\n\nRespond in a text-audio interleaved manner."
+
+# What a string that names no file must look like to be meant as one
+LOCATION = re.compile(r"(https?|file|ftp|s3|hf)://|data:|-$")
+FILE_NAME = re.compile(
+    r"\S*[/\\]\S*|\S*\.(?=\w*[a-z])\w{1,5}|.*\.(wav|wave|flac|ogg|oga|opus|mp3|m4a|mp4|aac|aiff?|webm|wma|amr)", re.I
+)
 
 # ChatML without a default system turn. What the model has to write is in `generation` blocks.
 CHAT_TEMPLATE = """\
@@ -60,6 +69,88 @@ def spoken_conversation(audio, system_prompt: str | None = SPOKEN_CHAT_SYSTEM_PR
     return [{"role": "system", "content": [{"type": "text", "text": system_prompt}]}, question]
 
 
+def is_written(text: str) -> bool:
+    """Whether a string is a question itself, and not where an audio is: neither an address nor a file, nor named like one."""
+    return not (LOCATION.match(text) or FILE_NAME.fullmatch(text.strip()) or os.path.exists(text))
+
+
+def is_conversation(inputs) -> bool:
+    """Whether `inputs` are messages `{"role", "content"}`, one or more."""
+    return isinstance(inputs, (list, tuple)) and len(inputs) > 0 and _is_message(inputs[0])
+
+
+def _is_message(inputs) -> bool:
+    return isinstance(inputs, dict) and {"role", "content"} <= inputs.keys()
+
+
+def read_conversation(inputs) -> list[dict]:
+    """
+    The messages that stand for an input of the pipeline, in the form of [`split_at_marks`].
+
+    Args:
+        inputs: messages, or one of them; a row of a dataset with `"messages"`, and the `"audios"` of their marks, or with an
+            `"audio"`; a string that [`is_written`]; or an audio.
+
+    Raises:
+        ValueError: a text is empty, the last turn is not the user's, or see [`split_at_marks`].
+    """
+    audios = None
+    if isinstance(inputs, dict) and inputs.get("messages") is not None:
+        inputs, audios = inputs["messages"], inputs.get("audios")
+    if _is_message(inputs):
+        inputs = [inputs]
+    if not is_conversation(inputs):
+        part = {"type": "text", "text": inputs} if isinstance(inputs, str) and is_written(inputs) else _audio(inputs)
+        inputs = [{"role": "user", "content": [part]}]
+    messages = split_at_marks(inputs, audios)
+    if messages[-1]["role"] != "user":
+        raise ValueError(
+            f"The last turn must be the user's, to be answered; it is of the role {messages[-1]['role']!r}."
+        )
+    if not any(part["type"] == "audio" or part["text"].strip() for part in messages[-1]["content"]):
+        raise ValueError("There is nothing to answer: the last turn is empty.")
+    return messages
+
+
+def _audio(inputs) -> dict:
+    if isinstance(inputs, dict) and inputs.get("audio") is not None:
+        # a row of a dataset, or another answer of the pipeline
+        rate = {"sampling_rate": inputs["sampling_rate"]} if inputs.get("sampling_rate") is not None else {}
+        return {"type": "audio", "audio": inputs["audio"], **rate}
+    return {"type": "audio", "audio": inputs}
+
+
+def task_of(messages: list[dict]) -> str:
+    """What the last turn asks for: `"asr"`, `"tts"`, or an answer to a question, `"spoken"` or `"written"`."""
+    content = messages[-1]["content"]
+    text = "".join(part["text"] for part in content if part["type"] == "text")
+    if any(part["type"] == "audio" for part in content):
+        return "asr" if text.startswith(ASR_PROMPT.strip()) else "spoken"
+    return "tts" if text.startswith(TTS_PROMPT.strip()) else "written"
+
+
+def with_system_prompt(messages: list[dict], **system_prompt: str | None) -> list[dict]:
+    """
+    The messages with the prompt of the system that their last turn was trained with, right before it, as in training: a spoken
+    question's is that of spoken chat, the other tasks have none.
+
+    Args:
+        messages: from [`read_conversation`].
+        system_prompt (`str`, *optional*): another one; None for none.
+
+    Raises:
+        ValueError: there is a turn of the system already, and a `system_prompt` as well.
+    """
+    prompt = system_prompt.get("system_prompt", SPOKEN_CHAT_SYSTEM_PROMPT if task_of(messages) == "spoken" else None)
+    if any(message["role"] == "system" for message in messages):
+        if system_prompt.get("system_prompt") is not None:
+            raise ValueError("`system_prompt` is given, but the conversation has a turn of the system itself.")
+        return messages
+    if prompt is None:
+        return messages
+    return [*messages[:-1], {"role": "system", "content": [{"type": "text", "text": prompt}]}, messages[-1]]
+
+
 def split_at_marks(messages: Sequence[dict], audios: Sequence | None = None) -> list[dict]:
     """
     Brings a conversation into the form whose contents are lists of parts.
@@ -68,7 +159,7 @@ def split_at_marks(messages: Sequence[dict], audios: Sequence | None = None) -> 
         messages: `{"role", "content"}` each, the content either such a list of parts, `{"type": "text", "text"}` and
             `{"type": "audio", [one of "array", "raw", "audio", "bytes", "base64", "path", "url", "audio_url"], ["sampling_rate"]}`,
             as well as `{"type": "audio_url", "audio_url": {"url"}}` and `{"type": "input_audio", "input_audio": {"data"}}` of
-            chat APIs, or a string with marks `<|audio|>`.
+            chat APIs, or a string with marks `<|audio|>`, or an answer of the pipeline, which stands for its `"text"`.
         audios: the audios of the marks and of the audio parts that name none themselves, in order; of any type, lists of
             speech codes as well.
 
@@ -95,9 +186,13 @@ def _to_parts(message: dict) -> list[dict]:
     if not isinstance(message, dict):
         raise ValueError(f"A message must be a dictionary, got {message!r:.200}.")
     content = message.get("content")
+    if isinstance(content, dict):
+        # one part, or an answer of the pipeline: what was said, in words. Its speech, encoded again, would be other codes than the
+        # model's own, and is five times as long.
+        content = [content] if "type" in content else content.get("text")
     if not isinstance(message.get("role"), str) or not isinstance(content, (str, list, tuple)):
         raise ValueError(
-            f'A message needs a "role" and a "content", a string or a list of parts; got {message!r:.200}.'
+            f'A message needs a "role" and a "content", a string, a list of parts or an answer; got {message!r:.200}.'
         )
     if not isinstance(content, str):
         return [_normalize_part(part) for part in content]
@@ -155,8 +250,13 @@ __all__ = [
     "CHAT_TEMPLATE",
     "SPOKEN_CHAT_SYSTEM_PROMPT",
     "TTS_PROMPT",
+    "is_conversation",
+    "is_written",
+    "read_conversation",
     "recognition_conversation",
     "spoken_conversation",
     "split_at_marks",
     "synthesis_conversation",
+    "task_of",
+    "with_system_prompt",
 ]

@@ -1,22 +1,42 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The `audio-to-audio` pipeline: a spoken question or a conversation in, the answer's text and speech out."""
+"""The `audio-to-audio` pipeline: a question, spoken or written, or a conversation in, the answer's text and speech out."""
 
 import copy
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sized
 from inspect import signature
+from itertools import count
 
+import numpy as np
 import torch
-from transformers import GenerationConfig, Pipeline
-from transformers.utils.chat_template_utils import Chat, is_valid_message
+from torch.utils.data import DataLoader, Dataset
+from transformers import GenerationConfig, Pipeline, ProcessorMixin
+from transformers.generation.streamers import BaseStreamer
+from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
+from transformers.utils.chat_template_utils import Chat
 
 from .compatibility_vita_audio import attach_to_package
-from .conversation_vita_audio import spoken_conversation
+from .conversation_vita_audio import (
+    TTS_PROMPT,
+    is_conversation,
+    read_conversation,
+    recognition_conversation,
+    synthesis_conversation,
+    task_of,
+    with_system_prompt,
+)
+from .processing_vita_audio import VitaAudioProcessor
 from .saving_vita_audio import saved_whole
-from .streaming_vita_audio import DEFAULT_CODES_PER_CHUNK, VitaAudioSpeechStream, VitaAudioStreamer
+from .streaming_vita_audio import DEFAULT_CODES_PER_CHUNK, StreamClosed, VitaAudioSpeechStream, VitaAudioStreamer
 
 
 # About a minute of speech with its text
 DEFAULT_MAX_NEW_TOKENS = 1024
+
+# What is not for `generate`
+PREPROCESS_KEYWORDS = ("system_prompt", "sampling_rate", "return_transcript")
 
 # Of `generate`: what would be thrown away
 ONE_ANSWER = {
@@ -30,6 +50,59 @@ ONE_ANSWER = {
 
 # How far the language model may be ahead of the codec: about 10 s of speech with its text.
 MAX_QUEUED_TOKENS = 256
+
+# Nobody speaks faster, so less speech cannot be all of a text. The shipped model's voice has 20.
+MAX_CHARACTERS_PER_SECOND = 30
+
+# Of the loudest to the quietest 20 ms, but for a twentieth of either: speech has pauses between its sounds, noise and hum have not.
+MIN_LOUDNESS_RATIO = 1.5
+
+
+class AnswerWarning(UserWarning):
+    """Why an answer is not what was asked for, and what helps."""
+
+
+class PartStreamer(BaseStreamer):
+    """
+    Passes on to the `streamer` of an answer what one of its generations writes, which neither begins nor ends it.
+
+    Args:
+        is_wanted (`Callable`, *optional*): whether a token is part of the answer; none is by default.
+    """
+
+    def __init__(self, streamer: VitaAudioStreamer, is_wanted: Callable[[int], bool] = lambda token_id: False):
+        self.streamer = streamer
+        self.is_wanted = is_wanted
+        self.has_prompt = False
+
+    def put(self, value):
+        token_ids = [i for i in value.flatten().tolist() if self.is_wanted(i)] if self.has_prompt else []
+        self.has_prompt = True
+        if token_ids:
+            self.streamer.put(torch.tensor(token_ids))
+        elif self.streamer.is_closed:
+            raise StreamClosed()
+
+    def end(self):
+        pass
+
+
+class AnswerStreamer(VitaAudioStreamer):
+    """A [`VitaAudioStreamer`] that calls `finish` with the text and the seconds of speech of the whole, and yields its chunks."""
+
+    def __init__(self, *args, finish: Callable[[str, float], Iterator[dict]], **kwargs):
+        super().__init__(*args, **kwargs)
+        self.finish = finish
+        self.put(torch.zeros(1, 0))  # the prompt, of which nothing is needed
+
+    def __iter__(self) -> Iterator[dict]:
+        text, seconds = "", 0.0
+        for chunk in super().__iter__():
+            text += chunk.get("text", "")
+            seconds += len(chunk.get("audio", ())) / self.processor.output_sampling_rate
+            yield chunk
+        if not self.is_closed:
+            yield from self.finish(text, seconds)
 
 
 class VitaAudioPipeline(Pipeline):
@@ -51,7 +124,8 @@ class VitaAudioPipeline(Pipeline):
     # Its code is what the model's configuration names
     remote_code = {}
 
-    _load_processor = True
+    # None: it may be missing, of a model that is an object, and `__init__` finds it
+    _load_processor = None
     _load_tokenizer = False
     _load_feature_extractor = False
     _load_image_processor = False
@@ -64,8 +138,11 @@ class VitaAudioPipeline(Pipeline):
         for name in ("tokenizer", "feature_extractor", "image_processor"):
             if kwargs.get(name) is not None:
                 raise ValueError(f"`{name}` is refused: it is that of the `processor`.")
+        model = kwargs.get("model", args[0] if args else None)
+        if not isinstance(kwargs.get("processor"), ProcessorMixin):
+            kwargs["processor"] = _load_processor(kwargs.get("processor") or model.name_or_path, model)
         super().__init__(*args, **kwargs)
-        # Batches are collated by these two; generation wants them padded on the left, and audio is ids by then.
+        # Generation wants batches padded on the left, and audio is ids by then.
         self.tokenizer.padding_side = "left"
         self.feature_extractor = None
         if self.processor.audio_tokenizer is None:
@@ -84,11 +161,21 @@ class VitaAudioPipeline(Pipeline):
 
         Args:
             inputs:
-                One of, or a list, dataset or generator of: a path or `http(s)://` URL, or the bytes, of a wav, flac, ogg or
-                mp3 file; an array of samples at the processor's rate; `{"array" or "raw", "sampling_rate"}`; a conversation
-                as of [`VitaAudioProcessor.apply_chat_template`].
+                One of, or a list, dataset, column or generator of:
+
+                - a spoken question: a path or address of an audio file, its bytes, or an array of samples, see [`load_audio`];
+                - a written question, a string that neither is a file or an address nor is named like one;
+                - a conversation as of [`VitaAudioProcessor.apply_chat_template`], whose last turn is the user's. An earlier
+                  answer of this pipeline may be the content of a turn, and stands for its text. A last turn that begins with
+                  `ASR_PROMPT` asks for the text of its audio, one with `TTS_PROMPT` for the speech of its text;
+                - a row of a dataset with `"messages"` (and `"audios"`) or with an `"audio"`.
+
+                A written question is answered in text, as the models learn it, which is then spoken.
             system_prompt (`str`, *optional*):
-                Before an audio that is not in a conversation; the prompt of spoken chat by default, None for no system turn.
+                Before the last turn of a conversation without a turn of the system. By default a spoken question has
+                `SPOKEN_CHAT_SYSTEM_PROMPT` and all else none; None for none at all.
+            return_transcript (`bool`, *optional*, defaults to `False`):
+                Whether to add the question in words, which takes one more generation where it was spoken.
             batch_size (`int`, *optional*, defaults to 1):
                 Inputs that go through the model at once.
             sampling_rate (`int`, *optional*):
@@ -97,14 +184,26 @@ class VitaAudioPipeline(Pipeline):
                 For `generate`, such as `max_new_tokens`, `do_sample` and `mctp_mode`.
 
         Returns:
-            `dict`, or a list or iterator of them: `"audio"`, a float32 `np.ndarray` of shape `(num_samples,)` in [-1, 1], empty
-            where the answer has no speech; `"sampling_rate"` (`int`) of it in Hz; `"text"` (`str`).
+            `dict`, or a list (of a list) or an iterator of them: `"audio"`, a float32 `np.ndarray` of shape `(num_samples,)` in
+            [-1, 1], empty where the answer has no speech; `"sampling_rate"` (`int`) of it in Hz; `"text"` (`str`); on request
+            `"transcript"` (`str`, or None where nothing was asked). An input of several that is bad has an answer without text and
+            speech, with the reason in `"error"` (`str`), and the others are answered.
+
+            An answer that was cut off, lacks speech or cannot be all that was asked for comes with an [`AnswerWarning`].
 
         Raises:
-            ValueError: an input is empty, an audio or text is bad (see [`load_audio`] and
-                [`VitaAudioProcessor.apply_chat_template`]), or a keyword is none of these.
+            ValueError: an only input is empty or bad (see [`load_audio`] and [`VitaAudioProcessor.apply_chat_template`]), or a
+                keyword is none of these.
         """
-        if isinstance(inputs, (list, tuple)) and not len(inputs):
+        if is_conversation(inputs):
+            inputs = Chat(inputs)
+        elif isinstance(inputs, tuple) and not isinstance(inputs[0] if inputs else None, (int, float)):
+            inputs = list(inputs)
+        elif type(inputs).__module__.startswith("datasets."):
+            inputs = _undecoded(inputs)
+        elif isinstance(inputs, Iterator) and not hasattr(inputs, "read"):
+            inputs = (item for item in inputs)
+        if isinstance(inputs, list) and not inputs:
             raise ValueError("There is no input: the list is empty.")
         return super().__call__(inputs, **kwargs)
 
@@ -121,23 +220,34 @@ class VitaAudioPipeline(Pipeline):
             kwargs: as of `__call__`.
 
         Returns:
-            [`VitaAudioSpeechStream`]: iterator of `{"text": str}` and `{"audio": np.ndarray, "sampling_rate": int}`. The pieces of
-            each kind put together are what `__call__` returns, the audio as exactly as the codec streams (see
-            [`VitaAudioStreamer`]). The model writes and the codec speaks in two threads, from this call on. `cancel()` stops
-            both from any thread, as does dropping the iterator; an error in them is raised where it is read.
+            [`VitaAudioSpeechStream`]: iterator of `{"text": str}` and `{"audio": np.ndarray, "sampling_rate": int}`, and on request
+            `{"transcript": str}` at the end, so that the answer does not wait for it. The pieces of each kind put together are what
+            `__call__` returns, the audio as exactly as the codec streams (see [`VitaAudioStreamer`]). The model writes and the
+            codec speaks in two threads, from this call on. `cancel()` stops both from any thread, as does dropping the iterator;
+            an error in them is raised where it is read.
         """
         preprocess_params, generate_kwargs, _ = self._sanitize_parameters(**kwargs)
-        if isinstance(inputs, (list, tuple)):
-            if not (inputs and is_valid_message(inputs[0])):
-                raise ValueError("`stream` takes one input: an audio or the messages of one conversation.")
-            inputs = Chat(inputs)
-        model_inputs = self.preprocess(inputs, **{**self._preprocess_params, **preprocess_params})
+        if isinstance(inputs, (list, tuple)) and not is_conversation(inputs):
+            raise ValueError("`stream` takes one input: an audio, a text or the messages of one conversation.")
+        question = self.preprocess(inputs, **{**self._preprocess_params, **preprocess_params})
         options = {**self._forward_params, **generate_kwargs}
-        return VitaAudioSpeechStream(
-            lambda streamer: self.forward(model_inputs, streamer=streamer, **options),
-            VitaAudioStreamer(self.processor, codes_per_chunk, max_queued_tokens=MAX_QUEUED_TOKENS),
-            max_queued_chunks,
-        )
+        vocabulary, is_cut_off = self.processor.speech_vocabulary, []
+
+        def generate(streamer):
+            (written,) = self._write([question], streamer=PartStreamer(streamer, lambda token_id: True), **options)
+            is_cut_off.append(written["is_cut_off"])
+            if (text := self._to_be_read_aloud(question, written)) is not None:
+                is_speech = PartStreamer(streamer, lambda i: vocabulary.is_code(i) or vocabulary.is_delimiter(i))
+                self._write([self._encode(synthesis_conversation(text))], streamer=is_speech, **options)
+            streamer.end()
+
+        def finish(text: str, seconds: float):
+            _warn(question, text, seconds, *is_cut_off)
+            if question["return_transcript"]:
+                yield {"transcript": self._transcribe(question, options, streamer=PartStreamer(streamer))}
+
+        streamer = AnswerStreamer(self.processor, codes_per_chunk, max_queued_tokens=MAX_QUEUED_TOKENS, finish=finish)
+        return VitaAudioSpeechStream(generate, streamer, max_queued_chunks)
 
     @saved_whole
     def save_pretrained(self, save_directory, **kwargs):
@@ -147,7 +257,11 @@ class VitaAudioPipeline(Pipeline):
             self.processor.save_pretrained(save_directory)
 
     def _sanitize_parameters(self, **kwargs):
-        preprocess_params = {name: kwargs.pop(name) for name in ("system_prompt", "sampling_rate") if name in kwargs}
+        preprocess_params = {name: kwargs.pop(name) for name in PREPROCESS_KEYWORDS if name in kwargs}
+        if not isinstance(preprocess_params.get("system_prompt"), (str, type(None))):
+            raise ValueError(
+                f"`system_prompt` must be a text or None, got {preprocess_params['system_prompt']!r:.200}."
+            )
         for name, value in (kwargs.pop("generate_kwargs", None) or {}).items():
             if name in kwargs:
                 raise ValueError(f"`{name}` is given twice, by itself and in `generate_kwargs`.")
@@ -169,18 +283,136 @@ class VitaAudioPipeline(Pipeline):
         names |= {name for name in vars(GenerationConfig()) if not name.startswith("_")}
         return (names | set(signature(self.model.generate).parameters)) - {"kwargs", "inputs"}
 
-    def preprocess(self, inputs, sampling_rate: int | None = None, **system_prompt):
-        if not isinstance(inputs, Chat):
-            conversation = spoken_conversation(inputs, **system_prompt)
-        elif not system_prompt:
-            conversation = inputs.messages
-        else:
-            raise ValueError(
-                "`system_prompt` is for an audio alone; a conversation has its own, as a turn of the system."
+    def preprocess(self, inputs, sampling_rate: int | None = None, return_transcript: bool = False, **system_prompt):
+        messages = read_conversation(inputs.messages if isinstance(inputs, Chat) else inputs)
+        for part in (part for message in messages for part in message["content"] if part["type"] == "audio"):
+            # once, for an address or a file in memory may have nothing left to be read
+            part["audio"] = self.processor.load_audio(part["audio"], sampling_rate)
+        task, content = task_of(messages), messages[-1]["content"]
+        text = "".join(part["text"] for part in content if part["type"] == "text").removeprefix(TTS_PROMPT)
+        question = self._encode(with_system_prompt(messages, **system_prompt))
+        audios = [part["audio"] for part in content if part["type"] == "audio"]
+        self._check_question(text, audios, question["input_ids"].shape[1])
+        question |= {"task": task, "text": text, "return_transcript": return_transcript}
+        if return_transcript and task == "spoken":
+            question["audios"] = audios
+        return question
+
+    def _encode(self, conversation: list[dict]) -> dict:
+        return dict(
+            self.processor.apply_chat_template(
+                conversation, tokenize=True, return_dict=True, add_generation_prompt=True
             )
-        return self.processor.apply_chat_template(
-            conversation, tokenize=True, return_dict=True, add_generation_prompt=True, sampling_rate=sampling_rate
         )
+
+    def _check_question(self, text: str, audios: list[np.ndarray], num_tokens: int) -> None:
+        """Warns of a question that is unlike all that the model was trained with."""
+        reasons = []
+        letters = {character for character in text if character.isalpha()}
+        # written byte by byte
+        unknown = [i for i in letters if len(self.tokenizer(i, add_special_tokens=False)["input_ids"]) > 1]
+        if 2 * len(unknown) > len(letters):
+            reasons.append(f"The letters of {text!r:.60} are of a language that this model's tokenizer does not know")
+        for audio in audios:
+            size = self.processor.feature_extractor.sampling_rate // 50
+            loudness = np.sqrt(np.square(audio[: len(audio) // size * size].reshape(-1, size)).mean(axis=1))
+            quietest, loudest = np.percentile(loudness, (5, 95))
+            if loudest < MIN_LOUDNESS_RATIO * quietest:
+                reasons.append("The audio is equally loud throughout, as noise is and speech is not")
+        if num_tokens > self.tokenizer.model_max_length:
+            reasons.append(
+                f"The conversation has {num_tokens} tokens, more than the {self.tokenizer.model_max_length} that this model was "
+                "trained with; ask in less, or leave earlier turns out"
+            )
+        for reason in reasons:
+            warnings.warn(f"{reason}: the answer may be wrong.", AnswerWarning, stacklevel=2)
+
+    def run_single(self, inputs, preprocess_params, forward_params, postprocess_params):
+        (answer,) = self._answer([self.preprocess(inputs, **preprocess_params)], forward_params)
+        return answer
+
+    def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
+        """As the base class's, where an input that is bad does not end it: it is left out of its batch, and has an answer that says so."""
+        numbers = count()
+
+        def answer_batch(questions: list[dict]) -> dict:
+            answers = iter(
+                self._answer([question for question in questions if "error" not in question], forward_params)
+            )
+            batch = []
+            for question, number in zip(questions, numbers):
+                if "error" in question:
+                    warnings.warn(f"Input {number} was not answered: {question['error']}", AnswerWarning, stacklevel=2)
+                batch.append(self._no_answer(question["error"]) if "error" in question else next(answers))
+            return {"answers": batch}
+
+        make = PipelineDataset if isinstance(inputs, Sized) else PipelineIterator
+        loader = DataLoader(
+            make(inputs, self._preprocess_or_error, preprocess_params),
+            num_workers=num_workers if make is PipelineDataset else min(num_workers, 1),
+            batch_size=batch_size,
+            collate_fn=list,
+        )
+        # 2, as with 1 batches are not taken apart; it goes by the size of what comes
+        batches = PipelineIterator(loader, answer_batch, {}, loader_batch_size=max(batch_size, 2))
+        return PipelineIterator(batches, lambda batch: batch["answers"], {})
+
+    def _preprocess_or_error(self, inputs, **preprocess_params) -> dict:
+        try:
+            return self.preprocess(inputs, **preprocess_params)
+        except (ValueError, TypeError, OSError) as error:
+            return {"error": str(error)}
+
+    def _answer(self, questions: list[dict], options: dict) -> list[dict]:
+        if not questions:
+            return []
+        written = self._write(questions, **options)
+        answers = list(map(self.postprocess, written))
+        texts = [self._to_be_read_aloud(question, row) for question, row in zip(questions, written)]
+        spoken = [self._encode(synthesis_conversation(text)) for text in texts if text is not None]
+        spoken = iter(self._write(spoken, **options) if spoken else ())
+        for question, answer, text, row in zip(questions, answers, texts, written):
+            if text is not None:
+                answer["audio"] = self.postprocess(next(spoken))["audio"]
+            _warn(question, answer["text"], len(answer["audio"]) / answer["sampling_rate"], row["is_cut_off"])
+            if question["return_transcript"]:
+                answer["transcript"] = self._transcribe(question, options)
+        return answers
+
+    def _write(self, questions: list[dict], **options) -> list[dict]:
+        """The `"generated_ids"` of each, `(1, sequence_length)`, and `"is_cut_off"`."""
+        rows = {
+            name: [question[name][0].tolist() for question in questions] for name in self.processor.model_input_names
+        }
+        output = self.forward(dict(self.tokenizer.pad(rows, return_tensors="pt")), **options)
+        return [
+            {"generated_ids": ids[None], "is_cut_off": is_cut_off}
+            for ids, is_cut_off in zip(output["generated_ids"], output["is_cut_off"])
+        ]
+
+    def _to_be_read_aloud(self, question: dict, written: dict) -> str | None:
+        """The text of an answer to a written question, where that is all of it."""
+        (result,) = self.processor.post_process_generation(written["generated_ids"])
+        text = result["text"].strip()
+        return text if question["task"] == "written" and text and not result["audio_codes"] else None
+
+    def _transcribe(self, question: dict, options: dict, **streamer) -> str | None:
+        """What the model hears in a question, or what was written."""
+        options = {
+            "do_sample": False,
+            **{name: options[name] for name in ("mctp_mode",) if name in options},
+            **streamer,
+        }
+        texts = [question["text"]] if question["task"] in ("spoken", "written") else []
+        for audio in question.get("audios", ()):
+            texts.append(
+                self.postprocess(*self._write([self._encode(recognition_conversation(audio))], **options))["text"]
+            )
+        return " ".join(filter(None, map(str.strip, texts))) or None
+
+    def _no_answer(self, error: str) -> dict:
+        audio, sampling_rate = np.zeros(0, dtype=np.float32), self.processor.output_sampling_rate
+        return {"audio": audio, "sampling_rate": sampling_rate, "text": "", "error": error}
 
     def _forward(self, model_inputs, **generate_kwargs):
         given_config = generate_kwargs.get("generation_config")
@@ -198,8 +430,20 @@ class VitaAudioPipeline(Pipeline):
             # transformers takes no keywords beside a configuration
             generate_kwargs = {**generate_kwargs, "generation_config": copy.deepcopy(given_config)}
             generate_kwargs["generation_config"].update(**defaults)
+        model_inputs = {name: model_inputs[name] for name in self.processor.model_input_names}
         sequences = self.model.generate(**model_inputs, **generate_kwargs)
-        return {"generated_ids": sequences[:, model_inputs["input_ids"].shape[1] :]}
+        prompt_length = model_inputs["input_ids"].shape[1]
+        config = generate_kwargs.get("generation_config", config)
+        max_new_tokens = generate_kwargs.get("max_new_tokens", config.max_new_tokens)
+        if max_new_tokens is None:
+            max_new_tokens = generate_kwargs.get("max_length", config.max_length) - prompt_length
+        ends = [self.tokenizer.eos_token_id, *torch.tensor(config.eos_token_id or []).flatten().tolist()]
+        generated_ids = sequences[:, prompt_length:]
+        is_full = generated_ids.shape[1] >= max_new_tokens
+        return {
+            "generated_ids": generated_ids,
+            "is_cut_off": [is_full and not any(i in ends for i in row) for row in generated_ids.tolist()],
+        }
 
     def postprocess(self, model_outputs):
         (result,) = self.processor.post_process_generation(model_outputs["generated_ids"])
@@ -207,6 +451,65 @@ class VitaAudioPipeline(Pipeline):
         return {"audio": audio, "sampling_rate": self.processor.output_sampling_rate, "text": result["text"]}
 
 
+def _warn(question: dict, text: str, seconds: float, is_cut_off: bool) -> None:
+    """Warns of an answer of that text and that much speech which cannot be all that was asked for."""
+    spoken = question["text"] if question["task"] == "tts" else text
+    message = None
+    if is_cut_off:
+        message = "was cut off at the limit of its length; a larger `max_new_tokens` gives it room."
+    elif not seconds and question["task"] != "asr":
+        message = "has no speech. Ask in another way, or with another `system_prompt`."
+    elif seconds and len(spoken) > MAX_CHARACTERS_PER_SECOND * seconds:
+        message = (
+            f"is {seconds:.1f} s of speech, which cannot be all of a text of {len(spoken)} characters. The model speaks what is like "
+            "the texts that it was trained on: give it one sentence at a time."
+        )
+    if message is not None:
+        warnings.warn(f"The answer {text.strip()!r:.60} {message}", AnswerWarning, stacklevel=2)
+
+
+def _load_processor(name_or_path: str, model) -> VitaAudioProcessor:
+    """
+    Raises:
+        ValueError: it is not said where, as of a model that was not loaded from a folder or the Hub.
+    """
+    if not name_or_path:
+        raise ValueError("The pipeline needs `processor=`: the model was not loaded from a folder that has one.")
+    is_of_model = name_or_path == model.name_or_path and not os.path.isdir(name_or_path)
+    revision = {"revision": model.config._commit_hash} if is_of_model else {}
+    # asked for once, by whoever loaded this code
+    is_remote = __name__.startswith("transformers_modules.")
+    return VitaAudioProcessor.from_pretrained(name_or_path, trust_remote_code=is_remote, **revision)
+
+
+class _Rows(Dataset):
+    """Makes a dataset, or a column, of `datasets` one of PyTorch's, as the base class knows them."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        return self.rows[index]
+
+
+def _undecoded(rows):
+    """A dataset or a column of `datasets` whose audio stays in its files, for [`load_audio`] reads them without torchcodec."""
+    from datasets import Audio, List
+
+    name = getattr(rows, "column_name", None)
+    dataset = rows if name is None else rows.source
+    for column, feature in (dataset.features or {}).items():
+        if isinstance(feature, Audio):
+            dataset = dataset.cast_column(column, Audio(decode=False))
+        elif isinstance(feature, List) and isinstance(feature.feature, Audio):
+            dataset = dataset.cast_column(column, List(Audio(decode=False)))
+    rows = dataset if name is None else dataset[name]
+    return _Rows(rows) if isinstance(rows, Sized) else (row for row in rows)
+
+
 attach_to_package(__name__)
 
-__all__ = ["VitaAudioPipeline"]
+__all__ = ["AnswerWarning", "VitaAudioPipeline"]

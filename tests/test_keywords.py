@@ -452,8 +452,10 @@ def test_what_would_be_thrown_away_is_refused(pipe):
     ):
         with pytest.raises(ValueError, match="one answer for each input, and nothing else"):
             pipe(audio, **kwargs)
-    with pytest.raises(ValueError, match="`system_prompt` is for an audio alone"):
-        pipe(CONVERSATION[:1], system_prompt="x")
+    with pytest.raises(ValueError, match="`system_prompt` is given, but the conversation has a turn of the system"):
+        pipe([{"role": "system", "content": "y"}, *CONVERSATION[:1]], system_prompt="x")
+    with pytest.raises(ValueError, match="`system_prompt` must be a text or None, got 5"):
+        pipe(audio, system_prompt=5)
     with pytest.raises(ValueError, match="`feature_extractor` is refused"):
         VitaAudioPipeline(
             pipe.model, processor=pipe.processor, feature_extractor=pipe.processor.feature_extractor, device="cpu"

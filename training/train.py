@@ -338,6 +338,9 @@ def run(script_args: VitaAudioScriptArguments, training_args: VitaAudioSFTConfig
     if training_args.interleave_pattern is not None:
         check_interleave_pattern(training_args.interleave_pattern)
         processor.interleave_pattern = training_args.interleave_pattern
+    if training_args.max_length is not None:
+        # beyond it the pipeline warns
+        processor.tokenizer.model_max_length = training_args.max_length
 
     codec, answer_codec = processor.audio_tokenizer, None
     if script_args.answer_codec_name_or_path is not None:
