@@ -5,14 +5,14 @@
 import copy
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator, Mapping, Sized
 from inspect import signature
 from itertools import count
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
-from transformers import GenerationConfig, Pipeline, ProcessorMixin
+from transformers import AutoProcessor, GenerationConfig, Pipeline, ProcessorMixin
 from transformers.generation.streamers import BaseStreamer
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 from transformers.utils.chat_template_utils import Chat
@@ -27,7 +27,6 @@ from .conversation_vita_audio import (
     task_of,
     with_system_prompt,
 )
-from .processing_vita_audio import VitaAudioProcessor
 from .saving_vita_audio import saved_whole
 from .streaming_vita_audio import DEFAULT_CODES_PER_CHUNK, StreamClosed, VitaAudioSpeechStream, VitaAudioStreamer
 
@@ -199,7 +198,9 @@ class VitaAudioPipeline(Pipeline):
             inputs = Chat(inputs)
         elif isinstance(inputs, tuple) and not isinstance(inputs[0] if inputs else None, (int, float)):
             inputs = list(inputs)
-        elif type(inputs).__module__.startswith("datasets."):
+        elif isinstance(inputs, Mapping):
+            inputs = dict(inputs)
+        elif type(inputs).__module__.startswith("datasets.") and hasattr(inputs, "__iter__"):
             inputs = _undecoded(inputs)
         elif isinstance(inputs, Iterator) and not hasattr(inputs, "read"):
             inputs = (item for item in inputs)
@@ -306,7 +307,11 @@ class VitaAudioPipeline(Pipeline):
         )
 
     def _check_question(self, text: str, audios: list[np.ndarray], num_tokens: int) -> None:
-        """Warns of a question that is unlike all that the model was trained with."""
+        """Warns of a question that is unlike all that the model was trained with, and refuses one that it has no room for."""
+        positions = getattr(self.model.config.text_config, "max_position_embeddings", None)
+        if positions is not None and num_tokens > positions:
+            # not in a batch, where others would fail with it
+            raise ValueError(f"The conversation has {num_tokens} tokens, but the model has positions for {positions}.")
         reasons = []
         letters = {character for character in text if character.isalpha()}
         # written byte by byte
@@ -468,7 +473,7 @@ def _warn(question: dict, text: str, seconds: float, is_cut_off: bool) -> None:
         warnings.warn(f"The answer {text.strip()!r:.60} {message}", AnswerWarning, stacklevel=2)
 
 
-def _load_processor(name_or_path: str, model) -> VitaAudioProcessor:
+def _load_processor(name_or_path: str, model) -> ProcessorMixin:
     """
     Raises:
         ValueError: it is not said where, as of a model that was not loaded from a folder or the Hub.
@@ -479,7 +484,7 @@ def _load_processor(name_or_path: str, model) -> VitaAudioProcessor:
     revision = {"revision": model.config._commit_hash} if is_of_model else {}
     # asked for once, by whoever loaded this code
     is_remote = __name__.startswith("transformers_modules.")
-    return VitaAudioProcessor.from_pretrained(name_or_path, trust_remote_code=is_remote, **revision)
+    return AutoProcessor.from_pretrained(name_or_path, trust_remote_code=is_remote, **revision)
 
 
 class _Rows(Dataset):
@@ -501,7 +506,9 @@ def _undecoded(rows):
 
     name = getattr(rows, "column_name", None)
     dataset = rows if name is None else rows.source
-    for column, feature in (dataset.features or {}).items():
+    # a column of a column has the rows of a dataset that nobody has any more
+    features = (dataset.features or {}) if hasattr(dataset, "cast_column") else {}
+    for column, feature in features.items():
         if isinstance(feature, Audio):
             dataset = dataset.cast_column(column, Audio(decode=False))
         elif isinstance(feature, List) and isinstance(feature.feature, Audio):

@@ -255,6 +255,7 @@ def wav(samples):
         (question(220, 0.01), "shorter than"),
         (5, "Audio must be"),
         ([user(" ")], "nothing"),
+        ("One " * 600, "has positions for 512"),
     ],
 )
 def test_a_bad_input_leaves_the_others_their_answers(tiny, batch_size, bad, message):
@@ -279,14 +280,18 @@ def test_datasets_columns_and_rows(tiny):
     for data in (decoded, undecoded):
         answers = tiny(data)
         assert len(answers) == 3 and [answer["text"] for answer in answers] == expected
-        for inputs in (data["audio"], data.to_iterable_dataset(), map(dict, undecoded), iter(undecoded)):
+        streamed = data.to_iterable_dataset()
+        for inputs in (data["audio"], streamed, streamed["audio"], map(dict, undecoded), iter(undecoded)):
             assert [answer["text"] for answer in tiny(inputs)] == expected
     assert [answer["text"] for answer in tiny(KeyDataset(undecoded, "audio"))] == expected
     assert [answer["text"] for answer in tiny(row for row in undecoded)] == expected
     assert [answer["text"] for answer in tiny(tuple(samples), batch_size=1)] == expected
     assert tiny(undecoded[1])["text"] == expected[1]
     assert tiny({"audio": question(330), "sampling_rate": 16000, "text": "an answer of before"})["text"] == expected[1]
-    assert len(list(tiny(undecoded, batch_size=2))) == 3
+    for options in ({"batch_size": 2}, {"num_workers": 1}):
+        assert [answer["text"][:2] for answer in tiny(undecoded, **options)] == [text[:2] for text in expected]
+    mapped = undecoded.map(lambda row: {"answer": tiny(row)["text"]})
+    assert mapped["answer"][:] == expected
 
 
 def test_rows_of_conversations(tiny):
