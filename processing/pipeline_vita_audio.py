@@ -134,9 +134,11 @@ class VitaAudioPipeline(Pipeline):
     _pipeline_calls_generate = False
 
     def __init__(self, *args, codec_device: str | torch.device | None = None, **kwargs):
-        for name in ("tokenizer", "feature_extractor", "image_processor"):
+        for name in ("tokenizer", "feature_extractor", "image_processor", "video_processor"):
             if kwargs.get(name) is not None:
                 raise ValueError(f"`{name}` is refused: it is that of the `processor`.")
+        if kwargs.get("binary_output"):
+            raise ValueError("`binary_output` is refused: answers are dictionaries.")
         model = kwargs.get("model", args[0] if args else None)
         if not isinstance(kwargs.get("processor"), ProcessorMixin):
             kwargs["processor"] = _load_processor(kwargs.get("processor") or model.name_or_path, model)

@@ -229,7 +229,7 @@ class VitaAudioProcessor(ProcessorMixin):
                 `"sampling_rate"` for an `"array"` or `"raw"`, and for an `"audio"` that is one at another rate than the codec's;
                 `{"type": "audio_url", "audio_url": {"url"}}` and `{"type": "input_audio", "input_audio": {"data"}}` do as well. A
                 string has a mark `<|audio|>` for each of its `audios`. An earlier turn of the assistant with text followed by an
-                audio is interleaved as in training.
+                audio is interleaved as in training, and an answer of the pipeline, a dictionary with `"text"`, stands for that.
             audios (`list` or `list[list]`, *optional*):
                 The audios of the marks, for each conversation of a batch.
             tokenize (`bool`, defaults to `False`), return_dict (`bool`, defaults to `False`), return_tensors:

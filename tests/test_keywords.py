@@ -14,11 +14,11 @@ import torch
 from datasets import Dataset
 from modeling_fixtures import random_model, random_prompt
 from tiny_models import tiny_model, tiny_processor
-from transformers import GenerationConfig, GenerationMixin, ProcessorMixin, Trainer, TrainingArguments
+from transformers import GenerationConfig, GenerationMixin, Pipeline, ProcessorMixin, Trainer, TrainingArguments
 from transformers.processing_utils import AudioKwargs, TextKwargs
 from trl import SFTConfig, SFTTrainer
 
-from processing.pipeline_vita_audio import VitaAudioPipeline
+from processing.pipeline_vita_audio import PREPROCESS_KEYWORDS, VitaAudioPipeline
 from training.trainer import REFUSED_ARGUMENTS, REFUSED_SETTINGS, VitaAudioSFTConfig, VitaAudioSFTTrainer
 
 
@@ -410,6 +410,39 @@ def test_continuous_batching_without_modules_is_refused(model):
 
 # --- the pipeline ---
 
+# Arguments of transformers' pipelines: those of ours that do what they do there, and those that are refused
+PIPELINE_ARGUMENTS = {
+    "self", "model", "processor", "task", "device", "kwargs", "inputs", "args", "num_workers", "batch_size",
+}  # fmt: skip
+PIPELINE_REFUSED = {
+    "tokenizer", "feature_extractor", "image_processor", "video_processor", "binary_output",
+}  # fmt: skip
+# Our own, with arguments that give another answer than none at all
+PIPELINE_EFFECTS = {"system_prompt": None, "sampling_rate": 32000, "return_transcript": True}
+
+
+def test_no_keyword_of_a_pipeline_is_unknown():
+    names = {*inspect.signature(Pipeline.__init__).parameters, *inspect.signature(Pipeline.__call__).parameters}
+    assert names <= {*PIPELINE_ARGUMENTS, *PIPELINE_REFUSED}
+    assert PIPELINE_EFFECTS.keys() == set(PREPROCESS_KEYWORDS)
+
+
+@pytest.mark.parametrize("name", PIPELINE_REFUSED)
+def test_an_argument_of_a_pipeline_without_an_effect_is_refused(pipe, name):
+    with pytest.raises(ValueError, match=f"`{name}` is refused"):
+        VitaAudioPipeline(pipe.model, processor=pipe.processor, device="cpu", **{name: object()})
+
+
+@pytest.mark.parametrize("name", PIPELINE_EFFECTS)
+def test_a_keyword_of_the_pipeline_has_an_effect(pipe, name):
+    audio = 0.3 * np.sin(np.arange(32000) / 20)
+    given = {name: PIPELINE_EFFECTS[name]}
+    expected = {key: str(value) for key, value in pipe(audio, **given).items()}
+    assert expected != {key: str(value) for key, value in pipe(audio).items()}
+    assert expected == {key: str(value) for key, value in pipe([audio], **given)[0].items()}
+    at_init = VitaAudioPipeline(pipe.model, processor=pipe.processor, device="cpu", **given)
+    assert expected == {key: str(value) for key, value in at_init(audio).items()}
+
 
 @pytest.mark.parametrize(
     "name", ["return_timestamps", "chunk_length_s", "generation_mode", "processor_kwargs", "forward_params", "typo"]
@@ -456,10 +489,6 @@ def test_what_would_be_thrown_away_is_refused(pipe):
         pipe([{"role": "system", "content": "y"}, *CONVERSATION[:1]], system_prompt="x")
     with pytest.raises(ValueError, match="`system_prompt` must be a text or None, got 5"):
         pipe(audio, system_prompt=5)
-    with pytest.raises(ValueError, match="`feature_extractor` is refused"):
-        VitaAudioPipeline(
-            pipe.model, processor=pipe.processor, feature_extractor=pipe.processor.feature_extractor, device="cpu"
-        )
 
 
 def test_the_rate_of_arrays_is_heard_by_the_pipeline(pipe):
