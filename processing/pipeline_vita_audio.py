@@ -17,6 +17,7 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 from transformers.utils.chat_template_utils import Chat
 
+from .audio_vita_audio import is_one_audio
 from .compatibility_vita_audio import attach_to_package
 from .conversation_vita_audio import (
     TTS_PROMPT,
@@ -196,10 +197,8 @@ class VitaAudioPipeline(Pipeline):
             ValueError: an only input is empty or bad (see [`load_audio`] and [`VitaAudioProcessor.apply_chat_template`]), or a
                 keyword is none of these.
         """
-        if is_conversation(inputs):
-            inputs = Chat(inputs)
-        elif isinstance(inputs, tuple) and not isinstance(inputs[0] if inputs else None, (int, float)):
-            inputs = list(inputs)
+        if isinstance(inputs, (list, tuple)):
+            inputs = Chat(spoken) if (spoken := as_conversation(inputs)) else list(inputs)
         elif isinstance(inputs, Mapping):
             inputs = dict(inputs)
         elif type(inputs).__module__.startswith("datasets.") and hasattr(inputs, "__iter__"):
@@ -230,8 +229,10 @@ class VitaAudioPipeline(Pipeline):
             an error in them is raised where it is read.
         """
         preprocess_params, generate_kwargs, _ = self._sanitize_parameters(**kwargs)
-        if isinstance(inputs, (list, tuple)) and not is_conversation(inputs):
-            raise ValueError("`stream` takes one input: an audio, a text or the messages of one conversation.")
+        if isinstance(inputs, (list, tuple)):
+            inputs = as_conversation(inputs)
+            if inputs is None:
+                raise ValueError("`stream` takes one input: an audio, a text or the messages of one conversation.")
         question = self.preprocess(inputs, **{**self._preprocess_params, **preprocess_params})
         options = {**self._forward_params, **generate_kwargs}
         vocabulary, is_cut_off = self.processor.speech_vocabulary, []
@@ -456,6 +457,14 @@ class VitaAudioPipeline(Pipeline):
         (result,) = self.processor.post_process_generation(model_outputs["generated_ids"])
         (audio,) = self.processor.decode_audio([result["audio_codes"]])
         return {"audio": audio, "sampling_rate": self.processor.output_sampling_rate, "text": result["text"]}
+
+
+def as_conversation(inputs: list | tuple) -> list[dict] | None:
+    """The messages that a list is, or that ask what it has samples of; None of a list of several inputs."""
+    if is_conversation(inputs):
+        return list(inputs)
+    is_audio = len(inputs) > 0 and is_one_audio(inputs)
+    return [{"role": "user", "content": [{"type": "audio", "audio": inputs}]}] if is_audio else None
 
 
 def _warn(question: dict, text: str, seconds: float, is_cut_off: bool) -> None:

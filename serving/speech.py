@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 from hub_cards.command_line import explain, fail
@@ -52,19 +53,26 @@ def respond_to_all(arguments, default_output: str | None) -> int:
     from .loading import load_pipeline
 
     pipe = load_pipeline(arguments)
+    from processing import AnswerWarning
+
     if arguments.max_audio_seconds is not None:
         pipe.processor.max_audio_seconds = arguments.max_audio_seconds
     failed = False
     for name, output in zip(arguments.inputs, outputs):
-        try:
-            report = respond(arguments, pipe, name, output)
-        except Exception as error:
-            if len(arguments.inputs) == 1 or explain(error) is None:
-                raise
-            failed = True
-            fail(f"{name:.200}: {explain(error)}", "vita-audio")
-        else:
-            print(json.dumps(report) if arguments.json else describe(report), flush=True)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", AnswerWarning)
+            try:
+                report = respond(arguments, pipe, name, output)
+            except Exception as error:
+                if len(arguments.inputs) == 1 or explain(error) is None:
+                    raise
+                failed = True
+                fail(f"{name:.200}: {explain(error)}", "vita-audio")
+            else:
+                print(json.dumps(report) if arguments.json else describe(report), flush=True)
+        for warning in caught:
+            if issubclass(warning.category, AnswerWarning):
+                print(f"vita-audio: warning: {' '.join(str(warning.message).split())}", file=sys.stderr)
     return int(failed)
 
 
@@ -134,8 +142,6 @@ def respond(arguments, pipe, name: str, output: Path | None) -> dict:
     import numpy as np
     from transformers import set_seed
 
-    from processing.conversation_vita_audio import recognition_conversation
-
     # read beforehand, so that the time that takes is not the answer's
     inputs, source = read_input(arguments.command, pipe, name)
     options = {"mctp_mode": arguments.mctp_mode, "max_new_tokens": arguments.max_new_tokens}
@@ -147,13 +153,16 @@ def respond(arguments, pipe, name: str, output: Path | None) -> dict:
         options["do_sample"] = True
 
     start = time.perf_counter()
-    first_chunk_seconds, text, audio = None, "", []
-    for chunk in pipe.stream(inputs, **options):
+    first_chunk_seconds, text, audio, heard = None, "", [], {}
+    for chunk in pipe.stream(inputs, return_transcript=arguments.command == "answer", **options):
+        if "transcript" in chunk:  # the last one, which the answer did not wait for
+            heard = {"question": chunk["transcript"]}
+            continue
+        total_seconds = time.perf_counter() - start
         if first_chunk_seconds is None and ("audio" in chunk or output is None):
-            first_chunk_seconds = time.perf_counter() - start
+            first_chunk_seconds = total_seconds
         text += chunk.get("text", "")
         audio += [chunk["audio"]] if "audio" in chunk else []
-    total_seconds = time.perf_counter() - start
 
     # of text that is spoken the model writes none
     report = {"input": name, "text": text.strip() or (source if arguments.command == "speak" else ""), "mode": mode}
@@ -165,9 +174,7 @@ def respond(arguments, pipe, name: str, output: Path | None) -> dict:
         report |= {"audio": str(output), "sampling_rate": rate, "audio_seconds": len(samples) / rate}
     else:
         raise ValueError(f"The model answered without speech, so {output} is not written. Its text: {text.strip()!r}")
-    if arguments.command == "answer":
-        report["question"] = pipe(recognition_conversation(source), **options)["text"].strip()
-    report |= {
+    report |= heard | {
         "first_chunk_seconds": first_chunk_seconds,
         "total_seconds": total_seconds,
         "real_time_factor": total_seconds / report["audio_seconds"],

@@ -67,6 +67,24 @@ def prompt_of(pipe, inputs, **kwargs):
 # Questions and conversations
 
 
+def test_every_form_of_an_audio_is_one_question(tiny, tmp_path):
+    samples = question()
+    file = io.BytesIO()
+    soundfile.write(file, samples, 16000, format="WAV", subtype="FLOAT")
+    expected = tiny(samples)
+    for inputs in (
+        (16000, samples),
+        [samples, 16000],
+        samples.tolist(),
+        file,
+        {"raw": samples, "sampling_rate": 16000},
+    ):
+        assert_same(tiny(inputs), expected)
+        assert "".join(chunk.get("text", "") for chunk in tiny.stream(inputs)) == expected["text"]
+    for answer in tiny([samples.tolist(), (16000, samples)]):
+        assert_same(answer, expected)
+
+
 def test_a_turn_is_answered_the_same_alone_and_in_a_conversation(pipe):
     expected = pipe(SAMPLE)
     assert "thirteen" in expected["text"] and len(expected["audio"]) > 16000
