@@ -173,7 +173,8 @@ class VitaAudioProcessor(ProcessorMixin):
             text (`str` or `list[str]`):
                 Prompts in the model's chat format, with a mark `<|audio|>` for every audio.
             audio (*optional*):
-                An audio or a flat list of the audios of all prompts, each of a kind that [`load_audio`] takes.
+                An audio or a flat list of the audios of all prompts, each of a kind that [`load_audio`] takes; a list of
+                numbers is one audio.
             return_tensors (`str`, *optional*, defaults to `"pt"`):
                 `"pt"`, `"np"`, or None for lists.
             kwargs:
@@ -268,6 +269,7 @@ class VitaAudioProcessor(ProcessorMixin):
         audios = (audios if is_batched else [audios]) if audios is not None else [None] * len(conversations)
         if len(audios) != len(conversations):
             raise ValueError(f"Got {len(conversations)} conversations, but audios for {len(audios)}.")
+        audios = [[given] if isinstance(given, (list, tuple)) and is_one_audio(given) else given for given in audios]
         conversations = [split_at_marks(messages, audio) for messages, audio in zip(conversations, audios)]
         for messages in conversations:
             self._check_texts(messages)

@@ -202,6 +202,11 @@ def test_a_list_of_samples_is_one_audio(processor):
         assert processor("<|audio|>", audio=one)["input_ids"].tolist() == expected
     two = processor("<|audio|><|audio|>", audio=[audio.tolist(), (16000, audio)])["input_ids"].tolist()
     assert two == [expected[0] * 2]
+    marked = [{"role": "user", "content": "<|audio|>"}]
+    expected = processor.apply_chat_template(marked, audios=[audio], tokenize=True).tolist()
+    for one in (audio.tolist(), (16000, audio), [audio.tolist()]):
+        assert processor.apply_chat_template(marked, audios=one, tokenize=True).tolist() == expected
+        assert processor.apply_chat_template([marked], audios=[one], tokenize=True).tolist() == expected
 
 
 @pytest.mark.parametrize("audios", [None, [], ["a.wav", "b.wav"]])
