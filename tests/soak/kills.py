@@ -75,16 +75,20 @@ def contents(folder: Path) -> dict[str, bytes | None]:
     }
 
 
-def state_of(folder: Path) -> set[tuple[str, int]]:
-    """To see whether anything was written."""
-    state = set()
-    for root, names, files in os.walk(folder):
-        for name in names + files:
+def signs(work: "Work", place: Path) -> dict[str, set]:
+    """What shows that something was written, hidden or not, or sent to the Hub; folders do not count as visible."""
+    signs = {"written": {len(work.hub.requests)}, "visible": {len(work.hub.requests)}}
+    for root, folders, files in os.walk(place):
+        for name in folders + files:
+            path = os.path.join(root, name)
             try:
-                state.add((name, os.stat(os.path.join(root, name)).st_mtime_ns))
+                sign = (path, name in files and os.stat(path).st_mtime_ns)
             except FileNotFoundError:
-                pass
-    return state
+                continue
+            signs["written"].add(sign)
+            if name in files and "/." not in path:
+                signs["visible"].add(sign)
+    return signs
 
 
 class Work:
@@ -258,19 +262,24 @@ KINDS = {"training": Training, "save": Save, "export": Export, "push": Push}
 
 
 def undisturbed(work: Work, kind, place: Path, case) -> dict:
-    """What a run leaves, when it begins to write and how long it takes."""
+    """What a run leaves; the seconds after which it writes first, and visibly, has written all and is over."""
     temporary = place / "tmp"
     temporary.mkdir(parents=True)
     command, arguments = kind.prepare(place, case)
-    before, num_requests = state_of(place), len(work.hub.requests)
-    start = time.monotonic()
+    before = last = signs(work, place)
+    times, start = {"start": 0}, time.monotonic()
     process = work.start(command, arguments, temporary)
-    while process.is_alive() and state_of(place) == before and len(work.hub.requests) == num_requests:
-        time.sleep(0.001)
-    first_write = time.monotonic() - start
-    process.join(MAX_SECONDS)
+    while process.is_alive():
+        seconds, now = time.monotonic() - start, signs(work, place)
+        for name in now:
+            if now[name] != before[name]:
+                times.setdefault(name, seconds)
+        if now != last:
+            times["all"], last = seconds, now
+        assert seconds < MAX_SECONDS
+        time.sleep(0.0005)
     assert process.exitcode == 0, work.log.read_text()[-3000:]
-    return {"first_write": first_write, "seconds": time.monotonic() - start, "contents": contents(place)}
+    return {"times": times | {"over": time.monotonic() - start}, "contents": contents(place)}
 
 
 def kill_once(work: Work, kind, place: Path, case, whole: dict, draw: random.Random) -> str | None:
@@ -278,14 +287,13 @@ def kill_once(work: Work, kind, place: Path, case, whole: dict, draw: random.Ran
     temporary = place / "tmp"
     temporary.mkdir(parents=True)
     command, arguments = kind.prepare(place, case)
-    before, num_requests = state_of(place), len(work.hub.requests)
-    delay = draw.uniform(0, whole["seconds"])
+    before, times = signs(work, place), whole["times"]
+    # a fifth at any time, the others while it writes, or puts in place what it has written
+    (since,) = draw.choices(["start", "written", "visible"], [1, 2, 2])
+    delay = draw.uniform(0, times["over" if since == "start" else "all"] - times[since])
     process = work.start(command, arguments, temporary)
-    # most of them in the part in which it writes
-    if draw.random() < 0.8:
-        while process.is_alive() and state_of(place) == before and len(work.hub.requests) == num_requests:
-            time.sleep(0.0005)
-        delay = draw.uniform(0, whole["seconds"] - whole["first_write"])
+    while since != "start" and process.is_alive() and signs(work, place)[since] == before[since]:
+        time.sleep(0.0005)
     process.join(delay)
     if not process.is_alive():
         assert process.exitcode == 0, f"exit code {process.exitcode}: {work.log.read_text()[-1500:]}"
@@ -328,8 +336,9 @@ def kill(work: Work, what: str, kills: int, draw: random.Random) -> dict:
     return {
         "kills": kills,
         "too_late": too_late,
-        "seconds": [round(whole["seconds"], 3) for whole in wholes.values()],
-        "first_write": [round(whole["first_write"], 3) for whole in wholes.values()],
+        "seconds": [
+            {name: round(seconds, 3) for name, seconds in whole["times"].items()} for whole in wholes.values()
+        ],
         "outcomes": dict(outcomes.most_common()),
         "faults": faults,
     }
