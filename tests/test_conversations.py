@@ -6,6 +6,8 @@ import io
 import re
 import subprocess
 import sys
+import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -254,6 +256,28 @@ def test_the_readme_is_answered_right(monkeypatch):
     assert said["first"]["text"] == "July comes after June."
     assert said["text"] == "There are seven ducks in the field."
     assert all(len(said[name]["audio"]) > 16000 for name in ("answer", "first", "second"))
+
+
+@pytest.mark.parametrize("inputs", ["What is seven plus six?", SAMPLE])
+@pytest.mark.parametrize("last", ["text", "audio", "transcribing"])
+def test_a_stream_of_several_generations_is_cancelled(pipe, inputs, last, monkeypatch):
+    transcribe, is_transcribing, threads = pipe._transcribe, threading.Event(), threading.active_count()
+
+    def announced(*args, **kwargs):
+        is_transcribing.set()
+        return transcribe(*args, **kwargs)
+
+    monkeypatch.setattr(pipe, "_transcribe", announced)
+    stream = pipe.stream(inputs, return_transcript=True, codes_per_chunk=1)
+    for chunk in stream:
+        if last in chunk or is_transcribing.is_set():
+            break
+    stream.cancel()
+    end = time.monotonic() + 20
+    while threading.active_count() > threads:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert list(stream) == []
 
 
 # Many inputs

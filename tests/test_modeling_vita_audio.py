@@ -25,6 +25,8 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
+    AutoModelForTextToWaveform,
     DynamicCache,
     Qwen2ForCausalLM,
     Trainer,
@@ -543,7 +545,16 @@ def test_embeddings_are_resized(tmp_path, tied):
 # --- checkpoints ---
 
 
-@pytest.mark.parametrize("auto_class", [AutoModel, AutoModelForCausalLM, VitaAudioForConditionalGeneration])
+@pytest.mark.parametrize(
+    "auto_class",
+    [
+        AutoModel,
+        AutoModelForCausalLM,
+        AutoModelForMultimodalLM,
+        AutoModelForTextToWaveform,
+        VitaAudioForConditionalGeneration,
+    ],
+)
 def test_saved_in_shards_and_loaded(tmp_path, auto_class):
     model = random_model(3, "qwen3")
     model.save_pretrained(tmp_path, max_shard_size="30KB")

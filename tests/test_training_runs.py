@@ -89,6 +89,7 @@ def test_four_stages_one_after_the_other(folder, tmp_path):
     model, processor = AutoModel.from_pretrained(saved), VitaAudioProcessor.from_pretrained(saved)
     assert model.config.num_mctp_modules == 5 and model.config.lm_loss_weight == 1
     assert model.generation_config.mctp_mode == processor.interleave_pattern == [2, 5]
+    assert processor.tokenizer.model_max_length == 128  # of the config
     assert str(ROOT) not in "".join(path.read_text() for path in saved.glob("*.json"))
     inputs = processor.apply_chat_template(
         [{"role": "user", "content": [{"type": "audio", "path": str(folder / "corpus" / "audio" / "0.wav")}]}],
