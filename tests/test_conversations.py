@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from datasets import Audio, Dataset
 from tiny_models import tiny_model, tiny_processor
 from transformers import AutoModel, AutoProcessor, pipeline
@@ -29,6 +30,8 @@ from processing import (
     synthesis_conversation,
 )
 from processing.conversation_vita_audio import is_written
+from processing.pipeline_vita_audio import PartStreamer
+from processing.streaming_vita_audio import StreamClosed, VitaAudioStreamer
 
 
 MINI = Path(__file__).parent.parent / "pretrained" / "vita-audio-mini"
@@ -278,6 +281,16 @@ def test_a_stream_of_several_generations_is_cancelled(pipe, inputs, last, monkey
         assert time.monotonic() < end
         time.sleep(0.01)
     assert list(stream) == []
+
+
+def test_a_generation_of_which_nothing_is_heard_stops_with_its_stream(tiny):
+    streamer = VitaAudioStreamer(tiny.processor)
+    part = PartStreamer(streamer)
+    for value in ([[1, 2]], [5], [6]):
+        part.put(torch.tensor(value))
+    streamer.close()
+    with pytest.raises(StreamClosed):
+        part.put(torch.tensor([7]))
 
 
 # Many inputs
