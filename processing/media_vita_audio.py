@@ -7,6 +7,7 @@ import io
 import os
 import re
 import struct
+from contextlib import suppress
 from numbers import Real
 from typing import BinaryIO
 
@@ -45,6 +46,21 @@ GSM_FORMAT = 0x31
 MAX_WAV_CHUNKS = 1000
 
 
+class ForgivingStream:
+    """A stream that stays where it is where libsndfile seeks to before its start, as in a broken file. An error would be printed."""
+
+    def __init__(self, stream: BinaryIO):
+        self.stream = stream
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        with suppress(ValueError, OSError):
+            self.stream.seek(offset, whence)
+        return self.stream.tell()
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+
 def import_package(package: str):
     try:
         return importlib.import_module(package)
@@ -71,7 +87,7 @@ def decode_file(name: str, stream: BinaryIO, max_seconds: float) -> tuple[np.nda
     stream = _with_its_length(name, stream)
     stream.seek(0)
     try:
-        file = soundfile.SoundFile(stream)
+        file = soundfile.SoundFile(ForgivingStream(stream))
     except soundfile.LibsndfileError as error:
         return _decode_media(name, stream, max_seconds, error.error_string)
     with file:

@@ -643,6 +643,8 @@ def read_options(kwargs: dict) -> dict:
 def ungrouped(kwargs: dict) -> Iterator[tuple[str, Any]]:
     for name, value in kwargs.items():
         if name in OPTION_GROUPS:
+            if not isinstance(value, (dict, type(None))):
+                raise ValueError(f"`{name}` must be a dictionary of keywords, got {value!r:.200}.")
             yield from ungrouped(value or {})
         else:
             yield name, value

@@ -7,6 +7,7 @@ import base64
 import io
 import os
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -485,3 +486,16 @@ def test_a_picture_alone_has_no_audio():
         container.mux(stream.encode(None))
     with pytest.raises(ValueError, match="has no audio in it"):
         load_audio(output.getvalue(), 16000)
+
+
+def test_a_broken_file_prints_no_error_of_the_decoder():
+    content = io.BytesIO()
+    soundfile.write(content, 0.3 * np.sin(np.arange(4000) / 20), 16000, format="AIFF")
+    # a chunk of another name, behind which libsndfile looks for the samples before the start of the file
+    head = b"FORM\0\0\x1fgAIFFCOMM\0\0\0\x12\0\1\0\0\x0f\xa0\0\x10@\x0c\xfa\0\0\0\0\0\0\0SSyD\0\0\x1fH\0\0{\0\0\0\0\0\0\0\1\xeb\xb0"
+    broken = head + content.getvalue()[len(head) :]
+    program = (
+        "import sys; from processing.audio_vita_audio import load_audio; load_audio(sys.stdin.buffer.read(), 16000)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], input=broken, capture_output=True)
+    assert b"ignored" not in run.stderr and run.stderr.splitlines()[-1].startswith(b"ValueError: the audio in memory")

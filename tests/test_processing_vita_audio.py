@@ -708,6 +708,8 @@ def test_a_message_does_not_hold_much_of_a_conversation(processor, number):
         {"return_tensors": LONG},
         {"pad_to_multiple_of": LONG},
         {"sampling_rate": LONG, "audio_kwargs": {"sampling_rate": f"{LONG}!"}},
+        {"audio_kwargs": [LONG]},
+        {"text_kwargs": {"common_kwargs": LONG}},
         {"text_kwargs": LONG},
         {"chat_template": LONG + "{{"},
         {"audios": LONG},
