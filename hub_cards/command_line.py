@@ -71,12 +71,12 @@ def check_place(name: str) -> None:
 
 @contextmanager
 def naming(what: str) -> Iterator[None]:
-    """For what others have made: what goes wrong inside is said of `what`, which cannot be as it should be."""
+    """For what others have made: what goes wrong inside is said of `what`, which is not there or not as it should be."""
     try:
         yield
-    except OSError:
-        # of a file or the Hub, which it names
-        raise
+    except OSError as error:
+        # without what it came from, which need not be explained once more
+        raise OSError(f"{what} cannot be loaded: {explain(error)}") from None
     except Exception as error:
         raise ValueError(f"{what} is broken, or not what it should be ({type(error).__name__}: {error}).") from error
 

@@ -2,13 +2,22 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import pickle
+import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
 
 import jinja2
 import pytest
 import safetensors.numpy
 import yaml
+from tiny_corpus import TINY_TEXT_CONFIG, write_corpus
 
 from hub_cards.command_line import ArgumentParser, run_command
+
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize(
@@ -61,3 +70,86 @@ def test_both_spellings_of_options():
     subcommand = parser.add_subparsers().add_parser("sub")
     subcommand.add_argument("--dry_run", action="store_true")
     assert type(subcommand) is ArgumentParser
+
+
+# Runs commands, one after the other, and prints how each ended.
+DRIVER = """
+import contextlib, importlib, io, json, os, sys
+from hub_cards.command_line import run_command
+
+for name, argv, token in json.load(open(sys.argv[1])):
+    if token is not None:
+        os.environ["HF_TOKEN"] = token
+    module, err = importlib.import_module(name), io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(err):
+        code = run_command(module.main, module.PROG, argv)
+    print(json.dumps([name, code, [line for line in err.getvalue().splitlines() if "error:" in line]]))
+"""
+
+
+class Nonsense(BaseHTTPRequestHandler):
+    """A Hub whose answers are no answers."""
+
+    def do_GET(self):
+        body = b"<html>Log in to the Wi-Fi</html>"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("X-Repo-Commit", "f" * 40)
+        self.send_header("ETag", '"f"')
+        self.end_headers()
+        self.wfile.write(b"" if self.command == "HEAD" else body)
+
+    do_HEAD = do_POST = do_GET
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def nonsense():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Nonsense)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+
+
+@pytest.mark.parametrize("state", ["answering", "offline", "nonsense"])
+def test_what_the_hub_refuses_is_one_line_from_every_command(hub, nonsense, state, tmp_path):
+    corpus = str(write_corpus(tmp_path / "corpus", num_clips=4))
+    for repo_type in ("model", "dataset"):
+        hub.api().create_repo("vita/gated", repo_type=repo_type)
+        hub.api().update_repo_settings("vita/gated", repo_type=repo_type, gated="manual")
+    settings = ["--output_dir", "new/out", "--use_cpu", "True", "--code_cache_dir", str(tmp_path / "codes"), "--stage"]
+
+    def jobs_for(repo, token=None):
+        from_nothing = ["1", "--text_config", json.dumps(TINY_TEXT_CONFIG), "--dataset_name", corpus]
+        dataset, scored = ["--dataset_name", repo], ["--output_dir", "new/out", "--model", repo]
+        return [
+            ("training.train", [*settings, "4", "--model_name_or_path", repo, "--dataset_name", corpus], token),
+            ("training.train", [*settings, *from_nothing, "--codec_name_or_path", repo], token),
+            ("training.train", [*settings, "4", "--model_name_or_path", repo, *dataset], token),
+            ("training.evaluate", [*scored, "--corpus_dir", corpus, "--sets", "asr"], token),
+            ("training.harness", [*scored, *dataset], token),
+        ]
+
+    jobs = jobs_for("vita/missing")
+    if state == "answering":
+        jobs += jobs_for("vita/gated", "") + jobs_for("vita/missing", "hf_" + "w" * 34)
+    (tmp_path / "jobs.json").write_text(json.dumps(jobs))
+    (tmp_path / "work").mkdir()
+    variables = {"offline": {"HF_HUB_OFFLINE": "1"}, "nonsense": {"HF_ENDPOINT": nonsense}}.get(state, {})
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER, str(tmp_path / "jobs.json")],
+        env=hub.environment(tmp_path / "home") | {"PYTHONPATH": str(ROOT)} | variables,
+        cwd=tmp_path / "work",
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    reports = list(map(json.loads, done.stdout.splitlines()))
+    assert len(reports) == len(jobs)
+    for name, code, lines in reports:
+        (line,) = lines
+        assert code == 1 and line.startswith(f"{name}: error: ") and "vita/" in line, line
+    assert not list((tmp_path / "work").iterdir())

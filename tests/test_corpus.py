@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The corpus: what it says, what it holds out, and that its files are what they claim to be."""
 
+import hashlib
 import json
 import os
 import random
@@ -133,6 +134,33 @@ def test_texts_and_ids_do_not_depend_on_the_process():
     assert runs[0][0] != runs[1][0]
     assert runs[0][1:] == runs[1][1:] == [clip.id + clip.split for clip in render.all_clips()]
     assert len(set(runs[0])) == len(runs[0])
+
+
+def test_the_sentences_of_the_shipped_model_stay_what_they_are():
+    lines = "\n".join(f"{sentence.split} {sentence.text}" for sentence in all_sentences(()))
+    digest = hashlib.sha256(lines.encode()).hexdigest()
+    assert digest == "df9694ccbc831a6610b1b4669a64019b884094cd71c12539f1e08a0363d13d7f"
+
+
+def test_a_new_pattern_leaves_the_other_sentences_as_they_are():
+    boats, ropes = "{name} has {count} {animals} in a boat.", "The rope of {name} is {color}."
+    both = all_sentences((boats, ropes))
+    old, of_boats = all_sentences(()), all_sentences((boats,))
+    assert both[: len(of_boats)] == of_boats and of_boats[: len(old)] == old
+    # whichever stands first
+    assert {*all_sentences((ropes, boats))} == {*both} and len({sentence.text for sentence in both}) == len(both)
+    new = [sentence for sentence in both[len(old) :] if "boat" in sentence.text]
+    assert len(new) == 242 and sum(sentence.split == "test" for sentence in new) == 24
+    # a pattern that has few sentences gives these
+    assert len([sentence for sentence in both if "rope" in sentence.text]) == 12 * 10
+
+
+@pytest.mark.parametrize("slot", ["vehicle", "Animal", "two_words", "vehicle2"])
+def test_a_list_of_words_that_is_missing_is_named(slot):
+    with pytest.raises(
+        ValueError, match=rf"'{slot.rstrip('2')}': add it to VOCABULARY in training/corpus/sentences.py"
+    ):
+        all_sentences((f"The {{{slot}}} is new.",))
 
 
 def test_phonemes_carry_no_stress_and_no_punctuation():

@@ -413,7 +413,10 @@ def refusal(capsys, *arguments) -> str:
 def test_bad_arguments_are_one_line_each(capsys, model_dir, forms_dir, tmp_path, monkeypatch):
     common = ["--model", model_dir, "--output_dir", tmp_path / "out", "--benchmark"]
     folder = forms_dir / "libritts_test_clean"
-    assert "invalid choice: 'mmlu'" in refusal(capsys, *common, "mmlu")
+    message = refusal(capsys, *common, "mmlu")
+    assert (
+        "no benchmark 'mmlu'" in message and "a new one is an entry of BENCHMARKS in training/benchmarks.py" in message
+    )
     message = refusal(capsys, *common, "llama_questions", "--dataset_name", folder, "--dataset_split", "test.clean")
     (message,) = [line for line in message.splitlines() if "error:" in line]
     assert message.startswith("training.harness: error: The dataset has no column for answers (answer)")

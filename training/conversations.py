@@ -24,8 +24,9 @@ from datasets import (
 )
 from datasets.data_files import SPLIT_KEYWORDS
 from datasets.exceptions import DatasetsError
+from huggingface_hub.errors import HfHubHTTPError
 
-from hub_cards.command_line import check_place, naming
+from hub_cards.command_line import check_place, explain, naming
 from hub_cards.json_lines import read_json_lines
 from processing.conversation_vita_audio import ASR_PROMPT, AUDIO_MARK, TTS_PROMPT
 
@@ -369,6 +370,8 @@ def load_any_dataset(source: str, split: str | None, config_name: str | None = N
             dataset = load_dataset("parquet", data_files=source, split=split)
         else:
             dataset = load_dataset(source, config_name, split=split)
+    except HfHubHTTPError as error:
+        raise OSError(f"{source} cannot be loaded: {explain(error)}") from None
     except DatasetsError as error:
         # what is the matter stands behind one that is the same for all
         cause = error.__cause__ or error
@@ -377,7 +380,7 @@ def load_any_dataset(source: str, split: str | None, config_name: str | None = N
                 f"it has no {CONVERSATIONS_FILE} nor, beside its audio files, {' or '.join(METADATA_FILES)}. ({cause})"
             )
         raise ValueError(f"{source} cannot be read as a dataset: {cause}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         # of files that are not what their names say
         raise ValueError(f"{source} cannot be read as a dataset: {error!r}") from error
     if isinstance(dataset, DatasetDict) and split is not ALL_SPLITS:

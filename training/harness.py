@@ -422,6 +422,15 @@ def read_results(output_dir: Path, model: str, weights: str | None = None) -> di
     return results
 
 
+def parse_benchmark(text: str) -> str:
+    if text not in BENCHMARKS:
+        raise argparse.ArgumentTypeError(
+            f"there is no benchmark {text!r}, but {', '.join(BENCHMARKS)}; a new one is an entry of BENCHMARKS in "
+            "training/benchmarks.py"
+        )
+    return text
+
+
 def parse_column(text: str) -> tuple[str, str]:
     role, separator, name = text.partition("=")
     if not separator or not role or not name:
@@ -435,8 +444,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--revision", help="branch, tag or commit of the model on the Hub")
     parser.add_argument(
         "--benchmark",
-        choices=list(BENCHMARKS),
-        help="whose form the dataset has, see training/benchmarks.py; without it the dataset has conversations, as for training",
+        type=parse_benchmark,
+        metavar="NAME",
+        help=f"one of {', '.join(BENCHMARKS)}: whose form the dataset has, see training/benchmarks.py; without it the dataset has conversations, as for training",
     )
     parser.add_argument("--dataset_name", help="Hub id, folder or file of the dataset; the published one by default")
     parser.add_argument("--dataset_config", help="configuration of the dataset")

@@ -187,6 +187,7 @@ VOCABULARY = {
     "city": "Paris Berlin Rome Madrid London Dublin Oslo Vienna Athens Moscow Cairo Tokyo",
     "pronoun": "I We They You",
 }
+# The sentences that the shipped model was trained on come from these, in turn: a change here changes all of them.
 TEMPLATES = (
     "The {color} {animal} {moved} {where}.",
     "The {size} {animal} is {moving} {where}.",
@@ -227,6 +228,10 @@ TEMPLATES = (
     "At {hour} o'clock {name} will {activity}.",
     "The {place} in {city} is {weather} in {month}.",
 )
+# A new pattern is a line here. It is drawn for itself, and leaves the sentences of all others as they are.
+MORE_TEMPLATES: tuple[str, ...] = ()
+SENTENCES_PER_TEMPLATE = NUM_SIMPLE_SENTENCES // len(TEMPLATES)
+MAX_VAIN_DRAWS = 1000
 
 
 @dataclass(frozen=True)
@@ -445,27 +450,44 @@ def _fill(template: str, rng: random.Random) -> str:
     chosen: dict[str, str] = {}
 
     def fill_slot(match: re.Match) -> str:
+        if match[1] not in VOCABULARY:
+            raise ValueError(
+                f"The pattern {template!r} has the slot {match[0]}, but there is no list of words {match[1]!r}: add it to "
+                "VOCABULARY in training/corpus/sentences.py."
+            )
         words = VOCABULARY[match[1]]
         options = [word for word in words.split("," if "," in words else None) if word not in chosen.values()]
         chosen[match[0]] = rng.choice(options)
         return chosen[match[0]]
 
-    text = re.sub(r"\{([a-z]+)\d?\}", fill_slot, template)
+    text = re.sub(r"\{(\w+?)\d?\}", fill_slot, template)
     return _capitalized(re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text))
 
 
-@cache
-def all_sentences() -> tuple[Sentence, ...]:
-    """`NUM_SIMPLE_SENTENCES` distinct simple sentences, the templates in turn; a tenth of them held out."""
-    rng = random.Random("vita-audio sentences")
-    taken = {question.text for question in all_questions()} | {fact.answer for fact in all_facts()}
+def _draw(templates: tuple[str, ...], rng: random.Random, number: int, taken: set[str]) -> list[str]:
+    """`number` distinct sentences that are not `taken`, the templates in turn; fewer where these have no more."""
     texts: dict[str, None] = {}
-    for template in itertools.cycle(TEMPLATES):
+    num_vain = 0
+    for template in itertools.cycle(templates):
         text = _fill(template, rng)
+        num_vain = num_vain + 1 if text in taken or text in texts else 0
         if text not in taken:
             texts[text] = None
-        if len(texts) == NUM_SIMPLE_SENTENCES:
-            break
-    ranked = sorted(texts, key=lambda text: stable_hash("sentence", text))
-    held_out = set(ranked[: round(HELD_OUT_SHARE * len(ranked))])
-    return tuple(Sentence(text, "test" if text in held_out else "train") for text in texts)
+        if len(texts) == number or num_vain == MAX_VAIN_DRAWS:
+            return list(texts)
+
+
+@cache
+def all_sentences(more_templates: tuple[str, ...] = MORE_TEMPLATES) -> tuple[Sentence, ...]:
+    """`NUM_SIMPLE_SENTENCES` distinct simple sentences, then those of `more_templates`; of each group a tenth held out."""
+    taken = {question.text for question in all_questions()} | {fact.answer for fact in all_facts()}
+    groups = [_draw(TEMPLATES, random.Random("vita-audio sentences"), NUM_SIMPLE_SENTENCES, taken)]
+    for template in more_templates:
+        taken.update(groups[-1])
+        groups.append(_draw((template,), random.Random(template), SENTENCES_PER_TEMPLATE, taken))
+    sentences = []
+    for texts in groups:
+        ranked = sorted(texts, key=lambda text: stable_hash("sentence", text))
+        held_out = set(ranked[: round(HELD_OUT_SHARE * len(ranked))])
+        sentences += [Sentence(text, "test" if text in held_out else "train") for text in texts]
+    return tuple(sentences)
