@@ -120,7 +120,7 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, (ValueError, OSError, ImportError, TypeError, StrictDataclassError)):
         return message
     if isinstance(error, TemplateError):
-        return f"The chat template refuses the conversation, or is broken: {message}"
+        return f"The chat template (chat_template.jinja of the processor) refuses the conversation, or is broken: {message}"
     if isinstance(error, (SafetensorError, UnpicklingError, YAMLError)):
         return f"A file is broken or not what it should be: {message}"
     # one that is nested without end is no bug of ours

@@ -1,5 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
+import importlib
 import json
 import pickle
 import subprocess
@@ -13,8 +14,10 @@ import pytest
 import safetensors.numpy
 import yaml
 from tiny_corpus import TINY_TEXT_CONFIG, write_corpus
+from tiny_models import tiny_model, tiny_processor
 
 from hub_cards.command_line import ArgumentParser, run_command
+from training import evaluate, train
 
 
 ROOT = Path(__file__).parent.parent
@@ -153,3 +156,97 @@ def test_what_the_hub_refuses_is_one_line_from_every_command(hub, nonsense, stat
         (line,) = lines
         assert code == 1 and line.startswith(f"{name}: error: ") and "vita/" in line, line
     assert not list((tmp_path / "work").iterdir())
+
+
+def write_codec_checkpoint(folder):
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "phonemes.json").write_text("[" * 100_000)
+    (folder / "model.safetensors").write_bytes(b"cut off")
+
+
+@pytest.mark.parametrize(
+    "module, argv, said",
+    [
+        ("training.train_codec", ["--config", "bad.yaml"], "bad.yaml, line 2: there is no setting `corpus`"),
+        ("training.train_codec", ["--config", "codec.yaml", "--corpus_dir", "bad"], "clips.jsonl, line 1 is not JSON"),
+        ("training.train_codec", ["--config", "codec.yaml", "--corpus_dir", "no"], "no/clips.jsonl"),
+        ("training.tune_codec", ["--config", "bad.yaml"], "bad.yaml, line 2: there is no setting `corpus`"),
+        (
+            "training.tune_codec",
+            ["--config", "codec.yaml", "--parts", "decoder", "--start_from", "spoilt"],
+            "spoilt is broken",
+        ),
+        ("training.evaluate_codec", ["--codec", "no", "--corpus_dir", "bad"], "no folder or file 'no'"),
+        ("training.evaluate_codec", ["--codec", "spoilt", "--corpus_dir", "bad"], "clips.jsonl, line 1 is not JSON"),
+        (
+            "training.evaluate_codec",
+            ["--codec", "spoilt", "--corpus_dir", "few"],
+            "has 1 held-out clips of the default",
+        ),
+        ("training.corpus_benchmarks", ["--corpus_dir", "few"], "line 1 lacks `id`, which must be a text"),
+        ("training.corpus.render", ["--limit", "0"], "limit must be at least 1"),
+        ("training.assemble", ["--model", "no", "--sample_question", "q.wav"], "no audio file q.wav"),
+        (
+            "hub_cards.publish_corpus",
+            ["--corpus_dir", "bad", "--repo_id", "a/b"],
+            "conversations.jsonl, line 2 is not",
+        ),
+        (
+            "hub_cards.publish_corpus",
+            ["--corpus_dir", "few", "--repo_id", "a/b"],
+            "clips.jsonl, line 1 lacks `duration`",
+        ),
+        ("modeling_vita_audio.convert_vita_audio_to_hf", ["--input_dir", "spoilt"], "model type"),
+        ("processing.convert_glm4_voice_to_hf", ["--tokenizer_dir", "spoilt", "--decoder_dir", "bad"], "spoilt"),
+    ],
+)
+def test_what_users_get_wrong_is_one_line_from_every_command(module, argv, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("bad.yaml").write_text("output_dir: new/out\ncorpus: 3\n")
+    Path("codec.yaml").write_text("corpus_dir: bad\noutput_dir: new/out\nuse_cpu: true\n")
+    write_codec_checkpoint(tmp_path / "spoilt")
+    row = '{"messages": [{"role": "user", "content": "Hi"}]}\n'
+    clip = '{"path": "a.wav", "text": "Hi", "voice": "joe", "split": "test"}\n'
+    for folder, clips, conversations in (
+        ("bad", b"\xff\n", row.encode() + b"\xff\n"),
+        ("few", clip.encode(), row.encode()),
+    ):
+        Path(folder).mkdir()
+        Path(folder, "clips.jsonl").write_bytes(clips)
+        Path(folder, "conversations.jsonl").write_bytes(conversations)
+    before = sorted(tmp_path.rglob("*"))
+    module = importlib.import_module(module)
+    output = [] if "--config" in argv or "--repo_id" in argv or "--codec" in argv else ["--output-dir", "new/out"]
+    assert run_command(module.main, module.PROG, [*argv, *output]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"{module.PROG}: error: ") and said in line, line
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_template_that_refuses_is_said_to_be_one(tmp_path, capsys):
+    processor = tiny_processor()
+    tiny_model(processor).save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    corpus = write_corpus(tmp_path / "corpus", num_clips=4)
+    for template, said in (
+        ("{{ raise_exception('No talking here.') }}", "No talking here."),
+        ("{% for %}", "chat template"),
+        ("{{ messages[9].content.nothing }}", "chat template"),
+    ):
+        (tmp_path / "model" / "chat_template.jinja").write_text(template)
+        argv = ["--model", str(tmp_path / "model"), "--corpus_dir", str(corpus), "--output_dir", str(tmp_path / "out")]
+        assert run_command(evaluate.main, evaluate.PROG, [*argv, "--sets", "asr"]) == 1
+        assert said in capsys.readouterr().err.splitlines()[-1]
+        argv = ["--stage", "4", "--model_name_or_path", str(tmp_path / "model"), "--dataset_name", str(corpus)]
+        argv += [
+            "--output_dir",
+            str(tmp_path / "out"),
+            "--code_cache_dir",
+            str(tmp_path / "codes"),
+            "--use_cpu",
+            "True",
+        ]
+        assert run_command(train.main, train.PROG, [*argv, "--bf16", "False"]) == 1
+        assert said in capsys.readouterr().err.splitlines()[-1]
+        assert not (tmp_path / "out").exists()

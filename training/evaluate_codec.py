@@ -18,13 +18,13 @@ from tqdm import tqdm
 from hub_cards.command_line import ArgumentParser, check_place, naming, no_empty_folder, run_command
 from hub_cards.json_lines import read_json_lines
 from processing.modeling_vita_audio_codec import VitaAudioCodec
-from training.codec import CLIP_FIELDS
 from training.recognition import WhisperRecognizer
 from training.report import CODEC_TABLE, codec_table, fill_section, write_atomically
 from training.scoring import word_error_rate
 
 
 PROG = "training.evaluate_codec"
+CLIP_FIELDS = dict.fromkeys(("path", "text", "voice", "split"), str)
 GROUPS = {"joe": "the codec's default voice", "test": "other trained voices", "test_voice": "a voice never heard"}
 
 
