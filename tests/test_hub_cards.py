@@ -17,7 +17,7 @@ from tiny_models import tiny_model, tiny_processor
 
 from hub_cards.dataset_card import render_dataset_card
 from hub_cards.model_card import WRITTEN_BY_US, check_metadata, is_ours, render_model_card, write_model_card
-from hub_cards.plots import plot_losses
+from hub_cards.plots import draw_losses, plot_losses
 from hub_cards.push import describe_push, plan_push
 from hub_cards.results import SETS, loss_table
 from hub_cards.secret_scan import check_for_secrets
@@ -25,6 +25,7 @@ from modeling_vita_audio import MCTP_MODES
 from processing.export import export_repository
 from serving.cli import main
 from training.hub import describe_start, place_of
+from training.report import plot_results, plt
 
 
 TOKEN = "hf_" + "Ab1" * 11 + "x"
@@ -439,6 +440,47 @@ def test_the_loss_curves(tmp_path):
     plot_losses([], tmp_path / "none.png")
     sizes = [(tmp_path / f"{name}.png").stat().st_size for name in ("all", "first", "none")]
     assert sizes[0] > sizes[2] and sizes[1] > sizes[2]
+
+
+@pytest.mark.parametrize("num_steps", [1, 3])
+def test_what_was_logged_is_seen(num_steps, tmp_path):
+    names = ["loss", "lm_loss", *(f"mctp_loss_{k}" for k in (1, 10, 2, 3, 4, 5, 6, 7, 8, 9))]
+    # in the order in which a trainer's state has them
+    history = [dict.fromkeys(sorted(names), 1.0 / step) | {"step": step} for step in range(1, num_steps + 1)]
+    history[-1]["eval_loss"] = 2.0
+    ordered = ["loss", "lm_loss", *(f"mctp_loss_{k}" for k in range(1, 11))]
+    assert re.findall(r"^\| `(\w+)`", loss_table(history), re.MULTILINE) == ordered
+    figure = draw_losses(history)
+    figure.savefig(tmp_path / "losses.png")
+    (axes,) = figure.axes
+    assert [line.get_label() for line in axes.lines] == ["loss", "eval_loss", *ordered[1:]]
+    for line in axes.lines:
+        # one point is a point
+        assert (line.get_marker() == "o") == (len(line.get_xdata()) == 1)
+    (legend,) = figure.legends
+    assert not legend.get_window_extent().overlaps(axes.get_window_extent())
+
+
+def test_the_legend_of_results_covers_nothing(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(plt, "close", figures.append)
+    sets = {"sqa": {"speech_accuracy": 0.01}, "tts": {"wer": 0.99}}
+    modes = {mode: {**sets, "speed": {"tokens_per_second": 100 + i}} for i, mode in enumerate(MCTP_MODES)}
+    plot_results({"modes": modes}, tmp_path / "results.png")
+    (figure,) = figures
+    (axes,), (legend,) = figure.axes, figure.legends
+    assert not legend.get_window_extent().overlaps(axes.get_window_extent())
+
+
+def test_results_of_another_split_say_so(folder):
+    results = {"modes": {"boost": {"asr": {"wer": 0.5}, "speed": {}}}, "default_mode": "boost"}
+    for split, said in (({}, "Measured on held-out data"), ({"split": "train"}, "Measured on the split `train`")):
+        (folder / "results.json").write_text(json.dumps(results | split))
+        card = render_model_card(folder)
+        assert said in card.text and "independent recogniser" not in card.text
+        (evaluation,) = card.data.eval_results
+        assert evaluation.dataset_split == split.get("split", "test")
+        assert ("Held-out" in evaluation.dataset_name) == (not split)
 
 
 def test_card_of_a_corpus():
