@@ -11,7 +11,6 @@ import types
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-import torch
 import yaml
 from transformers.hf_argparser import string_to_bool
 from trl import TrlParser
@@ -19,6 +18,15 @@ from trl import TrlParser
 
 # no setting needs larger ones, and what counts with them overflows
 LARGEST_NUMBER = 2**53
+# of what there must be some, if it is given
+AT_LEAST_ONE = (
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+    "max_length",
+    "pad_to_multiple_of",
+    "num_threads",
+)
 
 
 class SettingsLoader(yaml.SafeLoader):
@@ -159,17 +167,28 @@ def parse_settings(dataclass_types: tuple[type, ...], prog: str, argv: list[str]
                 raise ValueError(f"{place}: there is no setting `{name}`{hint}")
             try:
                 check_setting(value, kinds[name])
+                if name.endswith("_kwargs") and isinstance(value, str):
+                    raise ValueError(f"must be a mapping, got {value!r:.100}")
             except ValueError as error:
                 raise ValueError(f"{place}: `{name}` {error}.") from error
         os.environ.update({name: str(value) for name, value in settings.pop("env", {}).items()})
         parser.set_defaults_with_config(**settings)
-    *instances, unknown = parser.parse_args_into_dataclasses(
-        argv, return_remaining_strings=True, look_for_args_file=False
-    )
+    try:
+        *instances, unknown = parser.parse_args_into_dataclasses(
+            argv, return_remaining_strings=True, look_for_args_file=False
+        )
+    except AttributeError as error:
+        # of transformers, which looks into what it takes for a mapping
+        raise ValueError(f"A setting is of another kind than it should be: {error}") from error
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     # what is left of the parser's own is `--config`
-    return tuple(instances[: len(dataclass_types)])
+    instances = instances[: len(dataclass_types)]
+    for name in AT_LEAST_ONE:
+        for value in (getattr(instance, name, None) for instance in instances):
+            if isinstance(value, int) and value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}.")
+    return tuple(instances)
 
 
 def read_mapping(value: dict | str | None, name: str) -> dict | None:
@@ -186,16 +205,3 @@ def read_mapping(value: dict | str | None, name: str) -> dict | None:
     if not isinstance(mapping, (dict, types.NoneType)):
         raise ValueError(f"`{name}` must be a mapping, or JSON of one, got {value!r:.100}.")
     return mapping
-
-
-def set_num_threads(number: int | None) -> None:
-    """
-    CPU threads of torch, which are as many as there are cores where `number` is None.
-
-    Raises:
-        ValueError: there are none.
-    """
-    if number is not None:
-        if number < 1:
-            raise ValueError(f"`num_threads` must be at least 1, got {number}.")
-        torch.set_num_threads(number)

@@ -37,7 +37,7 @@ from .conversations import conversation_texts, load_conversations
 from .data import build_training_dataset
 from .hub import describe_start, find_checkpoint, hub_revision, place_of
 from .initialize import build_from_language_model, build_from_nothing
-from .settings import parse_settings, read_mapping, set_num_threads
+from .settings import parse_settings, read_mapping
 from .trainer import STAGES, VitaAudioSFTConfig, VitaAudioSFTTrainer
 
 
@@ -313,7 +313,8 @@ def main(argv: list[str] | None = None) -> None:
         argv: `--config FILE.yaml` and settings that override it; the process's arguments by default.
     """
     script_args, training_args = parse_settings((VitaAudioScriptArguments, VitaAudioSFTConfig), PROG, argv)
-    set_num_threads(script_args.num_threads)
+    if script_args.num_threads is not None:
+        torch.set_num_threads(script_args.num_threads)
     set_seed(training_args.seed)
     disable_caching()
     with no_empty_folder(training_args.output_dir):

@@ -31,7 +31,7 @@ from training.checkpoints import (
     last_complete_checkpoint,
 )
 from training.codec import CodecClips, VitaAudioCodecForPreTraining
-from training.settings import parse_settings, read_mapping, set_num_threads
+from training.settings import parse_settings, read_mapping
 from training.storage import round_to_half
 
 
@@ -194,7 +194,8 @@ def load_fitting(model: VitaAudioCodecForPreTraining, checkpoint: Path, phonemes
 
 def main(argv: list[str] | None = None) -> None:
     codec_args, training_args = parse_settings((CodecArguments, TrainingArguments), PROG, argv)
-    set_num_threads(codec_args.num_threads)
+    if codec_args.num_threads is not None:
+        torch.set_num_threads(codec_args.num_threads)
     with no_empty_folder(training_args.output_dir):
         run(codec_args, training_args)
 

@@ -11,6 +11,7 @@ from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 from trl import SFTConfig, SFTTrainer
 
+from hub_cards.command_line import naming
 from modeling_vita_audio import MCTP_MODES, VitaAudioForConditionalGeneration
 
 from .checkpoints import CompleteCheckpointsMixin
@@ -236,7 +237,8 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """As [`Trainer.create_optimizer`], with groups of their own for the MCTP modules."""
         if self.optimizer is None:
-            super().create_optimizer(model)
+            with naming("What `optim`, `optim_args` and the other settings of the optimizer say"):
+                super().create_optimizer(model)
             named_parameters = (self.model if model is None else model).named_parameters()
             of_modules = {id(parameter) for name, parameter in named_parameters if "mctp_modules." in name}
             for group in list(self.optimizer.param_groups):
@@ -248,6 +250,10 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
             # the first group's rate is the one that is logged
             self.optimizer.param_groups = [group for group in self.optimizer.param_groups if group["params"]]
         return self.optimizer
+
+    def create_scheduler(self, *args, **kwargs):
+        with naming("What `lr_scheduler_type` and `lr_scheduler_kwargs` say"):
+            return super().create_scheduler(*args, **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         # TRL's own loss knows of one head and no modules; the model's is the loss, as `Trainer` takes it

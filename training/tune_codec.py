@@ -27,7 +27,7 @@ from processing.modeling_vita_audio_codec import VitaAudioCodec
 from training.checkpoints import last_complete_checkpoint
 from training.codec import read_answers, read_clips
 from training.codec_tuning import PARTS, TuningClips, VitaAudioCodecForTuning
-from training.settings import parse_settings, set_num_threads
+from training.settings import parse_settings
 from training.storage import round_to_half
 from training.train_codec import PHONEMES_NAME, VitaAudioCodecTrainer, check_checkpoint, describe_origin
 
@@ -97,7 +97,8 @@ def main(argv: list[str] | None = None) -> None:
     tuning_args, training_args = parse_settings((TuningArguments, TrainingArguments), PROG, argv)
     if not set() < set(tuning_args.parts) <= set(PARTS):
         raise ValueError(f"`parts` must be some of {', '.join(PARTS)}, got {tuning_args.parts}.")
-    set_num_threads(tuning_args.num_threads)
+    if tuning_args.num_threads is not None:
+        torch.set_num_threads(tuning_args.num_threads)
     with no_empty_folder(training_args.output_dir):
         run(tuning_args, training_args)
 
