@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.measuring import PeakMemory, describe_machine, name_machine, now, seconds_of
+from hub_cards.command_line import ArgumentParser
 from processing.configuration_glm4_voice_codec import Glm4VoiceCodecConfig
 from processing.modeling_glm4_voice_codec import Glm4VoiceCodec
 from processing.modeling_vita_audio_codec import VitaAudioCodec
@@ -127,7 +128,7 @@ def plot(results: dict, path: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="Of GLM-4-Voice's codec.")
     parser.add_argument("--glm4_voice", type=Path, default=None, help="Folder of a converted GLM-4-Voice codec.")

@@ -21,6 +21,7 @@ from transformers import AutoConfig, LogitsProcessor, LogitsProcessorList, Qwen2
 from transformers.generation.streamers import BaseStreamer
 
 from benchmarks.measuring import PeakMemory, describe_machine, name_machine, now, seconds_of
+from hub_cards.command_line import ArgumentParser
 from modeling_vita_audio import MCTP_MODES, VitaAudioConfig, VitaAudioForConditionalGeneration
 from training.report import fill_section, plt, write_atomically
 
@@ -227,7 +228,7 @@ def plot(results: dict, path: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=device)
     parser.add_argument(

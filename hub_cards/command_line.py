@@ -78,7 +78,9 @@ def naming(what: str) -> Iterator[None]:
         # without what it came from, which need not be explained once more
         raise OSError(f"{what} cannot be loaded: {explain(error)}") from None
     except Exception as error:
-        raise ValueError(f"{what} is broken, or not what it should be ({type(error).__name__}: {error}).") from error
+        raise ValueError(
+            f"{what}: this is broken, or not what it should be ({type(error).__name__}: {error})."
+        ) from error
 
 
 @contextmanager

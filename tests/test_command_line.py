@@ -175,7 +175,7 @@ def write_codec_checkpoint(folder):
         (
             "training.tune_codec",
             ["--config", "codec.yaml", "--parts", "decoder", "--start_from", "spoilt"],
-            "spoilt is broken",
+            "spoilt: this is broken",
         ),
         ("training.evaluate_codec", ["--codec", "no", "--corpus_dir", "bad"], "no folder or file 'no'"),
         ("training.evaluate_codec", ["--codec", "spoilt", "--corpus_dir", "bad"], "clips.jsonl, line 1 is not JSON"),

@@ -323,3 +323,18 @@ def test_half_stored_weights_load_as_they_were_rounded(tmp_path):
     loaded = VitaAudioCodec.from_pretrained(tmp_path / "half")
     assert loaded.dtype == torch.float32
     assert all(tensor.equal(codec.state_dict()[name]) for name, tensor in loaded.state_dict().items())
+
+
+def test_a_codec_run_says_what_was_changed(corpus_dir, tmp_path, capsys):
+    config = tmp_path / "codec.yaml"
+    config.write_text(
+        f"corpus_dir: {corpus_dir}\noutput_dir: {tmp_path / 'run'}\nuse_cpu: true\nmax_steps: 1\nsave_steps: 1\n"
+        f"per_device_train_batch_size: 4\nreport_to: none\ncodec_config: {TINY}\n"
+    )
+    train_codec.main(["--config", str(config)])
+    with pytest.raises(ValueError, match="is over since step 1, .* phoneme_loss_weight from 1.0 to 0.5"):
+        train_codec.main(["--config", str(config), "--phoneme-loss-weight", "0.5"])
+    larger = json.dumps(TINY | {"codebook_size": 2 * VitaAudioCodecConfig(**TINY).codebook_size})
+    with pytest.raises(ValueError, match="(?s)for a model of other sizes, give another `output_dir`.*size mismatch"):
+        train_codec.main(["--config", str(config), "--max_steps", "2", "--codec_config", larger])
+    assert "Going on from" in capsys.readouterr().out

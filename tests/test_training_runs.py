@@ -506,3 +506,13 @@ def test_a_codec_that_is_none_is_named(folder, tmp_path, capsys):
         assert run_command(main, PROG, ["--config", str(write_config(tmp_path / "config.yaml", **settings))]) == 1
         assert f"`{name}`, {tmp_path / 'run'}, has a VitaAudio" in capsys.readouterr().err
     assert not (tmp_path / "next").exists()
+
+
+def test_an_optimizer_of_other_weights_is_named(folder, tmp_path, capsys):
+    run_again(capsys, folder, tmp_path, max_steps=1)
+    path = tmp_path / "run" / "checkpoint-1" / "optimizer.pt"
+    state = torch.load(path, weights_only=True)
+    state["state"][0]["exp_avg"] = torch.zeros(3)
+    torch.save(state, path)
+    code, _, err = run_again(capsys, folder, tmp_path)
+    assert code == 1 and "exp_avg of the shape torch.Size([3]) for weights of torch.Size(" in err

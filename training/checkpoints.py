@@ -65,7 +65,9 @@ RARE_SETTINGS = (
     "load_best_model_at_end",
     "metric_for_best_model",
 )
-# What two records of one run have alike, besides the settings.
+# Optimizers whose moments have the shapes of the weights.
+PLAIN_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused")
+# What of a record says how the model is shown, not how it was made; and what two records of one run have alike.
 FOR_THE_CARD_ALONE = ("repo_id", "revision", "license", "language")
 COMPARED_ENTRIES = ("stage", "dataset", "tasks", "num_examples", "dtype", "text_vocab_size", "codec", "answer_codec")
 
@@ -94,10 +96,11 @@ def describe_changes(old: dict, new: dict) -> list[str]:
     """What is different in the record `new` of a run, such as "learning_rate from 0.001 to 0.0005"."""
     # as JSON has it
     new = json.loads(json.dumps(new))
-    pairs = [(name, old.get(name), new.get(name)) for name in COMPARED_ENTRIES if name in old]
-    if "settings" in old:
-        names = dict.fromkeys([*old["settings"], *new["settings"]])
-        pairs += [(name, old["settings"].get(name), new["settings"].get(name)) for name in names]
+    if "settings" not in old:
+        return []
+    pairs = [(name, old.get(name), new.get(name)) for name in COMPARED_ENTRIES]
+    names = dict.fromkeys([*old["settings"], *new["settings"]])
+    pairs += [(name, old["settings"].get(name), new["settings"].get(name)) for name in names]
     return [f"{name} from {was} to {is_now}" for name, was, is_now in pairs if was != is_now]
 
 
@@ -212,10 +215,11 @@ class CompleteCheckpointsMixin:
     def _load_optimizer_and_scheduler(self, checkpoint):
         with naming(f"The state of the optimizer in {checkpoint} (optimizer.pt, scheduler.pt)"):
             super()._load_optimizer_and_scheduler(checkpoint)
-            if checkpoint is not None:
+            # torch looks at the shapes in the first step alone
+            if checkpoint is not None and self.args.optim in PLAIN_OPTIMIZERS and not self.is_deepspeed_enabled:
                 for parameter, state in self.optimizer.state.items():
-                    for name, value in state.items():
-                        if name.startswith("exp_avg") and value.shape != parameter.shape:
+                    for name in ("exp_avg", "exp_avg_sq"):
+                        if (value := state[name]).shape != parameter.shape:
                             raise ValueError(f"{name} of the shape {value.shape} for weights of {parameter.shape}")
 
     def _load_rng_state(self, checkpoint):
