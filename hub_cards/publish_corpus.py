@@ -14,6 +14,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
+import datasets
 import soundfile
 from datasets import Audio, Dataset, DatasetDict, Features, List, Value
 from huggingface_hub import DatasetCard, HfApi
@@ -26,7 +27,6 @@ from .plots import plot_durations
 from .push import call_hub, create_repository
 from .schemas import check_fields
 from .secret_scan import check_for_secrets, environment_secrets
-from .temporary import disable_caching
 
 
 PROG = "hub_cards.publish_corpus"
@@ -169,7 +169,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--license", default=DEFAULT_LICENSE, help="of the sentences and voices")
     parser.add_argument("--language", nargs="+", default=DEFAULT_LANGUAGE)
     args = parser.parse_args(argv)
-    disable_caching()
+    # what `datasets` makes on the way lies in a temporary folder and is gone at the end
+    datasets.disable_caching()
     repo_id = publish_corpus(args.corpus_dir, args.repo_id, args.private, args.license, args.language)
     print(f"{args.corpus_dir} is the dataset {repo_id}.")
 

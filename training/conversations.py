@@ -7,7 +7,7 @@ of `datasets`.
 
 import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import NoneType
 
@@ -75,6 +75,8 @@ def load_conversations(
         raise ValueError("`tasks` is empty; leave it out to take all.")
     files = find_row_files(source)
     if files:
+        # `datasets` would take lists for shards
+        tasks = None if tasks is None else tuple(tasks)
         arguments = {"source": str(Path(source).resolve()), "split": split, "tasks": tasks}
         # once for its errors, which `datasets` would hide in one of its own, and for its number
         num_conversations = sum(1 for _ in generate_rows(**arguments))
@@ -84,7 +86,7 @@ def load_conversations(
                 features=CONVERSATION_FEATURES,
                 cache_dir=None if cache_dir is None else os.fspath(cache_dir),
                 # the time of the last change, so that a changed file is read anew
-                gen_kwargs=arguments | {"changed": [file.stat().st_mtime_ns for file in files]},
+                gen_kwargs=arguments | {"changed": tuple(file.stat().st_mtime_ns for file in files)},
             )
         conversations = []
     else:
@@ -186,7 +188,9 @@ def read_csv(path: Path) -> Iterator[tuple[int, dict]]:
             yield rows.line_num, row
 
 
-def generate_rows(source: str, split: str, tasks: list[str] | None, changed: list[int] = ()) -> Iterator[dict]:
+def generate_rows(
+    source: str, split: str, tasks: tuple[str, ...] | None, changed: tuple[int, ...] = ()
+) -> Iterator[dict]:
     known_tasks = set()
     for row in read_rows(source):
         if row["split"] in (None, split):
@@ -196,7 +200,7 @@ def generate_rows(source: str, split: str, tasks: list[str] | None, changed: lis
     check_tasks(source, split, tasks, known_tasks)
 
 
-def check_tasks(source: str, split: str, tasks: list[str] | None, known_tasks: set[str]) -> None:
+def check_tasks(source: str, split: str, tasks: Sequence[str] | None, known_tasks: set[str]) -> None:
     if missing := [task for task in tasks or () if task not in known_tasks]:
         raise ValueError(
             f"{source} has no conversations of the split '{split}' and the tasks {missing}; its tasks are "

@@ -27,7 +27,6 @@ from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from hub_cards.command_line import check_place, naming, no_empty_folder, run_command
 from hub_cards.model_card import TRAINING_RECORD_FILE, read_json
 from hub_cards.push import create_repository
-from hub_cards.temporary import disable_caching
 from modeling_vita_audio import VitaAudioConfig, VitaAudioForConditionalGeneration
 from processing import VitaAudioProcessor
 from processing.interleaving_vita_audio import check_interleave_pattern
@@ -38,6 +37,7 @@ from .data import build_training_dataset
 from .hub import describe_start, find_checkpoint, hub_revision, place_of
 from .initialize import build_from_language_model, build_from_nothing
 from .settings import parse_settings, read_mapping
+from .temporary import disable_caching
 from .trainer import STAGES, VitaAudioSFTConfig, VitaAudioSFTTrainer
 
 
