@@ -191,6 +191,20 @@ def test_a_run_goes_on_from_its_newest_checkpoint_when_told_so(folder, tmp_path)
     assert [entry["step"] for entry in state["log_history"] if "loss" in entry] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("max_steps", [3, 2])
+def test_a_checkpoint_that_was_deleted_in_part_takes_the_place_of_none(folder, tmp_path, max_steps):
+    settings = settings_of(folder, tmp_path / "run", max_steps=2, save_steps=1, save_total_limit=2)
+    main(["--config", str(write_config(tmp_path / "config.yaml", **settings))])
+    # as a kill in the midst of its deletion leaves it: it was changed last
+    shutil.copytree(tmp_path / "run" / "checkpoint-2", tmp_path / "run" / "checkpoint-0")
+    (tmp_path / "run" / "checkpoint-0" / COMPLETE_FILE).unlink()
+    os.utime(tmp_path / "run" / "checkpoint-0", (time.time() + 60, time.time() + 60))
+    settings |= {"max_steps": max_steps}
+    main(["--config", str(write_config(tmp_path / "config.yaml", **settings))])
+    left = {f"checkpoint-{max_steps - 1}", f"checkpoint-{max_steps}"}
+    assert {path.name for path in (tmp_path / "run").glob("checkpoint-*")} == left
+
+
 def test_what_was_measured_goes_with_the_weights_it_was_measured_with(folder, tmp_path):
     def run(seed):
         settings = settings_of(folder, tmp_path / "run", stage=1, max_steps=1, save_strategy="no", seed=seed)

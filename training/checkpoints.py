@@ -17,7 +17,7 @@ import transformers
 import trl
 from transformers import TrainerState, TrainingArguments
 from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, sort_checkpoints
 
 from hub_cards.command_line import naming
 from hub_cards.model_card import TRAINING_RECORD_FILE, read_json
@@ -241,6 +241,7 @@ class CompleteCheckpointsMixin:
             # with the summary of the whole run
             state.log_history = finished.log_history
         self.state = state
+        self._delete_old_checkpoints(self.args.output_dir)
         self._load_from_checkpoint(checkpoint)
         if self.args.load_best_model_at_end and state.best_model_checkpoint is not None:
             self._load_best_model()
@@ -270,10 +271,20 @@ class CompleteCheckpointsMixin:
             self.args.save_total_limit = limit
             if self.args.should_save and not complete.exists():
                 shutil.rmtree(folder, ignore_errors=True)
-        if self.args.should_save:
-            rotate_checkpoints(
-                output_dir=run_dir,
-                save_total_limit=limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
-            )
+        self._delete_old_checkpoints(run_dir)
+
+    def _delete_old_checkpoints(self, run_dir: str) -> None:
+        """Keeps `save_total_limit` checkpoints. What a run that was killed has written, or deleted, in part is none."""
+        limit = self.args.save_total_limit
+        if not self.args.should_save or limit is None or limit <= 0:
+            return
+        for path in Path(run_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+            if not (path / COMPLETE_FILE).is_file():
+                shutil.rmtree(path, ignore_errors=True)
+        best = self.state.best_model_checkpoint and str(Path(self.state.best_model_checkpoint))
+        checkpoints = sort_checkpoints(run_dir, use_mtime=True, best_model_checkpoint=best)
+        # the best one stays, whatever the limit, as does the newest
+        for path in checkpoints[: -max(limit, len({best, *checkpoints[-1:]} - {None}))]:
+            # from here on it does not count, however far its deletion comes
+            Path(path, COMPLETE_FILE).unlink()
+            shutil.rmtree(path, ignore_errors=True)

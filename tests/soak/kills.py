@@ -307,9 +307,9 @@ def kill_once(work: Work, kind, place: Path, case, whole: dict, draw: random.Ran
         work.finish(command, arguments, temporary)
     except AssertionError as error:
         raise AssertionError(f"after {outcome}, the repeat: {error}") from None
-    kind.after_repeat(place, case, whole["contents"])
     if leftovers := contents(place).keys() ^ whole["contents"].keys():
         raise AssertionError(f"after {outcome}, left or missing: {', '.join(sorted(leftovers))}")
+    kind.after_repeat(place, case, whole["contents"])
     return outcome
 
 
