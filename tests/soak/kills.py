@@ -80,13 +80,13 @@ def signs(work: "Work", place: Path) -> dict[str, set]:
     signs = {"written": {len(work.hub.requests)}, "visible": {len(work.hub.requests)}}
     for root, folders, files in os.walk(place):
         for name in folders + files:
-            path = os.path.join(root, name)
+            path = Path(root, name)
             try:
-                sign = (path, name in files and os.stat(path).st_mtime_ns)
+                sign = (path, name in files and path.stat().st_mtime_ns)
             except FileNotFoundError:
                 continue
             signs["written"].add(sign)
-            if name in files and "/." not in path:
+            if name in files and not any(part.startswith(".") for part in path.relative_to(place).parts):
                 signs["visible"].add(sign)
     return signs
 
@@ -269,7 +269,9 @@ def undisturbed(work: Work, kind, place: Path, case) -> dict:
     before = last = signs(work, place)
     times, start = {"start": 0}, time.monotonic()
     process = work.start(command, arguments, temporary)
-    while process.is_alive():
+    is_over = False
+    while not is_over:
+        is_over = not process.is_alive()
         seconds, now = time.monotonic() - start, signs(work, place)
         for name in now:
             if now[name] != before[name]:
@@ -279,7 +281,7 @@ def undisturbed(work: Work, kind, place: Path, case) -> dict:
         assert seconds < MAX_SECONDS
         time.sleep(0.0005)
     assert process.exitcode == 0, work.log.read_text()[-3000:]
-    return {"times": times | {"over": time.monotonic() - start}, "contents": contents(place)}
+    return {"times": times | {"over": seconds}, "contents": contents(place)}
 
 
 def kill_once(work: Work, kind, place: Path, case, whole: dict, draw: random.Random) -> str | None:
