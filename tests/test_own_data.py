@@ -260,3 +260,25 @@ def test_training_data_is_scored_only_when_asked_for(model_dir, tmp_path, capsys
     ]
     evaluate.main(arguments)
     assert json.loads((tmp_path / "out" / "results.json").read_text())["split"] == "train"
+
+
+def test_tasks_come_one_after_the_other_from_every_form(tmp_path):
+    folder = write_audiofolder(tmp_path / "folder")
+    rows = list(read_conversations(folder, "train"))
+    columns = {name: [row[name] for row in rows] for name in ("task", "messages", "audios")}
+    Dataset.from_dict(columns).save_to_disk(tmp_path / "saved")
+    tasks = ["tts", "asr", "tts"]
+    read = [load_conversations(source, "train", tasks, tmp_path / "cache") for source in (folder, tmp_path / "saved")]
+    assert read[0]["messages"][:] == read[1]["messages"][:] and len(read[0]) == 6
+
+
+def test_a_model_without_a_codec_is_named_by_all(tmp_path, capsys):
+    processor = tiny_processor()
+    tiny_model(processor).save_pretrained(tmp_path / "model")
+    processor.audio_tokenizer = None
+    processor.save_pretrained(tmp_path / "model")
+    (tmp_path / "data").mkdir()
+    for command in commands(write_readme_example(tmp_path / "data"), tmp_path / "model", tmp_path / "out"):
+        line = refusal(capsys, *command)
+        assert "has no speech codec" in line or "has no audio tokenizer" in line
+    assert not (tmp_path / "out").exists()

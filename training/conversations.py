@@ -75,8 +75,7 @@ def load_conversations(
         raise ValueError("`tasks` is empty; leave it out to take all.")
     files = find_row_files(source)
     if files:
-        # `datasets` would take lists for shards
-        tasks = None if tasks is None else tuple(tasks)
+        # a list is what `datasets` reads one by one: the tasks come one after the other, as they do from a dataset
         arguments = {"source": str(Path(source).resolve()), "split": split, "tasks": tasks}
         # once for its errors, which `datasets` would hide in one of its own, and for its number
         num_conversations = sum(1 for _ in generate_rows(**arguments))
@@ -188,9 +187,7 @@ def read_csv(path: Path) -> Iterator[tuple[int, dict]]:
             yield rows.line_num, row
 
 
-def generate_rows(
-    source: str, split: str, tasks: tuple[str, ...] | None, changed: tuple[int, ...] = ()
-) -> Iterator[dict]:
+def generate_rows(source: str, split: str, tasks: list[str] | None, changed: tuple[int, ...] = ()) -> Iterator[dict]:
     known_tasks = set()
     for row in read_rows(source):
         if row["split"] in (None, split):
