@@ -103,7 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--modes",
         metavar="MODE",
         type=parse_mode,
-        help="vanilla, balance, boost, turbo or a list such as 1,10,4,10 (default: the model's)",
+        help="such as vanilla or boost (a wrong one lists all), or a list such as 1,10,4,10 (default: the model's)",
     )
     generation.add_argument("--max_new_tokens", type=int, help="the most tokens to write")
     generation.add_argument(

@@ -39,6 +39,11 @@ def test_readme_snippets_run_as_printed(block, tmp_path):
     subprocess.run([sys.executable, "-c", block], cwd=ROOT, env=environment, check=True, timeout=300)
 
 
+def test_readme_names_every_mode():
+    (line,) = (line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("`mctp_mode` is"))
+    assert re.findall(r'"(\w+)"', line) == list(MCTP_MODES)
+
+
 def test_readme_shows_the_results_of_the_checkpoint():
     results = json.loads((MINI / "results.json").read_text())
     assert list(results["modes"]) == list(MCTP_MODES)
