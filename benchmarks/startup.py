@@ -14,6 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from hub_cards.command_line import ArgumentParser, run_command
+
 
 COMMANDS = {
     "help": ["--help"],
@@ -33,7 +35,7 @@ def seconds_of(checkout: Path, argv: list[str], folder: str) -> float:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(prog="benchmarks.startup", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkouts", nargs="+", type=Path, default=[Path()], help="folders of this repository")
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args(argv)
@@ -48,4 +50,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main, "benchmarks.startup"))

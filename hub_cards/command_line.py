@@ -10,6 +10,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
+TRACEBACK = "--traceback"
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """
     One whose options may be spelled with dashes or underscores between their words, as those of transformers' parsers may.
@@ -38,12 +41,16 @@ def run_command(command: Callable[[list[str] | None], int | None], prog: str, ar
     Args:
         command: takes `argv` and returns its exit code, or None where it went well.
         prog: its name, for messages.
-        argv: its arguments; the process's by default.
+        argv: its arguments; the process's by default. With `--traceback` among them, errors are raised as they are.
 
     Returns:
         `int`: the exit code: 1 where it failed, after one line on the standard error that says why. An error that nothing
         outside of this package can have led to is raised as it is.
     """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if TRACEBACK in argv:
+        argv.remove(TRACEBACK)
+        return command(argv) or 0
     try:
         return command(argv) or 0
     except KeyboardInterrupt:

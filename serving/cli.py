@@ -75,7 +75,11 @@ class Version(argparse.Action):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = ArgumentParser(prog="vita-audio", description="Speech in, speech out: VITA-Audio.")
+    parser = ArgumentParser(
+        prog="vita-audio",
+        description="Speech in, speech out: VITA-Audio.",
+        epilog="With --traceback, a command that fails shows where.",
+    )
     parser.add_argument("--version", action=Version, nargs=0, help="print the version")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 

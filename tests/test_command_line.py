@@ -51,6 +51,12 @@ def test_bugs_keep_their_traceback(error):
         run_command(command, "a.command")
 
 
+def test_a_traceback_on_request():
+    with pytest.raises(ValueError, match="four"):
+        run_command(lambda argv: int(*argv), "a.command", ["four", "--traceback"])
+    assert run_command(lambda argv: len(argv), "a.command", ["--traceback", "x"]) == 1
+
+
 def test_interruption_and_exit_codes(capsys):
     def interrupted(argv):
         raise KeyboardInterrupt
