@@ -261,14 +261,14 @@ def test_a_template_that_refuses_is_said_to_be_one(tmp_path, capsys):
 def test_modules_that_are_run_do_so_by_one_function(tmp_path):
     modules = [
         path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
-        for package in ("training", "hub_cards", "modeling_vita_audio", "processing")
+        for package in ("training", "hub_cards", "modeling_vita_audio", "processing", "serving")
         for path in sorted((ROOT / package).rglob("*.py"))
         if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
     ]
     assert len(modules) == 13
     for name in modules:
         source = (ROOT / name.replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8")
-        assert name == "processing.cli" or f'PROG = "{name}"\n' in source
+        assert name == "serving.cli" or f'PROG = "{name}"\n' in source
         assert "sys.exit(run_command(main, PROG))\n" in source or "sys.exit(main())\n" in source
     done = subprocess.run(
         [sys.executable, "-m", "training.train", "--config", str(tmp_path / "none.yaml")],
