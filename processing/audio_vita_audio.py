@@ -171,6 +171,8 @@ def _open(source) -> tuple[str, BinaryIO]:
             return "the base64 audio", io.BytesIO(_decode_base64(path))
         hint = " Of addresses, http(s)://, file:// and data: are read." if "://" in name else ""
         raise FileNotFoundError(f"There is no audio file {name}.{hint}")
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"{name} is a folder, and no audio file.")
     try:
         stream = open(path, "rb")
     except OSError as error:

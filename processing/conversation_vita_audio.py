@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 
 AUDIO_MARK = "<|audio|>"
+ROLES = ("system", "user", "assistant")
 # An audio part of a message has its audio under one of these, and so has a dictionary that is an audio.
 AUDIO_KEYS = ("array", "raw", "audio", "bytes", "base64", "path", "url", "audio_url")
 
@@ -88,21 +89,29 @@ def read_conversation(inputs) -> list[dict]:
     The messages that stand for an input of the pipeline, in the form of [`split_at_marks`].
 
     Args:
-        inputs: messages, or one of them; a row of a dataset with `"messages"`, and the `"audios"` of their marks, or with an
+        inputs: messages, or one of them, or a part of one; a row of a dataset with `"messages"`, and the `"audios"` of their marks, or with an
             `"audio"`; a string that [`is_written`]; or an audio.
 
     Raises:
-        ValueError: a text is empty, the last turn is not the user's, or see [`split_at_marks`].
+        ValueError: a text is empty, a role unknown, the last turn is not the user's, or see [`split_at_marks`].
+        TypeError: `inputs` is None.
     """
     audios = None
     if isinstance(inputs, dict) and inputs.get("messages") is not None:
         inputs, audios = inputs["messages"], inputs.get("audios")
     if _is_message(inputs):
         inputs = [inputs]
+    if inputs is None:
+        raise TypeError("There is nothing to answer: the input is None.")
     if not is_conversation(inputs):
-        part = {"type": "text", "text": inputs} if isinstance(inputs, str) and is_written(inputs) else _audio(inputs)
+        if isinstance(inputs, str) and is_written(inputs):
+            part = {"type": "text", "text": inputs}
+        else:
+            part = inputs if isinstance(inputs, dict) and "type" in inputs else _audio(inputs)
         inputs = [{"role": "user", "content": [part]}]
     messages = split_at_marks(inputs, audios)
+    if unknown := {message["role"] for message in messages} - set(ROLES):
+        raise ValueError(f"The roles of a conversation are {', '.join(ROLES)}, got {', '.join(sorted(unknown)):.200}.")
     if messages[-1]["role"] != "user":
         raise ValueError(
             f"The last turn must be the user's, to be answered; it is of the role {messages[-1]['role']!r}."

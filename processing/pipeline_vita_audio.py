@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from transformers import AutoProcessor, GenerationConfig, Pipeline, ProcessorMixin
 from transformers.generation.streamers import BaseStreamer
-from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
+from transformers.pipelines.pt_utils import KeyDataset, PipelineDataset, PipelineIterator
 from transformers.utils.chat_template_utils import Chat
 
 from .audio_vita_audio import is_one_audio
@@ -197,6 +197,8 @@ class VitaAudioPipeline(Pipeline):
             ValueError: an only input is empty or bad (see [`load_audio`] and [`VitaAudioProcessor.apply_chat_template`]), or a
                 keyword is none of these.
         """
+        if isinstance(inputs, KeyDataset) and type(inputs.dataset).__module__.startswith("datasets."):
+            inputs = inputs.dataset[inputs.key]
         if isinstance(inputs, (list, tuple)):
             inputs = Chat(spoken) if (spoken := as_conversation(inputs)) else list(inputs)
         elif isinstance(inputs, Mapping):
@@ -471,7 +473,9 @@ def _warn(question: dict, text: str, seconds: float, is_cut_off: bool) -> None:
     """Warns of an answer of that text and that much speech which cannot be all that was asked for."""
     spoken = question["text"] if question["task"] == "tts" else text
     message = None
-    if is_cut_off:
+    if question["task"] == "tts" and text.strip() not in ("", spoken.strip()):
+        message = f"is what the model wrote, and may have spoken, in place of {spoken!r:.60}. It is unlike the texts of its training."
+    elif is_cut_off:
         message = "was cut off at the limit of its length; a larger `max_new_tokens` gives it room."
     elif not seconds and question["task"] != "asr":
         message = "has no speech. Ask in another way, or with another `system_prompt`."
@@ -481,7 +485,7 @@ def _warn(question: dict, text: str, seconds: float, is_cut_off: bool) -> None:
             "the texts that it was trained on: give it one sentence at a time."
         )
     if message is not None:
-        warnings.warn(f"The answer {text.strip()!r:.60} {message}", AnswerWarning, stacklevel=2)
+        warnings.warn(f"The answer {(text.strip() or spoken)!r:.60} {message}", AnswerWarning, stacklevel=2)
 
 
 def _load_processor(name_or_path: str, model) -> ProcessorMixin:

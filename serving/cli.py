@@ -121,6 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
     spoken = argparse.ArgumentParser(add_help=False)
     spoken.add_argument(
         "--output",
+        "-o",
         help="a wav, flac, ogg or mp3 file for the speech, and for that of several inputs a folder (default: in this folder)",
     )
     spoken.add_argument("--force", action="store_true", help="even over files that are there")
@@ -140,7 +141,9 @@ def build_parser() -> argparse.ArgumentParser:
     ask = commands.add_parser(
         "ask", parents=[generation, spoken], help="answer written questions with speech and text"
     )
-    ask.add_argument("inputs", metavar="TEXT", nargs="+", help="the questions, or - for the standard input")
+    ask.add_argument(
+        "inputs", metavar="TEXT", nargs="+", help="the questions, or - for the lines of the standard input"
+    )
     ask.set_defaults(run=run_speech, default_output="answer.wav")
 
     transcribe = commands.add_parser("transcribe", parents=[generation], help="write down speech")
@@ -150,7 +153,7 @@ def build_parser() -> argparse.ArgumentParser:
     transcribe.set_defaults(run=run_speech, default_output=None)
 
     speak = commands.add_parser("speak", parents=[generation, spoken], help="speak texts")
-    speak.add_argument("inputs", metavar="TEXT", nargs="+", help="the texts, or - for the standard input")
+    speak.add_argument("inputs", metavar="TEXT", nargs="+", help="the texts, or - for the lines of the standard input")
     speak.set_defaults(run=run_speech, default_output="speech.wav")
 
     for command, description in DELEGATED_COMMANDS.items():

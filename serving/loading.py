@@ -10,6 +10,16 @@ from pathlib import Path
 # What transformers' loading ends in where a file has JSON of another shape than it expects
 ERRORS_OF_MALFORMED_FILES = (AttributeError, KeyError, IndexError, TypeError, RecursionError)
 
+# What to do with a model of another type
+HINTS = dict.fromkeys(
+    ("qwen2_mtp", "qwen2_mtp_sensevoice"),
+    " It is a released checkpoint, which `python -m modeling_vita_audio.convert_vita_audio_to_hf --input_dir {name} --output_dir "
+    "FOLDER` makes one of this package.",
+) | dict.fromkeys(
+    ("glm4_voice_codec", "vita_audio_codec"),
+    " It is a speech codec, which `vita-audio export --model MODEL --codec {name} FOLDER` puts beside a language model.",
+)
+
 
 def load_pipeline(arguments):
     """
@@ -73,6 +83,7 @@ def check_name(option: str, name: str) -> None:
 def load(name: str, revision: str | None, dtype: str | None, codec_name: str | None):
     """The model and the processor of a folder or Hub id; the processor is built where there is a codec beside it."""
     from transformers import AutoModel, AutoProcessor, PreTrainedConfig
+    from transformers.modeling_utils import PreTrainedAudioTokenizerBase
     from transformers.utils import PROCESSOR_NAME, cached_file
 
     import modeling_vita_audio  # noqa: F401  registers the model with the auto classes
@@ -81,20 +92,33 @@ def load(name: str, revision: str | None, dtype: str | None, codec_name: str | N
     if "model_type" not in config:
         raise ValueError(f"{name} has no model: it has no config.json with a `model_type`.")
     if config["model_type"] != "vita_audio":
-        raise ValueError(f"{name} has a model of the type {config['model_type']!r}, not 'vita_audio'.")
-    has_processor = cached_file(name, PROCESSOR_NAME, revision=revision, _raise_exceptions_for_missing_entries=False)
-    if codec_name is None and not has_processor:
+        hint = HINTS.get(config["model_type"], "").format(name=name)
+        raise ValueError(f"{name} has a model of the type {config['model_type']!r}, not 'vita_audio'.{hint}")
+
+    def has(*path: str) -> bool:
+        file = cached_file(name, "/".join(path), revision=revision, _raise_exceptions_for_missing_entries=False)
+        return file is not None
+
+    if codec_name is None and not has(PROCESSOR_NAME):
         raise ValueError(
             f"{name} has a language model alone, as converting a released one leaves it, and no speech codec. `vita-audio export "
             f"--model {name} --codec CODEC FOLDER` puts both into one folder; the released models' codec is what `python -m "
             "processing.convert_glm4_voice_to_hf` writes."
         )
-    if codec_name is not None and has_processor:
+    if codec_name is not None and has(PROCESSOR_NAME) and has("audio_tokenizer", "config.json"):
         raise ValueError(f"{name} has a processor with a codec of its own; leave --codec out.")
-    model = AutoModel.from_pretrained(name, revision=revision, dtype=dtype)
+    if not has("tokenizer.json") and not has("tokenizer_config.json"):
+        raise ValueError(f"{name} has no tokenizer.json: it is that of the checkpoint that this was made from.")
     if codec_name is None:
-        return model, AutoProcessor.from_pretrained(name, revision=revision)
-    return model, build_processor(name, revision, model, AutoModel.from_pretrained(codec_name))
+        processor = AutoProcessor.from_pretrained(name, revision=revision)
+        return AutoModel.from_pretrained(name, revision=revision, dtype=dtype), processor
+    codec = AutoModel.from_pretrained(codec_name)
+    if not isinstance(codec, PreTrainedAudioTokenizerBase):
+        raise ValueError(
+            f"--codec takes a speech codec, but {codec_name} has a model of the type {codec.config.model_type!r}."
+        )
+    model = AutoModel.from_pretrained(name, revision=revision, dtype=dtype)
+    return model, build_processor(name, revision, model, codec)
 
 
 def build_processor(name: str, revision: str | None, model, codec):

@@ -45,7 +45,9 @@ def respond_to_all(arguments, default_output: str | None) -> int:
         ValueError, OSError: an option, the model or the only input is wrong. What can be known before the model is loaded is said
             before that.
     """
-    if arguments.command not in COMMANDS_ON_TEXT:
+    if arguments.command in COMMANDS_ON_TEXT:
+        arguments.inputs = read_texts(arguments.inputs)
+    else:
         check_files_are_there(arguments.inputs)
     outputs = [None] * len(arguments.inputs)
     if default_output is not None:
@@ -67,13 +69,33 @@ def respond_to_all(arguments, default_output: str | None) -> int:
                 if len(arguments.inputs) == 1 or explain(error) is None:
                     raise
                 failed = True
-                fail(f"{name:.200}: {explain(error)}", "vita-audio")
+                fail(f"{name!r:.200}: {explain(error)}", "vita-audio")
             else:
                 print(json.dumps(report) if arguments.json else describe(report), flush=True)
         for warning in caught:
             if issubclass(warning.category, AnswerWarning):
                 print(f"vita-audio: warning: {' '.join(str(warning.message).split())}", file=sys.stderr)
     return int(failed)
+
+
+def read_texts(inputs: list[str]) -> list[str]:
+    """
+    The texts that a command was given, the lines of the standard input for `-`.
+
+    Raises:
+        ValueError: one is a file, or has nothing in it that could be said.
+    """
+    texts = []
+    for text in inputs:
+        if os.path.isfile(text):
+            raise ValueError(
+                f"{text} is a file, where a text is due. `- < {text}` takes its lines, and `vita-audio answer {text}` a spoken question."
+            )
+        texts += filter(str.strip, sys.stdin.read().splitlines()) if text == STANDARD_INPUT else [text]
+    for text in texts or [""]:
+        if not any(character.isalnum() for character in text):
+            raise ValueError(f"The text has nothing in it to be spoken: {text!r:.200}.")
+    return texts
 
 
 def check_files_are_there(names: list[str]) -> None:
@@ -90,21 +112,21 @@ def plan_outputs(arguments, default_output: str) -> list[Path]:
     The files for the speech of each input, in folders that are there.
 
     Raises:
-        ValueError: the ending of a name is of no format, two are the same, or one is there already or is a folder.
+        ValueError: the ending of a name is of no format, or a file is there already, is a folder or an input.
         OSError: one cannot be written.
     """
     place = Path(arguments.output or default_output)
     if len(arguments.inputs) == 1 and not place.is_dir():
         outputs = [place]
     else:
+        if arguments.output and place.suffix.lower() in FORMATS and not place.is_dir():
+            raise ValueError(f"The output of several inputs is a folder for a file of each, got {place}.")
         folder = place if arguments.output else place.with_suffix("")
         on_text = arguments.command in COMMANDS_ON_TEXT
-        outputs = [
-            folder / f"{number if on_text or name == STANDARD_INPUT else Path(name).stem}.wav"
-            for number, name in enumerate(arguments.inputs, 1)
-        ]
-        if len(set(outputs)) < len(outputs):
-            raise ValueError("Several inputs have the same name, and so would their outputs; give them one by one.")
+        stems = ["" if on_text or name == STANDARD_INPUT else Path(name).stem for name in arguments.inputs]
+        if len(set(stems)) < len(stems):
+            stems = [f"{number}-{stem}".rstrip("-") for number, stem in enumerate(stems, 1)]
+        outputs = [folder / f"{stem or 1}.wav" for stem in stems]
     for output in outputs:
         check_output(output, arguments.force or str(output) == default_output, is_folder_new=len(outputs) > 1)
         if any(os.path.exists(name) and output.exists() and output.samefile(name) for name in arguments.inputs):
@@ -189,10 +211,7 @@ def read_input(command: str, pipe, name: str):
     if command not in COMMANDS_ON_TEXT:
         samples = pipe.processor.load_audio(name)
         return (samples if command == "answer" else recognition_conversation(samples)), samples
-    text = sys.stdin.read().strip() if name == STANDARD_INPUT else name
-    if not any(character.isalnum() for character in text):
-        raise ValueError(f"The text has nothing in it to be spoken: {text!r:.200}.")
-    return ([{"role": "user", "content": text}] if command == "ask" else synthesis_conversation(text)), text
+    return ([{"role": "user", "content": name}] if command == "ask" else synthesis_conversation(name)), name
 
 
 def describe(report: dict) -> str:

@@ -127,16 +127,51 @@ def test_several_inputs_and_a_bad_one(pipe, folder, question, capsys):
     assert_wav("answer/question.wav", pipe(question))
     first, second = (line for line in captured.err.splitlines() if "warning" not in line)
     assert "short.wav lasts 0.010 s" in first and "no audio file missing.wav" in second
-    assert main(["answer", question, "second.wav", "--model", folder, "--output", "mine"]) == 0
+    assert main(["answer", question, "second.wav", "--model", folder, "-o", "mine"]) == 0
     assert sorted(path.name for path in Path("mine").iterdir()) == ["question.wav", "second.wav"]
+    assert main(["answer", question, "./question.wav", "--model", folder]) == 0
+    assert sorted(path.name for path in Path("answer").glob("*-*")) == ["1-question.wav", "2-question.wav"]
 
 
 def test_standard_input(pipe, folder, question, tmp_path):
     argv = [sys.executable, "-m", "serving.cli", "speak", "-", "--model", folder, "--json"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.run(argv, input="Two plus two\n", env=environment, capture_output=True, text=True)
+    process = subprocess.run(argv, input="Two plus two\n\nThree\n", env=environment, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
-    assert json.loads(process.stdout)["input"] == "-"
+    reports = map(json.loads, process.stdout.splitlines())
+    assert [(report["input"], report["audio"]) for report in reports] == [
+        ("Two plus two", "speech/1.wav"),
+        ("Three", "speech/2.wav"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "config, hint",
+    [
+        ({"model_type": "qwen2_mtp"}, "`python -m modeling_vita_audio.convert_vita_audio_to_hf --input_dir"),
+        ({"model_type": "glm4_voice_codec"}, "`vita-audio export --model MODEL --codec"),
+    ],
+)
+def test_models_of_other_types_have_a_next_command(tmp_path, config, hint, capsys):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert main(["answer", "--model", str(tmp_path)]) == 1
+    assert hint in capsys.readouterr().err
+
+
+def test_a_lost_codec_can_be_put_back(folder, question, tmp_path, capsys):
+    model = tmp_path / "model"
+    shutil.copytree(folder, model)
+    shutil.move(model / "audio_tokenizer", tmp_path / "codec")
+    assert main(["answer", question, "--model", str(model)]) == 1
+    assert "has no codec" in capsys.readouterr().err
+    assert main(["export", "--model", str(model), "--codec", str(model), str(tmp_path / "whole")]) == 1
+    assert "--codec takes a speech codec, but" in capsys.readouterr().err
+    assert main(["export", "--model", str(model), "--codec", str(tmp_path / "codec"), str(tmp_path / "whole")]) == 0
+    assert main(["answer", question, "--model", str(tmp_path / "whole")]) == 0
+    (model / "tokenizer.json").unlink()
+    (model / "tokenizer_config.json").unlink()
+    assert main(["answer", question, "--model", str(model)]) == 1
+    assert "has no tokenizer.json" in capsys.readouterr().err
 
 
 def test_version(capsys):
@@ -239,7 +274,10 @@ def write_bad_files():
             ["answer", "question.wav", "--output", "question.wav", "--force"],
             "The output question.wav is an input, too",
         ),
-        (["answer", "question.wav", "./question.wav"], "Several inputs have the same name"),
+        (["answer", "question.wav", "second.wav", "--output", "c.wav"], "The output of several inputs is a folder"),
+        (["answer", "folder.wav"], "folder.wav is a folder, and no audio file"),
+        (["ask", "question.wav"], "question.wav is a file, where a text is due. `- < question.wav` takes its lines"),
+        (["speak", ""], "nothing in it to be spoken"),
         (["answer", "a.wav", "b.wav"], "no audio file a.wav, b.wav"),
         (["answer", "question.wav", "--output", "/proc/a.wav"], "/proc/a.wav cannot be written"),
         (

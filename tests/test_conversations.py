@@ -86,8 +86,13 @@ def test_every_form_of_an_audio_is_one_question(tiny, tmp_path):
     ):
         assert_same(tiny(inputs), expected)
         assert "".join(chunk.get("text", "") for chunk in tiny.stream(inputs)) == expected["text"]
-    for answer in tiny([samples.tolist(), (16000, samples)]):
+    for answer in tiny([samples.tolist(), (16000, samples), {"type": "audio", "audio": samples}]):
         assert_same(answer, expected)
+
+
+def test_speech_of_something_else_is_said(pipe):
+    with pytest.warns(AnswerWarning, match="is what the model wrote, and may have spoken, in place of 'Seven ducks.'"):
+        pipe(synthesis_conversation("Seven ducks."))
 
 
 def test_a_turn_is_answered_the_same_alone_and_in_a_conversation(pipe):
@@ -224,6 +229,10 @@ def test_files_are_no_questions(tiny, tmp_path, monkeypatch):
         ([user("")], "nothing to answer"),
         ([user("One"), {"role": "assistant", "content": "Two"}], "last turn must be the user's.*'assistant'"),
         ([user({"text": 5})], '"role" and a "content"'),
+        (
+            [{"role": "usr", "content": "One"}, user("Two")],
+            "roles of a conversation are system, user, assistant, got usr",
+        ),
         ("Say <|audio|>", r"control mark <\|audio\|>"),
     ],
 )
@@ -338,7 +347,8 @@ def test_datasets_columns_and_rows(tiny):
         streamed = data.to_iterable_dataset()
         for inputs in (data["audio"], streamed, streamed["audio"], map(dict, undecoded), iter(undecoded)):
             assert [answer["text"] for answer in tiny(inputs)] == expected
-    assert [answer["text"] for answer in tiny(KeyDataset(undecoded, "audio"))] == expected
+    for data in (decoded, undecoded):
+        assert [answer["text"] for answer in tiny(KeyDataset(data, "audio"))] == expected
     assert [answer["text"] for answer in tiny(row for row in undecoded)] == expected
     assert [answer["text"] for answer in tiny(tuple(samples), batch_size=1)] == expected
     assert tiny(undecoded[1])["text"] == expected[1]

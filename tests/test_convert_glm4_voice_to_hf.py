@@ -64,6 +64,7 @@ def test_command_writes_a_codec_that_loads_anywhere(output, tmp_path):
         "config.json",
         "model.safetensors",
         "configuration_glm4_voice_codec.py",
+        "configuration_vita_audio_codec.py",
         "modeling_glm4_voice_codec.py",
         "modeling_glm4_voice_flow.py",
         "modeling_glm4_voice_tokenizer.py",

@@ -347,6 +347,7 @@ def test_a_model_loads_by_id_and_revision_where_our_packages_are_not(hub, questi
 
 RUN_COMMANDS = """
 import contextlib, io, json, os, sys
+import processing  # what libraries print when they are loaded is not of a command
 from serving.cli import main
 
 reports = []
@@ -380,7 +381,7 @@ def test_errors_of_the_command_line_are_one_clear_line(hub, question, tmp_path):
     weights = hashlib.sha256((exported / "model.safetensors").read_bytes()).hexdigest()
     hub.drop_download(after_bytes=50_000, how="reset", path=weights)
     cases = [
-        (writer, "vita/no-codec", None, "cannot be reached: [Errno 104] Connection reset by peer"),
+        (writer, "vita/mini", None, "cannot be reached: [Errno 104] Connection reset by peer"),
         (writer, "vita/no-codec", None, "vita/no-codec has no codec: its processor needs one of the type"),
         ("hf_wrong", "vita/mini", None, "does not know the token: set HF_TOKEN, or log in"),
         ("", "vita/mini", None, "There is no repository vita/mini at http://127.0.0.1"),
@@ -402,7 +403,7 @@ def test_errors_of_the_command_line_are_one_clear_line(hub, question, tmp_path):
     done = run(hub, tmp_path / "home", "-c", RUN_COMMANDS, json.dumps(commands), PYTHONPATH=str(ROOT))
     assert done.returncode == 0, done.stderr[-3000:]
     *reports, (code, out, _) = json.loads(done.stdout.splitlines()[-1])
-    assert code == 0 and "text" in json.loads(out)
+    assert code == 0 and "text" in json.loads(out), _
     for (*case, message), (code, out, err) in zip(cases, reports, strict=True):
         assert code == 1 and not out, case
         (line,) = err.splitlines()
