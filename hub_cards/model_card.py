@@ -26,6 +26,7 @@ from .schemas import CONFIG, RESULTS, TRAINER_STATE, TRAINING_RECORD, check_fiel
 
 
 CARD_FILE = "README.md"
+PROCESSOR_FILE = "processor_config.json"
 TRAINING_RECORD_FILE = "training_args.json"
 TRAINER_STATE_FILE = "trainer_state.json"
 RESULTS_FILE = "results.json"
@@ -44,6 +45,7 @@ FILES_OF_THE_CARD = (
 
 SCHEMAS = {
     "config.json": CONFIG,
+    PROCESSOR_FILE: {"type": "object"},
     TRAINING_RECORD_FILE: TRAINING_RECORD,
     TRAINER_STATE_FILE: TRAINER_STATE,
     RESULTS_FILE: RESULTS,
@@ -56,6 +58,9 @@ TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.jinja"
 WRITTEN_BY_US = (
     "<!-- Written by `vita-audio card` from the files of this folder. To edit it, delete this line first. -->"
 )
+
+# of transformers, as in `setup.py`
+TESTED_RELEASES = ">=5.19,<5.25"
 
 DEFAULT_LICENSE, DEFAULT_LANGUAGE = "apache-2.0", ["en"]
 STAGE_NAMES = {
@@ -144,6 +149,8 @@ def render_model_card(
         stage_names=STAGE_NAMES,
         converted_from=converted_from,
         config=config,
+        has_processor=(folder / PROCESSOR_FILE).is_file(),
+        tested_releases=TESTED_RELEASES,
         num_parameters=count_parameters(folder),
         record=record,
         losses=loss_table(log_history),

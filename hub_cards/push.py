@@ -4,6 +4,7 @@
 
 import fnmatch
 import glob
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from .model_card import (
     BENCHMARKS_FILE,
     CARD_FILE,
     LOSSES_PICTURE,
+    PROCESSOR_FILE,
     RESULTS_FILE,
     RESULTS_PICTURE,
     TRAINER_STATE_FILE,
@@ -68,6 +70,10 @@ RETRY_WAITS_S = (1, 4, 15, 60)
 RETRIED_STATUS_CODES = {408, 409, 412, 429, 500, 502, 503, 504}
 
 
+# `git check-ref-format`, nearly
+BAD_BRANCH = re.compile(r"[\s~^:?*\[\\\x00-\x1f\x7f]|\.\.|//|@\{|^[-/]|(^|/)\.|(\.lock|[./])$|^@?$")
+
+
 class PushError(OSError):
     """Nothing, or not everything, has reached the Hub. What is here is untouched, and the push can be made again."""
 
@@ -79,10 +85,19 @@ class PushPlan:
     files: dict[str, int]
     left_out: list[str]
 
+    @property
+    def warning(self) -> str:
+        """A line on what is missing in the folder, or nothing."""
+        return (
+            "" if PROCESSOR_FILE in self.files else "No processor: it can be converted or exported, but not be asked."
+        )
+
     def __str__(self) -> str:
         lines = [f"{format_size(size):>10}  {path}" for path, size in self.files.items()]
         lines.append(f"{format_size(sum(self.files.values())):>10}  in {len(self.files)} files")
-        return "\n".join(lines + ([f"Not sent: {', '.join(self.left_out)}"] if self.left_out else []))
+        if self.left_out:
+            lines.append(f"Not sent: {', '.join(self.left_out)}")
+        return "\n".join(lines + [self.warning] * bool(self.warning))
 
 
 def plan_push(folder: str | Path, with_checkpoints: bool = False, secrets: dict[str, str] | None = None) -> PushPlan:
@@ -93,7 +108,8 @@ def plan_push(folder: str | Path, with_checkpoints: bool = False, secrets: dict[
         secrets: by their names, values that must not be in a file, besides those of the environment.
 
     Raises:
-        FileNotFoundError: there is no model in the folder, or a link in its place.
+        FileNotFoundError: there is no model in the folder, or none of the speech codec that its processor names, or a link in its
+            place.
         ValueError: the model is of another type, or there is a secret in a file; the file is named, the secret is not.
     """
     folder = Path(folder)
@@ -104,6 +120,12 @@ def plan_push(folder: str | Path, with_checkpoints: bool = False, secrets: dict[
         if not fnmatch.filter((path for path in files if "/" not in path), name):
             raise FileNotFoundError(
                 f"There is no {name} among the regular files of {folder}, so it is no whole model."
+            )
+    names_codec = "audio_tokenizer_type" in (read_json(folder / PROCESSOR_FILE) or {})
+    for name in ("audio_tokenizer/config.json", "audio_tokenizer/*.safetensors") if names_codec else ():
+        if not fnmatch.filter(files, name):
+            raise FileNotFoundError(
+                f"{folder / PROCESSOR_FILE} names a speech codec, but there is no {name} among the regular files of {folder}."
             )
     secrets = (secrets or {}) | environment_secrets()
     for path in files:
@@ -167,13 +189,15 @@ def push_folder(
     """
     api, folder = api or HfApi(), Path(folder)
     read_model_config(folder)
-    revisions = [revision] if revision else default_revisions(read_json(folder / TRAINING_RECORD_FILE) or {})
+    revisions = branches_of(folder, revision)
     if is_ours(folder / CARD_FILE):
         # its snippet loads from the first
         write_model_card(folder, repo_id=repo_id, revision=revisions[0])
     plan = plan_push(folder, with_checkpoints, {"the token of the Hub": api.token} if api.token else None)
     card = load_card(folder / CARD_FILE)
     check_metadata(card, folder / CARD_FILE)
+    if plan.warning:
+        print(plan.warning, file=sys.stderr)
     repo_id = create_repository(repo_id, private, api)
     for branch in revisions:
         if branch is not None:
@@ -200,13 +224,27 @@ def describe_push(folder: str | Path, repo_id: str, revision: str | None = None)
     """
     folder = Path(folder)
     read_model_config(folder)
-    revisions = [revision] if revision else default_revisions(read_json(folder / TRAINING_RECORD_FILE) or {})
+    revisions = branches_of(folder, revision)
     path, plan = folder / CARD_FILE, plan_push(folder)
     card = render_model_card(folder, repo_id, revisions[0]) if is_ours(path) else load_card(path)
     check_metadata(card, path)
     plan.files[CARD_FILE] = len(str(card).encode())
     branches = " and ".join(branch or constants.DEFAULT_REVISION for branch in revisions)
     return f"Would be sent to {repo_id}, {branches}:\n{plan}"
+
+
+def branches_of(folder: Path, revision: str | None) -> list[str | None]:
+    """
+    Where a model is pushed to: the branch `revision` or, by default, those of [`default_revisions`].
+
+    Raises:
+        ValueError: git would not have a branch of that name.
+    """
+    if revision is None:
+        return default_revisions(read_json(folder / TRAINING_RECORD_FILE) or {})
+    if BAD_BRANCH.search(revision):
+        raise ValueError(f"{revision!r:.200} cannot be the name of a branch; one such as stage1 or my-branch can.")
+    return [revision]
 
 
 def default_revisions(record: dict) -> list[str | None]:

@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 from test_export import BLOCK_OUR_PACKAGES
 from tiny_models import tiny_codec, tiny_model, tiny_processor
 
+from hub_cards import model_card
 from modeling_vita_audio import VitaAudioCache
 from modeling_vita_audio.compatibility_vita_audio import HAS_NEW_CACHE_NAME, TESTED_RELEASES
 
@@ -59,7 +60,7 @@ def test_a_codec_alone_says_it_too(tmp_path):
 
 def test_the_installation_takes_the_releases_that_were_tested():
     (line,) = re.findall(r'"(transformers[^"]*)"', (ROOT / "setup.py").read_text())
-    assert Requirement(line).specifier == TESTED_RELEASES
+    assert Requirement(line).specifier == TESTED_RELEASES == model_card.TESTED_RELEASES
     assert TESTED_RELEASES.contains(transformers.__version__, prereleases=True)
 
 

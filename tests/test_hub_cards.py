@@ -405,6 +405,41 @@ def test_secrets_are_refused_and_not_repeated(folder, secret, monkeypatch, capsy
         assert secret not in captured.err + captured.out
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_processor_without_its_codec_is_not_pushed(folder, name, capsys):
+    (folder / "audio_tokenizer" / name).unlink()
+    assert main(["push", str(folder), "me/mini", "--dry-run"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    missing = name if name == "config.json" else "*.safetensors"
+    assert f"processor_config.json names a speech codec, but there is no audio_tokenizer/{missing}" in line
+
+
+def test_a_model_without_a_processor_is_not_said_to_answer(folder, tmp_path, monkeypatch, capsys):
+    for path in ("processor_config.json", "README.md"):
+        (folder / path).unlink()
+    shutil.rmtree(folder / "audio_tokenizer")
+    assert main(["push", str(folder), "me/mini", "--dry-run"]) == 0
+    assert "No processor: it can be converted or exported, but not be asked." in capsys.readouterr().out
+    write_model_card(folder)
+    card = ModelCard.load(folder / "README.md")
+    assert "vita-audio export --model mini --codec CODEC FOLDER" in card.text and "pipeline(" not in card.text
+    monkeypatch.chdir(tmp_path)
+    scope = {}
+    (snippet,) = snippets(card)
+    exec(compile(snippet, "card", "exec"), scope)
+    assert scope["model"].config.model_type == "vita_audio"
+
+
+@pytest.mark.parametrize("revision", ["a b", "-x", "a..b", "a~1", "a:b", "x.lock", "a/", "feature//x", "wh?t", "@"])
+def test_a_branch_that_cannot_be_is_refused(folder, revision, capsys):
+    with pytest.raises(ValueError, match="cannot be the name of a branch"):
+        describe_push(folder, "me/mini", revision)
+    assert main(["push", str(folder), "me/mini", f"--revision={revision}"]) == 1
+    assert f"{revision!r} cannot be the name of a branch" in capsys.readouterr().err
+    for good in ("stage1", "my-branch", "refs/pr/1", "v1.0", "user@host"):
+        assert f"me/mini, {good}:" in describe_push(folder, "me/mini", good)
+
+
 def test_a_folder_without_our_model(tmp_path, capsys):
     assert main(["push", str(tmp_path), "me/mini"]) == 1
     assert "no model in" in capsys.readouterr().err
