@@ -11,6 +11,8 @@ from pathlib import Path
 
 
 TRACEBACK = "--traceback"
+# of a checkout, what the settings in training/configs name: no users of the Hub
+CHECKOUT_FOLDERS = ("pretrained", "runs")
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -62,6 +64,12 @@ def run_command(command: Callable[[list[str] | None], int | None], prog: str, ar
         return fail(message, prog)
 
 
+def name_as_typed(prog: str) -> str:
+    """Of the module `prog`, such as `training.train`, what was typed to run it: the module, or `vita-audio train`."""
+    typed = os.path.basename(sys.argv[0])
+    return f"{typed} {prog.rpartition('.')[2]}" if typed == "vita-audio" else prog
+
+
 def is_path(name: str) -> bool:
     """Whether a name is that of a place on this machine, there or not, rather than one on the Hub, USER/NAME."""
     return os.path.exists(name) or name.count("/") != 1 or name[0] in "./~" or os.path.isdir(os.path.dirname(name))
@@ -72,6 +80,10 @@ def check_place(name: str) -> None:
     Raises:
         FileNotFoundError: there is nothing of that name here, and it is none of the Hub's either.
     """
+    if name.partition("/")[0] in CHECKOUT_FOLDERS and not os.path.exists(name):
+        raise FileNotFoundError(
+            f"There is no folder or file {name!r} here: start in the checkout that has it, or give its whole path."
+        )
     if is_path(name) and not os.path.exists(name):
         raise FileNotFoundError(f"There is no folder or file {name!r}, and it is no Hub id such as user/name.")
 

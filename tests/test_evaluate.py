@@ -8,7 +8,9 @@ import pytest
 import soundfile as sf
 from tiny_models import tiny_model, tiny_processor
 
-from training import evaluate
+from hub_cards.model_card import write_model_card
+from processing.export import export_repository
+from training import evaluate, train
 from training.benchmarks import build_item
 from training.harness import score
 from training.report import CODEC_TABLE, codec_table, fill_section, results_table
@@ -97,8 +99,47 @@ def test_the_command_writes_figures_picture_and_table(model, processor, corpus_d
     assert "\n| conversations | 3 | 3 | 3 | 3 | – | – | – | – |\n" in text
 
 
+def test_the_card_of_the_model_shows_what_was_measured(model, processor, corpus_dir, tmp_path, capsys):
+    folder = export_repository(model, processor, tmp_path / "model")
+    write_model_card(folder)
+    card = folder / "README.md"
+    arguments = ["--model", str(folder), "--corpus_dir", str(corpus_dir), "--mode", "vanilla", "--limit", "1"]
+    arguments += ["--sets", "asr", "--max_new_tokens", "8"]
+
+    def said(*more):
+        evaluate.main([*arguments, *more])
+        return capsys.readouterr().out
+
+    missing = "Not measured: this folder has no `results.json`"
+    # measured for another place, it says nothing of it
+    assert f"The results are in {tmp_path / 'out' / 'results.json'}." in said("--output_dir", str(tmp_path / "out"))
+    assert missing in card.read_text()
+    assert f"The results are in {folder / 'results.json'}." in said()
+    assert "Measured on held-out data" in card.read_text() and missing not in card.read_text()
+    card.write_text("---\nlicense: mit\n---\nMine.\n")
+    assert f"`vita-audio card {folder} --overwrite`" in said() and card.read_text().endswith("Mine.\n")
+
+
+@pytest.mark.parametrize("name", ["nomodel", "pretrained/no-such-model", "runs/finetuned"])
+def test_a_missing_model_is_named_before_the_corpus_is_read(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"There is no folder or file '{name}'"):
+        evaluate.main(["--model", name, "--corpus_dir", "no/corpus"])
+
+
+@pytest.mark.parametrize(
+    "module, typed", [(evaluate, "vita-audio evaluate"), (train, "vita-audio train"), (train, None)]
+)
+def test_usage_names_the_command_that_was_typed(module, typed, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["/some/where/vita-audio" if typed else "train.py"])
+    with pytest.raises(SystemExit):
+        module.main(["--no_such_option", "1"])
+    err = capsys.readouterr().err
+    assert f"{typed or module.PROG}: error: " in err and (typed is None or module.PROG not in err)
+
+
 def test_a_set_without_conversations_is_named_before_the_model_is_loaded(corpus_dir, tmp_path):
-    arguments = ["--model", "nowhere", "--output_dir", str(tmp_path), "--corpus_dir", str(corpus_dir)]
+    arguments = ["--model", "some/model", "--output_dir", str(tmp_path), "--corpus_dir", str(corpus_dir)]
     with pytest.raises(ValueError, match="no conversations for the sets tqa"):
         evaluate.main([*arguments, "--sets", "asr", "tqa"])
 
@@ -117,7 +158,7 @@ def test_codec_table_has_a_row_for_each_group():
 
 def test_an_output_folder_that_can_not_be_is_named_before_the_model_is_loaded(corpus_dir, tmp_path):
     (tmp_path / "file").touch()
-    arguments = ["--model", str(tmp_path / "nowhere"), "--corpus_dir", str(corpus_dir)]
+    arguments = ["--model", str(tmp_path), "--corpus_dir", str(corpus_dir)]
     with pytest.raises(NotADirectoryError, match="file"):
         evaluate.main([*arguments, "--output_dir", str(tmp_path / "file" / "results")])
 

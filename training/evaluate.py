@@ -4,7 +4,7 @@
 
     python -m training.evaluate --model pretrained/vita-audio-mini --corpus_dir corpus
 
-writes `results.json`, the picture `results.png` and fills the table of the README from the former. Of the rendered corpus,
+writes `results.json` and the picture `results.png`, by default into the model's folder, whose card then shows them. Of the rendered corpus,
 nothing that is scored was trained on: sentences and (fact, wording) pairs are held out, and one whole voice. Of conversations of
 your own, those of the split `test` are scored, and those without a split.
 """
@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from hub_cards.command_line import ArgumentParser, no_empty_folder, run_command
+from hub_cards.command_line import ArgumentParser, check_place, name_as_typed, no_empty_folder, run_command
+from hub_cards.model_card import CARD_FILE, RESULTS_FILE, RESULTS_PICTURE, is_ours, write_model_card
 from modeling_vita_audio import MCTP_MODES
 from modeling_vita_audio.generation_vita_audio import resolve_mctp_mode
 from training.benchmarks import Item, build_item
@@ -181,7 +182,9 @@ def possible_modes(model) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = ArgumentParser(prog=PROG, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(
+        prog=name_as_typed(PROG), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", required=True, help="folder or Hub id of a checkpoint with its processor")
     parser.add_argument(
         *("--corpus_dir", "--dataset_name"),
@@ -207,6 +210,7 @@ def main(argv: list[str] | None = None) -> None:
     for name in ("limit", "max_new_tokens"):
         if getattr(args, name) < 1:
             parser.error(f"--{name} must be at least 1, got {getattr(args, name)}")
+    check_place(args.model)
     output_dir = args.output_dir or Path(args.model)
     # before the work: what can not be written is known at once; an empty folder would hide a model on the Hub
     if args.output_dir is None and not output_dir.is_dir():
@@ -215,12 +219,19 @@ def main(argv: list[str] | None = None) -> None:
         for folder in [output_dir, *([args.lines.parent] if args.lines else [])]:
             folder.mkdir(parents=True, exist_ok=True)
         results, lines = evaluate(args)
-    write_atomically(output_dir / "results.json", json.dumps(results, indent=2) + "\n")
-    plot_results(results, output_dir / "results.png")
+    write_atomically(output_dir / RESULTS_FILE, json.dumps(results, indent=2) + "\n")
+    plot_results(results, output_dir / RESULTS_PICTURE)
     if args.lines:
         write_atomically(args.lines, "".join(json.dumps(line) + "\n" for line in lines))
     if args.readme:
         fill_section(args.readme, RESULTS_TABLE, results_table(results))
+    print(f"The results are in {output_dir / RESULTS_FILE}.")
+    if output_dir.resolve() == Path(args.model).resolve():
+        card = output_dir / CARD_FILE
+        if is_ours(card):
+            write_model_card(output_dir)
+        else:
+            print(f"{card} was edited by hand; `vita-audio card {output_dir} --overwrite` writes one that shows them.")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from huggingface_hub import HfApi
 from transformers import AutoConfig, AutoModel, set_seed
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 
-from hub_cards.command_line import check_place, naming, no_empty_folder, run_command
+from hub_cards.command_line import check_place, name_as_typed, naming, no_empty_folder, run_command
 from hub_cards.model_card import TRAINING_RECORD_FILE, read_json
 from hub_cards.push import create_repository
 from modeling_vita_audio import VitaAudioConfig, VitaAudioForConditionalGeneration
@@ -312,7 +312,9 @@ def main(argv: list[str] | None = None) -> None:
     Args:
         argv: `--config FILE.yaml` and settings that override it; the process's arguments by default.
     """
-    script_args, training_args = parse_settings((VitaAudioScriptArguments, VitaAudioSFTConfig), PROG, argv)
+    script_args, training_args = parse_settings(
+        (VitaAudioScriptArguments, VitaAudioSFTConfig), name_as_typed(PROG), argv
+    )
     if script_args.num_threads is not None:
         torch.set_num_threads(script_args.num_threads)
     set_seed(training_args.seed)
