@@ -213,6 +213,11 @@ def test_a_missing_folder_is_said_to_be_one(name, model_dir, tmp_path, monkeypat
             lambda lines: [lines[0].replace('["four"]', '"four"'), lines[1]],
             "line 1 is not a conversation: `accepted_ans",
         ),
+        (
+            lambda lines: [lines[0], lines[1].replace('"user"', '"usr"')],
+            "conversations.jsonl, line 2 is not a conversation: unknown role 'usr'; roles are system, user and assistant",
+        ),
+        (lambda lines: [lines[0].replace('"assistant"', '"tool"'), lines[1]], "line 1 is .* unknown role 'tool'"),
         (lambda lines: [line.replace("messages", "turns") for line in lines], "line 1 .* no list of `messages`"),
     ],
 )
@@ -237,7 +242,8 @@ def test_what_a_dataset_lacks_is_named_by_all(model_dir, tmp_path, capsys):
     ):
         for module, *arguments in commands(tmp_path / source, model_dir, tmp_path / "out"):
             split = [] if module is train else ["--split" if module is evaluate else "--dataset_split", "train"]
-            assert re.search(message, refusal(capsys, module, *arguments, *split))
+            said = refusal(capsys, module, *arguments, *split)
+            assert re.search(message, said) and "torchcodec" not in said
     assert not (tmp_path / "out").exists()
 
 

@@ -34,6 +34,7 @@ from processing.conversation_vita_audio import ASR_PROMPT, AUDIO_MARK, TTS_PROMP
 # What a conversation asks for: to write down speech, to speak a text, to answer a spoken or a written question.
 ASR, TTS, SPOKEN_QA, WRITTEN_QA = TASKS = ("asr", "tts", "sqa", "tqa")
 QUESTION_TASKS = (SPOKEN_QA, WRITTEN_QA)
+ROLES = ("system", "user", "assistant")
 
 CONVERSATIONS_FILE, METADATA_FILES = "conversations.jsonl", ("metadata.csv", "metadata.jsonl")
 ALL_SPLITS = None
@@ -226,6 +227,8 @@ def complete_row(row: dict, place: str, number: int) -> dict:
         for message in messages
     ):
         problem = "each message needs a `role` and a `content`, which are texts"
+    elif unknown := [message["role"] for message in messages if message["role"] not in ROLES]:
+        problem = f"unknown role {unknown[0]!r:.100}; roles are {', '.join(ROLES[:-1])} and {ROLES[-1]}"
     elif not isinstance(audios, (list, NoneType)):
         problem = "`audios` must be a list"
     elif audios is not None and (num_marks := count_marks(messages)) != len(audios):
@@ -377,9 +380,8 @@ def load_any_dataset(source: str, split: str | None, config_name: str | None = N
         # what is the matter stands behind one that is the same for all
         cause = error.__cause__ or error
         if isinstance(cause, ImportError):
-            cause = (
-                f"it has no {CONVERSATIONS_FILE} nor, beside its audio files, {' or '.join(METADATA_FILES)}. ({cause})"
-            )
+            # `datasets` asks for torchcodec, which would not help
+            cause = f"it has no {CONVERSATIONS_FILE} nor, beside its audio files, {' or '.join(METADATA_FILES)}."
         raise ValueError(f"{source} cannot be read as a dataset: {cause}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         # of files that are not what their names say
