@@ -218,6 +218,21 @@ def test_what_was_measured_goes_with_the_weights_it_was_measured_with(folder, tm
     assert not (tmp_path / "run" / "results.json").exists()
 
 
+def test_what_was_measured_goes_when_a_run_goes_on_for_more_steps(folder, tmp_path, capsys):
+    run_again(capsys, folder, tmp_path, max_steps=1)
+    modes = {"vanilla": {"speed": {"tokens_per_second": 9.0}}}
+    (tmp_path / "run" / "results.json").write_text(json.dumps({"modes": modes}))
+    (tmp_path / "run" / "results.png").write_bytes(b"picture")
+    (tmp_path / "run" / "benchmarks.json").write_text('{"benchmarks": {}}')
+    run_again(capsys, folder, tmp_path, max_steps=1)
+    assert "Measured on held-out data" in (tmp_path / "run" / "README.md").read_text()
+    # the first step after the end of a schedule has no learning rate
+    run_again(capsys, folder, tmp_path, max_steps=3)
+    assert "Not measured" in (tmp_path / "run" / "README.md").read_text()
+    left = {path.name for path in (tmp_path / "run").iterdir()}
+    assert not left & {"results.json", "results.png", "benchmarks.json"}
+
+
 def test_two_processes_agree_with_one(folder, tmp_path):
     def config(name, **settings):
         settings = settings_of(folder, tmp_path / name, stage=4, text_config=TINY_TEXT_CONFIG) | settings
@@ -383,6 +398,19 @@ def test_a_run_says_that_it_is_over_or_goes_on_and_what_was_changed(folder, tmp_
     # and is still known when the run is looked at once more
     code, out, _ = run_again(capsys, folder, tmp_path, max_steps=3, learning_rate=5e-4)
     assert code == 0 and "is over since step 3" in out and changed in (tmp_path / "run" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("max_steps", [1, 2])
+def test_a_run_that_was_stopped_is_not_said_to_be_over(folder, tmp_path, capsys, max_steps):
+    code, *_ = run_again(capsys, folder, tmp_path, max_steps=3)
+    shutil.rmtree(tmp_path / "run" / "checkpoint-3")
+    for path in (tmp_path / "run").glob("*.*"):
+        path.unlink()
+    code, out, err = run_again(capsys, folder, tmp_path, max_steps=max_steps)
+    assert code == 1 and err.endswith(
+        f"The run in {tmp_path / 'run'} was stopped after step 2 of 3, and {max_steps} are asked for: ask for more than 2, or give "
+        "another `output_dir`."
+    )
 
 
 @pytest.mark.parametrize(

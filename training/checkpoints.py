@@ -179,6 +179,11 @@ class CompleteCheckpointsMixin:
             self.past = read_json(Path(resume_from_checkpoint, TRAINING_RECORD_FILE)) or {}
             changes = describe_changes(self.past, self.describe_run())
             if state.global_step >= planned:
+                if changes and state.global_step < state.max_steps:
+                    raise ValueError(
+                        f"The run in {self.args.output_dir} was stopped after step {state.global_step} of {state.max_steps}, and {planned} "
+                        f"are asked for: ask for more than {state.global_step}, or give another `output_dir`."
+                    )
                 if changes:
                     raise ValueError(
                         f"The run in {self.args.output_dir} is over since step {state.global_step}, and its weights were made with "
