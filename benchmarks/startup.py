@@ -35,7 +35,9 @@ def seconds_of(checkout: Path, argv: list[str], folder: str) -> float:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = ArgumentParser(prog="benchmarks.startup", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(
+        prog="benchmarks.startup", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--checkouts", nargs="+", type=Path, default=[Path()], help="folders of this repository")
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args(argv)
