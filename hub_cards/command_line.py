@@ -72,7 +72,14 @@ def name_as_typed(prog: str) -> str:
 
 def is_path(name: str) -> bool:
     """Whether a name is that of a place on this machine, there or not, rather than one on the Hub, USER/NAME."""
-    return os.path.exists(name) or name.count("/") != 1 or name[0] in "./~" or os.path.isdir(os.path.dirname(name))
+    folder = os.path.dirname(name)
+    return (
+        os.path.exists(name)
+        or name.count("/") != 1
+        or name[0] in "./~"
+        or folder in CHECKOUT_FOLDERS
+        or os.path.isdir(folder)
+    )
 
 
 def check_place(name: str) -> None:
@@ -80,11 +87,11 @@ def check_place(name: str) -> None:
     Raises:
         FileNotFoundError: there is nothing of that name here, and it is none of the Hub's either.
     """
-    if name.partition("/")[0] in CHECKOUT_FOLDERS and not os.path.exists(name):
-        raise FileNotFoundError(
-            f"There is no folder or file {name!r} here: start in the checkout that has it, or give its whole path."
-        )
     if is_path(name) and not os.path.exists(name):
+        if name.partition("/")[0] in CHECKOUT_FOLDERS:
+            raise FileNotFoundError(
+                f"There is no folder or file {name!r} here: start in the checkout that has it, or give its whole path."
+            )
         raise FileNotFoundError(f"There is no folder or file {name!r}, and it is no Hub id such as user/name.")
 
 

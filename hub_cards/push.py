@@ -71,7 +71,7 @@ RETRIED_STATUS_CODES = {408, 409, 412, 429, 500, 502, 503, 504}
 
 
 # `git check-ref-format`, nearly
-BAD_BRANCH = re.compile(r"[\s~^:?*\[\\\x00-\x1f\x7f]|\.\.|//|@\{|^[-/]|(^|/)\.|(\.lock|[./])$|^@?$")
+BAD_BRANCH = re.compile(r"[\s~^:?*\[\\\x00-\x1f\x7f]|\.\.|//|@\{|^[-/]|(^|/)\.|(\.lock|[./])$|^@$")
 
 
 class PushError(OSError):
@@ -238,13 +238,19 @@ def branches_of(folder: Path, revision: str | None) -> list[str | None]:
     Where a model is pushed to: the branch `revision` or, by default, those of [`default_revisions`].
 
     Raises:
+        ValueError: as of [`check_branch`].
+    """
+    check_branch(revision)
+    return [revision] if revision else default_revisions(read_json(folder / TRAINING_RECORD_FILE) or {})
+
+
+def check_branch(revision: str | None) -> None:
+    """
+    Raises:
         ValueError: git would not have a branch of that name.
     """
-    if revision is None:
-        return default_revisions(read_json(folder / TRAINING_RECORD_FILE) or {})
-    if BAD_BRANCH.search(revision):
+    if revision and BAD_BRANCH.search(revision):
         raise ValueError(f"{revision!r:.200} cannot be the name of a branch; one such as stage1 or my-branch can.")
-    return [revision]
 
 
 def default_revisions(record: dict) -> list[str | None]:

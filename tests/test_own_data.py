@@ -192,7 +192,7 @@ def commands(source, model_dir, output_dir):
     ]
 
 
-@pytest.mark.parametrize("name", ["nowhere", "data/nowhere", "./no/where", "/no/where"])
+@pytest.mark.parametrize("name", ["nowhere", "data/nowhere", "./no/where", "/no/where", "pretrained/mini"])
 def test_a_missing_folder_is_said_to_be_one(name, model_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()

@@ -331,6 +331,12 @@ def test_settings_of_a_start_without_an_effect_are_refused(folder, tmp_path, set
         main(["--config", str(config)])
 
 
+def test_a_branch_that_cannot_be_is_refused_before_the_work(folder, tmp_path):
+    settings = settings_of(folder, tmp_path / "run", stage=1, push_to_hub=True, hub_revision="stage 1")
+    with pytest.raises(ValueError, match="'stage 1' cannot be the name of a branch"):
+        main(["--config", str(write_config(tmp_path / "config.yaml", **settings))])
+
+
 def test_a_codec_beside_a_model_that_has_one_is_refused(folder, tmp_path):
     settings = settings_of(folder, tmp_path / "run", max_steps=1)
     main(["--config", str(write_config(tmp_path / "config.yaml", **settings))])

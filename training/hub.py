@@ -16,6 +16,7 @@ from huggingface_hub import HfApi, snapshot_download
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from transformers.utils import cached_file
 
+from hub_cards.command_line import is_path
 from hub_cards.model_card import (
     BENCHMARKS_FILE,
     CARD_FILE,
@@ -106,9 +107,7 @@ def find_checkpoint(name_or_path: str, revision: str, token: str | None = None) 
         ValueError: the folder has no optimizer state, or the repository has no checkpoint.
         PushError: there is no such repository or revision.
     """
-    # a path, or a folder beside others of the same place, rather than USER/NAME
-    is_path = name_or_path.count("/") != 1 or name_or_path[0] in "./~" or os.path.isdir(os.path.dirname(name_or_path))
-    if os.path.isdir(name_or_path) or is_path:
+    if is_path(name_or_path):
         check_optimizer_state(name_or_path)
         return name_or_path
     repo_id, _, given_revision = name_or_path.partition("@")

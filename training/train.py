@@ -26,7 +26,7 @@ from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 
 from hub_cards.command_line import check_place, name_as_typed, naming, no_empty_folder, run_command
 from hub_cards.model_card import TRAINING_RECORD_FILE, read_json
-from hub_cards.push import create_repository
+from hub_cards.push import check_branch, create_repository
 from modeling_vita_audio import VitaAudioConfig, VitaAudioForConditionalGeneration
 from processing import VitaAudioProcessor
 from processing.interleaving_vita_audio import check_interleave_pattern
@@ -326,6 +326,7 @@ def main(argv: list[str] | None = None) -> None:
 def run(script_args: VitaAudioScriptArguments, training_args: VitaAudioSFTConfig) -> None:
     if training_args.push_to_hub and training_args.process_index == 0:
         # before the work: what the Hub refuses now, it would refuse at the end
+        check_branch(training_args.hub_revision)
         name = training_args.hub_model_id or Path(training_args.output_dir).absolute().name
         create_repository(name, training_args.hub_private_repo, HfApi(token=training_args.hub_token))
     checkpoint = find_start(training_args)
