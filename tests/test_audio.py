@@ -316,7 +316,7 @@ def test_files_by_every_name(tmp_path):
         load_audio(file, 16000)
     with open(tmp_path / "new", "wb") as file, pytest.raises(OSError, match="/new: it is not open for reading"):
         load_audio(file, 16000)
-    with pytest.raises(IsADirectoryError, match="Cannot read audio"):
+    with pytest.raises(IsADirectoryError, match="is a folder, and no audio file"):
         load_audio(tmp_path, 16000)
 
 
