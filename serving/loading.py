@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loading the model of a command, with an error that says what to do where it is not whole."""
 
+import gc
 import json
 import os
 from pathlib import Path
@@ -36,6 +37,17 @@ def load_pipeline(arguments):
         raise ValueError(f"--revision is for a Hub id, but {arguments.model} is a folder.")
     if arguments.threads < 1:
         raise ValueError(f"--threads must be at least 1, got {arguments.threads}.")
+    # The libraries make some hundred thousand objects that stay. To look through them again and again, at the end as well, takes a
+    # third of the time of a short answer.
+    gc.disable()
+    try:
+        return build_pipeline(arguments, codec)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def build_pipeline(arguments, codec: str | None):
     import torch
     import transformers
 
