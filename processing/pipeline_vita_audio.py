@@ -4,6 +4,7 @@
 
 import copy
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sized
 from inspect import signature
@@ -517,17 +518,17 @@ class _Rows(Dataset):
 
 def _undecoded(rows):
     """A dataset or a column of `datasets` whose audio stays in its files, for [`load_audio`] reads them without torchcodec."""
-    from datasets import Audio, List
-
+    # whoever has a dataset has loaded it; a folder's code may import only what all have
+    datasets = sys.modules["datasets"]
     name = getattr(rows, "column_name", None)
     dataset = rows if name is None else rows.source
     # a column of a column has the rows of a dataset that nobody has any more
     features = (dataset.features or {}) if hasattr(dataset, "cast_column") else {}
     for column, feature in features.items():
-        if isinstance(feature, Audio):
-            dataset = dataset.cast_column(column, Audio(decode=False))
-        elif isinstance(feature, List) and isinstance(feature.feature, Audio):
-            dataset = dataset.cast_column(column, List(Audio(decode=False)))
+        if isinstance(feature, datasets.Audio):
+            dataset = dataset.cast_column(column, datasets.Audio(decode=False))
+        elif isinstance(feature, datasets.List) and isinstance(feature.feature, datasets.Audio):
+            dataset = dataset.cast_column(column, datasets.List(datasets.Audio(decode=False)))
     rows = dataset if name is None else dataset[name]
     return _Rows(rows) if isinstance(rows, Sized) else (row for row in rows)
 

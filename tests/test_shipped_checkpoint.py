@@ -11,6 +11,7 @@ import pytest
 import soundfile as sf
 import torch
 from transformers import AutoModel, AutoProcessor
+from transformers.dynamic_module_utils import get_imports
 
 from modeling_vita_audio import MCTP_MODES
 from modeling_vita_audio.saving_vita_audio import code_files
@@ -31,6 +32,13 @@ def test_checkpoint_is_small_and_has_all_the_code():
     assert {path.name for path in MINI.glob("*.py")} == {path.name for path in files.values()}
     for path in files.values():
         assert (MINI / path.name).read_text() == path.read_text()
+
+
+def test_its_code_imports_only_what_transformers_brings():
+    """Also what a function imports: transformers asks for all of it before it loads a file."""
+    usual = {"torch", "transformers", "numpy", "safetensors", "huggingface_hub", "jinja2", "packaging"}
+    for path in MINI.glob("*.py"):
+        assert set(get_imports(path)) - sys.stdlib_module_names <= usual, path.name
 
 
 @pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL))
