@@ -82,7 +82,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["modeling_vita_audio*", "processing*", "training*", "hub_cards*", "serving*"]),
     cmdclass={"build_py": BuildWithModel},
-    package_data={"training": ["configs/**/*.yaml", "metrics/*/*.py"], "hub_cards": ["templates/*.jinja"]},
+    package_data={"training": ["configs/**/*.yaml", "evaluation/metrics/*/*.py"], "hub_cards": ["templates/*.jinja"]},
     install_requires=[
         # torchaudio is not needed, but where it is installed transformers imports it: 2.11 is its last release, and
         # torch 2.15 no longer loads that one

@@ -21,7 +21,7 @@ from hub_cards.command_line import ArgumentParser
 from processing.configuration_glm4_voice_codec import Glm4VoiceCodecConfig
 from processing.modeling_glm4_voice_codec import Glm4VoiceCodec
 from processing.modeling_vita_audio_codec import VitaAudioCodec
-from training.report import fill_section, plt, write_atomically
+from training.evaluation.report import fill_section, plt, write_atomically
 
 
 COMPACT_CODEC = "pretrained/vita-audio-mini/audio_tokenizer"

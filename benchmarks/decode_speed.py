@@ -23,7 +23,7 @@ from transformers.generation.streamers import BaseStreamer
 from benchmarks.measuring import PeakMemory, describe_machine, name_machine, now, seconds_of
 from hub_cards.command_line import ArgumentParser
 from modeling_vita_audio import MCTP_MODES, VitaAudioConfig, VitaAudioForConditionalGeneration
-from training.report import fill_section, plt, write_atomically
+from training.evaluation.report import fill_section, plt, write_atomically
 
 
 # Qwen2.5's published shapes

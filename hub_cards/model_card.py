@@ -192,14 +192,16 @@ def write_model_card(folder: str | Path, overwrite: bool = False, **kwargs) -> P
 
 def add_benchmarks(folder: str | Path, results_file: str | Path) -> None:
     """
-    Puts the figures of `training.harness` where the card is written from, without this machine's paths.
+    Puts the figures of `training.evaluation.harness` where the card is written from, without this machine's paths.
 
     Raises:
         ValueError: the file has no figures of benchmarks.
     """
     benchmarks = (read_json(Path(results_file)) or {}).get("benchmarks")
     if not benchmarks:
-        raise ValueError(f"{results_file} has no benchmarks; `python -m training.harness` writes a file that has.")
+        raise ValueError(
+            f"{results_file} has no benchmarks; `python -m training.evaluation.harness` writes a file that has."
+        )
     for figures in (figures for modes in benchmarks.values() for figures in modes.values()):
         if not is_hub_id(figures["dataset"]):
             figures["dataset"] = Path(figures["dataset"]).name

@@ -57,7 +57,7 @@ def delegate(command: str, argv: list[str]) -> int | None:
         if command == "train":
             from training.train import main as run
         else:
-            from training.evaluate import main as run
+            from training.evaluation.evaluate_held_out import main as run
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"`vita-audio {command}` needs {error.name}, which is not installed; `pip install -e "
@@ -182,7 +182,9 @@ def build_parser() -> argparse.ArgumentParser:
     card.add_argument("--license", help="such as apache-2.0 (default: as it was, or as training was told)")
     card.add_argument("--language", nargs="+", help="such as en (default: as it was, or as training was told)")
     card.add_argument("--converted_from", metavar="REPO", help="the released checkpoint that this was converted from")
-    card.add_argument("--benchmarks", metavar="FILE", help="results.json of training.harness, to be shown as well")
+    card.add_argument(
+        "--benchmarks", metavar="FILE", help="results.json of training.evaluation.harness, to be shown as well"
+    )
     card.add_argument("--overwrite", action="store_true", help="even a card that was edited by hand")
     card.set_defaults(run=run_card)
     return parser

@@ -4,22 +4,20 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from clean_process import BLOCK_OUR_PACKAGES
 from modeling_fixtures import random_model, random_prompt
 from packaging.requirements import Requirement
-from test_export import BLOCK_OUR_PACKAGES
+from places import ROOT
 from tiny_models import tiny_codec, tiny_model, tiny_processor
 
 from hub_cards import model_card
 from modeling_vita_audio import VitaAudioCache
 from modeling_vita_audio.compatibility_vita_audio import HAS_NEW_CACHE_NAME, TESTED_RELEASES
 
-
-ROOT = Path(__file__).parent.parent
 
 LOAD_ON_ANOTHER_RELEASE = """
 from transformers import AutoModel, AutoProcessor, pipeline

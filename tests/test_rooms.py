@@ -3,12 +3,11 @@
 """The house: a folder imports from its own floor and from those below, never from one above."""
 
 import ast
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
 
-ROOT = Path(__file__).parent.parent
 # from the ground up; folders on one floor know nothing of one another
 FLOORS = [["hub_cards"], ["modeling_vita_audio"], ["processing"], ["training"], ["serving", "benchmarks"]]
 HEIGHTS = {folder: height for height, floor in enumerate(FLOORS) for folder in floor}

@@ -5,11 +5,11 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import soundfile as sf
 import torch
+from places import MINI, ROOT
 from transformers import AutoModel, AutoProcessor
 from transformers.dynamic_module_utils import get_imports
 
@@ -17,11 +17,9 @@ from modeling_vita_audio import MCTP_MODES
 from modeling_vita_audio.saving_vita_audio import code_files
 from processing.conversation_vita_audio import spoken_conversation, synthesis_conversation
 from serving.cli import main
-from training.report import CODEC_TABLE, RESULTS_TABLE, codec_table, results_table
+from training.evaluation.report import CODEC_TABLE, RESULTS_TABLE, codec_table, results_table
 
 
-ROOT = Path(__file__).parent.parent
-MINI = ROOT / "pretrained" / "vita-audio-mini"
 MAX_BYTES = 40_000_000
 
 

@@ -6,10 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-
-ROOT = Path(__file__).parent.parent
+from places import ROOT
 
 
 def run(script, output, *arguments):

@@ -6,9 +6,9 @@ import json
 import shutil
 
 import pytest
+from fuzz_values import VALUES
 from hypothesis import given
 from hypothesis import strategies as st
-from test_fuzz_input import VALUES
 
 from processing.export import export_repository
 from serving.cli import main

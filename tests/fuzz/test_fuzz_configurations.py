@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configurations: they make sense, or are refused at once by a clear error."""
 
+from fuzz_values import CLEAR_ERRORS, VALUES
 from hypothesis import given
 from hypothesis import strategies as st
-from test_fuzz_input import CLEAR_ERRORS, VALUES
 
 from modeling_vita_audio import VitaAudioConfig
 from processing import Glm4VoiceCodecConfig, VitaAudioCodecConfig

@@ -8,10 +8,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain, repeat
 
 import pytest
+from fuzz_values import VALUES
 from huggingface_hub import HfApi
 from hypothesis import given
 from hypothesis import strategies as st
-from test_fuzz_input import VALUES
 
 from hub_cards import push
 from processing.export import export_repository

@@ -8,16 +8,13 @@ import io
 import av
 import numpy as np
 import soundfile
+from fuzz_values import CLEAR_ERRORS, VALUES
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
 from processing.audio_vita_audio import load_audio
 from processing.conversation_vita_audio import AUDIO_KEYS
-
-
-# What users' mistakes may end in
-CLEAR_ERRORS = (ValueError, TypeError, OSError)
 
 
 def whole_file(format, subtype=None):
@@ -103,13 +100,6 @@ def test_arrays(samples, rate):
         assert 10 < len(str(error)) < 500
 
 
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.binary(max_size=20),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8) | st.integers(), inner, max_size=3)
-    ),
-    max_leaves=8,
-)
 SOURCES = st.recursive(
     VALUES
     | st.lists(st.floats(-1, 1), min_size=1600, max_size=1700)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 # read by huggingface_hub when it is imported, as in `conftest.py`
 os.environ["HF_HUB_DISABLE_XET"] = "1"
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
 import torch  # noqa: E402
 from hub_server import HubServer  # noqa: E402

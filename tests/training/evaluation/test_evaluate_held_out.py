@@ -1,0 +1,172 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+from tiny_models import tiny_model, tiny_processor
+
+from hub_cards.model_card import write_model_card
+from processing.export import export_repository
+from training import train
+from training.evaluation import evaluate_held_out
+from training.evaluation.benchmarks import build_item
+from training.evaluation.harness import score
+from training.evaluation.report import CODEC_TABLE, codec_table, fill_section, results_table
+
+
+QUESTION = "Convert the speech to text.\n<|audio|>"
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return tiny_processor()
+
+
+@pytest.fixture(scope="module")
+def model(processor):
+    return tiny_model(processor)
+
+
+@pytest.fixture(scope="module")
+def corpus_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    rows = []
+    for index in range(3):
+        sf.write(folder / f"{index}.flac", 0.2 * np.sin(np.arange(8000 + 3000 * index) / (8 + index)), 16000)
+        common = {"split": "test", "reference": "Two plus two is four.", "accepted_answers": ["four", "4"]}
+        audio = f"{index}.flac"
+        rows += [
+            {"id": f"asr{index}", "task": "asr", "messages": [("user", QUESTION)], "audios": [audio], **common},
+            {"id": f"tts{index}", "task": "tts", "messages": [("user", "Say it.")], "audios": [audio], **common},
+            {"id": f"sqa{index}", "task": "sqa", "messages": [("user", "<|audio|>")], "audios": [audio] * 2, **common},
+        ]
+    for row in rows:
+        num_marks = sum(content.count("<|audio|>") for _, content in row["messages"])
+        answer = "an answer" + "<|audio|>" * (len(row["audios"]) - num_marks)
+        messages = [*row["messages"], ("assistant", answer)]
+        row["messages"] = [{"role": role, "content": content} for role, content in messages]
+    (folder / "conversations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_an_item_is_the_conversation_without_its_answer(corpus_dir):
+    (row,) = evaluate_held_out.load_sets(corpus_dir, limit=1)["sqa"]
+    item = build_item(row)
+    assert item.audios == [row["audios"][0]] and Path(item.audios[0]).parent == corpus_dir
+    assert [message["role"] for message in item.messages] == ["user"]
+    assert (item.id, item.reference) == (row["id"], "Two plus two is four.")
+    assert item.accepted_answers == ("four", "4")
+
+
+def test_score_counts_words_and_answers(corpus_dir):
+    rows = evaluate_held_out.load_sets(corpus_dir, limit=2)["asr"]
+    items = list(map(build_item, rows))
+    texts = ["Two plus two is four.", "Two plus three is five."]
+    responses = {item.id: {"text": text} for item, text in zip(items, texts)}
+    figures, lines = score("asr", items, responses, {})
+    # "three" for "two", "five" for "four" in ten words; 4 and 3 of 2 * 20 characters
+    assert figures == {"conversations": 2, "wer": 0.2, "cer": pytest.approx(7 / 40)}
+    transcripts = {item.id: {"heard": ""} for item in items}
+    figures, lines = score("sqa", items, responses, transcripts)
+    assert figures == {"conversations": 2, "text_accuracy": 0.5, "speech_accuracy": 0.0}
+    assert [line["heard"] for line in lines] == ["", ""]
+    figures, _ = score("tts", items, responses, {items[0].id: {"heard": texts[0]}, items[1].id: {"heard": ""}})
+    assert figures == {"conversations": 2, "wer": 0.5, "cer": 0.5}
+
+
+def test_the_command_writes_figures_picture_and_table(model, processor, corpus_dir, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    readme = tmp_path / "README.md"
+    readme.write_text("# Title\n<!-- results table -->\nold\n<!-- end of results table -->\nend\n")
+    evaluate_held_out.main(
+        ["--model", str(tmp_path / "model"), "--corpus_dir", str(corpus_dir), "--modes", "vanilla", "turbo"]
+        + ["--sets", "asr", "tts", "sqa", "--max_new_tokens", "24", "--readme", str(readme)]
+        + ["--lines", str(tmp_path / "lines.jsonl")]
+    )
+    results = json.loads((tmp_path / "model" / "results.json").read_text())
+    assert list(results["modes"]) == ["vanilla", "turbo"]
+    assert results["modes"]["turbo"]["sqa"]["conversations"] == 3
+    assert results["modes"]["turbo"]["speed"]["tokens_per_second"] > 0
+    assert (tmp_path / "model" / "results.png").read_bytes().startswith(b"\x89PNG")
+    assert len((tmp_path / "lines.jsonl").read_text().splitlines()) == 18
+    text = readme.read_text()
+    assert results_table(results) in text and "old" not in text
+    assert text.startswith("# Title\n") and text.endswith("\nend\n")
+    assert "not measured" in text
+    assert "\n| conversations | 3 | 3 | 3 | 3 | – | – | – | – |\n" in text
+
+
+def test_the_card_of_the_model_shows_what_was_measured(model, processor, corpus_dir, tmp_path, capsys):
+    folder = export_repository(model, processor, tmp_path / "model")
+    write_model_card(folder)
+    card = folder / "README.md"
+    arguments = ["--model", str(folder), "--corpus_dir", str(corpus_dir), "--mode", "vanilla", "--limit", "1"]
+    arguments += ["--sets", "asr", "--max_new_tokens", "8"]
+
+    def said(*more):
+        evaluate_held_out.main([*arguments, *more])
+        return capsys.readouterr().out
+
+    missing = "Not measured: this folder has no `results.json`"
+    # measured for another place, it says nothing of it
+    assert f"The results are in {tmp_path / 'out' / 'results.json'}." in said("--output_dir", str(tmp_path / "out"))
+    assert missing in card.read_text()
+    assert f"The results are in {folder / 'results.json'}." in said()
+    assert "Measured on held-out data" in card.read_text() and missing not in card.read_text()
+    card.write_text("---\nlicense: mit\n---\nMine.\n")
+    assert f"`vita-audio card {folder} --overwrite`" in said() and card.read_text().endswith("Mine.\n")
+
+
+@pytest.mark.parametrize("name", ["nomodel", "pretrained/no-such-model", "runs/finetuned"])
+def test_a_missing_model_is_named_before_the_corpus_is_read(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"There is no folder or file '{name}'"):
+        evaluate_held_out.main(["--model", name, "--corpus_dir", "no/corpus"])
+
+
+@pytest.mark.parametrize(
+    "module, typed", [(evaluate_held_out, "vita-audio evaluate"), (train, "vita-audio train"), (train, None)]
+)
+def test_usage_names_the_command_that_was_typed(module, typed, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["/some/where/vita-audio" if typed else "train.py"])
+    with pytest.raises(SystemExit):
+        module.main(["--no_such_option", "1"])
+    err = capsys.readouterr().err
+    assert f"{typed or module.PROG}: error: " in err and (typed is None or module.PROG not in err)
+
+
+def test_a_set_without_conversations_is_named_before_the_model_is_loaded(corpus_dir, tmp_path):
+    arguments = ["--model", "some/model", "--output_dir", str(tmp_path), "--corpus_dir", str(corpus_dir)]
+    with pytest.raises(ValueError, match="no conversations for the sets tqa"):
+        evaluate_held_out.main([*arguments, "--sets", "asr", "tqa"])
+
+
+def test_a_readme_without_a_place_is_refused(tmp_path):
+    (tmp_path / "README.md").write_text("# Title\n")
+    with pytest.raises(ValueError, match="no place for the figures"):
+        fill_section(tmp_path / "README.md", CODEC_TABLE, "table")
+    assert (tmp_path / "README.md").read_text() == "# Title\n"
+
+
+def test_codec_table_has_a_row_for_each_group():
+    results = {"all": {"clips": 100, "wer_original": 0.101, "wer_decoded": 0.1554}}
+    assert codec_table(results).splitlines()[-1] == "| all | 100 | 10.1% | 15.5% |"
+
+
+def test_an_output_folder_that_can_not_be_is_named_before_the_model_is_loaded(corpus_dir, tmp_path):
+    (tmp_path / "file").touch()
+    arguments = ["--model", str(tmp_path), "--corpus_dir", str(corpus_dir)]
+    with pytest.raises(NotADirectoryError, match="file"):
+        evaluate_held_out.main([*arguments, "--output_dir", str(tmp_path / "file" / "results")])
+
+
+def test_a_model_on_the_hub_needs_an_output_folder(corpus_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        evaluate_held_out.main(["--model", "someone/model", "--corpus_dir", str(corpus_dir)])
+    assert "--output_dir is needed: someone/model" in capsys.readouterr().err
+    assert not (tmp_path / "someone").exists()

@@ -1,0 +1,99 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The normalizer, the error rates and the check of answers, against values worked out by hand."""
+
+import doctest
+
+import pytest
+
+from training.evaluation import scoring
+from training.evaluation.scoring import (
+    answer_accuracy,
+    answer_is_right,
+    character_error_rate,
+    normalize_text,
+    number_to_words,
+    real_time_factor,
+    word_error_rate,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("7", "seven"),
+        ("7+5=12.", "seven plus five is twelve"),
+        ("20 - 3 is 17", "twenty minus three is seventeen"),
+        ("twenty-one ice-creams", "twenty one ice creams"),
+        ("At 12:30, or 3.05!", "at twelve thirty or three o five"),
+        ("It's 4 o'clock.", "it is four oclock"),
+        ("It is 4:00 o’clock", "it is four oclock"),
+        ("It is four o clock", "it is four oclock"),
+        ("What's the colour of grey things?", "what is the color of gray things"),
+        ("Goodbye, Luke", "good bye luke"),
+        ("1,250 cats", "one thousand two hundred fifty cats"),
+        ("99:99", "ninety nine ninety nine"),
+        ("Bob's hat", "bobs hat"),
+        ("  ?! ", ""),
+    ],
+)
+def test_normalize_text(text, expected):
+    assert normalize_text(text) == expected
+    assert normalize_text(expected) == expected
+
+
+def test_number_to_words():
+    expected = {0: "zero", 13: "thirteen", 20: "twenty", 85: "eighty five", 700: "seven hundred"}
+    expected |= {1001: "one thousand one", 12_000_000: "one two zero zero zero zero zero zero"}
+    assert {number: number_to_words(number) for number in expected} == expected
+
+
+def test_the_examples_of_the_docstrings_hold():
+    assert doctest.testmod(scoring).failed == 0
+
+
+def test_word_error_rate_is_errors_over_words():
+    references = ["Seven plus five is twelve.", "The cat sat."]
+    hypotheses = ["7 plus 9 is 12", "The cat sat down"]  # one substitution, one insertion in eight words
+    assert word_error_rate(references, hypotheses) == pytest.approx(2 / 8)
+    assert word_error_rate(references, references) == 0
+    with pytest.raises(ValueError, match="2 references but 1"):
+        word_error_rate(references, hypotheses[:1])
+    with pytest.raises(ValueError, match="no words"):
+        word_error_rate(["?"], ["a"])
+
+
+def test_character_error_rate_counts_the_spaces():
+    # one substitution, one deleted space in the nine characters of "seven cat"
+    assert character_error_rate(["7 cat"], ["sevenbat"]) == pytest.approx(2 / 9)
+    with pytest.raises(ValueError, match="nothing to score"):
+        character_error_rate([], [])
+
+
+def test_figures_of_nothing_are_refused():
+    with pytest.raises(ValueError, match="nothing to score"):
+        answer_accuracy([], [])
+    with pytest.raises(ValueError, match="2 texts, but 1 answers"):
+        answer_accuracy(["a", "b"], ["a"])
+    with pytest.raises(ValueError, match="1 times of work, but 2"):
+        real_time_factor([1.0], [1.0, 2.0])
+
+
+def test_an_answer_is_compared_word_by_word():
+    assert answer_is_right("It is 7.", "seven")
+    assert not answer_is_right("It is 17.", "seven")
+    assert answer_is_right("The time is 3:30.", ["half past three", "three thirty"])
+    assert answer_is_right("New Delhi!", "new delhi")
+    assert not answer_is_right("", "paris")
+    with pytest.raises(ValueError, match="gold"):
+        answer_is_right("Paris", "?")
+
+
+def test_an_answer_stands_where_the_reference_has_it():
+    reference = "Cold is the opposite of hot."
+    assert answer_is_right("Cold.", "cold", reference)
+    assert not answer_is_right("Hot is the opposite of cold.", "cold", reference)
+    reference = "The sum of four and zero is four."
+    assert answer_is_right("The sum of 4 and 1 is 4.", "four", reference)
+    assert not answer_is_right("The sum of four and zero is five.", "four", reference)
+    assert answer_is_right("I can hear you well, yes.", "you", "Yes, I can hear you well.")

@@ -1,0 +1,285 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+import copy
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Audio, Dataset, List
+from full_disk import full_disk
+from places import ROOT
+from tiny_corpus import write_corpus
+from tiny_models import tiny_codec, tiny_processor
+
+from training.conversations import load_conversations
+from training.data import (
+    SpeechCodeCache,
+    audio_key,
+    build_training_dataset,
+    codec_fingerprint,
+)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("data") / "corpus")
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return tiny_processor()
+
+
+def all_clips(corpus):
+    """Paths of the clips by their keys."""
+    return {audio_key(path.read_bytes()): str(path) for path in sorted((corpus / "audio").iterdir())}
+
+
+def encode(cache, clips, processor):
+    cache.encode({key: Path(path).stat().st_size for key, path in clips.items()}, clips.get, processor)
+
+
+def count_encoded(codec, action):
+    """How many clips the codec encodes in `action()`."""
+    rows = []
+    hook = codec.encoder.register_forward_hook(lambda module, args, output: rows.append(len(output)))
+    try:
+        action()
+    finally:
+        hook.remove()
+    return sum(rows)
+
+
+def test_splits_and_tasks_are_chosen(corpus, tmp_path):
+    assert len(load_conversations(corpus, "train", cache_dir=tmp_path)) == 18 * 4
+    assert len(load_conversations(corpus, "test", ["asr"], tmp_path)) == 6
+    twice = load_conversations(corpus / "conversations.jsonl", "train", ["tts", "sqa", "sqa"], tmp_path)
+    assert len(twice) == 18 * 3
+    spoken = [row for row in twice if len(row["audios"]) == 2]
+    assert len(spoken) == 36
+    assert all(Path(audio).is_file() for audio in spoken[0]["audios"])
+
+
+def test_a_changed_file_is_read_anew(tmp_path):
+    def write(text):
+        row = {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "Yes."}]}
+        (tmp_path / "conversations.jsonl").write_text(json.dumps(row) + "\n")
+
+    write("Is it?")
+    assert load_conversations(tmp_path, cache_dir=tmp_path / "cache")[0]["messages"][0]["content"] == "Is it?"
+    write("Is it so?")
+    os.utime(tmp_path / "conversations.jsonl", ns=(1, 1))
+    assert load_conversations(tmp_path, cache_dir=tmp_path / "cache")[0]["messages"][0]["content"] == "Is it so?"
+
+
+@pytest.mark.parametrize(
+    "line, cause",
+    [
+        ("{", "is not JSON"),
+        ("[]", "is not a JSON object, but a list"),
+        ("\udcff", "is not JSON: 'utf-8' codec can't decode byte 0xff|is not JSON: invalid start byte"),
+        ("[" * 100_000, "is not JSON"),
+        ("{}", "not a conversation: it has no list of `messages`"),
+        ('{"messages": [{"role": "user"}]}', "needs a `role` and a `content`"),
+        ('{"messages": [{"role": "user", "content": "<|audio|>"}], "audios": []}', "1 marks"),
+        ('{"messages": [{"role": "user", "content": "<|audio|>"}]}', "1 marks"),
+        (
+            '{"messages": [{"role": "user", "content": "<|audio|>"}], "audios": [7]}',
+            "`audios` must be a list of paths",
+        ),
+        (
+            '{"messages": [{"role": "user", "content": "<|audio|>"}], "audios": ["no.wav"]}',
+            "no.wav, but there is no such",
+        ),
+        (
+            '{"messages": [{"role": "user", "content": "Hi"}], "task": 3}',
+            "`task`, `split` and `reference` must be texts",
+        ),
+        ('{"messages": [{"role": "user", "content": "Hi"}], "accepted_answers": "Hi"}', "must be a list of texts"),
+        ('{"messages": [{"role": "user", "content": "Hi"}], "id": "1"}', "has the id '1', as .*, line 1 has"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, line, cause):
+    good = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hi"}]}'
+    (tmp_path / "bad.jsonl").write_text(f"{good}\n{line}\n", encoding="utf-8", errors="surrogateescape")
+    with pytest.raises((ValueError, FileNotFoundError), match=f"bad.jsonl, line 2.*({cause})"):
+        load_conversations(tmp_path / "bad.jsonl", cache_dir=tmp_path)
+
+
+def test_no_conversation_is_an_error(corpus, tmp_path):
+    with pytest.raises(ValueError, match="no conversations of the split 'other'"):
+        load_conversations(corpus, "other", cache_dir=tmp_path)
+
+
+def test_codes_are_those_of_the_codec_alone(corpus, processor, tmp_path):
+    clips = all_clips(corpus)
+    cache = SpeechCodeCache(tmp_path, processor.audio_tokenizer)
+    encode(cache, clips, processor)
+    alone = processor.encode_audio(list(clips.values()))
+    assert [cache.codes[key].tolist() for key in clips] == alone
+    again = SpeechCodeCache(tmp_path, processor.audio_tokenizer)
+    assert count_encoded(processor.audio_tokenizer, lambda: encode(again, clips, processor)) == 0
+    assert {key: codes.tolist() for key, codes in again.codes.items()} == dict(zip(clips, alone))
+
+
+def test_each_codec_has_codes_of_its_own(corpus, processor, tmp_path):
+    codec, other = processor.audio_tokenizer, tiny_codec(seed=1)
+    codec.save_pretrained(tmp_path / "codec")
+    loaded = type(codec).from_pretrained(tmp_path / "codec")
+    assert codec_fingerprint(loaded) == codec_fingerprint(codec)
+    assert codec_fingerprint(other) != codec_fingerprint(codec)
+    SpeechCodeCache(tmp_path, codec).add({"key": torch.arange(3).int().numpy()})
+    assert list(SpeechCodeCache(tmp_path, loaded).codes) == ["key"]
+    assert not SpeechCodeCache(tmp_path, other).codes
+
+
+ENCODE = """
+import sys
+import training.data as data
+sys.path.append("tests/helpers")
+from tiny_models import tiny_processor
+data.CLIPS_PER_FILE = data.ENCODING_BATCH_SIZE = 2
+processor = tiny_processor()
+clips = {data.audio_key(data.read_content(path)): path for path in sys.argv[2:]}
+data.SpeechCodeCache(sys.argv[1], processor.audio_tokenizer).encode(dict.fromkeys(clips, 1), clips.get, processor)
+"""
+
+
+def test_a_killed_run_goes_on_where_it_was(corpus, processor, tmp_path):
+    clips = all_clips(corpus)
+    process = subprocess.Popen(
+        [sys.executable, "-c", ENCODE, str(tmp_path), *clips.values()],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+    )
+    while len(list(tmp_path.glob("*/*.safetensors"))) < 3 and process.poll() is None:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    cache = SpeechCodeCache(tmp_path, processor.audio_tokenizer)
+    num_done = len(cache.codes)
+    assert 6 <= num_done < len(clips)
+    num_encoded = count_encoded(processor.audio_tokenizer, lambda: encode(cache, clips, processor))
+    assert num_encoded == len(clips) - num_done
+    assert [cache.codes[key].tolist() for key in clips] == processor.encode_audio(list(clips.values()))
+
+
+def test_what_killed_runs_have_left_is_removed_by_the_next(processor, tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    folder = SpeechCodeCache(tmp_path, processor.audio_tokenizer).folder
+    for process_id in (dead.pid, os.getpid()):
+        (folder / f".{socket.gethostname()}-{process_id}-abc.unfinished").touch()
+    SpeechCodeCache(tmp_path, processor.audio_tokenizer)
+    assert [path.name.split("-")[-2] for path in folder.iterdir()] == [str(os.getpid())]
+
+
+USE_DATASETS_AND_DIE = """
+import os, signal, sys
+from datasets import Dataset
+from training.temporary import disable_caching
+
+def use():
+    disable_caching()
+    Dataset.from_dict({"a": [1]}).map(lambda row: {"b": 2})
+    return set(os.listdir(os.environ["TMPDIR"]))
+
+child = os.fork()
+if not child:
+    use()
+    os.kill(os.getpid(), signal.SIGKILL)
+os.waitpid(child, 0)
+left = set(os.listdir(os.environ["TMPDIR"]))
+assert len(left) == 2, left  # another's is the other
+assert len(use() - left) == len(use() & left) == 1
+"""
+
+
+def test_what_datasets_has_made_for_a_run_that_was_killed_goes_with_the_next(tmp_path):
+    (tmp_path / "hf_datasets-another").mkdir()
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", USE_DATASETS_AND_DIE]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [path.name for path in tmp_path.iterdir()] == ["hf_datasets-another"]
+
+
+def test_a_full_disk_leaves_nothing_half_written(processor, tmp_path):
+    cache = SpeechCodeCache(tmp_path, processor.audio_tokenizer)
+    with full_disk(2000), pytest.raises(Exception, match="(?i)file too large|I/O"):
+        cache.add({"key": torch.arange(5000).int().numpy()})
+    assert list(cache.folder.iterdir()) == []
+
+
+def test_examples_are_the_processors(corpus, processor, tmp_path):
+    conversations = load_conversations(corpus, "train", cache_dir=tmp_path)
+    examples = build_training_dataset(conversations, processor, tmp_path)
+    assert examples.column_names == ["input_ids", "labels"] and len(examples) == len(conversations)
+    for row, example in zip(conversations, examples):
+        assert example == processor.build_training_example(row["messages"], processor.encode_audio(row["audios"]))
+
+
+def test_workers_that_tokenise_get_no_codec(corpus, processor, tmp_path):
+    """A codec on a GPU cannot be sent to them."""
+
+    class NotSent:
+        def __reduce__(self):
+            raise RuntimeError("the codec was sent to a worker")
+
+    conversations = load_conversations(corpus, "train", cache_dir=tmp_path)
+    examples = build_training_dataset(conversations, processor, tmp_path)
+    processor = copy.copy(processor)
+    processor.audio_tokenizer = copy.deepcopy(processor.audio_tokenizer)
+    processor.audio_tokenizer.not_sent = NotSent()
+    assert build_training_dataset(conversations, processor, tmp_path, num_proc=2)[:] == examples[:]
+
+
+def test_answers_are_learnt_in_the_codes_of_another_codec(corpus, processor, tmp_path):
+    """What the user says is heard through the processor's codec."""
+    conversations = load_conversations(corpus, "train", cache_dir=tmp_path)
+    codec, other = processor.audio_tokenizer, tiny_codec(seed=1)
+    examples = [build_training_dataset(conversations, processor, tmp_path, answer_codec=x) for x in (None, other)]
+    assert processor.audio_tokenizer is codec
+    speaking = copy.copy(processor)
+    speaking.audio_tokenizer = other
+    num_other = 0
+    for row, plain, mixed in zip(conversations, *examples):
+        roles = [message["role"] for message in row["messages"] for _ in range(message["content"].count("<|audio|>"))]
+        encoders = [speaking if role == "assistant" else processor for role in roles]
+        codes = [encoder.encode_audio([path])[0] for encoder, path in zip(encoders, row["audios"])]
+        assert mixed == processor.build_training_example(row["messages"], codes)
+        num_other += mixed != plain
+    assert 0 < num_other < len(conversations)
+
+
+def test_a_dataset_with_an_audio_column_makes_the_same_examples(corpus, processor, tmp_path):
+    conversations = load_conversations(corpus, "train", cache_dir=tmp_path)
+    rows = [
+        {
+            "messages": row["messages"],
+            "task": "any",
+            "audios": [{"bytes": Path(a).read_bytes(), "path": None} for a in row["audios"]],
+        }
+        for row in conversations
+    ]
+    Dataset.from_list(rows).cast_column("audios", List(Audio())).save_to_disk(tmp_path / "saved")
+    loaded = load_conversations(tmp_path / "saved", tasks=["any"])
+    expected = build_training_dataset(conversations, processor, tmp_path)
+    assert build_training_dataset(loaded, processor, tmp_path)[:] == expected[:]
+
+
+def test_what_is_too_long_is_left_out(corpus, processor, tmp_path):
+    conversations = load_conversations(corpus, "train", ["asr", "tts"], tmp_path)
+    lengths = sorted(len(ids) for ids in build_training_dataset(conversations, processor, tmp_path)["input_ids"])
+    shorter = build_training_dataset(conversations, processor, tmp_path, max_length=lengths[-3])
+    assert sorted(len(ids) for ids in shorter["input_ids"]) == [length for length in lengths if length <= lengths[-3]]
+    with pytest.raises(ValueError, match=f"the shortest has {lengths[0]} tokens"):
+        build_training_dataset(conversations, processor, tmp_path, max_length=5)

@@ -1,0 +1,145 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The clips of a rendered corpus as the training of the compact codec reads them."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import soundfile as sf
+import soxr
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from hub_cards.command_line import naming
+from hub_cards.json_lines import read_json_lines
+from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
+from training.codec.augmentation import TARGET_RMS, change_voice, disturb, pitch_track
+
+
+CLIP_FIELDS = {**dict.fromkeys(("path", "text", "voice", "split"), str), "duration": (int, float), "phonemes": list}
+# Speech that is played at a rate between these is that of another voice. Half of the clips of other voices than the default one are
+# changed so, and only phonemes are learnt from them.
+OTHER_RATES = (0.8, 1.25)
+OTHER_RATE_SHARE = 0.5
+# Share of what is reconstructed that is encoded from another voice: one with pitch and formants at OTHER_RATES times theirs.
+OTHER_VOICE_SHARE = 0.5
+
+
+def read_clip(corpus_dir: Path, clip: dict) -> tuple[np.ndarray, int]:
+    """Samples of a clip at the level that the codec is trained at, and their rate."""
+    with naming(f"The clip {corpus_dir / clip['path']}"):
+        waveform, sampling_rate = sf.read(corpus_dir / clip["path"], dtype="float32")
+    return waveform * (TARGET_RMS / max(float(np.sqrt(np.mean(waveform**2))), 1e-4)), sampling_rate
+
+
+def read_clips(corpus_dir: Path, max_seconds: float = 6.0) -> list[dict]:
+    """Rows of the training clips of a rendered corpus that are not too long."""
+    clips = [clip for _, clip in read_json_lines(corpus_dir / "clips.jsonl", CLIP_FIELDS)]
+    return [clip for clip in clips if clip["split"] == "train" and clip["duration"] <= max_seconds]
+
+
+def read_answers(corpus_dir: Path) -> set[str]:
+    """Paths of the clips of a rendered corpus that spoken questions are answered with in training."""
+    rows = (row for _, row in read_json_lines(corpus_dir / "conversations.jsonl"))
+    return {
+        row["audios"][-1]
+        for row in rows
+        if (row.get("task"), row.get("split")) == ("sqa", "train") and row.get("audios")
+    }
+
+
+def pad_to_codes(waveforms: list[torch.Tensor], hop_length: int) -> tuple[torch.Tensor, torch.LongTensor]:
+    """Waveforms `(num_samples,)` padded to whole codes, `(batch, samples)`, and the mask that is 1 on audio."""
+    lengths = torch.tensor([len(waveform) for waveform in waveforms])
+    padded = nn.utils.rnn.pad_sequence(waveforms, batch_first=True)
+    padded = nn.functional.pad(padded, (0, -padded.shape[1] % hop_length))
+    return padded, (torch.arange(padded.shape[1]) < lengths[:, None]).long()
+
+
+class CodecClips(Dataset):
+    """Clips of a rendered corpus as tensors for [`VitaAudioCodecForPreTraining`]; the first voice is the default one, seen twice.
+
+    Half of the clips to be reconstructed are encoded in another voice than the one to decode: codes must be those of all
+    voices. Of voices other than the default one, half are only read.
+
+    Raises:
+        ValueError: one of the `voices` says nothing.
+    """
+
+    def __init__(
+        self,
+        corpus_dir: str | Path,
+        config: VitaAudioCodecConfig,
+        default_voice: str,
+        voices: list[str] | None = None,
+        is_disturbed: bool = True,
+    ):
+        self.corpus_dir, self.config, self.is_disturbed = Path(corpus_dir), config, is_disturbed
+        clips = read_clips(self.corpus_dir)
+        spoken = {clip["voice"] for clip in clips}
+        if missing := sorted({default_voice, *(voices or ())} - spoken):
+            raise ValueError(f"{corpus_dir} has no training clips of {', '.join(missing)}, but of {sorted(spoken)}.")
+        clips = [clip for clip in clips if voices is None or clip["voice"] in voices]
+        self.voices = sorted({clip["voice"] for clip in clips}, key=lambda voice: (voice != default_voice, voice))
+        self.phonemes = sorted({phoneme for clip in clips for phoneme in clip["phonemes"]})
+        # of several voices the default one is the one that the codec has to speak best
+        defaults = [clip for clip in clips if clip["voice"] == default_voice]
+        self.clips = clips + defaults if len(self.voices) > 1 else clips
+        self.phoneme_ids = {phoneme: i + 1 for i, phoneme in enumerate(self.phonemes)}
+        self.pitch = {}  # of clips to reconstruct, tracked once
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> dict:
+        clip = self.clips[index]
+        waveform, sampling_rate = read_clip(self.corpus_dir, clip)
+        is_reconstructed = clip["voice"] == self.voices[0] or bool(torch.rand(()) > OTHER_RATE_SHARE)
+        if not is_reconstructed:
+            rate = torch.empty(()).uniform_(*OTHER_RATES).item()
+            waveform = soxr.resample(waveform, rate * sampling_rate, sampling_rate)
+        num_codes = -(-len(waveform) // self.config.hop_length)
+        num_frames = num_codes * self.config.hop_length // self.config.synthesis_hop_length
+        inputs = waveform
+        if self.is_disturbed and is_reconstructed and torch.rand(()) < OTHER_VOICE_SHARE:
+            inputs = change_voice(waveform, torch.empty(()).uniform_(*OTHER_RATES).item(), sampling_rate)
+        if not is_reconstructed:
+            log_f0, voiced = np.zeros(num_frames, np.float32), np.zeros(num_frames, bool)
+        else:
+            if index not in self.pitch:
+                self.pitch[index] = pitch_track(waveform, self.config, num_frames)
+            log_f0, voiced = self.pitch[index]
+        median = np.median(log_f0[voiced]) if voiced.any() else np.median(log_f0)
+        return {
+            "inputs": torch.from_numpy(inputs),
+            "waveform": torch.from_numpy(waveform),
+            "log_f0": torch.from_numpy(log_f0),
+            "voiced_mask": torch.from_numpy(voiced),
+            "median_log_f0": float(median),
+            "voice_id": self.voices.index(clip["voice"]),
+            "is_reconstructed": is_reconstructed,
+            "labels": torch.tensor([self.phoneme_ids[phoneme] for phoneme in clip["phonemes"]]),
+        }
+
+    def collate(self, clips: list[dict]) -> dict:
+        """Pads a batch to whole codes; of inputs and targets only the former are disturbed."""
+        inputs, mask = pad_to_codes([clip["inputs"] for clip in clips], self.config.hop_length)
+        waveforms, _ = pad_to_codes([clip["waveform"] for clip in clips], self.config.hop_length)
+        if self.is_disturbed:
+            inputs = disturb(inputs, mask, self.config.sampling_rate)
+        frames = nn.utils.rnn.pad_sequence(
+            [clip["log_f0"] for clip in clips], batch_first=True, padding_value=math.log(100)
+        )
+        return {
+            "input_values": inputs[:, None],
+            "padding_mask": mask,
+            "target_values": waveforms,
+            "log_f0": frames,
+            "voiced_mask": nn.utils.rnn.pad_sequence([clip["voiced_mask"] for clip in clips], batch_first=True),
+            "median_log_f0": torch.tensor([[clip["median_log_f0"]] for clip in clips]),
+            "voice_ids": torch.tensor([clip["voice_id"] for clip in clips]),
+            "is_reconstructed": torch.tensor([[clip["is_reconstructed"]] for clip in clips]),
+            "labels": nn.utils.rnn.pad_sequence([clip["labels"] for clip in clips], batch_first=True),
+        }

@@ -1,0 +1,104 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""How well speech is understood after a round trip through a codec, decoded in its default voice, next to before.
+
+python -m training.evaluation.evaluate_codec --codec pretrained/vita-audio-mini/audio_tokenizer --corpus_dir corpus --output codec.json
+"""
+
+import argparse
+import json
+import random
+import sys
+from pathlib import Path
+
+import soundfile as sf
+import torch
+from tqdm import tqdm
+
+from hub_cards.command_line import ArgumentParser, check_place, naming, no_empty_folder, run_command
+from hub_cards.json_lines import read_json_lines
+from processing.modeling_vita_audio_codec import VitaAudioCodec
+from training.evaluation.recognition import WhisperRecognizer
+from training.evaluation.report import CODEC_TABLE, codec_table, fill_section, write_atomically
+from training.evaluation.scoring import word_error_rate
+
+
+PROG = "training.evaluation.evaluate_codec"
+CLIP_FIELDS = dict.fromkeys(("path", "text", "voice", "split"), str)
+GROUPS = {"joe": "the codec's default voice", "test": "other trained voices", "test_voice": "a voice never heard"}
+
+
+def held_out_clips(corpus_dir: Path, number: int, seed: int = 0) -> list[dict]:
+    """`number` clips of held-out sentences, drawn evenly from the default voice and all others, the unseen one too."""
+    path = corpus_dir / "clips.jsonl"
+    clips = [clip for _, clip in read_json_lines(path, CLIP_FIELDS) if clip["split"] != "train"]
+    generator = random.Random(seed)
+    default = [clip for clip in clips if clip["voice"] == "joe"]
+    others = [clip for clip in clips if clip["voice"] != "joe"]
+    if len(default) < number // 2 or len(others) < number - number // 2:
+        raise ValueError(
+            f"{path} has {len(default)} held-out clips of the default voice and {len(others)} of others, too few for {number} "
+            "together, half of them of either."
+        )
+    return generator.sample(default, number // 2) + generator.sample(others, number - number // 2)
+
+
+@torch.no_grad()
+def evaluate_codec(codec: VitaAudioCodec, corpus_dir: Path, clips: list[dict], recognizer: WhisperRecognizer) -> dict:
+    """Word error rates of the recogniser on the originals and on their round trips, for each group of voices.
+
+    Every recording is decoded in the codec's default voice, as users of `decode` hear it.
+    """
+    rows = []
+    for clip in tqdm(clips, desc="Round trips"):
+        with naming(f"The clip {corpus_dir / clip['path']}"):
+            waveform, sampling_rate = sf.read(corpus_dir / clip["path"], dtype="float32")
+        codes = codec.encode(torch.from_numpy(waveform)[None, None]).audio_codes
+        decoded = codec.decode(codes).audio_values[0, 0].numpy()
+        rows.append(
+            {
+                "group": GROUPS.get(clip["voice"]) or GROUPS[clip["split"]],
+                "reference": clip["text"],
+                "original": recognizer(waveform, sampling_rate),
+                "decoded": recognizer(decoded, codec.config.output_sampling_rate),
+            }
+        )
+    results = {}
+    for group in ["all", *sorted({row["group"] for row in rows})]:
+        of_group = [row for row in rows if group in ("all", row["group"])]
+        references = [row["reference"] for row in of_group]
+        results[group] = {
+            "clips": len(of_group),
+            "wer_original": word_error_rate(references, [row["original"] for row in of_group]),
+            "wer_decoded": word_error_rate(references, [row["decoded"] for row in of_group]),
+        }
+    return {"results": results, "rows": rows}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(prog=PROG, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--codec", required=True, help="folder of a codec")
+    parser.add_argument("--corpus_dir", required=True, type=Path, help="folder of the rendered corpus")
+    parser.add_argument("--num_clips", type=int, default=100)
+    parser.add_argument("--output", type=Path, help="JSON file for the figures and every transcript")
+    parser.add_argument("--readme", type=Path, help="README whose table is filled from the results")
+    args = parser.parse_args(argv)
+    if args.num_clips < 2:
+        parser.error(f"--num_clips must be at least 2, got {args.num_clips}")
+    check_place(args.codec)
+    with no_empty_folder(args.output and args.output.parent):
+        if args.output:
+            args.output.parent.mkdir(parents=True, exist_ok=True)
+        clips = held_out_clips(args.corpus_dir, args.num_clips)
+        with naming(f"The codec {args.codec}"):
+            codec = VitaAudioCodec.from_pretrained(args.codec, dtype=torch.float32)
+        report = evaluate_codec(codec, args.corpus_dir, clips, WhisperRecognizer())
+    print(json.dumps(report["results"], indent=2))
+    if args.output:
+        write_atomically(args.output, json.dumps(report, indent=2) + "\n")
+    if args.readme:
+        fill_section(args.readme, CODEC_TABLE, codec_table(report["results"]))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, PROG))
