@@ -64,10 +64,10 @@ def run_command(command: Callable[[list[str] | None], int | None], prog: str, ar
         return fail(message, prog)
 
 
-def name_as_typed(prog: str) -> str:
-    """Of the module `prog`, such as `training.train`, what was typed to run it: the module, or `vita-audio train`."""
+def name_as_typed(command: str, prog: str) -> str:
+    """What was typed to run the module `prog`, such as `training.train`: that, or `vita-audio` and its `command`."""
     typed = os.path.basename(sys.argv[0])
-    return f"{typed} {prog.rpartition('.')[2]}" if typed == "vita-audio" else prog
+    return f"{typed} {command}" if typed == "vita-audio" else prog
 
 
 def is_path(name: str) -> bool:

@@ -313,7 +313,7 @@ def main(argv: list[str] | None = None) -> None:
         argv: `--config FILE.yaml` and settings that override it; the process's arguments by default.
     """
     script_args, training_args = parse_settings(
-        (VitaAudioScriptArguments, VitaAudioSFTConfig), name_as_typed(PROG), argv
+        (VitaAudioScriptArguments, VitaAudioSFTConfig), name_as_typed("train", PROG), argv
     )
     if script_args.num_threads is not None:
         torch.set_num_threads(script_args.num_threads)

@@ -183,7 +183,7 @@ def possible_modes(model) -> list[str]:
 
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(
-        prog=name_as_typed(PROG), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=name_as_typed("evaluate", PROG), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", required=True, help="folder or Hub id of a checkpoint with its processor")
     parser.add_argument(
