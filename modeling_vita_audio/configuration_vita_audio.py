@@ -6,6 +6,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
 from .compatibility_vita_audio import CACHE, attach_to_package
+from .interleaving_vita_audio import check_interleave_pattern
 from .saving_vita_audio import saved_whole
 
 
@@ -61,6 +62,9 @@ class VitaAudioConfig(PreTrainedConfig):
             Whether, in samples packed into one row, the last column of a sample that module k can fill shall predict the token k of
             the next sample, as the original implementation has it. It matters only where one of a sample's first
             `num_mctp_modules + 1` tokens has a label.
+        interleave_pattern (`list[int]`, *optional*):
+            The layout of the answers that the model was trained with: text and speech tokens of each chunk, see [`interleave`].
+            `None` only where it is not known, as in folders that were written before the config said it.
         audio_token_id (`int`, *optional*, defaults to 151684):
             Id of `<|audio|>`, the mark that stands for one audio in a text.
         begin_audio_token_id (`int`, *optional*, defaults to 151674):
@@ -112,6 +116,7 @@ class VitaAudioConfig(PreTrainedConfig):
     lm_loss_weight: float | int = 1.0
     mctp_loss_weight: float | int = 1.0
     mctp_targets_cross_samples: bool = False
+    interleave_pattern: list[int] | None = None
     audio_token_id: int = 151684
     begin_audio_token_id: int = 151674
     end_audio_token_id: int = 151675
@@ -172,6 +177,8 @@ class VitaAudioConfig(PreTrainedConfig):
             raise ValueError(
                 f"`num_mctp_modules` must be {LARGEST_NUM_MCTP_MODULES} at most, got {self.num_mctp_modules}."
             )
+        if self.interleave_pattern is not None:
+            check_interleave_pattern(self.interleave_pattern)
         if self.storage_dtype not in (None, *STORAGE_DTYPES):
             raise ValueError(
                 f"`storage_dtype` must be one of {', '.join(STORAGE_DTYPES)}, got {self.storage_dtype!r:.200}."

@@ -38,6 +38,7 @@ from hub_cards.command_line import ArgumentParser, run_command
 
 from .configuration_vita_audio import VitaAudioConfig
 from .generation_vita_audio import MCTP_MODES, resolve_mctp_mode
+from .interleaving_vita_audio import SpeechVocabulary, check_interleave_pattern
 from .modeling_vita_audio import VitaAudioForConditionalGeneration
 from .saving_vita_audio import add_code, check_is_free, written_whole
 
@@ -297,22 +298,11 @@ def find_vocabulary(folder: Path, released: dict) -> dict:
     known = {key: released[key] for key in CONFIG_DEFAULTS if key in released}
     if any((folder / name).is_file() for name in TOKENIZER_FILES):
         # Given a config, it does not look for one of a known model type
-        vocabulary = AutoTokenizer.from_pretrained(folder, config=Qwen2Config()).get_vocab()
-        num_codes = sum(re.fullmatch(r"<\|audio_\d+\|>", token) is not None for token in vocabulary)
-        tokens = {
-            "audio_token_id": "<|audio|>",
-            "begin_audio_token_id": "<|begin_of_audio|>",
-            "end_audio_token_id": "<|end_of_audio|>",
-            "speech_token_offset": "<|audio_0|>",
-        }
-        if absent := [token for token in tokens.values() if token not in vocabulary]:
-            raise ValueError(f"The tokenizer in {folder} has no {', '.join(absent)}.")
-        ids = {key: vocabulary[token] for key, token in tokens.items()}
-        if any(vocabulary.get(f"<|audio_{code}|>") != ids["speech_token_offset"] + code for code in range(num_codes)):
-            raise ValueError(
-                f"The ids of <|audio_0|>, <|audio_1|>, ... in the tokenizer in {folder} are not contiguous."
-            )
-        return known | ids | {"num_speech_tokens": num_codes}
+        tokenizer = AutoTokenizer.from_pretrained(folder, config=Qwen2Config())
+        try:
+            return known | SpeechVocabulary.from_tokenizer(tokenizer).to_config()
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from error
 
     speech, vocab_size = CONFIG_DEFAULTS | known, released["vocab_size"]
     if vocab_size < speech["speech_token_offset"] + speech["num_speech_tokens"]:

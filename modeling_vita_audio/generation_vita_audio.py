@@ -1,9 +1,9 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""VITA-Audio generation: a schedule decides which tokens the language model writes and which the MCTP modules."""
+"""VITA-Audio generation: a schedule says which tokens the language model writes and which the MCTP modules write."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from numbers import Integral
@@ -13,6 +13,7 @@ import torch
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation import GenerateDecoderOnlyOutput, GenerationMode
 from transformers.generation.streamers import BaseStreamer
+from transformers.utils import ModelOutput
 
 from .cache_vita_audio import VitaAudioCache
 from .compatibility_vita_audio import CACHE, gives_new_cache_name, rename_cache
@@ -27,7 +28,7 @@ MCTP_MODES = {
 }
 
 
-# Arguments of the model's forward that no generation has a use for
+# Arguments of the model's forward that mean nothing in a generation. `generate` would pass them on without a word
 NOT_IN_GENERATION = ("labels", "num_items_in_batch", "skip_logits", "output_mctp_logits")
 
 
@@ -35,14 +36,14 @@ NOT_IN_GENERATION = ("labels", "num_items_in_batch", "skip_logits", "output_mctp
 @dataclass
 class VitaAudioGenerateOutput(GenerateDecoderOnlyOutput):
     """
-    As [`~generation.GenerateDecoderOnlyOutput`], whose `hidden_states` and `attentions` hold one element per forward of
-    the language model here, and
+    As [`~generation.GenerateDecoderOnlyOutput`], but `hidden_states` and `attentions` hold one element for each forward of
+    the language model, and there are two more attributes.
 
     Args:
         num_drafted_tokens (`torch.LongTensor` of shape `(batch_size,)`, *optional*, returned when `mctp_verify=True`):
-            How many tokens MCTP modules have drafted for each row, until it ended.
+            How many tokens the MCTP modules drafted for each row until it ended.
         num_accepted_tokens (`torch.LongTensor` of shape `(batch_size,)`, *optional*, returned when `mctp_verify=True`):
-            How many of them were written.
+            How many of these drafts were written.
     """
 
     num_drafted_tokens: torch.LongTensor | None = None
@@ -81,34 +82,42 @@ def resolve_mctp_mode(mctp_mode: str | list[int], num_mctp_modules: int) -> list
     return [int(number) for number in schedule]
 
 
-def writer_at(schedule: list[int], position: int) -> int:
-    """Who writes new token `position` = 0, 1, ...: 0 is the language model, k the MCTP module k."""
+def modules_in_turn(schedule: list[int]) -> Iterator[int]:
+    """Which module gives the new tokens 0, 1, ...: 0 is the language model, k the MCTP module k. It never ends."""
     *pairs, last_pair = zip(schedule[::2], schedule[1::2])
     for main, mctp in itertools.chain(pairs, itertools.repeat(last_pair)):
-        if position < main + mctp:
-            return max(position - main + 1, 0)
-        position -= main + mctp
+        yield from itertools.repeat(0, main)
+        yield from range(1, mctp + 1)
 
 
 def verify_draft(draft: torch.LongTensor, draft_probs: torch.Tensor, probs: torch.Tensor) -> torch.LongTensor:
     """
-    Speculative sampling (arXiv 2211.17192, algorithm 1): tokens that are distributed by `probs`, and as often as possible
-    equal to the draft.
+    Speculative sampling (arXiv 2211.17192, algorithm 1): draws tokens that are distributed by `probs` and equal the draft
+    as often as possible.
 
     Args:
         draft (`torch.LongTensor` of shape `(batch_size,)`): tokens that were drawn from `draft_probs`.
         draft_probs (`torch.Tensor` of shape `(batch_size, vocab_size)`): the probabilities of the MCTP module.
-        probs (`torch.Tensor` of shape `(batch_size, vocab_size)`): those of the language model.
+        probs (`torch.Tensor` of shape `(batch_size, vocab_size)`): the probabilities of the language model.
+
+    Returns:
+        `torch.LongTensor` of shape `(batch_size,)`: the tokens.
     """
     ratio = (probs / draft_probs).gather(1, draft[:, None]).squeeze(1)
     residual = (probs - draft_probs).clamp(min=0)
-    # Nothing is left where both are the same; then the draft is accepted
+    # `multinomial` refuses a row of zeros. Both distributions are equal there, so the draft is accepted and this draw unused
     residual = torch.where(residual.sum(dim=1, keepdim=True) > 0, residual, probs)
     return torch.where(torch.rand_like(ratio) < ratio, draft, torch.multinomial(residual, num_samples=1).squeeze(1))
 
 
-class Transcript:
-    """The tokens of one generation, which rows have ended, and what is recorded on the way."""
+class DecodingState:
+    """
+    What one generation has written so far: its tokens, which rows have ended, and what it records for its output.
+
+    Args:
+        input_ids (`torch.LongTensor` of shape `(batch_size, prompt_length)`): the prompts.
+        logits_processor, stopping_criteria, generation_config, streamer: as [`GenerationMixin._sample`] gets them.
+    """
 
     def __init__(
         self,
@@ -119,6 +128,7 @@ class Transcript:
         streamer: BaseStreamer | None,
     ):
         self.input_ids = input_ids
+        self.prompt_length = input_ids.shape[1]
         self.logits_processor = logits_processor
         self.stopping_criteria = stopping_criteria
         self.streamer = streamer
@@ -127,7 +137,10 @@ class Transcript:
         self.has_eos = any(hasattr(criteria, "eos_token_id") for criteria in stopping_criteria)
         self.unfinished_rows = torch.ones(input_ids.shape[0], dtype=torch.long, device=input_ids.device)
         self.is_finished = False
-        self.num_surplus = 0  # tokens written only to keep other processes company
+        # With `synced_gpus` a process goes on for as long as another one has rows to finish; `close` cuts these tokens off
+        self.num_after_end = 0
+        self.num_drafted = torch.zeros_like(self.unfinished_rows)
+        self.num_accepted = torch.zeros_like(self.unfinished_rows)
 
         def record(is_wanted: bool | None) -> tuple | None:
             return () if generation_config.return_dict_in_generate and is_wanted else None
@@ -139,14 +152,15 @@ class Transcript:
 
     def score(self, input_ids: torch.LongTensor, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The scores `(batch_size, vocab_size)` for the token after `input_ids` in float32, raw and processed."""
-        # A copy, so as not to keep the prompt's logits alive
+        # A copy, because a view would keep the logits of the whole prompt in memory
         logits = logits.to(copy=True, dtype=torch.float32, device=input_ids.device)
         return logits, self.logits_processor(input_ids, logits)
 
     def choose(self, scores: torch.Tensor) -> torch.LongTensor:
+        """Tokens `(batch_size,)` from scores `(batch_size, vocab_size)`; the padding token in rows that have ended."""
         if not self.do_sample:
-            return scores.argmax(dim=-1)
-        return torch.multinomial(scores.softmax(dim=-1), num_samples=1).squeeze(1)
+            return self.pad_finished_rows(scores.argmax(dim=-1))
+        return self.pad_finished_rows(torch.multinomial(scores.softmax(dim=-1), num_samples=1).squeeze(1))
 
     def pad_finished_rows(self, tokens: torch.LongTensor) -> torch.LongTensor:
         if not self.has_eos:
@@ -157,7 +171,7 @@ class Transcript:
         """Appends one token `(batch_size,)` to each row."""
         self.input_ids = torch.cat([self.input_ids, tokens[:, None]], dim=-1)
         if self.is_finished:
-            self.num_surplus += 1
+            self.num_after_end += 1
             return
         if self.scores is not None:
             self.scores += (scores,)
@@ -168,16 +182,50 @@ class Transcript:
         self.unfinished_rows = self.unfinished_rows & ~self.stopping_criteria(self.input_ids, self.scores)
         self.is_finished = bool(self.unfinished_rows.max() == 0)
 
-    def record_forward(self, outputs):
+    def verify(self, all_logits: torch.Tensor, drafts: list[tuple[torch.LongTensor, torch.Tensor | None]]) -> int:
+        """
+        Writes the language model's own tokens in the place of the drafts, up to the first that is another one in any row.
+        If all are the same, it writes one token more.
+
+        Args:
+            all_logits (`torch.Tensor` of shape `(batch_size, num_drafts + 1 or more, vocab_size)`):
+                The language model's logits; the last ones are for the drafts and for the token after them.
+            drafts (`list[tuple[torch.LongTensor, torch.Tensor or None]]`):
+                For each draft its tokens `(batch_size,)` and, in sampling, the probabilities `(batch_size, vocab_size)`
+                that they were drawn from.
+
+        Returns:
+            `int`: how many drafts were rejected, always the last ones. One that ends the last row counts as rejected, because
+            no generation leaves its last token in the cache.
+        """
+        *logits_of_drafts, logits_after = all_logits[:, -len(drafts) - 1 :].unbind(1)
+        for index, (logits, (draft, draft_probs)) in enumerate(zip(logits_of_drafts, drafts)):
+            logits, scores = self.score(self.input_ids, logits)
+            if draft_probs is None:
+                tokens = self.choose(scores)
+            else:
+                tokens = self.pad_finished_rows(verify_draft(draft, draft_probs, scores.softmax(dim=-1)))
+            is_accepted, unfinished_rows = tokens == draft, self.unfinished_rows
+            self.write(tokens, logits, scores)
+            self.num_accepted += unfinished_rows * is_accepted
+            if self.is_finished or bool((unfinished_rows * ~is_accepted).any()):
+                return len(drafts) - index
+        logits, scores = self.score(self.input_ids, logits_after)
+        self.write(self.choose(scores), logits, scores)
+        return 0
+
+    def record_forward(self, outputs: ModelOutput):
+        """Keeps the attentions and hidden states of a forward of the language model, if they are wanted."""
         if self.attentions is not None:
             self.attentions += (outputs.attentions,)
         if self.hidden_states is not None:
             self.hidden_states += (outputs.hidden_states,)
 
-    def close(self, generation_config: GenerationConfig, **kwargs) -> VitaAudioGenerateOutput | torch.LongTensor:
+    def close(self, generation_config: GenerationConfig, **kwargs: Any) -> VitaAudioGenerateOutput | torch.LongTensor:
+        """Ends the stream and returns what `generate` does. `kwargs` are further attributes of the output."""
         if self.streamer is not None:
             self.streamer.end()
-        sequences = self.input_ids[:, : self.input_ids.shape[1] - self.num_surplus]
+        sequences = self.input_ids[:, : self.input_ids.shape[1] - self.num_after_end]
         if not generation_config.return_dict_in_generate:
             return sequences
         return VitaAudioGenerateOutput(
@@ -206,16 +254,28 @@ class VitaAudioGenerationMixin(GenerationMixin):
             its distribution. The schedule says at which positions there are drafts. A batch keeps the drafts on which
             all of its rows agree with the language model, so that its rows remain of one length.
         mctp_speech_only_head (`bool`):
-            In the slots of the schedule that only ever carry speech, score only the speech tokens, the delimiters of
-            speech and the tokens that end a sequence; all others get -inf. Those slots are the ones that
-            `model.generation_config.mctp_mode`, the layout that the model was trained with, leaves to the modules.
-            It makes modules faster where the vocabulary is large and the head a plain layer, neither offloaded nor quantised nor
-            with an adapter, and is for spoken answers: text is not to be had there.
+            At the positions where the layout that the model was trained with (`interleave_pattern`) has only speech, the
+            modules score only the speech tokens, the delimiters of speech and the tokens that end a sequence; all others get
+            -inf. This makes modules faster if the vocabulary is large and the head is a plain layer: neither offloaded nor
+            quantised, and without an adapter. It is for spoken answers, because an answer in text has text at these
+            positions, too.
 
-    The rows of a batch follow the schedule in lockstep. All else is as in transformers, for greedy search and sampling:
-    logits processors, stopping criteria and streamers see every token, and `scores` and `logits` hold one element per
-    new token. With `return_dict_in_generate` it is a [`VitaAudioGenerateOutput`].
+    All rows of a batch are at the same position of the schedule. All else is as in transformers, for greedy search and
+    sampling: logits processors, stopping criteria and streamers see every token, and `scores` and `logits` hold one element
+    for each new token. With `return_dict_in_generate` the output is a [`VitaAudioGenerateOutput`].
     """
+
+    @property
+    def interleave_pattern(self) -> list[int] | None:
+        """
+        The layout that the model was trained with, `config.interleave_pattern`. Folders that were written before the config
+        said it have it as the default `mctp_mode`; if that is `"vanilla"` too, the layout is not known.
+        """
+        if self.config.interleave_pattern is not None:
+            return self.config.interleave_pattern
+        mode = getattr(self.generation_config, "mctp_mode", None) or "vanilla"
+        schedule = resolve_mctp_mode(mode, self.config.num_mctp_modules)
+        return schedule if any(schedule[1::2]) else None
 
     def _prepare_generation_config(self, generation_config: GenerationConfig | None, **kwargs: Any):
         defaults = {"mctp_mode": "vanilla", "mctp_verify": False, "mctp_speech_only_head": False}
@@ -233,30 +293,29 @@ class VitaAudioGenerationMixin(GenerationMixin):
                 raise ValueError(f"`{name}` must be True or False, got {getattr(generation_config, name)!r:.200}.")
         generation_config.mctp_mode = resolve_mctp_mode(given["mctp_mode"], self.config.num_mctp_modules)
 
-        # transformers would first offer to fetch some of the modes that are refused here
+        # `super().generate` checks this as well, but offers to download custom code for some of the refused modes first
         self._validate_generation_mode(generation_config.get_generation_mode(), generation_config, {})
-        if any(generation_config.mctp_mode[1::2]) and not generation_config.use_cache:
+        is_mctp_used = any(generation_config.mctp_mode[1::2])
+        if is_mctp_used and not generation_config.use_cache:
             raise ValueError(f"`mctp_mode` {given['mctp_mode']} needs `use_cache=True`.")
-        if any(generation_config.mctp_mode[1::2]) and generation_config.guidance_scale not in (None, 1):
+        if is_mctp_used and generation_config.guidance_scale not in (None, 1):
             raise ValueError(
-                "`guidance_scale` compares scores with and without the prompt, and the MCTP modules have those with it alone. Use "
+                "`guidance_scale` compares scores with the prompt and without it, but MCTP modules run only with the prompt. Use "
                 '`mctp_mode="vanilla"`.'
             )
-        layout = getattr(self.generation_config, "mctp_mode", None) or "vanilla"
-        has_slots = any(resolve_mctp_mode(layout, self.config.num_mctp_modules)[1::2])
-        if generation_config.mctp_speech_only_head and any(generation_config.mctp_mode[1::2]) and not has_slots:
+        if generation_config.mctp_speech_only_head and is_mctp_used and self.interleave_pattern is None:
             raise ValueError(
-                "`mctp_speech_only_head` has no effect: `model.generation_config.mctp_mode`, the layout that the model was trained "
-                "with, says of no slot that it is for speech alone."
+                "`mctp_speech_only_head` has no effect: the model does not say which positions are for speech alone. Set "
+                "`model.config.interleave_pattern` to the layout that it was trained with."
             )
         for name in NOT_IN_GENERATION:
             if kwargs.get(name) is not None:
-                raise ValueError(f"`{name}` is of the model's forward, and has no effect in `generate`.")
+                raise ValueError(f"`{name}` is an argument of the model's forward and has no effect in `generate`.")
         self._check_numbers(generation_config)
         return generation_config, model_kwargs
 
     def _check_numbers(self, generation_config: GenerationConfig):
-        """What transformers believes of a generation config, until it fails on the way or never ends."""
+        """Checks the numbers that transformers does not check, with which it would fail on the way or never end."""
         for name in ("max_new_tokens", "max_length", "min_new_tokens", "min_length"):
             number = getattr(generation_config, name)
             if number is not None and (isinstance(number, bool) or not isinstance(number, Integral)):
@@ -267,7 +326,7 @@ class VitaAudioGenerationMixin(GenerationMixin):
             if ids is None or isinstance(ids, torch.Tensor):
                 continue
             numbers = ids if isinstance(ids, (list, tuple)) else [ids]
-            # -1 is the customary id of no token
+            # Many configurations have -1 where there is no such token
             if not numbers or not all(isinstance(i, Integral) and -1 <= i < vocab_size for i in numbers):
                 raise ValueError(
                     f"`{name}` must be an id, or several, of the model's {vocab_size} tokens, got {ids!r:.200}."
@@ -284,10 +343,10 @@ class VitaAudioGenerationMixin(GenerationMixin):
 
     def init_continuous_batching(self, *args, **kwargs):
         """
-        [`ContinuousMixin.init_continuous_batching`], which knows of the language model alone.
+        [`ContinuousMixin.init_continuous_batching`], which runs only the language model.
 
         Raises:
-            ValueError: the model's generation config has another mode than `"vanilla"`.
+            ValueError: the model's generation config has another `mctp_mode` than `"vanilla"`.
         """
         mode = getattr(self.generation_config, "mctp_mode", None) or "vanilla"
         if any(resolve_mctp_mode(mode, self.config.num_mctp_modules)[1::2]):
@@ -319,7 +378,7 @@ class VitaAudioGenerationMixin(GenerationMixin):
         streamer: BaseStreamer | None = None,
         **model_kwargs,
     ) -> GenerateDecoderOnlyOutput | torch.LongTensor:
-        """[`GenerationMixin._sample`], except that a token's logits come from whom the schedule names."""
+        """[`GenerationMixin._sample`], except that the schedule says which module gives the logits of a token."""
         if not any(generation_config.mctp_mode[1::2]):
             output = super()._sample(
                 input_ids,
@@ -331,142 +390,128 @@ class VitaAudioGenerationMixin(GenerationMixin):
                 **model_kwargs,
             )
             return VitaAudioGenerateOutput(**output) if generation_config.return_dict_in_generate else output
-        transcript = Transcript(input_ids, logits_processor, stopping_criteria, generation_config, streamer)
+        state = DecodingState(input_ids, logits_processor, stopping_criteria, generation_config, streamer)
         if not generation_config.mctp_verify:
-            return self._sample_unverified(transcript, generation_config, synced_gpus, model_kwargs)
+            return self._sample_unverified(state, generation_config, synced_gpus, model_kwargs)
         if synced_gpus:
             raise ValueError(
                 "`mctp_verify` cannot run with sharded weights (`synced_gpus`): how many forwards it takes depends on the "
                 "tokens, so the processes would wait for one another for ever."
             )
-        return self._sample_verified(transcript, generation_config, model_kwargs)
+        return self._sample_verified(state, generation_config, model_kwargs)
 
     def _sample_unverified(
-        self, transcript: Transcript, generation_config: GenerationConfig, synced_gpus: bool, model_kwargs: dict
+        self, state: DecodingState, generation_config: GenerationConfig, synced_gpus: bool, model_kwargs: dict
     ) -> VitaAudioGenerateOutput | torch.LongTensor:
         forward, mctp_logits = self._decoding_steps(generation_config, model_kwargs)
-        outputs = self._prefill(transcript.input_ids, generation_config, model_kwargs)
+        outputs = self._prefill(state.input_ids, generation_config, model_kwargs)
         num_unread = 0  # tokens that the language model has not read yet
-        for position in itertools.count():
-            writer = writer_at(generation_config.mctp_mode, position)
-            if writer > 0:
-                logits = mctp_logits(position, transcript.input_ids[:, -writer:], model_kwargs)
+        for module_idx, is_speech in self._turns(generation_config):
+            if module_idx > 0:
+                logits = mctp_logits(state.input_ids[:, -module_idx:], is_speech, model_kwargs)
             else:
-                if position > 0:
+                if num_unread > 0:
                     model_inputs = self.prepare_inputs_for_generation(
-                        transcript.input_ids, next_sequence_length=num_unread, **model_kwargs
+                        state.input_ids, next_sequence_length=num_unread, **model_kwargs
                     )
                     outputs = forward(**model_inputs, return_dict=True)
-                transcript.record_forward(outputs)
+                state.record_forward(outputs)
                 logits = outputs.logits[:, -1]
                 num_unread = 0
             num_unread += 1
             model_kwargs = self._update_model_kwargs_for_generation(outputs, model_kwargs)
-            logits, scores = transcript.score(transcript.input_ids, logits)
-            transcript.write(transcript.pad_finished_rows(transcript.choose(scores)), logits, scores)
-            if not self._has_unfinished_sequences(
-                transcript.is_finished, synced_gpus, device=transcript.input_ids.device
-            ):
+            logits, scores = state.score(state.input_ids, logits)
+            state.write(state.choose(scores), logits, scores)
+            if not self._has_unfinished_sequences(state.is_finished, synced_gpus, device=state.input_ids.device):
                 break
-        return transcript.close(generation_config, **{CACHE: model_kwargs[CACHE]})
+        return state.close(generation_config, **{CACHE: model_kwargs[CACHE]})
 
     def _sample_verified(
-        self, transcript: Transcript, generation_config: GenerationConfig, model_kwargs: dict
+        self, state: DecodingState, generation_config: GenerationConfig, model_kwargs: dict
     ) -> VitaAudioGenerateOutput | torch.LongTensor:
         forward, mctp_logits = self._decoding_steps(generation_config, model_kwargs)
-        cache = model_kwargs[CACHE]
-        num_prompt_columns = transcript.input_ids.shape[1]
-        max_length = transcript.stopping_criteria.max_length or float("inf")
-        num_drafted = torch.zeros_like(transcript.unfinished_rows)
-        num_accepted = torch.zeros_like(transcript.unfinished_rows)
-        drafts = []  # tokens `(batch_size,)` for the next columns, and the probabilities they were drawn from
-        outputs = self._prefill(transcript.input_ids, generation_config, model_kwargs)
+        cache, drafts = model_kwargs[CACHE], []
+        outputs = self._prefill(state.input_ids, generation_config, model_kwargs)
         cache.activate_past_recording()
         while True:
-            transcript.record_forward(outputs)
-            num_surplus = len(drafts) + 1
-            for logits, (draft, draft_probs) in zip(
-                outputs.logits[:, -num_surplus:].unbind(1), [*drafts, (None, None)]
-            ):
-                logits, scores = transcript.score(transcript.input_ids, logits)
-                if draft_probs is None:
-                    tokens = transcript.choose(scores)
-                else:
-                    tokens = verify_draft(draft, draft_probs, scores.softmax(dim=-1))
-                tokens, unfinished_rows = transcript.pad_finished_rows(tokens), transcript.unfinished_rows
-                transcript.write(tokens, logits, scores)
-                num_surplus -= 1
-                if draft is not None:
-                    num_accepted += unfinished_rows * (tokens == draft)
-                    if transcript.is_finished or bool((unfinished_rows * (tokens != draft)).any()):
-                        break
-
-            # The language model has read drafts that were not written
-            cache.crop(-num_surplus)
-            model_kwargs = self._update_model_kwargs_for_generation(outputs, model_kwargs)
+            state.record_forward(outputs)
+            num_rejected = state.verify(outputs.logits, drafts)
+            # Roll back: the language model has read the rejected drafts
+            cache.crop(-num_rejected)
             for name in ("attention_mask", "position_ids"):
-                if num_surplus > 0 and model_kwargs.get(name) is not None:
-                    model_kwargs[name] = model_kwargs[name][..., :-num_surplus]
-            if transcript.is_finished:
+                if num_rejected > 0 and model_kwargs.get(name) is not None:
+                    model_kwargs[name] = model_kwargs[name][..., :-num_rejected]
+            if state.is_finished:
                 break
-
-            drafts, draft_ids = [], transcript.input_ids
-            while draft_ids.shape[1] + 1 < max_length:
-                position = draft_ids.shape[1] - num_prompt_columns
-                if writer_at(generation_config.mctp_mode, position) == 0:
-                    break
-                logits = mctp_logits(position, draft_ids[:, -len(drafts) - 1 :], model_kwargs)
-                _, scores = transcript.score(draft_ids, logits)
-                tokens = transcript.pad_finished_rows(transcript.choose(scores))
-                drafts.append((tokens, scores.softmax(dim=-1) if transcript.do_sample else None))
-                draft_ids = torch.cat([draft_ids, tokens[:, None]], dim=-1)
-                num_drafted += transcript.unfinished_rows
-            model_kwargs = self._update_model_kwargs_for_generation(outputs, model_kwargs, num_new_tokens=len(drafts))
-            model_kwargs["logits_to_keep"] = len(drafts) + 1
+            drafts = self._draft(state, generation_config, mctp_logits, model_kwargs)
+            num_unread = len(drafts) + 1  # the last token that was written, and the drafts
+            model_kwargs = self._update_model_kwargs_for_generation(outputs, model_kwargs, num_new_tokens=num_unread)
+            model_kwargs["logits_to_keep"] = num_unread
             model_inputs = self.prepare_inputs_for_generation(
-                draft_ids, next_sequence_length=len(drafts) + 1, **model_kwargs
+                torch.cat([state.input_ids, *(tokens[:, None] for tokens, _ in drafts)], dim=-1),
+                next_sequence_length=num_unread,
+                **model_kwargs,
             )
             outputs = forward(**model_inputs, return_dict=True)
-        return transcript.close(
+        return state.close(
             generation_config,
-            num_drafted_tokens=num_drafted,
-            num_accepted_tokens=num_accepted,
+            num_drafted_tokens=state.num_drafted,
+            num_accepted_tokens=state.num_accepted,
             **{CACHE: cache},
         )
 
+    def _draft(
+        self, state: DecodingState, generation_config: GenerationConfig, mctp_logits: Callable, model_kwargs: dict
+    ) -> list[tuple[torch.LongTensor, torch.Tensor | None]]:
+        """The drafts for the next positions, as [`DecodingState.verify`] takes them; none where the schedule has none."""
+        drafts, draft_ids = [], state.input_ids
+        # The language model writes one token after the drafts, for which there must be room
+        max_length = state.stopping_criteria.max_length or float("inf")
+        turns = itertools.islice(self._turns(generation_config), draft_ids.shape[1] - state.prompt_length, None)
+        for module_idx, is_speech in turns:
+            if module_idx == 0 or draft_ids.shape[1] + 1 >= max_length:
+                return drafts
+            logits = mctp_logits(draft_ids[:, -len(drafts) - 1 :], is_speech, model_kwargs)
+            _, scores = state.score(draft_ids, logits)
+            tokens = state.choose(scores)
+            drafts.append((tokens, scores.softmax(dim=-1) if state.do_sample else None))
+            draft_ids = torch.cat([draft_ids, tokens[:, None]], dim=-1)
+            state.num_drafted += state.unfinished_rows
+
+    def _turns(self, generation_config: GenerationConfig) -> Iterator[tuple[int, bool]]:
+        """For new tokens 0, 1, ...: which module gives them (0: the language model), and whether they can only be speech."""
+        # A layout reads as a schedule does: text where that has the language model, speech where it has modules
+        layout = self.interleave_pattern if generation_config.mctp_speech_only_head else [1, 0]
+        are_speech = (turn > 0 for turn in modules_in_turn(layout))
+        return zip(modules_in_turn(generation_config.mctp_mode), are_speech)
+
     def _input_device(self, inputs: torch.Tensor) -> torch.device:
-        """Where the model takes its inputs; where they are if its weights are offloaded."""
+        """Where the model takes its inputs. A model whose weights are offloaded takes them anywhere."""
         return inputs.device if self.device.type == "meta" else self.device
 
     def _decoding_steps(
         self, generation_config: GenerationConfig, model_kwargs: dict
-    ) -> tuple[Callable, Callable[[int, torch.LongTensor, dict], torch.Tensor]]:
+    ) -> tuple[Callable, Callable[[torch.LongTensor, bool, dict], torch.Tensor]]:
         """
-        The forward of the language model for all but the prompt, and a function that gives a module's scores
-        `(batch_size, vocab_size)` for new token `position` after tokens that the language model has not read yet. Both
-        are compiled where transformers compiles decoding.
+        The two steps of decoding, compiled where transformers compiles decoding: the forward of the language model for all
+        but the prompt, and a function that gives a module's logits `(batch_size, vocab_size)` for the token after those
+        that the language model has not read yet.
         """
         compile_config = None
         if self._valid_auto_compile_criteria(model_kwargs, generation_config):
             compile_config = generation_config.compile_config or self._default_compile_config()
 
-        layout, special_token_ids = [1, 0], None
-        if generation_config.mctp_speech_only_head:
-            layout = resolve_mctp_mode(
-                getattr(self.generation_config, "mctp_mode", None) or "vanilla", self.config.num_mctp_modules
-            )
-            special_token_ids = [self.config.begin_audio_token_id, self.config.end_audio_token_id]
-            special_token_ids = torch.tensor(special_token_ids)
-            if generation_config._eos_token_tensor is not None:
-                special_token_ids = torch.cat([special_token_ids, generation_config._eos_token_tensor.cpu()])
-            special_token_ids = special_token_ids.to(self._input_device(special_token_ids))
+        special_token_ids = torch.tensor([self.config.begin_audio_token_id, self.config.end_audio_token_id])
+        if generation_config._eos_token_tensor is not None:
+            special_token_ids = torch.cat([special_token_ids, generation_config._eos_token_tensor.cpu()])
+        special_token_ids = special_token_ids.to(self._input_device(special_token_ids))
 
-        def mctp_logits(position: int, unread: torch.LongTensor, model_kwargs: dict) -> torch.Tensor:
+        def mctp_logits(unread: torch.LongTensor, is_speech: bool, model_kwargs: dict) -> torch.Tensor:
             logits = self.forward_mctp(
                 unread.to(self._input_device(unread)),
                 model_kwargs[CACHE],
                 model_kwargs.get("attention_mask"),
-                special_token_ids=special_token_ids if writer_at(layout, position) > 0 else None,
+                special_token_ids=special_token_ids if is_speech else None,
                 compile_config=compile_config,
             )
             return logits[:, -1]

@@ -150,7 +150,7 @@ class VitaAudioPipeline(Pipeline):
         self.feature_extractor = None
         if self.processor.audio_tokenizer is None:
             raise ValueError("The pipeline needs a processor with an audio tokenizer, and this one has none.")
-        for name, token_id in vars(self.processor.speech_vocabulary).items():
+        for name, token_id in self.processor.speech_vocabulary.to_config().items():
             if getattr(self.model.config, name) != token_id:
                 raise ValueError(
                     f"The processor is of another model: its tokenizer has {name} = {token_id}, but the model's configuration "

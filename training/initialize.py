@@ -5,9 +5,10 @@
 from collections.abc import Iterable
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from modeling_vita_audio import VitaAudioConfig, VitaAudioForConditionalGeneration
+from modeling_vita_audio.interleaving_vita_audio import SpeechVocabulary
 from processing import VitaAudioProcessor
 
 from .tokenizer import add_audio_tokens, train_tokenizer
@@ -34,7 +35,8 @@ def build_from_nothing(
     max_length = text_config.get("max_position_embeddings", 2048)
     tokenizer = train_tokenizer(texts, text_vocab_size, codec.config.codebook_size, model_max_length=max_length)
     text_config["vocab_size"] = -(-len(tokenizer) // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
-    config = VitaAudioConfig(text_config=text_config, **vocabulary_of(tokenizer, codec))
+    vocabulary = SpeechVocabulary.from_tokenizer(tokenizer)
+    config = VitaAudioConfig(text_config=text_config, num_mctp_modules=0, **vocabulary.to_config())
     if attn_implementation is not None:
         config._attn_implementation = attn_implementation
     return VitaAudioForConditionalGeneration(config), VitaAudioProcessor.from_codec(tokenizer, codec)
@@ -66,16 +68,10 @@ def build_from_language_model(
         )
     add_audio_tokens(tokenizer, codec.config.codebook_size)
     language_model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=VOCAB_MULTIPLE)
-    config = VitaAudioConfig(text_config=language_model.config, **vocabulary_of(tokenizer, codec))
+    vocabulary = SpeechVocabulary.from_tokenizer(tokenizer)
+    config = VitaAudioConfig(text_config=language_model.config, num_mctp_modules=0, **vocabulary.to_config())
     with torch.device("meta"):
         model = VitaAudioForConditionalGeneration(config)
     model.model.language_model, model.lm_head = language_model.model, language_model.lm_head
     model.generation_config = language_model.generation_config
     return model, VitaAudioProcessor.from_codec(tokenizer, codec)
-
-
-def vocabulary_of(tokenizer: PreTrainedTokenizerBase, codec) -> dict:
-    """What a [`VitaAudioConfig`] says of a tokenizer with speech tokens; no MCTP modules yet."""
-    ids = tokenizer.convert_tokens_to_ids(["<|audio|>", "<|begin_of_audio|>", "<|end_of_audio|>", "<|audio_0|>"])
-    names = ("audio_token_id", "begin_audio_token_id", "end_audio_token_id", "speech_token_offset")
-    return dict(zip(names, ids)) | {"num_speech_tokens": codec.config.codebook_size, "num_mctp_modules": 0}

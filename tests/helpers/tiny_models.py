@@ -68,11 +68,7 @@ def tiny_model(processor: VitaAudioProcessor, seed: int = 0):
             initializer_range=1.0,
         ),
         num_mctp_modules=10,
-        audio_token_id=processor.audio_token_id,
-        begin_audio_token_id=vocabulary.begin_audio_token_id,
-        end_audio_token_id=vocabulary.end_audio_token_id,
-        speech_token_offset=vocabulary.speech_token_offset,
-        num_speech_tokens=vocabulary.num_speech_tokens,
+        **vocabulary.to_config(),
     )
     torch.manual_seed(seed)
     model = VitaAudioForConditionalGeneration(config).eval()

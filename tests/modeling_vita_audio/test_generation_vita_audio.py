@@ -32,7 +32,7 @@ from transformers import (
 from transformers.generation.streamers import BaseStreamer
 
 from modeling_vita_audio import MCTP_MODES, VitaAudioCache, VitaAudioForConditionalGeneration
-from modeling_vita_audio.generation_vita_audio import writer_at
+from modeling_vita_audio.generation_vita_audio import modules_in_turn
 
 
 @pytest.fixture(autouse=True)
@@ -575,10 +575,10 @@ def test_verified_samples_have_the_distribution_of_vanilla():
 
 def test_speech_only_head_scores_speech_where_the_layout_has_speech():
     model, prompt = random_model(10), random_prompt(6)
-    model.generation_config.mctp_mode = "boost"
+    model.config.interleave_pattern = [1, 10, 4, 10]
     kwargs = {"max_new_tokens": 33, "return_dict_in_generate": True, "output_logits": True, "eos_token_id": 50}
-    speech = [50, 98, 99, *range(100, 120)]
-    others = sorted(set(range(120)) - set(speech))
+    speech_ids = [50, 98, 99, *range(100, 120)]
+    others = sorted(set(range(120)) - set(speech_ids))
     for mctp_mode, verify in itertools.product(("balance", "boost", "turbo"), (False, True)):
         output = model.generate(prompt, mctp_mode=mctp_mode, mctp_speech_only_head=True, mctp_verify=verify, **kwargs)
         if verify:
@@ -587,14 +587,14 @@ def test_speech_only_head_scores_speech_where_the_layout_has_speech():
             )
             continue
         whole = model(output.sequences, output_mctp_logits=True).mctp_logits
-        for position, logits in enumerate(output.logits):
-            writer = writer_at(MCTP_MODES[mctp_mode], position)
-            if writer == 0 or writer_at(MCTP_MODES["boost"], position) == 0:
+        turns = zip(modules_in_turn(MCTP_MODES[mctp_mode]), modules_in_turn([1, 10, 4, 10]))
+        for position, (logits, (module_idx, speech)) in enumerate(zip(output.logits, turns)):
+            if module_idx == 0 or speech == 0:
                 assert torch.isfinite(logits).all()
                 continue
             assert torch.isneginf(logits[0, others]).all()
-            expected = whole[writer - 1][0, prompt.shape[1] + position - 1 - writer]
-            torch.testing.assert_close(logits[0, speech], expected[speech], rtol=1e-4, atol=1e-4)
+            expected = whole[module_idx - 1][0, prompt.shape[1] + position - 1 - module_idx]
+            torch.testing.assert_close(logits[0, speech_ids], expected[speech_ids], rtol=1e-4, atol=1e-4)
 
 
 def offload(model):
@@ -650,15 +650,14 @@ def test_speech_only_head_is_right_whatever_the_head_is(change):
     # the whole head, asked for what was written
     speech = [*range(100, 120), 98, 99]
     num_limited = 0
-    for position, logits in enumerate(output.logits):
+    for position, (logits, module_idx) in enumerate(zip(output.logits, modules_in_turn(MCTP_MODES["boost"]))):
         if torch.isneginf(logits).any():
             num_limited += 1
             cache = VitaAudioCache(model.config)
             tokens = output.sequences[:, : prompt.shape[1] + position]
-            writer = writer_at(MCTP_MODES["boost"], position)
-            model(tokens[:, :-writer], cache=cache)
-            for k in range(1, writer + 1):
-                expected = model.forward_mctp(tokens[:, tokens.shape[1] - writer :][:, :k], cache)[:, -1]
+            model(tokens[:, :-module_idx], cache=cache)
+            for k in range(1, module_idx + 1):
+                expected = model.forward_mctp(tokens[:, tokens.shape[1] - module_idx :][:, :k], cache)[:, -1]
             torch.testing.assert_close(logits[0, speech], expected[0, speech].float(), rtol=1e-4, atol=1e-4)
     assert num_limited > 15
 

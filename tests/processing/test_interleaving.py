@@ -9,7 +9,7 @@ from processing.interleaving_vita_audio import SpeechVocabulary, interleave
 
 
 BEGIN, END = 100, 101
-VOCABULARY = SpeechVocabulary(BEGIN, END, speech_token_offset=1000, num_speech_tokens=50)
+VOCABULARY = SpeechVocabulary(102, BEGIN, END, speech_token_offset=1000, num_speech_tokens=50)
 
 
 def speech(start, stop):
@@ -59,7 +59,7 @@ def test_split_of_a_stream_cut_inside_speech():
 
 @pytest.mark.parametrize("pattern", [[], [1], [1, 10, 4], [0, 10], [1, 2], [1, -10], [-1, 10]])
 def test_malformed_pattern_is_refused(pattern):
-    with pytest.raises(ValueError, match="interleave pattern"):
+    with pytest.raises(ValueError, match="`interleave_pattern` must"):
         interleave([1], [1], VOCABULARY, pattern)
 
 
