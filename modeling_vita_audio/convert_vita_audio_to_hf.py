@@ -15,7 +15,7 @@ import json
 import re
 import shutil
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import torch
@@ -83,6 +83,7 @@ CONFIG_DEFAULTS = {
     "lm_loss_weight": 1.0,
     # The losses of packed samples are the original's, too
     "mctp_targets_cross_samples": True,
+    "interleave_pattern": None,
 }
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
@@ -134,7 +135,14 @@ def convert(
 
     config = VitaAudioConfig.from_pretrained(folder) if to_released else convert_config(folder)
     check_sliding_window(config)
-    generation_config = convert_generation_config(folder, config, to_released)
+    generation_config, schedule = convert_generation_config(folder, config, to_released)
+    # A released checkpoint was trained with the layout of its mode, unless its config says another one
+    if to_released and config.interleave_pattern == schedule:
+        config.interleave_pattern = None
+    elif not to_released and config.interleave_pattern is None and schedule is not None:
+        with suppress(ValueError):  # a schedule such as [1, 0] is not a layout
+            check_interleave_pattern(schedule)
+            config.interleave_pattern = schedule
     with torch.device("meta"):
         model = VitaAudioForConditionalGeneration(config)
     parameters = dict(model.named_parameters())
@@ -337,8 +345,13 @@ def released_config(config: VitaAudioConfig) -> dict:
     }
 
 
-def convert_generation_config(folder: Path, config: VitaAudioConfig, to_released: bool) -> dict:
-    """The content of generation_config.json: `mtp_inference_mode`, a list, becomes `mctp_mode`, a name if it has one."""
+def convert_generation_config(
+    folder: Path, config: VitaAudioConfig, to_released: bool
+) -> tuple[dict, list[int] | None]:
+    """
+    The content of generation_config.json, where `mtp_inference_mode`, a list, becomes `mctp_mode`, a name if it has one, and
+    the schedule that it names, if any.
+    """
     if (folder / GENERATION_CONFIG_NAME).is_file():
         content = read_json(folder / GENERATION_CONFIG_NAME)
     else:
@@ -346,11 +359,12 @@ def convert_generation_config(folder: Path, config: VitaAudioConfig, to_released
     # With this flag it is loaded without the mode
     content.pop("_from_model_config", None)
     mode = content.pop("mctp_mode" if to_released else "mtp_inference_mode", None)
+    schedule = None
     if mode is not None:
         schedule = resolve_mctp_mode(mode, config.num_mctp_modules)
         names = [name for name, named_schedule in MCTP_MODES.items() if named_schedule == schedule]
         content |= {"mtp_inference_mode": schedule} if to_released else {"mctp_mode": names[0] if names else schedule}
-    return content
+    return content, schedule
 
 
 # Writing it

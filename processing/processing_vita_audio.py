@@ -14,7 +14,7 @@ import torch
 from jinja2 import Environment, TemplateError
 from jinja2.meta import find_undeclared_variables
 from safetensors import SafetensorError
-from transformers import AutoModel, BatchFeature, EncodecFeatureExtractor, ProcessorMixin
+from transformers import AutoModel, BatchFeature, EncodecFeatureExtractor, PreTrainedConfig, ProcessorMixin
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from transformers.utils import CONFIG_NAME, cached_file
 from transformers.utils.chat_template_utils import render_jinja_template
@@ -565,13 +565,27 @@ class VitaAudioProcessor(ProcessorMixin):
     @classmethod
     def get_processor_dict(cls, pretrained_model_name_or_path, **kwargs):
         processor_dict, unused_kwargs = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
+        hub_kwargs = {key: kwargs[key] for key in HUB_KWARGS if key in kwargs}
+        subfolder = kwargs.get("subfolder", "")
+        # The model's configuration says what layout it was trained with. A processor that is saved alone keeps its own
+        config_file = cached_file(
+            pretrained_model_name_or_path,
+            CONFIG_NAME,
+            subfolder=subfolder,
+            _raise_exceptions_for_missing_entries=False,
+            **hub_kwargs,
+        )
+        if config_file is not None:
+            config_dict, _ = PreTrainedConfig.get_config_dict(config_file)
+            if config_dict.get("interleave_pattern") is not None:
+                processor_dict["interleave_pattern"] = config_dict["interleave_pattern"]
         if (model_type := processor_dict.pop("audio_tokenizer_type", None)) is not None:
             processor_dict["audio_tokenizer"] = _load_codec(
                 pretrained_model_name_or_path,
                 model_type,
-                subfolder=os.path.join(kwargs.get("subfolder", ""), AUDIO_TOKENIZER_SUBFOLDER),
+                subfolder=os.path.join(subfolder, AUDIO_TOKENIZER_SUBFOLDER),
                 trust_remote_code=kwargs.get("trust_remote_code"),
-                **{key: kwargs[key] for key in HUB_KWARGS if key in kwargs},
+                **hub_kwargs,
             )
         return processor_dict, unused_kwargs
 

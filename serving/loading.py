@@ -137,15 +137,9 @@ def build_processor(name: str, revision: str | None, model, codec):
     """The processor of a converted model: its tokenizer and a codec."""
     from transformers import AutoTokenizer
 
-    from modeling_vita_audio import MCTP_MODES
     from processing import VitaAudioProcessor
     from processing.interleaving_vita_audio import DEFAULT_INTERLEAVE_PATTERN
 
     tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-    # the layout that a model was trained with is its default mode
-    mode = getattr(model.generation_config, "mctp_mode", None)
-    pattern = MCTP_MODES.get(mode) if isinstance(mode, str) else mode
-    is_layout = pattern is not None and any(pattern[1::2])
-    return VitaAudioProcessor.from_codec(
-        tokenizer, codec, interleave_pattern=pattern if is_layout else DEFAULT_INTERLEAVE_PATTERN
-    )
+    interleave_pattern = model.interleave_pattern or DEFAULT_INTERLEAVE_PATTERN
+    return VitaAudioProcessor.from_codec(tokenizer, codec, interleave_pattern=interleave_pattern)

@@ -379,7 +379,7 @@ def test_a_generation_config_of_ones_own_keeps_the_mode_of_the_model(model):
         del model.generation_config.mctp_mode
 
 
-def test_a_head_of_speech_alone_needs_slots_of_speech_alone(model):
+def test_a_head_of_speech_alone_needs_the_layout_of_training(model):
     with pytest.raises(ValueError, match="`mctp_speech_only_head` has no effect"):
         model.generate(random_prompt(5), mctp_mode=[1, 4], mctp_speech_only_head=True)
 
@@ -559,6 +559,10 @@ def test_what_would_have_no_effect_in_this_place_is_refused(tmp_path, processor)
         trainer(tmp_path, processor, {"padding_free": True, "packing": False, "max_length": None})
     with pytest.raises(ValueError, match="`interleave_pattern` is .1, 3., but the processor"):
         trainer(tmp_path, processor, {"interleave_pattern": [1, 3]})
+    trained = tiny_model(processor)
+    trained.config.interleave_pattern = [1, 3]
+    with pytest.raises(ValueError, match="trained with the `interleave_pattern` .1, 3., but the processor"):
+        trainer(tmp_path, processor, model=trained)
     with pytest.raises(ValueError, match="`eval_dataset` must have the columns"):
         trainer(tmp_path, processor, eval_dataset=Dataset.from_list([{"text": "a"}]))
     with pytest.raises(TypeError, match="must be a VitaAudioForConditionalGeneration"):

@@ -192,10 +192,11 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
             self.data_collator = PackedRowsCollator(
                 pad_token_id=self._tokenizer.pad_token_id, pad_to_multiple_of=args.pad_to_multiple_of
             )
-        # A model is decoded as it was trained, once it has the modules for it
-        pattern = self.processing_class.interleave_pattern
-        mode = next((name for name, schedule in MCTP_MODES.items() if schedule == pattern), pattern)
-        model.generation_config.mctp_mode = mode if max(pattern[1::2]) <= model.config.num_mctp_modules else "vanilla"
+        layout = list(self.processing_class.interleave_pattern)
+        model.config.interleave_pattern = layout
+        # The layout is also the default schedule of decoding, once the model has the modules for it
+        mode = next((name for name, schedule in MCTP_MODES.items() if schedule == layout), layout)
+        model.generation_config.mctp_mode = mode if max(layout[1::2]) <= model.config.num_mctp_modules else "vanilla"
 
     def _check_arguments(self, model, args: VitaAudioSFTConfig, **kwargs) -> None:
         if not isinstance(model, VitaAudioForConditionalGeneration):
@@ -215,10 +216,15 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
             raise ValueError(
                 "`padding_free=True` has an effect with flash attention alone; set it as `attn_implementation`, or leave it out."
             )
-        pattern, made_with = args.interleave_pattern, kwargs["processing_class"].interleave_pattern
-        if pattern is not None and list(pattern) != made_with:
+        asked, made_with = args.interleave_pattern, kwargs["processing_class"].interleave_pattern
+        if asked is not None and list(asked) != made_with:
             raise ValueError(
-                f"`interleave_pattern` is {list(pattern)}, but the processor, with which the examples were made, has {made_with}."
+                f"`interleave_pattern` is {list(asked)}, but the processor, with which the examples were made, has {made_with}."
+            )
+        if asked is None and model.config.interleave_pattern not in (None, made_with):
+            raise ValueError(
+                f"The model was trained with the `interleave_pattern` {model.config.interleave_pattern}, but the processor, with "
+                f"which the examples were made, has {made_with}. Set `interleave_pattern` to train another layout."
             )
         for name in ("train_dataset", "eval_dataset"):
             datasets = kwargs.get(name)

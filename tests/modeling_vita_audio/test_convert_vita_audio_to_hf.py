@@ -203,12 +203,26 @@ def test_a_release_of_the_full_vocabulary_there_and_back(tmp_path):
     assert (loaded.config.speech_token_offset, loaded.config.num_speech_tokens) == (151685, 16384)
     assert loaded.config.mctp_targets_cross_samples
     assert loaded.generation_config.mctp_mode == "balance"
+    assert loaded.config.interleave_pattern == [1, 4, 3, 8, 4, 10]
     assert loaded.generation_config.repetition_penalty == 1.05
     back = convert(ours, tmp_path / "back", to_released=True)
     assert_same_tensors(released, back)
     edit(back / "config.json", speech_token_offset=None)
     for name in ("config.json", "generation_config.json"):
         assert read(back / name) == read(released / name)
+
+
+@pytest.mark.parametrize("mode, layout", [("turbo", [1, 10, 4, 10]), ("boost", [1, 10, 4, 10]), ("vanilla", None)])
+def test_the_layout_of_training_there_and_back(tmp_path, mode, layout):
+    model = random_model(10)
+    model.generation_config.mctp_mode, model.config.interleave_pattern = mode, layout
+    model.save_pretrained(tmp_path / "ours")
+    released = convert(tmp_path / "ours", tmp_path / "released", to_released=True)
+    # the original has no such key, and needs none where the mode says it
+    assert ("interleave_pattern" in read(released / "config.json")) == (mode == "turbo")
+    again = convert(released, tmp_path / "again")
+    assert read(again / "config.json")["interleave_pattern"] == layout
+    assert read(again / "generation_config.json")["mctp_mode"] == mode
 
 
 # --- tokenizer and processor ---

@@ -574,8 +574,7 @@ def test_verified_samples_have_the_distribution_of_vanilla():
 
 
 def test_speech_only_head_scores_speech_where_the_layout_has_speech():
-    model, prompt = random_model(10), random_prompt(6)
-    model.config.interleave_pattern = [1, 10, 4, 10]
+    model, prompt = random_model(10, interleave_pattern=[1, 10, 4, 10]), random_prompt(6)
     kwargs = {"max_new_tokens": 33, "return_dict_in_generate": True, "output_logits": True, "eos_token_id": 50}
     speech_ids = [50, 98, 99, *range(100, 120)]
     others = sorted(set(range(120)) - set(speech_ids))
@@ -595,6 +594,40 @@ def test_speech_only_head_scores_speech_where_the_layout_has_speech():
             assert torch.isneginf(logits[0, others]).all()
             expected = whole[module_idx - 1][0, prompt.shape[1] + position - 1 - module_idx]
             torch.testing.assert_close(logits[0, speech_ids], expected[speech_ids], rtol=1e-4, atol=1e-4)
+
+
+def test_the_default_mode_changes_nothing_about_which_positions_are_for_speech():
+    """It did while the layout of training was read from `generation_config.mctp_mode`."""
+    model, prompt = random_model(10), random_prompt(6)
+    kwargs = {"mctp_mode": "boost", "mctp_speech_only_head": True, "max_new_tokens": 33, "output_logits": True}
+
+    def limited():
+        logits = model.generate(prompt, return_dict_in_generate=True, **kwargs).logits
+        return [bool(torch.isneginf(row).any()) for row in logits]
+
+    model.config.interleave_pattern = [1, 10, 4, 10]
+    expected = [module_idx > 0 for module_idx in itertools.islice(modules_in_turn([1, 10, 4, 10]), 33)]
+    assert limited() == expected
+    for mode in ("vanilla", "turbo", [3, 2]):
+        model.generation_config.mctp_mode = mode
+        assert limited() == expected, mode
+
+
+def test_an_old_folder_has_its_default_mode_for_a_layout(tmp_path):
+    model, prompt = random_model(10), random_prompt(6)
+    model.generation_config.mctp_mode = "balance"
+    model.save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    content.pop("interleave_pattern")
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    old = VitaAudioForConditionalGeneration.from_pretrained(tmp_path)
+    assert old.config.interleave_pattern is None and old.interleave_pattern == MCTP_MODES["balance"]
+    model.config.interleave_pattern = MCTP_MODES["balance"]
+    for mode in ("balance", "turbo"):
+        kwargs = {"mctp_mode": mode, "mctp_speech_only_head": True, "max_new_tokens": 40}
+        assert old.generate(prompt, **kwargs).equal(model.generate(prompt, **kwargs))
+    old.generation_config.mctp_mode = "vanilla"
+    assert old.interleave_pattern is None
 
 
 def offload(model):
@@ -641,8 +674,7 @@ HEADS = [lambda model: None, offload, offload_to_disk, replace_head, adapt, repa
 
 @pytest.mark.parametrize("change", HEADS, ids=lambda change: change.__name__)
 def test_speech_only_head_is_right_whatever_the_head_is(change):
-    model = random_model(10)
-    model.generation_config.mctp_mode = "boost"
+    model = random_model(10, interleave_pattern=MCTP_MODES["boost"])
     change(model)
     prompt = random_prompt(5)
     kwargs = {"mctp_mode": "boost", "max_new_tokens": 30, "output_logits": True, "return_dict_in_generate": True}
@@ -664,8 +696,7 @@ def test_speech_only_head_is_right_whatever_the_head_is(change):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_speech_only_head_under_autocast(dtype):
-    model, prompt = random_model(10), random_prompt(5)
-    model.generation_config.mctp_mode = "boost"
+    model, prompt = random_model(10, interleave_pattern=MCTP_MODES["boost"]), random_prompt(5)
     with torch.autocast("cpu", dtype=dtype):
         tokens = model.generate(prompt, mctp_mode="boost", mctp_speech_only_head=True, max_new_tokens=30)
     assert tokens.shape == (1, 35)

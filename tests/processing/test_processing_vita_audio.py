@@ -467,6 +467,26 @@ def test_saved_and_loaded_whole(tmp_path):
         assert loaded.encode_audio([tone(0.5)]) == processor.encode_audio([tone(0.5)])
 
 
+def test_a_processor_beside_a_model_has_the_layout_of_its_config(tmp_path):
+    processor = tiny_processor(interleave_pattern=[2, 6])
+    processor.save_pretrained(tmp_path)
+    model = tiny_model(processor)
+    model.config.save_pretrained(tmp_path)
+    assert AutoProcessor.from_pretrained(tmp_path).interleave_pattern == [2, 6]  # an old config does not say
+    model.config.interleave_pattern = [3, 7]
+    for subfolder in ("", "sub"):
+        model.config.save_pretrained(tmp_path / subfolder)
+        processor.save_pretrained(tmp_path / subfolder)
+        assert VitaAudioProcessor.from_pretrained(tmp_path, subfolder=subfolder).interleave_pattern == [3, 7]
+    assert AutoProcessor.from_pretrained(tmp_path).interleave_pattern == [3, 7]
+    assert AutoProcessor.from_pretrained(tmp_path, interleave_pattern=[1, 4]).interleave_pattern == [1, 4]
+
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "interleave_pattern": [1, 2]}))
+    with pytest.raises(ValueError, match="`interleave_pattern` must have at least 1 text token and 3 speech tokens"):
+        VitaAudioProcessor.from_pretrained(tmp_path)
+
+
 def test_missing_and_wrong_weights_of_the_codec_are_named_in_its_folder(tmp_path):
     tiny_processor().save_pretrained(tmp_path)
     path = tmp_path / "audio_tokenizer" / "model.safetensors"

@@ -249,12 +249,24 @@ def test_a_stage_learns(start, tmp_path):
         assert last[name] < first[name] - 0.5, name
 
 
-@pytest.mark.parametrize("pattern, mode", [([1, 10, 4, 10], "vanilla"), ([1, 3], [1, 3]), ([1, 0], "vanilla")])
-def test_a_model_decodes_as_it_was_trained_once_it_can(start, tmp_path, pattern, mode):
+@pytest.mark.parametrize("layout, mode", [([1, 10, 4, 10], "vanilla"), ([1, 3], [1, 3])])
+def test_a_model_knows_its_layout_and_decodes_by_it_once_it_can(start, tmp_path, layout, mode):
     processor = copy.copy(start[1])
-    processor.interleave_pattern = pattern
+    processor.interleave_pattern = layout
     trainer = make_trainer((start[0], processor, start[2]), tmp_path, 4)
+    assert trainer.model.config.interleave_pattern == layout
     assert trainer.model.generation_config.mctp_mode == mode
+
+
+def test_another_layout_has_to_be_asked_for(start, tmp_path):
+    model, processor = copy.deepcopy(start[0]), copy.copy(start[1])
+    model.config.interleave_pattern, processor.interleave_pattern = [2, 4], [1, 3]
+    with pytest.raises(
+        ValueError, match="trained with the `interleave_pattern` .2, 4., but the processor.* has .1, 3."
+    ):
+        make_trainer((start[0], processor, start[2]), tmp_path, 4, copy.deepcopy(model))
+    trainer = make_trainer((start[0], processor, start[2]), tmp_path, 4, model, interleave_pattern=[1, 3])
+    assert trainer.model.config.interleave_pattern == [1, 3]
 
 
 def test_boost_is_the_default_mode_of_ten_modules(start, tmp_path):
