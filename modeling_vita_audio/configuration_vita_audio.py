@@ -38,6 +38,9 @@ LARGEST_NUM_MCTP_MODULES = 256
 
 STORAGE_DTYPES = ("float16", "bfloat16", "float32")
 
+# Keys that earlier versions saved: the weights of the losses are arguments of `forward` now, as training alone needs them
+FORMER_KEYS = ("lm_loss_weight", "mctp_loss_weight", "mctp_targets_cross_samples")
+
 MODEL_CLASS = "modeling_vita_audio.VitaAudioForConditionalGeneration"
 
 
@@ -54,14 +57,6 @@ class VitaAudioConfig(PreTrainedConfig):
         num_mctp_modules (`int`, *optional*, defaults to 10):
             Number of MCTP modules, i.e. of tokens that can be written after one forward of the language model. 0 is a
             plain language model (training stage 1).
-        lm_loss_weight (`float`, *optional*, defaults to 1.0):
-            Weight of the language modelling loss. At 0 it is not computed (training stages 2 and 3).
-        mctp_loss_weight (`float`, *optional*, defaults to 1.0):
-            Weight of the mean of the modules' losses. At 0 they are not computed.
-        mctp_targets_cross_samples (`bool`, *optional*, defaults to `False`):
-            Whether, in samples packed into one row, the last column of a sample that module k can fill shall predict the token k of
-            the next sample, as the original implementation has it. It matters only where one of a sample's first
-            `num_mctp_modules + 1` tokens has a label.
         interleave_pattern (`list[int]`, *optional*):
             The layout of the answers that the model was trained with: text and speech tokens of each chunk, see [`interleave`].
             `None` only where it is not known, as in folders that were written before the config said it.
@@ -113,9 +108,6 @@ class VitaAudioConfig(PreTrainedConfig):
 
     text_config: dict | PreTrainedConfig | None = None
     num_mctp_modules: int = 10
-    lm_loss_weight: float | int = 1.0
-    mctp_loss_weight: float | int = 1.0
-    mctp_targets_cross_samples: bool = False
     interleave_pattern: list[int] | None = None
     audio_token_id: int = 151684
     begin_audio_token_id: int = 151674
@@ -129,7 +121,7 @@ class VitaAudioConfig(PreTrainedConfig):
         if not isinstance(self.text_config, PreTrainedConfig):
             text_config = {"model_type": "qwen2", **(self.text_config or DEFAULT_TEXT_CONFIG)}
             self.text_config = AutoConfig.for_model(**text_config)
-        super().__post_init__(**kwargs)
+        super().__post_init__(**{key: value for key, value in kwargs.items() if key not in FORMER_KEYS})
         self.tie_word_embeddings = self.tie_word_embeddings or getattr(self.text_config, "tie_word_embeddings", False)
         # `@strict` runs the validators too, but hides a `ValueError` in an exception of its own
         self.validate_language_model()
@@ -183,9 +175,6 @@ class VitaAudioConfig(PreTrainedConfig):
             raise ValueError(
                 f"`storage_dtype` must be one of {', '.join(STORAGE_DTYPES)}, got {self.storage_dtype!r:.200}."
             )
-        for name in ("lm_loss_weight", "mctp_loss_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` must be 0 or more, got {getattr(self, name)}.")
 
     def validate_speech_vocabulary(self):
         vocab_size = self.text_config.vocab_size

@@ -80,9 +80,6 @@ CONFIG_DEFAULTS = {
     "audio_token_id": VitaAudioConfig.audio_token_id,
     "begin_audio_token_id": VitaAudioConfig.begin_audio_token_id,
     "end_audio_token_id": VitaAudioConfig.end_audio_token_id,
-    "lm_loss_weight": 1.0,
-    # The losses of packed samples are the original's, too
-    "mctp_targets_cross_samples": True,
     "interleave_pattern": None,
 }
 
@@ -295,7 +292,6 @@ def convert_config(folder: Path) -> VitaAudioConfig:
     return VitaAudioConfig(
         text_config=text_config,
         num_mctp_modules=num_modules,
-        mctp_loss_weight=released.get("mtp_loss_weight", 1.0),
         dtype=released.get("torch_dtype"),
         **CONFIG_DEFAULTS | find_vocabulary(folder, released),
     )
@@ -335,7 +331,8 @@ def released_config(config: VitaAudioConfig) -> dict:
         "model_type": RELEASED_MODEL_TYPE,
         "num_hidden_layers": config.text_config.num_hidden_layers + config.num_mctp_modules,
         "num_nextn_predict_layers": config.num_mctp_modules,
-        "mtp_loss_weight": config.mctp_loss_weight,
+        # The original code reads it from here; ours takes it as an argument of training
+        "mtp_loss_weight": 1.0,
         "rope_theta": rope_theta,
         "rope_scaling": rope_parameters if rope_parameters["rope_type"] != "default" else None,
         "tie_word_embeddings": config.tie_word_embeddings,

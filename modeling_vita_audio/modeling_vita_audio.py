@@ -58,9 +58,9 @@ class VitaAudioOutputWithPast(CausalLMOutputWithPast):
 
     Args:
         lm_loss (`torch.FloatTensor` of shape `(1,)`, *optional*):
-            Cross-entropy of the language model in nats, unless `config.lm_loss_weight` is 0.
+            Cross-entropy of the language model in nats, unless `lm_loss_weight` is 0.
         mctp_losses (`torch.FloatTensor` of shape `(num_mctp_modules,)`, *optional*):
-            Cross-entropy of each MCTP module in nats, unless `config.mctp_loss_weight` is 0.
+            Cross-entropy of each MCTP module in nats, unless `mctp_loss_weight` is 0.
         mctp_logits (`tuple(torch.FloatTensor)`, *optional*, returned when `output_mctp_logits=True`):
             One tensor of shape `(batch_size, sequence_length - k, vocab_size)` for each module k = 1, 2, ...: column i
             holds the scores for token i + k + 1. Both kinds of logits are cut by `logits_to_keep`.
@@ -344,6 +344,51 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
         return hidden_states
 
 
+def samples_of_columns(
+    labels: torch.LongTensor, attention_mask: torch.Tensor | None, position_ids: torch.LongTensor | None
+) -> torch.LongTensor:
+    """
+    Says which columns of a row are of one sample, by numbers that are the same there.
+
+    Returns:
+        `torch.LongTensor` of the shape of `labels`, `(batch_size, sequence_length)`: the attention mask where there is one, which
+        tells a sample from its padding, else the numbers of packed samples, which begin where `position_ids` restart.
+    """
+    if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2:
+        return attention_mask[:, -labels.shape[1] :].long()
+    packed_ids = None
+    if attention_mask is None and position_ids is not None:
+        packed_ids = find_packed_sequence_indices(position_ids)
+    return torch.zeros_like(labels) if packed_ids is None else packed_ids.expand_as(labels)
+
+
+def targets_of_columns(labels: torch.LongTensor, sample_ids: torch.LongTensor, num_ahead: int) -> torch.LongTensor:
+    """
+    The token that is to be predicted from each column: column i of the language model holds token i and predicts token
+    i + 1, column i of MCTP module k holds token i + k as well and predicts token i + k + 1, of the same sample.
+
+    Six tokens, a b c and d e f of two packed samples, of which a and d have no label:
+
+        labels                        -100    b     c   -100    e     f
+        sample_ids                      0     0     0     1     1     1
+        targets of the language model   b     c   -100    e     f   -100
+        targets of module 1             c   -100  -100    f   -100  -100
+
+    Args:
+        labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`): token ids, -100 where there is no loss.
+        sample_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): see [`samples_of_columns`].
+        num_ahead (`int`): 0 for the language model, k for module k.
+
+    Returns:
+        `torch.LongTensor` of shape `(batch_size, sequence_length)`: token ids, -100 where there is nothing to predict.
+    """
+    shift = num_ahead + 1
+    targets = torch.full_like(labels, -100)
+    is_same_sample = sample_ids[:, shift:] == sample_ids[:, :-shift]
+    targets[:, :-shift] = labels[:, shift:].where(is_same_sample, -100)
+    return targets
+
+
 def is_plain_linear(module: nn.Module) -> bool:
     """Whether a call of the layer multiplies with the weight that it has and does nothing else: no hook, adapter or quantisation."""
     return (
@@ -439,41 +484,31 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
         # As a matrix: of weights without gradients, `matmul` makes a copy to multiply a slice of three dimensions with
         return self.lm_head(hidden_states.flatten(0, 1)).unflatten(0, hidden_states.shape[:2])
 
-    def _cross_entropy(
-        self, hidden_states: torch.Tensor, targets: torch.LongTensor, num_items_in_batch: torch.Tensor | int | None
-    ) -> torch.Tensor:
-        """Hidden states `(num_tokens, hidden_size)` and targets `(num_tokens,)` to a scalar."""
-        losses = nn.functional.cross_entropy(self.lm_head(hidden_states).float(), targets, reduction="sum")
-        return losses / (max(len(targets), 1) if num_items_in_batch is None else num_items_in_batch)
-
     def _loss(
         self,
         hidden_states: torch.Tensor,
         labels: torch.LongTensor,
         sample_ids: torch.LongTensor,
-        module_idx: int,
+        num_ahead: int,
         num_items_in_batch: torch.Tensor | int | None,
     ) -> torch.Tensor:
         """
-        Loss of the language model (`module_idx` 0) or of MCTP module k, whose column i holds token i + k. All but the
-        scalars are `(batch_size, sequence_length, ...)`; no two rows share a sample id.
+        Cross-entropy, a scalar, of the language model (`num_ahead` 0) or of MCTP module k (`num_ahead` k), whose hidden states
+        are `(batch_size, sequence_length, hidden_size)`; see [`targets_of_columns`].
         """
-        targets_cross_samples = self.config.mctp_targets_cross_samples and len(labels) == 1
-        num_columns = max(labels.shape[1] - module_idx, 0)
-        is_filled = sample_ids[:, module_idx:] == sample_ids[:, :num_columns]
-        columns = torch.arange(labels.numel(), device=labels.device).view_as(labels)[:, :num_columns][is_filled]
-        labels, sample_ids = labels[:, module_idx:][is_filled], sample_ids[:, module_idx:][is_filled]
-        # What the next column holds is to be predicted, if that is of the same sample
-        is_target = labels[1:] != -100
-        if not targets_cross_samples:
-            is_target &= sample_ids[1:] == sample_ids[:-1]
+        targets = targets_of_columns(labels, sample_ids, num_ahead)
+        has_target = targets != -100
         # The head is the largest matrix, so it sees no column without a target
-        hidden_states = hidden_states.flatten(0, 1)[columns[:-1][is_target]]
+        hidden_states, targets = hidden_states[has_target], targets[has_target]
         if self.gradient_checkpointing and self.training:
-            cross_entropy = partial(self._gradient_checkpointing_func, self._cross_entropy)
+            loss = self._gradient_checkpointing_func(self._summed_cross_entropy, hidden_states, targets)
         else:
-            cross_entropy = self._cross_entropy
-        return cross_entropy(hidden_states, labels[1:][is_target], num_items_in_batch)
+            loss = self._summed_cross_entropy(hidden_states, targets)
+        return loss / (max(len(targets), 1) if num_items_in_batch is None else num_items_in_batch)
+
+    def _summed_cross_entropy(self, hidden_states: torch.Tensor, targets: torch.LongTensor) -> torch.Tensor:
+        """Of hidden states `(num_targets, hidden_size)` and targets `(num_targets,)`."""
+        return nn.functional.cross_entropy(self.lm_head(hidden_states).float(), targets, reduction="sum")
 
     @takes_old_cache_name
     @can_return_tuple
@@ -490,6 +525,8 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
         skip_logits: bool | None = None,
         output_mctp_logits: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
+        lm_loss_weight: float = 1.0,
+        mctp_loss_weight: float = 1.0,
         **kwargs: Unpack[TransformersKwargs],
     ) -> VitaAudioOutputWithPast:
         """
@@ -524,24 +561,31 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
                 optimisation step. It divides the modules' losses too, so that accumulated gradients are exactly those
                 of one large batch; a module's loss is then smaller than its mean where samples have labels among their
                 first k + 1 tokens, which nothing predicts. By default each loss is a mean over its own targets.
+            lm_loss_weight (`float`, *optional*, defaults to 1.0):
+                Weight of the language model's loss. At 0 it is not computed, as training stages 2 and 3 have it.
+            mctp_loss_weight (`float`, *optional*, defaults to 1.0):
+                Weight of the mean of the modules' losses. At 0 they are not computed, and the modules do not run for them.
 
         Raises:
             ValueError: if not exactly one of `input_ids` and `inputs_embeds` is given, if losses or logits of MCTP
                 modules are asked for with a filled cache, with `shift_labels` (parts of sequences, as of context
-                parallelism), or with `num_items_in_batch` but no `labels`.
+                parallelism), with `num_items_in_batch` but no `labels`, or with a negative weight of a loss.
         """
+        for name, weight in (("lm_loss_weight", lm_loss_weight), ("mctp_loss_weight", mctp_loss_weight)):
+            if weight < 0:
+                raise ValueError(f"`{name}` must be 0 or more, got {weight}.")
         if num_items_in_batch is not None and labels is None:
             raise ValueError(
-                "`num_items_in_batch` came without `labels`: a trainer with a loss function of its own, or label smoothing, would "
-                "train the language model alone. The loss is the model's; weigh its parts by `config.lm_loss_weight` and "
-                "`config.mctp_loss_weight`."
+                "`num_items_in_batch` came without `labels`: a trainer with a loss function of its own, or label smoothing, "
+                "would train the language model alone. The loss is the model's, which takes the weights of its parts as "
+                "`lm_loss_weight` and `mctp_loss_weight`."
             )
         if kwargs.get("shift_labels") is not None:
             raise ValueError(
                 "`shift_labels` are refused, as each MCTP module shifts whole sequences of `labels` itself."
             )
-        has_lm_loss = labels is not None and self.config.lm_loss_weight > 0
-        has_mctp_loss = labels is not None and self.config.mctp_loss_weight > 0 and self.config.num_mctp_modules > 0
+        has_lm_loss = labels is not None and lm_loss_weight > 0
+        has_mctp_loss = labels is not None and mctp_loss_weight > 0 and self.config.num_mctp_modules > 0
         outputs: VitaAudioModelOutputWithPast = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -556,25 +600,19 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
 
         loss, lm_loss, mctp_losses = None, None, None
         if labels is not None:
-            sample_ids = labels.new_zeros(labels.shape)
-            if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2:
-                sample_ids = attention_mask[:, -labels.shape[1] :].long()
-            elif attention_mask is None and position_ids is not None:
-                packed_ids = find_packed_sequence_indices(position_ids)
-                sample_ids = sample_ids if packed_ids is None else packed_ids.expand_as(labels)
-            sample_ids = sample_ids * len(labels) + torch.arange(len(labels), device=labels.device)[:, None]
+            sample_ids = samples_of_columns(labels, attention_mask, position_ids)
             loss = hidden_states.new_zeros((), dtype=torch.float32)
             if has_lm_loss:
                 lm_loss = self._loss(hidden_states, labels, sample_ids, 0, num_items_in_batch)
-                loss = loss + self.config.lm_loss_weight * lm_loss
+                loss = loss + lm_loss_weight * lm_loss
             if has_mctp_loss:
                 mctp_losses = torch.stack(
                     [
-                        self._loss(module_states, labels, sample_ids, module_idx, num_items_in_batch)
-                        for module_idx, module_states in enumerate(outputs.mctp_hidden_states, start=1)
+                        self._loss(module_states, labels, sample_ids, num_ahead, num_items_in_batch)
+                        for num_ahead, module_states in enumerate(outputs.mctp_hidden_states, start=1)
                     ]
                 )
-                loss = loss + self.config.mctp_loss_weight * mctp_losses.mean()
+                loss = loss + mctp_loss_weight * mctp_losses.mean()
 
         logits, mctp_logits = None, None
         if not (self.training and labels is not None if skip_logits is None else skip_logits):

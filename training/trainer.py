@@ -94,6 +94,9 @@ class VitaAudioSFTConfig(SFTConfig):
     mctp_learning_rate_multiplier: float = field(
         default=1.0, metadata={"help": "The learning rate of the MCTP modules is this times `learning_rate`."}
     )
+    mctp_loss_weight: float = field(
+        default=1.0, metadata={"help": "Weight of the mean of the MCTP modules' losses beside the language model's."}
+    )
     interleave_pattern: list[int] | None = field(
         default=None,
         metadata={
@@ -127,10 +130,9 @@ class VitaAudioSFTConfig(SFTConfig):
             raise ValueError(f"`stage` must be one of {sorted(STAGES)}, got {self.stage}.")
         if self.num_mctp_modules < 1:
             raise ValueError(f"`num_mctp_modules` must be 1 or more, got {self.num_mctp_modules}.")
-        if self.mctp_learning_rate_multiplier <= 0:
-            raise ValueError(
-                f"`mctp_learning_rate_multiplier` must be positive, got {self.mctp_learning_rate_multiplier}."
-            )
+        for name in ("mctp_learning_rate_multiplier", "mctp_loss_weight"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
         for name, (accepted, reason) in REFUSED_SETTINGS.items():
             # one that a release of TRL or transformers does not have is refused there
             if (value := getattr(self, name, accepted[0])) not in accepted:
@@ -141,7 +143,7 @@ class VitaAudioSFTConfig(SFTConfig):
 
 def prepare_model_for_stage(model: VitaAudioForConditionalGeneration, stage: int, num_mctp_modules: int) -> None:
     """
-    Gives the model the MCTP modules of a stage, freezes what the stage does not train and sets the losses.
+    Gives the model the MCTP modules of a stage and freezes what the stage does not train.
 
     Raises:
         ValueError: the model has more modules than the stage.
@@ -156,7 +158,6 @@ def prepare_model_for_stage(model: VitaAudioForConditionalGeneration, stage: int
     model.grow_mctp_modules(num_modules)
     model.requires_grad_(plan.trains_language_model)
     model.model.mctp_modules.requires_grad_(plan.trains_mctp_modules)
-    model.config.lm_loss_weight = float(plan.trains_language_model)
 
 
 def length_of_longest(dataset) -> int:
@@ -263,7 +264,12 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         # TRL's own loss knows of one head and no modules; the model's is the loss, as `Trainer` takes it
-        inputs |= {"use_cache": False, "skip_logits": not return_outputs}
+        inputs |= {
+            "use_cache": False,
+            "skip_logits": not return_outputs,
+            "lm_loss_weight": float(STAGES[self.args.stage].trains_language_model),
+            "mctp_loss_weight": self.args.mctp_loss_weight,
+        }
         loss, outputs = Trainer.compute_loss(
             self, model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
         )

@@ -19,7 +19,6 @@ from processing.configuration_glm4_voice_codec import (
 CONFIGS = {
     VitaAudioConfig: [
         "num_mctp_modules",
-        "lm_loss_weight",
         "audio_token_id",
         "speech_token_offset",
         "num_speech_tokens",

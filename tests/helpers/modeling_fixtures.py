@@ -73,6 +73,22 @@ def released_model() -> VitaAudioForConditionalGeneration:
         return VitaAudioForConditionalGeneration.from_pretrained(convert(RELEASED_FIXTURE, f"{folder}/converted"))
 
 
+def original_mctp_losses(model, batch: dict[str, list[int]]) -> list[float]:
+    """
+    The modules' losses of packed samples as the original has them: the last column of a sample that module k can fill is to
+    predict token k of the next sample. Ours has no target there; all others are the same.
+    """
+    batch = {name: torch.tensor([batch[name]]) for name in ("input_ids", "position_ids", "labels")}
+    mctp_logits = model(**batch, output_mctp_logits=True).mctp_logits
+    samples, labels = batch["position_ids"][0].eq(0).cumsum(0), batch["labels"][0]
+    losses = []
+    for k, logits in enumerate(mctp_logits, start=1):
+        is_filled = samples[k:] == samples[:-k]
+        targets = labels[k:][is_filled][1:]
+        losses.append(torch.nn.functional.cross_entropy(logits[0, is_filled][:-1], targets).item())
+    return losses
+
+
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     return weight * x / (x.pow(2).mean(-1, keepdim=True) + eps).sqrt()
 

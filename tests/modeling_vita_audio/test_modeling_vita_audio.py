@@ -11,6 +11,7 @@ from modeling_fixtures import (
     RELEASED_FIXTURE,
     SPEECH_VOCABULARY,
     left_pad,
+    original_mctp_losses,
     random_config,
     random_model,
     random_prompt,
@@ -37,6 +38,7 @@ from transformers.masking_utils import flash_attention_mask
 from transformers.modeling_flash_attention_utils import prepare_fa_kwargs_from_position_ids
 
 from modeling_vita_audio import VitaAudioCache, VitaAudioConfig, VitaAudioForConditionalGeneration, VitaAudioModel
+from modeling_vita_audio.modeling_vita_audio import targets_of_columns
 
 
 LENGTHS = (16, 3, 27, 12)
@@ -82,12 +84,12 @@ def test_config_defaults_are_those_of_the_released_checkpoints():
     assert config.text_config.vocab_size == 168072
     assert config.speech_token_offset + config.num_speech_tokens == 168069
     assert (config.text_config.model_type, config.text_config.num_hidden_layers) == ("qwen2", 28)
-    assert (config.num_mctp_modules, config.mctp_loss_weight, config.lm_loss_weight) == (10, 1.0, 1.0)
+    assert config.num_mctp_modules == 10
 
 
 @pytest.mark.parametrize("model_type", ["qwen2", "qwen3", "llama"])
 def test_config_is_saved_and_loaded(tmp_path, model_type):
-    config = random_config(4, model_type, text_config={"tie_word_embeddings": True}, mctp_loss_weight=0.3)
+    config = random_config(4, model_type, text_config={"tie_word_embeddings": True})
     assert config.tie_word_embeddings
     config.save_pretrained(tmp_path)
     loaded = AutoConfig.from_pretrained(tmp_path)
@@ -105,7 +107,6 @@ def test_config_is_saved_and_loaded(tmp_path, model_type):
         ({"num_mctp_modules": 10**6}, "`num_mctp_modules` must be 256 at most, got 1000000"),
         ({"text_config": {"hidden_size": 10**9}}, "`text_config.hidden_size` must be 131072 at most"),
         ({"storage_dtype": "float17"}, "`storage_dtype` must be one of float16, bfloat16, float32"),
-        ({"mctp_loss_weight": -0.5}, "`mctp_loss_weight` must be 0 or more"),
         ({"speech_token_offset": 101}, "ids 101 to 120 .* `text_config.vocab_size` is 120"),
         ({"speech_token_offset": -1}, "ids -1 to 18"),
         ({"num_speech_tokens": 0}, "`num_speech_tokens` must be 1 or more"),
@@ -187,9 +188,11 @@ def test_released_fixture_losses():
     for expected in json.loads((RELEASED_FIXTURE / "expected.json").read_text())["loss"]:
         batch = {name: torch.tensor([expected[name]]) for name in ("input_ids", "position_ids", "labels")}
         output = model(**batch)
-        assert output.loss.item() == pytest.approx(expected["total_loss"], abs=1e-4)
         assert output.lm_loss.item() == pytest.approx(expected["lm_loss"], abs=1e-4)
-        assert output.mctp_losses.tolist() == pytest.approx(expected["mctp_losses"], abs=1e-4)
+        assert original_mctp_losses(model, expected) == pytest.approx(expected["mctp_losses"], abs=1e-4)
+        if batch["position_ids"].eq(0).sum() == 1:
+            assert output.loss.item() == pytest.approx(expected["total_loss"], abs=1e-4)
+            assert output.mctp_losses.tolist() == pytest.approx(expected["mctp_losses"], abs=1e-4)
 
 
 def test_logits_of_the_language_model_are_those_of_qwen2():
@@ -412,14 +415,14 @@ def test_a_few_steps_of_training_fit_a_sample():
 
 
 def test_stages_two_and_three_train_the_modules_alone():
-    model = random_model(3, lm_loss_weight=0).train()
+    model = random_model(3).train()
     model.requires_grad_(False)
     model.model.mctp_modules.requires_grad_(True)
     hidden_states = []
     model.model.language_model.register_forward_hook(
         lambda module, args, output: hidden_states.append(output.last_hidden_state)
     )
-    output = model(**packed(samples()))
+    output = model(**packed(samples()), lm_loss_weight=0)
     assert not hidden_states[0].requires_grad
     assert output.lm_loss is None
     torch.testing.assert_close(output.loss, output.mctp_losses.mean())
@@ -429,15 +432,50 @@ def test_stages_two_and_three_train_the_modules_alone():
 
 
 def test_loss_weights():
-    batch = packed(samples())
-    plain = random_model(3)(**batch)
-    weighted = random_model(3, lm_loss_weight=0.5, mctp_loss_weight=2)(**batch)
+    batch, model = packed(samples()), random_model(3)
+    plain = model(**batch)
+    weighted = model(**batch, lm_loss_weight=0.5, mctp_loss_weight=2)
     torch.testing.assert_close(weighted.loss, 0.5 * plain.lm_loss + 2 * plain.mctp_losses.mean())
-    model = random_model(3, mctp_loss_weight=0)
+    for name in ("lm_loss_weight", "mctp_loss_weight"):
+        with pytest.raises(ValueError, match=f"`{name}` must be 0 or more, got -0.5"):
+            model(**batch, **{name: -0.5})
     model.model.mctp_modules[0].register_forward_hook(lambda *_: pytest.fail("a module ran for nothing"))
-    output = model(**batch)
+    output = model(**batch, mctp_loss_weight=0)
     assert output.mctp_losses is None
     torch.testing.assert_close(output.loss, plain.lm_loss)
+
+
+@pytest.mark.parametrize(
+    "former", [{"lm_loss_weight": 0, "mctp_loss_weight": 0.3}, {"mctp_targets_cross_samples": True}]
+)
+def test_training_state_in_a_config_of_an_earlier_version_is_passed_over(tmp_path, former, caplog):
+    model, batch = random_model(3), packed(samples())
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert not config.keys() & former.keys()
+    (tmp_path / "config.json").write_text(json.dumps(config | former))
+    loaded = AutoModel.from_pretrained(tmp_path)
+    torch.testing.assert_close(loaded(**batch).loss, model(**batch).loss)
+    assert not loaded.config.to_dict().keys() & former.keys() and not caplog.records
+
+
+@pytest.mark.parametrize(
+    "sample_ids, num_ahead, expected",
+    [
+        # the example of the docstring, then with a module for which the samples are too short
+        ([0, 0, 0, 1, 1, 1], 0, [11, 12, -100, 21, 22, -100]),
+        ([0, 0, 0, 1, 1, 1], 1, [12, -100, -100, 22, -100, -100]),
+        ([0, 0, 0, 1, 1, 1], 2, 6 * [-100]),
+        ([0, 0, 0, 0, 0, 0], 2, [-100, 21, 22, -100, -100, -100]),
+        ([0, 0, 0, 0, 0, 0], 5, 6 * [-100]),
+        ([0, 0, 0, 0, 0, 0], 9, 6 * [-100]),
+    ],
+    ids=str,
+)
+def test_targets_of_six_tokens(sample_ids, num_ahead, expected):
+    labels = torch.tensor([[-100, 11, 12, -100, 21, 22]])
+    targets = targets_of_columns(labels, torch.tensor([sample_ids]), num_ahead)
+    assert targets.tolist() == [expected]
 
 
 def test_labels_that_are_shifted_already_are_refused():

@@ -126,7 +126,7 @@ class Work:
         for path in folder.rglob("*.safetensors"):
             save_file({name: tensor + number for name, tensor in load_file(path).items()}, path, {"format": "pt"})
         config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(config | {"lm_loss_weight": 1 + number}))
+        (folder / "config.json").write_text(json.dumps(config | {"variant": number}))
 
     def start(self, command, arguments: list, temporary: Path):
         process = self.context.Process(target=child, args=(command, arguments, temporary, self.log))
@@ -181,7 +181,7 @@ class Save:
 
     def load(self, folder: Path, is_pipeline: bool) -> dict[str, torch.Tensor]:
         model = AutoModel.from_pretrained(folder)
-        weights = {"lm_loss_weight": torch.tensor(model.config.lm_loss_weight), **model.state_dict()}
+        weights = {"variant": torch.tensor(getattr(model.config, "variant", 0)), **model.state_dict()}
         if is_pipeline:
             codec = AutoProcessor.from_pretrained(folder).audio_tokenizer
             weights |= {f"codec.{name}": tensor for name, tensor in codec.state_dict().items()}

@@ -105,7 +105,8 @@ def test_a_stage_takes_no_model_of_a_later_one(start):
 
 
 @pytest.mark.parametrize(
-    "name, value", [("stage", 5), ("num_mctp_modules", 0), ("mctp_learning_rate_multiplier", 0.0)]
+    "name, value",
+    [("stage", 5), ("num_mctp_modules", 0), ("mctp_learning_rate_multiplier", 0.0), ("mctp_loss_weight", -0.5)],
 )
 def test_bad_settings_are_named(tmp_path, name, value):
     with pytest.raises(ValueError, match=name):
@@ -222,7 +223,13 @@ def test_accumulated_batches_weigh_tokens_as_one_large_batch_does(start, tmp_pat
 
 def test_logged_losses_are_those_of_the_batches(start, tmp_path):
     trainer = make_trainer(
-        start, tmp_path, 4, with_modules(start, NUM_MODULES), gradient_accumulation_steps=2, max_steps=1
+        start,
+        tmp_path,
+        4,
+        with_modules(start, NUM_MODULES),
+        gradient_accumulation_steps=2,
+        max_steps=1,
+        mctp_loss_weight=0.5,
     )
     batches = [batch for batch, _ in zip(trainer.get_train_dataloader(), range(2))]
     samples = [sample for batch in batches for sample in unpack(batch) if any(label != -100 for label in sample[1])]
@@ -231,6 +238,7 @@ def test_logged_losses_are_those_of_the_batches(start, tmp_path):
     entry = trainer.state.log_history[0]
     expected = (sums / counts[0]).tolist()
     assert [entry["lm_loss"], *(entry[f"mctp_loss_{k}"] for k in (1, 2, 3))] == pytest.approx(expected, rel=1e-4)
+    assert entry["loss"] == pytest.approx(expected[0] + 0.5 * sum(expected[1:]) / 3, rel=1e-4)
 
 
 def test_evaluation_logs_the_losses(start, tmp_path):
