@@ -40,7 +40,7 @@ from .configuration_vita_audio import VitaAudioConfig
 from .generation_vita_audio import MCTP_MODES, resolve_mctp_mode
 from .interleaving_vita_audio import SpeechVocabulary, check_interleave_pattern
 from .modeling_vita_audio import VitaAudioForConditionalGeneration
-from .saving_vita_audio import add_code, check_is_free, written_whole
+from .saving_vita_audio import check_is_free, describe_misfit, written_whole
 
 
 logger = logging.get_logger(__name__)
@@ -155,7 +155,8 @@ def convert(
         if to_released:
             write_json(unfinished / CONFIG_NAME, released_config(config))
         else:
-            save_config(model, unfinished)
+            config.architectures = [VitaAudioForConditionalGeneration.__name__]
+            config.save_pretrained(unfinished)
         write_json(unfinished / GENERATION_CONFIG_NAME, generation_config)
         write_weights(unfinished, sources, files, max_shard_size)
     return output_dir
@@ -240,19 +241,17 @@ def find_tensors(folder: Path, shapes: dict[str, torch.Size]) -> dict[str, tuple
         except SafetensorError as error:
             raise ValueError(f"{path} is broken or not complete: {error}") from error
 
-    problems = {
-        "missing": sorted(shapes.keys() - found.keys()),
-        "unexpected": sorted(found.keys() - shapes.keys()),
-        "misshaped": [
-            f"{name} {tuple(found[name][1].shape)} instead of {tuple(shape)}"
-            for name, shape in sorted(shapes.items())
-            if name in found and found[name][1].shape != shape
-        ],
-    }
-    if any(problems.values()):
-        listing = "; ".join(f"{problem}: {', '.join(names)}" for problem, names in problems.items() if names)
-        raise ValueError(f"The tensors in {folder} do not fit its {CONFIG_NAME}. {listing}.")
+    if misfit := compare_shapes(shapes, {name: tensor.shape for name, (_, tensor) in found.items()}):
+        raise ValueError(f"The tensors in {folder} do not fit its {CONFIG_NAME}. {misfit}.")
     return found
+
+
+def compare_shapes(expected: dict[str, torch.Size], found: dict[str, torch.Size]) -> str:
+    """Says which tensors `found` in a checkpoint are not as `expected`; see [`describe_misfit`]."""
+    misshaped = [
+        (name, found[name], expected[name]) for name in expected.keys() & found.keys() if found[name] != expected[name]
+    ]
+    return describe_misfit(expected.keys() - found.keys(), found.keys() - expected.keys(), misshaped)
 
 
 # What it becomes
@@ -365,13 +364,6 @@ def convert_generation_config(
 
 
 # Writing it
-
-
-def save_config(model: VitaAudioForConditionalGeneration, folder: Path) -> None:
-    """config.json, and the code for `trust_remote_code=True`."""
-    model.config.architectures = [type(model).__name__]
-    model.config.save_pretrained(folder)
-    add_code(folder, model.remote_code)
 
 
 def write_json(path: Path, content: dict) -> None:

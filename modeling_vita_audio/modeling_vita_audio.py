@@ -28,7 +28,7 @@ from .compatibility_vita_audio import (
 from .configuration_vita_audio import VitaAudioConfig
 from .generation_vita_audio import VitaAudioGenerationMixin
 from .registration_vita_audio import PipelineOfFolder  # noqa: F401  a folder's model brings its pipeline
-from .saving_vita_audio import check_weights, keep_code, saved_whole
+from .saving_vita_audio import check_weights, describe_misfit, keep_code, saved_whole
 
 
 @gives_new_cache_name
@@ -424,7 +424,7 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
                 infinite or no floating point numbers.
             OSError: if its weights cannot be read.
         """
-        # Without the flag other shapes are an error, too, but one that does not name them
+        # Without the flag, transformers refuses tensors of other shapes too, but does not name them
         are_other_shapes_fine = kwargs.pop("ignore_mismatched_sizes", False)
         try:
             model, info = super().from_pretrained(
@@ -438,17 +438,9 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
             raise OSError(
                 f"The weights of '{pretrained_model_name_or_path}' cannot be read, they may be cut off: {error}"
             ) from error
-        wrong = {name: sorted(info[f"{name}_keys"]) for name in ("missing", "unexpected") if info[f"{name}_keys"]}
-        if info["mismatched_keys"] and not are_other_shapes_fine:
-            wrong["of other shapes"] = [
-                f"{name} {list(found)} for {list(expected)}"
-                for name, found, expected in sorted(info["mismatched_keys"])
-            ]
-        if wrong:
-            listing = "; ".join(f"{name}: {', '.join(keys)}" for name, keys in wrong.items())
-            raise ValueError(
-                f"The checkpoint '{pretrained_model_name_or_path}' does not fit its config. Tensors {listing}."
-            )
+        misshaped = () if are_other_shapes_fine else info["mismatched_keys"]
+        if misfit := describe_misfit(info["missing_keys"], info["unexpected_keys"], misshaped):
+            raise ValueError(f"The tensors of '{pretrained_model_name_or_path}' do not fit its config. {misfit}.")
         check_weights(model, str(pretrained_model_name_or_path), **kwargs)
         keep_code(cls.remote_code, str(pretrained_model_name_or_path), **kwargs)
         return (model, info) if output_loading_info else model

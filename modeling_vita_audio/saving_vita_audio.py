@@ -9,7 +9,7 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -232,6 +232,30 @@ def add_code(folder: Path, remote_code: dict[str, dict], source: str | None = No
         (folder / file_name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def describe_misfit(
+    missing: Iterable[str], unexpected: Iterable[str], misshaped: Iterable[tuple[str, Sequence[int], Sequence[int]]]
+) -> str:
+    """
+    Lists the tensors of a checkpoint that are not those of its model, for an error.
+
+    Args:
+        missing: names of those that the checkpoint lacks.
+        unexpected: names of those that the model has not.
+        misshaped: name, shape in the checkpoint, and shape in the model.
+
+    Returns:
+        `str`: such as "missing: a, b; misshaped: c (3,) instead of (4,)", empty where all fit.
+    """
+    problems = {
+        "missing": sorted(missing),
+        "unexpected": sorted(unexpected),
+        "misshaped": [
+            f"{name} {tuple(found)} instead of {tuple(expected)}" for name, found, expected in sorted(misshaped)
+        ],
+    }
+    return "; ".join(f"{problem}: {', '.join(names)}" for problem, names in problems.items() if names)
+
+
 @torch.no_grad()
 def check_weights(model: torch.nn.Module, source: str, subfolder: str = "", **kwargs) -> None:
     """
@@ -355,6 +379,7 @@ __all__ = [
     "check_is_free",
     "check_weights",
     "code_files",
+    "describe_misfit",
     "keep_code",
     "leftovers",
     "owner_prefix",

@@ -8,7 +8,6 @@ python -m processing.convert_glm4_voice_to_hf --tokenizer_dir THUDM/glm-4-voice-
 """
 
 import argparse
-import json
 import pickle
 import re
 import reprlib
@@ -18,11 +17,11 @@ from pathlib import Path
 
 import torch
 import yaml
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from hub_cards.command_line import ArgumentParser, run_command
+from modeling_vita_audio.convert_vita_audio_to_hf import compare_shapes, find_folder, read_json
 
 from .configuration_glm4_voice_codec import Glm4VoiceCodecConfig
 from .modeling_glm4_voice_codec import Glm4VoiceCodec
@@ -193,19 +192,19 @@ def convert(tokenizer_dir: str | Path, decoder_dir: str | Path, output_dir: str 
     with torch.device("meta"):
         codec = Glm4VoiceCodec(config)
     weights, problems = {}, []
-    for part, names, tensors, unused in (
-        ("tokenizer", TOKENIZER_NAMES, load_safetensors(tokenizer_dir), unused_tokenizer_tensors(config)),
-        ("flow", FLOW_NAMES, load_pickle(decoder_dir / "flow.pt"), None),
-        ("vocoder", VOCODER_NAMES, load_pickle(decoder_dir / "hift.pt"), None),
+    tokenizer_tensors = used_tokenizer_tensors(load_safetensors(tokenizer_dir), config.tokenizer_config.encoder_layers)
+    for part, rules, published in (
+        ("tokenizer", TOKENIZER_NAMES, tokenizer_tensors),
+        ("flow", FLOW_NAMES, load_pickle(decoder_dir / "flow.pt")),
+        ("vocoder", VOCODER_NAMES, load_pickle(decoder_dir / "hift.pt")),
     ):
         expected = codec.get_submodule(part).state_dict()
-        sources = {name: published_name(name, names, config) for name in expected}
-        tensors = fuse_weight_norm(tensors)
-        listed = compare_tensors(expected, sources, tensors, unused)
-        if listed:
-            problems.append(f"In the {part}'s weights {listed}")
+        sources = {name: published_name(name, rules, config) for name in expected}
+        found, shapes = fuse_weight_norm(published), {sources[name]: tensor.shape for name, tensor in expected.items()}
+        if misfit := compare_shapes(shapes, {name: tensor.shape for name, tensor in found.items()}):
+            problems.append(f"In the {part}'s weights {misfit}.")
         else:
-            weights |= {f"{part}.{name}": tensors[source].float() for name, source in sources.items()}
+            weights |= {f"{part}.{name}": found[source].float() for name, source in sources.items()}
     if problems:
         raise ValueError(f"The weights do not fit the configuration. {' '.join(problems)}")
     codec.load_state_dict(weights, assign=True)
@@ -214,24 +213,6 @@ def convert(tokenizer_dir: str | Path, decoder_dir: str | Path, output_dir: str 
 
 
 # Reading files as data
-
-
-def find_folder(name: str | Path, patterns: list[str]) -> Path:
-    """The folder itself, or where the files of a Hub repository that match the patterns are."""
-    if Path(name).is_dir():
-        return Path(name)
-    try:
-        return Path(snapshot_download(str(name), allow_patterns=patterns))
-    except (OSError, ValueError) as error:
-        raise OSError(f"'{name}' is no folder, and no Hub repository that can be downloaded: {error}") from error
-
-
-def read_json(path: Path) -> dict:
-    content = read_text(path)
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
 
 
 def read_text(path: Path) -> str:
@@ -398,14 +379,14 @@ def is_value(value, depth: int = 2) -> bool:
     return isinstance(value, (int, float, str))
 
 
-def unused_tokenizer_tensors(config: Glm4VoiceCodecConfig):
-    """Whether a tensor of the tokenizer is not needed to make codes."""
+def used_tokenizer_tensors(tensors: dict[str, torch.Tensor], num_layers: int) -> dict[str, torch.Tensor]:
+    """Those that make codes: the published tokenizer has more layers, and tensors of its training."""
 
     def is_unused(name: str) -> bool:
         match = re.fullmatch(UNUSED_TOKENIZER_TENSORS, name)
-        return match is not None and (match[2] is None or int(match[2]) >= config.tokenizer_config.encoder_layers)
+        return match is not None and (match[2] is None or int(match[2]) >= num_layers)
 
-    return is_unused
+    return {name: tensor for name, tensor in tensors.items() if not is_unused(name)}
 
 
 def published_name(name: str, rules, config: Glm4VoiceCodecConfig) -> str:
@@ -437,22 +418,6 @@ def fuse_weight_norm(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor
         elif not (name.endswith(".weight_g") and f"{name[:-2]}_v" in tensors):
             fused[name] = tensor
     return fused
-
-
-def compare_tensors(expected: dict, sources: dict[str, str], tensors: dict, is_unused) -> str:
-    """What is wrong with `tensors`, by their published names; empty where nothing is."""
-    surplus = [name for name in sorted(tensors.keys() - sources.values()) if not (is_unused and is_unused(name))]
-    problems = {
-        "missing": sorted(set(sources.values()) - tensors.keys()),
-        "unexpected": surplus,
-        "misshaped": [
-            f"{source} {tuple(tensors[source].shape)} instead of {tuple(expected[name].shape)}"
-            for name, source in sources.items()
-            if source in tensors and tensors[source].shape != expected[name].shape
-        ],
-    }
-    listed = "; ".join(f"{problem}: {', '.join(names)}" for problem, names in problems.items() if names)
-    return f"{listed}." if listed else ""
 
 
 def main(argv: list[str] | None = None) -> int:

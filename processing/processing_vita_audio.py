@@ -25,7 +25,7 @@ from .configuration_vita_audio_codec import VitaAudioCodecConfig
 from .conversation_vita_audio import AUDIO_MARK, CHAT_TEMPLATE, split_at_marks
 from .interleaving_vita_audio import DEFAULT_INTERLEAVE_PATTERN, SpeechVocabulary, check_interleave_pattern, interleave
 from .modeling_vita_audio_codec import VitaAudioCodec
-from .saving_vita_audio import HUB_KWARGS, check_weights, keep_code, saved_whole
+from .saving_vita_audio import HUB_KWARGS, check_weights, describe_misfit, keep_code, saved_whole
 
 
 AUDIO_TOKENIZER_SUBFOLDER = "audio_tokenizer"
@@ -709,11 +709,9 @@ def _load_codec(pretrained_model_name_or_path, model_type: str, **kwargs) -> Pre
             raise
         # transformers names the folder above
         raise OSError(f"There are no weights of the codec in {place}: it needs a model.safetensors.") from error
-    problems = {
-        key: sorted(loading[key]) for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if loading[key]
-    }
-    if problems:
-        raise ValueError(f"The codec's weights in {place} do not fit its configuration: {problems}.")
+    misfit = describe_misfit(*(loading[f"{kind}_keys"] for kind in ("missing", "unexpected", "mismatched")))
+    if misfit:
+        raise ValueError(f"The codec's weights in {place} do not fit its configuration. {misfit}.")
     check_weights(codec, str(pretrained_model_name_or_path), **kwargs)
     return codec
 

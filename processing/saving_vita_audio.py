@@ -6,10 +6,19 @@ from modeling_vita_audio.saving_vita_audio import (
     HUB_KWARGS,
     check_is_free,
     check_weights,
+    describe_misfit,
     keep_code,
     saved_whole,
     written_whole,
 )
 
 
-__all__ = ["HUB_KWARGS", "check_is_free", "check_weights", "keep_code", "saved_whole", "written_whole"]
+__all__ = [
+    "HUB_KWARGS",
+    "check_is_free",
+    "check_weights",
+    "describe_misfit",
+    "keep_code",
+    "saved_whole",
+    "written_whole",
+]
