@@ -15,11 +15,11 @@ from jinja2 import Environment, TemplateError
 from jinja2.meta import find_undeclared_variables
 from safetensors import SafetensorError
 from transformers import AutoModel, BatchFeature, EncodecFeatureExtractor, PreTrainedConfig, ProcessorMixin
-from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from transformers.utils import CONFIG_NAME, cached_file
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from .audio_vita_audio import MAX_AUDIO_SECONDS, is_one_audio, load_audio
+from .codec_vita_audio import SpeechCodec, check_codec, encode, output_sampling_rate
 from .compatibility_vita_audio import attach_to_package
 from .configuration_vita_audio_codec import VitaAudioCodecConfig
 from .conversation_vita_audio import AUDIO_MARK, CHAT_TEMPLATE, split_at_marks
@@ -28,6 +28,7 @@ from .modeling_vita_audio_codec import VitaAudioCodec
 from .saving_vita_audio import HUB_KWARGS, check_weights, describe_misfit, keep_code, saved_whole
 
 
+# the codec's place in a Hub folder; `audio_tokenizer` is what transformers' ProcessorMixin calls a codec
 AUDIO_TOKENIZER_SUBFOLDER = "audio_tokenizer"
 
 # Codecs that come with this code, by model type; any other is one of transformers' own or brings its code with it.
@@ -80,9 +81,9 @@ class VitaAudioProcessor(ProcessorMixin):
             For mono audio at the codec's input rate.
         tokenizer ([`PreTrainedTokenizerBase`]):
             With the tokens `<|audio|>`, `<|begin_of_audio|>`, `<|end_of_audio|>` and contiguous `<|audio_0|>`, `<|audio_1|>`, ...
-        audio_tokenizer ([`PreTrainedAudioTokenizerBase`], *optional*):
-            The speech codec, of one codebook. Streaming needs a decoder with a state as [`VitaAudioCodec`]'s. Without a codec
-            the processor handles text and codes made before.
+        audio_tokenizer ([`SpeechCodec`], *optional*):
+            The speech codec. A [`StreamingSpeechCodec`] is heard while the answer is written. Without a codec the processor
+            handles text and codes made before. The name of the argument is that of transformers' processors.
         chat_template (`str`, *optional*):
             ChatML without a default system turn by default. What the model writes is in `{% generation %}` blocks.
         interleave_pattern (`list[int]`, *optional*, defaults to `[1, 10, 4, 10]`):
@@ -128,14 +129,13 @@ class VitaAudioProcessor(ProcessorMixin):
         self.audio_tokenizer = audio_tokenizer
 
     @classmethod
-    def from_codec(cls, tokenizer, codec: PreTrainedAudioTokenizerBase, **kwargs) -> "VitaAudioProcessor":
+    def from_codec(cls, tokenizer, codec: SpeechCodec, **kwargs) -> "VitaAudioProcessor":
         """A processor of a tokenizer with speech tokens and a codec, for audio at the codec's rate. `kwargs` as of `__init__`."""
         extractor = EncodecFeatureExtractor(feature_size=1, sampling_rate=codec.config.sampling_rate)
         return cls(extractor, tokenizer, codec, **kwargs)
 
     def _check_audio_tokenizer(self, codec):
-        if not isinstance(codec, PreTrainedAudioTokenizerBase):
-            raise TypeError(f"`audio_tokenizer` must be a PreTrainedAudioTokenizerBase, got {type(codec).__name__}.")
+        check_codec(codec, "`audio_tokenizer`")
         if codec.config.sampling_rate != self.feature_extractor.sampling_rate:
             raise ValueError(
                 f"The codec takes audio at {codec.config.sampling_rate} Hz, but the feature extractor makes it at "
@@ -154,13 +154,12 @@ class VitaAudioProcessor(ProcessorMixin):
     @property
     def output_sampling_rate(self) -> int:
         """Rate of decoded audio in Hz."""
-        config = self._codec.config
-        return getattr(config, "output_sampling_rate", config.sampling_rate)
+        return output_sampling_rate(self._codec)
 
     @property
-    def _codec(self) -> PreTrainedAudioTokenizerBase:
+    def _codec(self) -> SpeechCodec:
         if self.audio_tokenizer is None:
-            raise ValueError("This processor has no audio tokenizer: it can neither read nor make audio.")
+            raise ValueError("This processor has no speech codec: it can neither read nor make audio.")
         return self.audio_tokenizer
 
     # Conversations to ids
@@ -291,7 +290,7 @@ class VitaAudioProcessor(ProcessorMixin):
         ]
         rows, masks = [], []
         for messages, samples in zip(conversations, waveforms):
-            messages, spans = self._place_codes(messages, self._encode(samples))
+            messages, spans = self._place_codes(messages, [encode(self._codec, waveform) for waveform in samples])
             (rendered,), written = render([messages], **template)
             ids, mask = self._tokenize(rendered, written[0] if written else (), spans)
             rows.append(ids)
@@ -351,25 +350,8 @@ class VitaAudioProcessor(ProcessorMixin):
         Returns:
             `list[list[int]]`: each audio's codes in `[0, codebook_size)`.
         """
-        return self._encode([self.load_audio(audio, sampling_rate) for audio in audios])
-
-    @torch.no_grad()
-    def _encode(self, waveforms: list[np.ndarray]) -> list[list[int]]:
-        all_codes = []
-        # one by one, so that codes never depend on what else is in a batch
-        for waveform in waveforms:
-            features = self.feature_extractor(
-                waveform, sampling_rate=self.feature_extractor.sampling_rate, return_tensors="pt"
-            )
-            # as in GLM-4-Voice's, frames may be made in float32 whatever the weights are in
-            dtype = getattr(self._codec, "input_dtype", self._codec.dtype)
-            codes = self._codec.encode(features["input_values"].to(self._codec.device, dtype)).audio_codes
-            if codes.shape[1] != 1:
-                raise ValueError(
-                    f"The codec must have one codebook, but {type(self._codec).__name__} has {codes.shape[1]}."
-                )
-            all_codes.append(codes[0, 0].tolist())
-        return all_codes
+        waveforms = [self.load_audio(audio, sampling_rate) for audio in audios]
+        return [encode(self._codec, waveform) for waveform in waveforms]
 
     def _check_texts(self, messages: list[dict]) -> None:
         for message, joined in zip(messages, _join(messages)):
@@ -676,7 +658,7 @@ def _audio_parts(messages: list[dict]) -> list[dict]:
     return [part for message in messages for part in message["content"] if part["type"] == "audio"]
 
 
-def _load_codec(pretrained_model_name_or_path, model_type: str, **kwargs) -> PreTrainedAudioTokenizerBase:
+def _load_codec(pretrained_model_name_or_path, model_type: str, **kwargs) -> SpeechCodec:
     """
     Raises:
         ValueError: there is no codec, or its checkpoint lacks tensors or has others.

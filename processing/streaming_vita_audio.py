@@ -11,6 +11,8 @@ from functools import partial
 
 from transformers.generation.streamers import BaseStreamer
 
+from .codec_vita_audio import StreamingSpeechCodec
+
 
 # 0.64 s of speech: a whole chunk of the pattern [1, 10, 4, 10], and enough that a chunk is worth a run of the decoder.
 DEFAULT_CODES_PER_CHUNK = 8
@@ -118,7 +120,7 @@ class VitaAudioStreamer(BaseStreamer):
 
     def __iter__(self) -> Iterator[dict]:
         vocabulary, codec = self.processor.speech_vocabulary, self.processor.audio_tokenizer
-        can_stream = hasattr(codec, "init_decoder_state")
+        can_stream = isinstance(codec, StreamingSpeechCodec)
         state = codec.init_decoder_state(batch_size=1) if can_stream else None
         text_ids, text, codes = [], "", []
         for token_id in self._token_ids():

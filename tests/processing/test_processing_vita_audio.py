@@ -548,7 +548,7 @@ def test_without_a_codec(tmp_path):
     VitaAudioProcessor(EncodecFeatureExtractor(sampling_rate=16000), tiny_tokenizer()).save_pretrained(tmp_path)
     loaded = VitaAudioProcessor.from_pretrained(tmp_path)
     assert loaded.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=True).shape[0] == 1
-    with pytest.raises(ValueError, match="no audio tokenizer"):
+    with pytest.raises(ValueError, match="no speech codec"):
         loaded.encode_audio([tone(0.5)])
 
 
@@ -611,7 +611,7 @@ def test_parts_that_do_not_fit_each_other_are_refused():
         VitaAudioProcessor(EncodecFeatureExtractor(sampling_rate=24000), tiny_tokenizer(), tiny_codec())
     with pytest.raises(ValueError, match="16 codes.* 8 speech tokens"):
         VitaAudioProcessor(EncodecFeatureExtractor(sampling_rate=16000), tiny_tokenizer(8), tiny_codec())
-    with pytest.raises(TypeError, match="PreTrainedAudioTokenizerBase"):
+    with pytest.raises(TypeError, match="must be a speech codec, got a Linear without encode"):
         VitaAudioProcessor(EncodecFeatureExtractor(sampling_rate=16000), tiny_tokenizer(), torch.nn.Linear(1, 1))
 
 
