@@ -76,7 +76,7 @@ CODEC_BOUNDS = {
 @strict
 class Glm4VoiceTokenizerConfig(PreTrainedConfig):
     r"""
-    Configuration of [`Glm4VoiceTokenizer`], an encoder of Whisper's shape (by default that of Whisper large v3, cut in
+    Configuration of [`Glm4VoiceSpeechEncoder`], an encoder of Whisper's shape (by default that of Whisper large v3, cut in
     the middle) with a codebook behind it.
 
     Args:

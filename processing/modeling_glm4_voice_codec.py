@@ -19,7 +19,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 from .compatibility_vita_audio import attach_to_package
 from .configuration_glm4_voice_codec import Glm4VoiceCodecConfig
 from .modeling_glm4_voice_flow import Glm4VoiceCodeAttention, Glm4VoiceFlow
-from .modeling_glm4_voice_tokenizer import Glm4VoiceTokenizer
+from .modeling_glm4_voice_speech_encoder import Glm4VoiceSpeechEncoder
 from .modeling_glm4_voice_vocoder import Glm4VoiceSnake, Glm4VoiceVocoder, Glm4VoiceVocoderState
 from .saving_vita_audio import saved_whole
 
@@ -48,34 +48,34 @@ class Glm4VoiceCodecEncoderOutput(ModelOutput):
 class Glm4VoiceCodecDecoderState:
     r"""
     What a streaming `decode` carries from one chunk of codes to the next; made by [`Glm4VoiceCodec.init_decoder_state`]. Its
-    size does not depend on the length of the utterance. Time is counted in codes and mel frames from the start of the voice
-    prompt, where there is one.
+    size does not depend on the length of the utterance. It is a timeline of codes and of the mel frames made of them:
+
+        codes   prompt | (dropped) | decoded            | waiting
+        frames  prompt | (dropped) | finished | overlap |
 
     generator (`torch.Generator`): of the flow's noise.
     vocoder ([`Glm4VoiceVocoderState`]): of what follows the flow.
-    prompt_codes (`torch.LongTensor` of shape `(batch_size, num_prompt_codes)`): the voice prompt's codes.
-    prompt_mel (`torch.FloatTensor` of shape `(batch_size, num_mel_bins, num_prompt_frames)`): its mel frames.
-    codes (`torch.LongTensor` of shape `(batch_size, num_codes)`): the last codes decoded and, behind them, those that wait.
-    mel (`torch.FloatTensor` of shape `(batch_size, num_mel_bins, num_frames)`): finished frames of these codes.
-    overlap (`torch.FloatTensor` of shape `(batch_size, num_mel_bins, num_overlap_frames)`): frames behind them that the next
-        block makes again.
-    noise (`torch.FloatTensor` of shape `(1, num_mel_bins, num_noise_frames)`): what the prompt's frames, `mel` and
-        `overlap` were made from.
-    num_waiting (`int`): how many of `codes` wait for a block to be full.
-    num_dropped (`int`): codes before `codes`, without the prompt's.
+    codes (`torch.LongTensor` of shape `(batch_size, num_codes)`): the voice prompt's codes, where there is a prompt, then the
+        utterance's, without the dropped ones.
+    mel (`torch.FloatTensor` of shape `(batch_size, num_mel_bins, num_frames)`): the frames of all codes but the waiting ones.
+    noise (`torch.FloatTensor` of shape `(1, num_mel_bins, num_frames)`): what these frames were made from.
+    num_prompt_codes (`int`): how many of `codes` are the prompt's.
+    num_dropped (`int`): codes of the utterance that are left out behind the prompt, as they are too long ago to be heard.
+    num_waiting (`int`): how many of `codes` have no frames yet, as they wait for a block to be full.
+    num_finished (`int`): how many frames of `mel` stay as they are. Those behind them overlap the next block, which makes them
+        again.
     speaker_embedding (`torch.FloatTensor` of shape `(batch_size, speaker_embedding_size)`, *optional*): the voice's.
     """
 
     generator: torch.Generator
     vocoder: Glm4VoiceVocoderState
-    prompt_codes: torch.LongTensor
-    prompt_mel: torch.FloatTensor
     codes: torch.LongTensor
     mel: torch.FloatTensor
-    overlap: torch.FloatTensor
     noise: torch.FloatTensor
-    num_waiting: int = 0
+    num_prompt_codes: int = 0
     num_dropped: int = 0
+    num_waiting: int = 0
+    num_finished: int = 0
     speaker_embedding: torch.FloatTensor | None = None
 
 
@@ -90,6 +90,11 @@ class Glm4VoiceCodecDecoderOutput(ModelOutput):
 
     audio_values: torch.FloatTensor | None = None
     decoder_state: Glm4VoiceCodecDecoderState | None = None
+
+
+def cut_out(values: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+    """`values` `(..., length)` without those from `start` to `stop`."""
+    return torch.cat([values[..., :start], values[..., stop:]], dim=-1)
 
 
 class Glm4VoiceCodecPreTrainedModel(PreTrainedAudioTokenizerBase):
@@ -135,7 +140,8 @@ class Glm4VoiceCodec(Glm4VoiceCodecPreTrainedModel):
         super().__init__(config)
         # what Whisper's layers look it up in
         config.tokenizer_config._attn_implementation = config._attn_implementation
-        self.tokenizer = Glm4VoiceTokenizer(config.tokenizer_config)
+        # called a tokenizer as by its authors, in the configuration and in the names of the weights of all Hub folders
+        self.tokenizer = Glm4VoiceSpeechEncoder(config.tokenizer_config)
         self.flow = Glm4VoiceFlow(config.flow_config)
         self.vocoder = Glm4VoiceVocoder(config.vocoder_config)
         self.feature_extractor = WhisperFeatureExtractor(
@@ -260,28 +266,27 @@ class Glm4VoiceCodec(Glm4VoiceCodecPreTrainedModel):
         noise_generator, source_generator = (torch.Generator().manual_seed(seed) for _ in range(2))
         if (prompt_codes is None) != (prompt_mel is None):
             raise ValueError("A voice prompt is `prompt_codes` and `prompt_mel`; got only one of them.")
-        device, num_mel_bins = self.device, self.config.flow_config.num_mel_bins
-        codes = torch.zeros(batch_size, 0, dtype=torch.long, device=device)
-        mel = torch.zeros(batch_size, num_mel_bins, 0, device=device)
+        if prompt_codes is None:
+            codes = torch.zeros(batch_size, 0, dtype=torch.long, device=self.device)
+            mel = torch.zeros(batch_size, self.config.flow_config.num_mel_bins, 0, device=self.device)
+        else:
+            codes, mel = self._check_prompt(prompt_codes, prompt_mel, batch_size)
         state = Glm4VoiceCodecDecoderState(
             generator=noise_generator,
             vocoder=self.vocoder.init_state(source_generator),
-            prompt_codes=codes,
-            prompt_mel=mel,
             codes=codes,
             mel=mel,
-            overlap=mel,
-            noise=mel[:1],
+            noise=mel[:1, :, :0],
+            num_prompt_codes=codes.shape[1],
+            num_finished=mel.shape[-1],
         )
-        if prompt_codes is not None:
-            state.prompt_codes, state.prompt_mel = self._check_prompt(prompt_codes, prompt_mel, batch_size)
         if speaker_embedding is not None:
             size = self.config.flow_config.speaker_embedding_size
             if speaker_embedding.ndim != 2 or speaker_embedding.shape not in ((batch_size, size), (1, size)):
                 raise ValueError(
                     f"`speaker_embedding` must be ({batch_size} or 1, {size}), got {tuple(speaker_embedding.shape)}."
                 )
-            state.speaker_embedding = speaker_embedding.to(device)
+            state.speaker_embedding = speaker_embedding.to(self.device)
         return state
 
     def _check_prompt(
@@ -391,11 +396,10 @@ class Glm4VoiceCodec(Glm4VoiceCodecPreTrainedModel):
             )
         state.codes = torch.cat([state.codes, audio_codes[:, 0].to(state.codes.device)], dim=1)
         state.num_waiting += audio_codes.shape[2]
-        mel = state.mel[..., :0]
         if state.num_waiting and (is_final or state.num_waiting >= self.config.streaming_block_size):
             mel = self._decode_block(state, is_final, num_inference_steps, guidance_scale)
-        elif is_final:
-            mel = state.overlap
+        else:
+            mel = state.mel[..., state.num_finished :] if is_final else state.mel[..., :0]
         audio = self.vocoder(mel, state.vocoder, is_final)
         return Glm4VoiceCodecDecoderOutput(audio_values=audio[:, None], decoder_state=None if is_final else state)
 
@@ -407,49 +411,45 @@ class Glm4VoiceCodec(Glm4VoiceCodecPreTrainedModel):
         guidance_scale: float | None,
     ) -> torch.FloatTensor:
         """Decodes the codes that wait; returns the frames `(batch_size, num_mel_bins, num_frames)` that this finishes."""
-        num_frames, config = self.config.num_mel_frames, self.config
-        num_prompt_codes, num_prompt_frames = state.prompt_codes.shape[1], state.prompt_mel.shape[-1]
-        num_before = num_prompt_codes + state.num_dropped
-        num_codes = state.codes.shape[1]
-        first_frame = num_frames(num_before)
-
-        # the prompt's frames, then those of the codes that have not been dropped
-        length = num_prompt_frames + num_frames(num_before + num_codes) - first_frame
-        new_noise = torch.randn(
-            (1, state.mel.shape[1], length - state.noise.shape[-1]),
-            generator=state.generator,
-            device=state.generator.device,
-        )
-        state.noise = torch.cat([state.noise, new_noise.to(state.noise.device)], dim=-1)
+        num_codes, num_prompt_codes = state.codes.shape[1], state.num_prompt_codes
+        shape = (1, state.mel.shape[1], self._frame_of(num_codes, state) - state.noise.shape[-1])
+        noise = torch.randn(shape, generator=state.generator, device=state.generator.device)
+        state.noise = torch.cat([state.noise, noise.to(state.noise.device)], dim=-1)
+        given, overlap = state.mel.tensor_split([state.num_finished], dim=-1)
         mel = self.flow(
-            codes=torch.cat([state.prompt_codes, state.codes], dim=1),
+            codes=state.codes,
             noise=state.noise,
-            given_mel=torch.cat([state.prompt_mel, state.mel], dim=-1),
+            given_mel=given,
             speaker_embedding=state.speaker_embedding,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
         )
-        num_faded = state.overlap.shape[-1]
+        num_faded = overlap.shape[-1]
         weight = torch.arange(1, num_faded + 1, device=mel.device) / (num_faded + 1)
-        mel[..., :num_faded] = torch.lerp(state.overlap, mel[..., :num_faded], weight)
+        mel[..., :num_faded] = torch.lerp(overlap, mel[..., :num_faded], weight)
         if is_final:
             return mel
 
-        num_overlap_codes = min(config.streaming_overlap, num_codes)
-        num_finished = num_frames(num_before + num_codes - num_overlap_codes) - first_frame - state.mel.shape[-1]
-        finished, state.overlap = mel.tensor_split([max(0, num_finished)], dim=-1)
-        state.mel = torch.cat([state.mel, finished], dim=-1)
         state.num_waiting = 0
-
+        first_overlapping = max(num_prompt_codes, num_codes - self.config.streaming_overlap)
+        num_finished = max(state.num_finished, self._frame_of(first_overlapping, state))
+        finished = mel[..., : num_finished - state.num_finished]
         # whole blocks of the encoder's attention are dropped, so that the others stay the blocks they are
-        block_size = config.flow_config.attention_block_size
-        num_to_drop = max(0, num_codes - config.streaming_context) // block_size * block_size
-        frames_to_drop = num_frames(num_before + num_to_drop) - first_frame
-        state.num_dropped += num_to_drop
-        state.codes, state.mel = state.codes[:, num_to_drop:], state.mel[..., frames_to_drop:]
-        prompt_noise, noise = state.noise.tensor_split([num_prompt_frames], dim=-1)
-        state.noise = torch.cat([prompt_noise, noise[..., frames_to_drop:]], dim=-1)
+        block_size = self.config.flow_config.attention_block_size
+        num_surplus = max(0, num_codes - num_prompt_codes - self.config.streaming_context) // block_size * block_size
+        start, stop = (self._frame_of(code, state) for code in (num_prompt_codes, num_prompt_codes + num_surplus))
+        state.codes = cut_out(state.codes, num_prompt_codes, num_prompt_codes + num_surplus)
+        state.mel = cut_out(torch.cat([given, mel], dim=-1), start, stop)
+        state.noise = cut_out(state.noise, start, stop)
+        state.num_dropped += num_surplus
+        state.num_finished = num_finished - (stop - start)
         return finished
+
+    def _frame_of(self, code: int, state: Glm4VoiceCodecDecoderState) -> int:
+        """The place in `state.mel` where the frames of a code begin whose place in `state.codes` is `code`, behind the prompt."""
+        num_frames, num_prompt_codes = self.config.num_mel_frames, state.num_prompt_codes
+        num_dropped_frames = num_frames(num_prompt_codes + state.num_dropped) - num_frames(num_prompt_codes)
+        return num_frames(code + state.num_dropped) - num_dropped_frames
 
     def forward(
         self, input_values: torch.FloatTensor, padding_mask: torch.Tensor | None = None

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from .configuration_glm4_voice_codec import Glm4VoiceFlowConfig
-from .modeling_glm4_voice_tokenizer import block_causal_mask
+from .modeling_glm4_voice_speech_encoder import block_causal_mask
 
 
 def relative_positions(length: int, hidden_size: int, device: torch.device) -> torch.FloatTensor:

@@ -66,7 +66,7 @@ def test_command_writes_a_codec_that_loads_anywhere(output, tmp_path):
         "configuration_vita_audio_codec.py",
         "modeling_glm4_voice_codec.py",
         "modeling_glm4_voice_flow.py",
-        "modeling_glm4_voice_tokenizer.py",
+        "modeling_glm4_voice_speech_encoder.py",
         "modeling_glm4_voice_vocoder.py",
         "compatibility_vita_audio.py",
         "saving_vita_audio.py",

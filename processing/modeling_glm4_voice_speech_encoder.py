@@ -1,6 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""GLM-4-Voice's speech tokenizer: a Whisper encoder that reads blocks of 4 s from left to right, and a codebook."""
+"""GLM-4-Voice's speech encoder: a Whisper encoder that reads blocks of 4 s from left to right, and a codebook."""
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ def block_causal_mask(length: int, block_size: int, device: torch.device) -> tor
     return blocks[:, None] >= blocks
 
 
-class Glm4VoiceTokenizer(nn.Module):
+class Glm4VoiceSpeechEncoder(nn.Module):
     """Log-mel frames (100 per second) to codes (12.5 per second)."""
 
     def __init__(self, config: Glm4VoiceTokenizerConfig):
@@ -84,4 +84,4 @@ class Glm4VoiceTokenizer(nn.Module):
         return (vectors.square().sum(-1) - 2 * latents @ vectors.T).argmin(-1)
 
 
-__all__ = ["Glm4VoiceTokenizer", "block_causal_mask"]
+__all__ = ["Glm4VoiceSpeechEncoder", "block_causal_mask"]
