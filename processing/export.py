@@ -50,7 +50,7 @@ def export_repository(model, processor, folder: str | Path) -> Path:
     folder = Path(folder).absolute()
     check_is_free(folder)
     if processor.audio_tokenizer is None:
-        raise ValueError("The processor has no codec (audio tokenizer), so the exported folder would not be complete.")
+        raise ValueError("The processor has no speech codec, so the exported folder would not be complete.")
     with written_whole(folder) as unfinished:
         model.save_pretrained(unfinished)
         processor.save_pretrained(unfinished)

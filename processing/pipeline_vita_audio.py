@@ -149,7 +149,7 @@ class VitaAudioPipeline(Pipeline):
         self.tokenizer.padding_side = "left"
         self.feature_extractor = None
         if self.processor.audio_tokenizer is None:
-            raise ValueError("The pipeline needs a processor with an audio tokenizer, and this one has none.")
+            raise ValueError("The pipeline needs a processor with a speech codec, and this one has none.")
         for name, token_id in self.processor.speech_vocabulary.to_config().items():
             if getattr(self.model.config, name) != token_id:
                 raise ValueError(

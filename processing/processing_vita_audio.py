@@ -131,6 +131,7 @@ class VitaAudioProcessor(ProcessorMixin):
     @classmethod
     def from_codec(cls, tokenizer, codec: SpeechCodec, **kwargs) -> "VitaAudioProcessor":
         """A processor of a tokenizer with speech tokens and a codec, for audio at the codec's rate. `kwargs` as of `__init__`."""
+        check_codec(codec, "`codec`")
         extractor = EncodecFeatureExtractor(feature_size=1, sampling_rate=codec.config.sampling_rate)
         return cls(extractor, tokenizer, codec, **kwargs)
 

@@ -7,6 +7,8 @@ import json
 import os
 from pathlib import Path
 
+from hub_cards.command_line import check_place
+
 
 # What transformers' loading ends in where a file has JSON of another shape than it expects
 ERRORS_OF_MALFORMED_FILES = (AttributeError, KeyError, IndexError, TypeError, RecursionError)
@@ -32,7 +34,7 @@ def load_pipeline(arguments):
     codec = getattr(arguments, "codec", None)
     for option, name in (("--model", arguments.model), ("--codec", codec)):
         if name is not None:
-            check_name(option, name)
+            check_folder(option, name)
     if os.path.isdir(arguments.model) and arguments.revision is not None:
         raise ValueError(f"--revision is for a Hub id, but {arguments.model} is a folder.")
     if arguments.threads < 1:
@@ -71,18 +73,17 @@ def build_pipeline(arguments, codec: str | None):
     return VitaAudioPipeline(model, processor=processor, device=device)
 
 
-def check_name(option: str, name: str) -> None:
+def check_folder(option: str, name: str) -> None:
     """
+    Checks what can be known of the value of `option`, a folder or Hub id, before the libraries are loaded.
+
     Raises:
-        FileNotFoundError: it is neither a folder nor can it be a Hub id.
+        OSError: there is no such folder, or it is a file.
         ValueError: a JSON file in the folder is malformed.
     """
-    if not os.path.isdir(name):
-        if name.count("/") != 1 or name[0] in "./~":
-            raise FileNotFoundError(
-                f"There is no folder {name}; {option} takes a folder or a Hub id such as user/name."
-            )
-        return
+    check_place(name)
+    if os.path.isfile(name):
+        raise NotADirectoryError(f"{option} takes a folder or a Hub id, but {name} is a file.")
     for path in (*Path(name).glob("*.json"), *Path(name).glob("audio_tokenizer/*.json")):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -95,10 +96,10 @@ def check_name(option: str, name: str) -> None:
 def load(name: str, revision: str | None, dtype: str | None, codec_name: str | None):
     """The model and the processor of a folder or Hub id; the processor is built where there is a codec beside it."""
     from transformers import AutoModel, AutoProcessor, PreTrainedConfig
-    from transformers.modeling_utils import PreTrainedAudioTokenizerBase
     from transformers.utils import PROCESSOR_NAME, cached_file
 
     import modeling_vita_audio  # noqa: F401  registers the model with the auto classes
+    from processing.codec_vita_audio import check_codec
 
     config, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
     if "model_type" not in config:
@@ -125,10 +126,7 @@ def load(name: str, revision: str | None, dtype: str | None, codec_name: str | N
         processor = AutoProcessor.from_pretrained(name, revision=revision)
         return AutoModel.from_pretrained(name, revision=revision, dtype=dtype), processor
     codec = AutoModel.from_pretrained(codec_name)
-    if not isinstance(codec, PreTrainedAudioTokenizerBase):
-        raise ValueError(
-            f"--codec takes a speech codec, but {codec_name} has a model of the type {codec.config.model_type!r}."
-        )
+    check_codec(codec, f"--codec {codec_name}")
     model = AutoModel.from_pretrained(name, revision=revision, dtype=dtype)
     return model, build_processor(name, revision, model, codec)
 

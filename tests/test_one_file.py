@@ -92,6 +92,17 @@ def codec(tmp_path_factory):
     return module.LoudnessCodec(module.LoudnessCodecConfig()).eval()
 
 
+def test_what_is_no_codec_is_named(codec, monkeypatch):
+    processor = VitaAudioProcessor.from_codec(tiny_tokenizer(), codec)
+    with pytest.raises(TypeError, match="`codec` must be a speech codec, got a VitaAudio.* without encode, decode"):
+        VitaAudioProcessor.from_codec(tiny_tokenizer(), tiny_model(processor))
+    # more than one codebook is found where it encodes
+    encode = codec.encode
+    monkeypatch.setattr(codec, "encode", lambda values: type(encode(values))(encode(values).audio_codes.repeat(1, 2, 1)))
+    with pytest.raises(ValueError, match=r"one codebook.* those of LoudnessCodec are \(1, 2, 7\)"):
+        processor.encode_audio([np.ones(4000, dtype=np.float32)])
+
+
 def test_a_new_codec(codec, tmp_path):
     processor = VitaAudioProcessor.from_codec(tiny_tokenizer(), codec)
     # half a second that becomes louder; a code is the loudness of 80 ms in fifteenths

@@ -163,7 +163,7 @@ def test_a_lost_codec_can_be_put_back(folder, question, tmp_path, capsys):
     assert main(["answer", question, "--model", str(model)]) == 1
     assert "has no codec" in capsys.readouterr().err
     assert main(["export", "--model", str(model), "--codec", str(model), str(tmp_path / "whole")]) == 1
-    assert "--codec takes a speech codec, but" in capsys.readouterr().err
+    assert f"--codec {model} must be a speech codec, got a VitaAudio" in capsys.readouterr().err
     assert main(["export", "--model", str(model), "--codec", str(tmp_path / "codec"), str(tmp_path / "whole")]) == 0
     assert main(["answer", question, "--model", str(tmp_path / "whole")]) == 0
     (model / "tokenizer.json").unlink()
@@ -304,7 +304,9 @@ def test_errors_are_one_clear_line(folder, question, capsys, argv, message):
 
 def test_missing_model_and_gpu(question, folder, capsys):
     assert main(["answer", question, "--model", "./nothing"]) == 1
-    assert "no folder ./nothing" in capsys.readouterr().err
+    assert "no folder or file './nothing'" in capsys.readouterr().err
+    assert main(["answer", question, "--model", __file__]) == 1
+    assert "--model takes a folder or a Hub id, but" in capsys.readouterr().err
     assert main(["answer", question, "--model", folder, "--device", "cuda:99"]) == 1
     assert "--device is cuda:99, but there are" in capsys.readouterr().err
     assert main(["answer", question, "--model", folder, "--device", "abacus"]) == 1
