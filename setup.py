@@ -88,6 +88,7 @@ setup(
         # torch 2.15 no longer loads that one
         "torch>=2.11,<2.15",
         "transformers>=5.19,<5.25",
+        "tokenizers>=0.23.1,<0.24",
         "huggingface-hub>=2.4,<3",
         "safetensors>=0.8,<1",
         "numpy>=2.0,<3",

@@ -97,13 +97,12 @@ class AnswerStreamer(VitaAudioStreamer):
         self.put(torch.zeros(1, 0))  # the prompt, of which nothing is needed
 
     def __iter__(self) -> Iterator[dict]:
-        text, seconds = "", 0.0
+        seconds = 0.0
         for chunk in super().__iter__():
-            text += chunk.get("text", "")
             seconds += len(chunk.get("audio", ())) / self.processor.output_sampling_rate
             yield chunk
         if not self.is_closed:
-            yield from self.finish(text, seconds)
+            yield from self.finish(self.text, seconds)
 
 
 class VitaAudioPipeline(Pipeline):

@@ -8,22 +8,27 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import takewhile
 
+import numpy as np
+import torch
+from tokenizers.decoders import DecodeStream
+from transformers import ProcessorMixin
 from transformers.generation.streamers import BaseStreamer
 
 from .codec_vita_audio import StreamingSpeechCodec
 
 
-# 0.64 s of speech: a whole chunk of the pattern [1, 10, 4, 10], and enough that a chunk is worth a run of the decoder.
+# 0.64 s of speech: all of a chunk of the pattern [1, 10, 4, 10], and enough to be worth a run of the codec's decoder.
 DEFAULT_CODES_PER_CHUNK = 8
 
 
 class StreamClosed(Exception):
-    """Raised inside `generate` by a streamer that nobody reads any more, which ends the generation."""
+    """A streamer raises this inside `generate` when nobody reads it any more, which ends the generation."""
 
 
 def empty(items: queue.Queue):
-    """Throws away what is queued, so that who waits for room goes on."""
+    """Throws away what is queued, so that a thread that waits for room goes on."""
     try:
         while True:
             items.get_nowait()
@@ -32,7 +37,7 @@ def empty(items: queue.Queue):
 
 
 def pass_on_end(items: queue.Queue):
-    """Puts the mark of the end where readers may wait for it. Where there is no room, they have something to read."""
+    """Puts the mark of the end, for readers that may wait. Where there is no room for it, they have something to read."""
     try:
         items.put_nowait(None)
     except queue.Full:
@@ -43,21 +48,27 @@ class VitaAudioStreamer(BaseStreamer):
     r"""
     A `streamer` for `generate` that is iterated over from another thread, as [`TextIteratorStreamer`], for one prompt.
 
-    Iterating yields `{"text": str}` and `{"audio": np.ndarray, "sampling_rate": int}` as soon as they exist: speech is decoded
-    when its end delimiter or `codes_per_chunk` codes have come. Pieces of text add up to the text of the whole answer, chunks
-    of audio to its waveform, sample for sample where the codec's streaming is exact ([`VitaAudioCodec`]) and in the same length
-    where it goes by blocks ([`Glm4VoiceCodec`]). Tokens are only queued in `generate`'s thread; decoding happens in the
-    reader's ([`VitaAudioSpeechStream`] gives it one of its own). A codec whose decoder has no streaming state gives all audio in one chunk at the end.
+    Iterating yields `{"text": str}` and `{"audio": np.ndarray, "sampling_rate": int}` as soon as they exist. Speech is decoded
+    when its end delimiter or `codes_per_chunk` codes have come. The pieces of text add up to the text of the whole answer. The
+    chunks of audio add up to its waveform, sample for sample where the codec's streaming is exact ([`VitaAudioCodec`]) and in
+    the same length where it goes by blocks ([`Glm4VoiceCodec`]). A codec that is no [`StreamingSpeechCodec`] gives all audio in
+    one chunk at the end.
+
+    Tokens become text in `generate`'s thread and audio in the reader's, because `generate` must not wait for the codec.
+    [`VitaAudioSpeechStream`] gives the codec a thread of its own.
 
     Args:
         processor ([`VitaAudioProcessor`]):
-            To decode with.
+            Decodes text and audio.
         codes_per_chunk (`int`, *optional*, defaults to 8):
             Codes after which audio is decoded though the run of speech goes on.
         timeout (`float`, *optional*):
-            Seconds to wait for tokens before `queue.Empty` is raised; forever by default.
+            Seconds to wait for tokens before `queue.Empty` is raised. By default the reader waits forever.
         max_queued_tokens (`int`, *optional*, defaults to 0):
             Tokens that `generate` may be ahead of the reader before it waits; 0 for no bound.
+
+    Raises:
+        ValueError: `codes_per_chunk` is less than 1.
 
     Example:
 
@@ -69,7 +80,7 @@ class VitaAudioStreamer(BaseStreamer):
 
     def __init__(
         self,
-        processor,
+        processor: ProcessorMixin,
         codes_per_chunk: int = DEFAULT_CODES_PER_CHUNK,
         timeout: float | None = None,
         max_queued_tokens: int = 0,
@@ -80,21 +91,43 @@ class VitaAudioStreamer(BaseStreamer):
         self.codes_per_chunk = codes_per_chunk
         self.timeout = timeout
         self.is_closed = False
-        # room for the marks of the end, too, which must get in when nobody reads any more
+        # all text so far but for a character that is not whole yet
+        self.text = ""
+        # where text goes if it shall not wait for the audio before it
+        self.text_chunks: queue.Queue | None = None
+        # two more for the marks of the end, which must find room when nobody reads any more
         self._queue = queue.Queue(max_queued_tokens + 2 if max_queued_tokens else 0)
         self._has_prompt = False
+        self._text_ids = []
+        self._text_stream = DecodeStream(skip_special_tokens=True)
 
-    def put(self, value):
+    def put(self, value: torch.LongTensor):
         """Takes the prompt, of shape `(1, prompt_length)`, then new tokens of any shape, from `generate`."""
         if not self._has_prompt:
             self._has_prompt = True
             if value.ndim > 1 and value.shape[0] > 1:
                 raise ValueError(f"VitaAudioStreamer takes one prompt at a time, got a batch of {value.shape[0]}.")
-        elif not self.is_closed:
-            self._queue.put(value.flatten().tolist())
-        # it may have been closed while this waited for room
+        elif not self.is_closed and (parts := self._read(value.flatten().tolist())):
+            self._queue.put(parts)
+        # `close` may have been called while this waited for room
         if self.is_closed:
             raise StreamClosed()
+
+    def _read(self, token_ids: list[int]) -> list[int | str]:
+        """What tokens leave for the reader: those of speech, and the text that the others complete."""
+        vocabulary, parts = self.processor.speech_vocabulary, []
+        for token_id in token_ids:
+            if vocabulary.is_code(token_id) or vocabulary.is_delimiter(token_id):
+                parts.append(token_id)
+                continue
+            self._text_ids.append(token_id)
+            if piece := self._text_stream.step(self.processor.tokenizer.backend_tokenizer, token_id):
+                self.text += piece
+                if self.text_chunks is None:
+                    parts.append(piece)
+                else:
+                    self.text_chunks.put({"text": piece})
+        return parts
 
     def end(self):
         """Ends the stream; called by `generate`."""
@@ -105,47 +138,43 @@ class VitaAudioStreamer(BaseStreamer):
         self._queue.put(error)
 
     def close(self):
-        """Nobody wants more: the next `put` raises [`StreamClosed`], and a reader's iteration ends."""
+        """For a reader that wants no more: the next `put` raises [`StreamClosed`], and every iteration ends."""
         self.is_closed = True
         empty(self._queue)
         pass_on_end(self._queue)
 
-    def _token_ids(self) -> Iterator[int]:
+    def _parts(self) -> Iterator[int | str]:
         while (item := self._queue.get(timeout=self.timeout)) is not None and not self.is_closed:
             if isinstance(item, BaseException):
                 pass_on_end(self._queue)
                 raise item
-            yield from item
+            yield from takewhile(lambda part: not self.is_closed, item)
         pass_on_end(self._queue)
 
     def __iter__(self) -> Iterator[dict]:
         vocabulary, codec = self.processor.speech_vocabulary, self.processor.audio_tokenizer
         can_stream = isinstance(codec, StreamingSpeechCodec)
-        state = codec.init_decoder_state(batch_size=1) if can_stream else None
-        text_ids, text, codes = [], "", []
-        for token_id in self._token_ids():
-            if vocabulary.is_code(token_id):
-                codes.append(token_id - vocabulary.speech_token_offset)
-            elif not vocabulary.is_delimiter(token_id):
-                text_ids.append(token_id)
-                extended = self.processor.decode_text(text_ids)
-                # a character that is not whole yet decodes to this mark
-                if len(extended) > len(text) and not extended.endswith("\ufffd"):
-                    yield {"text": extended[len(text) :]}
-                    text = extended
-            is_run_over = token_id == vocabulary.end_audio_token_id
+        state, codes = codec.init_decoder_state(batch_size=1) if can_stream else None, []
+        for part in self._parts():
+            if isinstance(part, str):
+                yield {"text": part}
+            elif vocabulary.is_code(part):
+                codes.append(part - vocabulary.speech_token_offset)
+            is_run_over = part == vocabulary.end_audio_token_id
             if can_stream and codes and (is_run_over or len(codes) == self.codes_per_chunk):
                 samples, state = self.processor.decode_audio_chunk(codes, state, is_final=False)
                 yield from self._audio(samples)
                 codes = []
         if self.is_closed:
             return
-        if len(rest := self.processor.decode_text(text_ids)) > len(text):
-            yield {"text": rest[len(text) :]}
+        # an answer that was cut off may end in a part of a character
+        if rest := self.processor.decode_text(self._text_ids)[len(self.text) :]:
+            self.text += rest
+            yield {"text": rest}
         samples, _ = self.processor.decode_audio_chunk(codes, state, is_final=True)
         yield from self._audio(samples)
 
-    def _audio(self, samples) -> Iterator[dict]:
+    def _audio(self, samples: np.ndarray) -> Iterator[dict]:
         if len(samples):
             yield {"audio": samples, "sampling_rate": self.processor.output_sampling_rate}
 
@@ -153,8 +182,8 @@ class VitaAudioStreamer(BaseStreamer):
 class VitaAudioSpeechStream(Iterator[dict]):
     r"""
     An answer while it is made: the language model writes in one thread, the codec speaks in another, and whoever iterates
-    gets the chunks of [`VitaAudioStreamer`]. Both threads wait when they are too far ahead. Made by
-    [`VitaAudioPipeline.stream`].
+    gets the chunks of [`VitaAudioStreamer`]. Text is there as soon as it is written, also before the speech that was written
+    before it. Both threads wait when they are too far ahead. Made by [`VitaAudioPipeline.stream`].
 
     Args:
         generate (`Callable`):
@@ -162,7 +191,10 @@ class VitaAudioSpeechStream(Iterator[dict]):
         streamer ([`VitaAudioStreamer`]):
             New, with a bound on its tokens.
         max_queued_chunks (`int`, *optional*, defaults to 16):
-            Chunks that the codec may be ahead of the reader; 16 chunks of 8 codes are 10 s of speech.
+            Chunks of audio that the codec may be ahead of the reader; 16 chunks of 8 codes are 10 s of speech.
+
+    Raises:
+        ValueError: `max_queued_chunks` is less than 1.
 
     Example:
 
@@ -177,13 +209,14 @@ class VitaAudioSpeechStream(Iterator[dict]):
         if max_queued_chunks < 1:
             raise ValueError(f"max_queued_chunks must be at least 1, got {max_queued_chunks}.")
         self._streamer = streamer
-        # room for the marks of the end, as in the streamer
-        self._chunks = queue.Queue(max_queued_chunks + 2)
+        # only audio needs room: all text of an answer is small
+        self._chunks, self._room = queue.Queue(), threading.Semaphore(max_queued_chunks)
+        streamer.text_chunks = self._chunks
         self._is_over = False
-        cancel = partial(_cancel, streamer, self._chunks)
+        cancel = partial(_cancel, streamer, self._chunks, self._room)
         self._threads = [
             _StreamThread(cancel, target=_write, args=(generate, streamer)),
-            _StreamThread(cancel, target=_speak, args=(streamer, self._chunks)),
+            _StreamThread(cancel, target=_speak, args=(streamer, self._chunks, self._room)),
         ]
         for thread in self._threads:
             thread.start()
@@ -212,6 +245,8 @@ class VitaAudioSpeechStream(Iterator[dict]):
     def __next__(self) -> dict:
         item = None if self._is_over or self._streamer.is_closed else self._chunks.get()
         if isinstance(item, dict) and not self._streamer.is_closed:
+            if "audio" in item:
+                self._room.release()
             return item
         self._is_over = True
         self.close()
@@ -230,18 +265,22 @@ def _write(generate: Callable[[VitaAudioStreamer], None], streamer: VitaAudioStr
         streamer.fail(error)
 
 
-def _speak(streamer: VitaAudioStreamer, chunks: queue.Queue):
+def _speak(streamer: VitaAudioStreamer, chunks: queue.Queue, room: threading.Semaphore):
     try:
         for chunk in streamer:
+            if "audio" in chunk:
+                room.acquire()
             chunks.put(chunk)
         chunks.put(None)
     except BaseException as error:
         chunks.put(error)
 
 
-def _cancel(streamer: VitaAudioStreamer, chunks: queue.Queue):
+def _cancel(streamer: VitaAudioStreamer, chunks: queue.Queue, room: threading.Semaphore):
     streamer.close()
     empty(chunks)
+    # for the chunk that the codec is at, which is its last
+    room.release()
     pass_on_end(chunks)
 
 
@@ -253,7 +292,7 @@ class _StreamThread(threading.Thread):
 
 @atexit.register
 def _end_streams():
-    """Python would abort where it ends while a thread is inside of torch."""
+    """Ends all threads before Python does: a thread that is inside of torch then would abort the process."""
     for thread in threading.enumerate():
         if isinstance(thread, _StreamThread):
             thread.cancel()

@@ -98,7 +98,9 @@ def test_what_is_no_codec_is_named(codec, monkeypatch):
         VitaAudioProcessor.from_codec(tiny_tokenizer(), tiny_model(processor))
     # more than one codebook is found where it encodes
     encode = codec.encode
-    monkeypatch.setattr(codec, "encode", lambda values: type(encode(values))(encode(values).audio_codes.repeat(1, 2, 1)))
+    monkeypatch.setattr(
+        codec, "encode", lambda values: type(encode(values))(encode(values).audio_codes.repeat(1, 2, 1))
+    )
     with pytest.raises(ValueError, match=r"one codebook.* those of LoudnessCodec are \(1, 2, 7\)"):
         processor.encode_audio([np.ones(4000, dtype=np.float32)])
 

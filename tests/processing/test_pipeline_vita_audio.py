@@ -215,6 +215,33 @@ def test_characters_of_several_tokens_come_whole(pipe):
     assert list(streamer) == [{"text": "a"}, {"text": "€"}, {"text": "é"}]
 
 
+def test_a_part_of_a_character_comes_at_the_end(pipe):
+    streamer = VitaAudioStreamer(pipe.processor)
+    for value in ([[1]], pipe.tokenizer("a€")["input_ids"][:-1]):
+        streamer.put(torch.tensor(value))
+    streamer.end()
+    assert list(streamer) == [{"text": "a"}, {"text": "\ufffd"}]
+    assert streamer.text == "a\ufffd"
+
+
+def test_text_does_not_wait_for_the_codec(pipe, monkeypatch):
+    expected = pipe(question())
+    decode, may_speak = pipe.processor.decode_audio_chunk, threading.Event()
+
+    def decode_when_told(*args, **kwargs):
+        assert may_speak.wait(60)
+        return decode(*args, **kwargs)
+
+    monkeypatch.setattr(pipe.processor, "decode_audio_chunk", decode_when_told)
+    stream, text = pipe.stream(question(), codes_per_chunk=1), ""
+    while len(text) < len(expected["text"].rstrip("\ufffd")):
+        text += next(stream)["text"]
+    may_speak.set()
+    rest, audio = joined(list(stream))
+    assert text + rest == expected["text"]
+    np.testing.assert_array_equal(audio, expected["audio"])
+
+
 def test_first_chunk_of_boost_needs_one_forward_of_the_language_model(pipe):
     forwards, seen = [], []
     handle = pipe.model.model.language_model.register_forward_hook(lambda *_: forwards.append(1))
