@@ -7,10 +7,10 @@ of `datasets`.
 
 import csv
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from types import NoneType
 
+import pyarrow.compute
 from datasets import (
     Audio,
     Dataset,
@@ -91,8 +91,10 @@ def load_conversations(
         conversations = []
     else:
         conversations, _ = load_columns(os.fspath(source), split)
-        # without the audio, which is much
-        found = [row["task"] for row in complete_rows(conversations.remove_columns("audios"), os.fspath(source))]
+        # The rows are checked without their audio, which may be too much to read for that: its number is enough.
+        rows = zip(conversations.remove_columns("audios"), list_lengths(conversations, "audios"))
+        rows = (row | {"audios": [None] * (num_audios or 0)} for row, num_audios in rows)
+        found = [row["task"] for row in complete_rows(rows, os.fspath(source))]
         if tasks is not None:
             check_tasks(os.fspath(source), split, tasks, set(found))
             of_task = {task: [i for i, name in enumerate(found) if name == task] for task in set(tasks)}
@@ -149,7 +151,7 @@ def read_rows(source: str | os.PathLike) -> Iterator[dict]:
         reader = read_metadata(path, Path(source)) if path.name in METADATA_FILES else read_json_lines(path)
         for number, row in reader:
             line = f"{path}, line {number}"
-            row = complete_row({"audios": []} | row, line, number)
+            row = complete_row(row, line, number)
             if not all(isinstance(audio, str) for audio in row["audios"]):
                 raise ValueError(f"{line} is not a conversation: `audios` must be a list of paths.")
             row["audios"] = [str(path.parent / audio) for audio in row["audios"]]
@@ -206,19 +208,19 @@ def check_tasks(source: str, split: str, tasks: Sequence[str] | None, known_task
         )
 
 
-def complete_rows(columns: Dataset, source: str) -> Iterator[dict]:
-    for number, row in enumerate(columns, start=1):
+def complete_rows(rows: Iterable[dict], source: str) -> Iterator[dict]:
+    for number, row in enumerate(rows, start=1):
         yield complete_row(row, f"{source}, row {number}", number)
 
 
 def complete_row(row: dict, place: str, number: int) -> dict:
     """
-    A row with all that a conversation has; its audios are not looked at where it has none.
+    A row with all that a conversation has.
 
     Raises:
         ValueError: the row is no conversation.
     """
-    messages, audios = row.get("messages"), row.get("audios")
+    messages, audios = row.get("messages"), row.get("audios") or []
     problem = None
     if not isinstance(messages, list) or not messages:
         problem = "it has no list of `messages`"
@@ -229,9 +231,9 @@ def complete_row(row: dict, place: str, number: int) -> dict:
         problem = "each message needs a `role` and a `content`, which are texts"
     elif unknown := [message["role"] for message in messages if message["role"] not in ROLES]:
         problem = f"unknown role {unknown[0]!r:.100}; roles are {', '.join(ROLES[:-1])} and {ROLES[-1]}"
-    elif not isinstance(audios, (list, NoneType)):
+    elif not isinstance(audios, list):
         problem = "`audios` must be a list"
-    elif audios is not None and (num_marks := count_marks(messages)) != len(audios):
+    elif (num_marks := count_marks(messages)) != len(audios):
         problem = f"the messages have {num_marks} marks {AUDIO_MARK}, but there are {len(audios)} audios"
     elif not all(isinstance(row.get(name) or "", str) for name in ("task", "split", "reference")):
         problem = "`task`, `split` and `reference` must be texts"
@@ -255,6 +257,12 @@ def complete_row(row: dict, place: str, number: int) -> dict:
         "reference": reference,
         "accepted_answers": accepted or ([reference] if task_of(messages, task) in QUESTION_TASKS else []),
     }
+
+
+def list_lengths(dataset: Dataset, column: str) -> list[int | None]:
+    """The lengths of the lists in a column, of which the content is not read; None where there is no list."""
+    batches = dataset.select_columns(column).with_format("arrow").iter(batch_size=1000)
+    return [length for rows in batches for length in pyarrow.compute.list_value_length(rows[column]).to_pylist()]
 
 
 def count_marks(messages: list[dict]) -> int:
@@ -301,7 +309,9 @@ def load_columns(source: str, split: str | None) -> tuple[Dataset, str | None]:
         if "audios" not in names:
             dataset = dataset.add_column("audios", [[]] * len(dataset))
         audios = dataset.features["audios"]
-        if isinstance(audios, List) and isinstance(audios.feature, Audio):
+        if not isinstance(audios, List):
+            raise ValueError(f"The column `audios` of {source} must have a list of audios in each row, not {audios}.")
+        if isinstance(audios.feature, Audio):
             # files as they are: the processor decodes them
             dataset = dataset.cast_column("audios", List(Audio(decode=False)))
         return dataset, split

@@ -17,20 +17,25 @@ from accelerate.logging import get_logger
 from datasets import Dataset
 from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
+from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 
 from modeling_vita_audio.saving_vita_audio import UNFINISHED_SUFFIX, owner_prefix, remove_leftovers
+from processing import VitaAudioProcessor
 from processing.conversation_vita_audio import AUDIO_MARK
+
+from .conversations import list_lengths
 
 
 logger = get_logger(__name__)
 
-# Clips that the codec encodes at once, and clips in one file of the cache: what a killed run loses at most.
+# Clips that the codec encodes at once
 ENCODING_BATCH_SIZE = 16
+# Clips in one file of the cache. A run that is killed loses at most as many.
 CLIPS_PER_FILE = 512
 
 
 def codec_fingerprint(codec) -> str:
-    """Hash of a codec's configuration and weights: the same codes come out of what has the same fingerprint."""
+    """Hash of a codec's configuration and weights. Codecs with the same hash make the same codes."""
     config = codec.config.to_dict()
     for key in ("transformers_version", "_name_or_path", "dtype", "storage_dtype", "auto_map", "architectures"):
         config.pop(key, None)
@@ -57,12 +62,12 @@ class SpeechCodeCache:
     """
     Speech codes on disk, by the codec and the content of the audio files.
 
-    The files appear whole or not at all. A run that was stopped has lost the last few hundred clips at most; runs may share
-    a folder.
+    A file is written whole or not at all, so several runs can share a folder, and a run that is stopped loses at most
+    `CLIPS_PER_FILE` clips.
 
     Args:
         cache_dir: the folder; each codec has its own inside.
-        codec ([`PreTrainedAudioTokenizerBase`]): what the codes are made with.
+        codec ([`PreTrainedAudioTokenizerBase`]): the codec that makes the codes.
     """
 
     def __init__(self, cache_dir: str | os.PathLike, codec):
@@ -101,7 +106,7 @@ class SpeechCodeCache:
             ValueError, OSError: a file cannot be read, or is refused by the processor; it is named.
         """
         state = PartialState()
-        # like lengths together, the longest first: if memory falls short, it does so at once
+        # Sorted by size, so that a batch has little padding; the longest first, so that too little memory shows at once.
         missing = sorted((key for key in sizes if key not in self.codes), key=lambda key: (-sizes[key], key))
         missing = missing[state.process_index :: state.num_processes]
         new_codes = {}
@@ -132,16 +137,64 @@ def encode_batch(audios: list[str | dict], processor) -> list[np.ndarray]:
 
 
 def roles_of_audios(messages: list[dict]) -> list[str]:
+    """The role of the message that each audio of a conversation is in."""
     return [message["role"] for message in messages for _ in range(message["content"].count(AUDIO_MARK))]
+
+
+def hash_audios(conversations: Dataset) -> tuple[list[list[str]], dict[str, int], dict[str, tuple[int, int]]]:
+    """
+    Reads all audio files of the conversations once.
+
+    Returns:
+        The keys of each conversation's audios; and, by their keys, the sizes of the files in bytes, and where one of them is:
+        the row, and the place among its audios.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    keys, sizes, places, keys_of_paths = [], {}, {}, {}
+    for row, audios in enumerate(
+        tqdm(conversations["audios"], desc="Hashing audio", disable=not PartialState().is_main_process)
+    ):
+        keys.append([])
+        for place, audio in enumerate(audios or ()):
+            key = keys_of_paths.get(audio) if isinstance(audio, str) else None
+            if key is None:
+                content = read_content(audio)
+                key = audio_key(content)
+                sizes[key], places[key] = len(content), (row, place)
+                if isinstance(audio, str):
+                    keys_of_paths[audio] = key
+            keys[row].append(key)
+    return keys, sizes, places
+
+
+def without_long_examples(examples: Dataset, max_length: int) -> Dataset:
+    """
+    Raises:
+        ValueError: all examples have more than `max_length` tokens.
+    """
+    lengths = list_lengths(examples, "input_ids")
+    fitting = [index for index, length in enumerate(lengths) if length <= max_length]
+    if not fitting:
+        raise ValueError(
+            f"All conversations are longer than max_length = {max_length}; the shortest has {min(lengths)} tokens."
+        )
+    if len(fitting) < len(examples):
+        logger.warning(
+            f"{len(examples) - len(fitting)} of {len(examples)} conversations are longer than max_length = {max_length} "
+            f"and are left out; the longest has {max(lengths)} tokens."
+        )
+    return examples.select(fitting)
 
 
 def build_training_dataset(
     conversations: Dataset,
-    processor,
+    processor: VitaAudioProcessor,
     cache_dir: str | os.PathLike,
     max_length: int | None = None,
     num_proc: int | None = None,
-    answer_codec=None,
+    answer_codec: PreTrainedAudioTokenizerBase | None = None,
 ) -> Dataset:
     """
     Turns conversations into training examples.
@@ -150,7 +203,8 @@ def build_training_dataset(
         conversations ([`Dataset`]): from [`load_conversations`].
         processor ([`VitaAudioProcessor`]): with its codec.
         cache_dir: where the speech codes are kept, see [`SpeechCodeCache`].
-        max_length: conversations of more tokens are left out, for cut off they would teach to never stop.
+        max_length: conversations of more tokens are left out, because an example without its end would teach the model to never
+            stop.
         num_proc: processes that tokenise.
         answer_codec ([`PreTrainedAudioTokenizerBase`], *optional*): what assistants' audio is encoded with instead of the
             processor's codec, which has the same codebook.
@@ -161,22 +215,9 @@ def build_training_dataset(
     Raises:
         ValueError: an audio or a conversation is bad, or all of them are too long.
     """
-    keys, sizes, places, keys_of_paths = [], {}, {}, {}
-    for row, audios in enumerate(
-        tqdm(conversations["audios"], desc="Hashing audio", disable=not PartialState().is_main_process)
-    ):
-        keys.append([])
-        for place, audio in enumerate(audios):
-            key = keys_of_paths.get(audio) if isinstance(audio, str) else None
-            if key is None:
-                content = read_content(audio)
-                key = audio_key(content)
-                sizes[key], places[key] = len(content), (row, place)
-                if isinstance(audio, str):
-                    keys_of_paths[audio] = key
-            keys[row].append(key)
+    keys, sizes, places = hash_audios(conversations)
 
-    def read(key):
+    def read(key: str) -> str | dict:
         row, place = places[key]
         return conversations[row]["audios"][place]
 
@@ -196,18 +237,17 @@ def build_training_dataset(
         answer_cache.encode(answers, read, answer_processor)
         answer_codes = answer_cache.codes
 
-    # `num_proc` workers get a copy each, which a codec on a GPU can not be in
+    # Each of the `num_proc` workers gets a copy, and a codec on a GPU cannot be copied to another process.
     tokenizing_processor = copy.copy(processor)
     tokenizing_processor.audio_tokenizer = None
 
-    def build_example(messages, index):
+    def build_example(messages: list[dict], index: int) -> dict:
         audio_codes = [
             (answer_codes if role == "assistant" else codes)[key].tolist()
             for role, key in zip(roles_of_audios(messages), keys[index])
         ]
         return tokenizing_processor.build_training_example(messages, audio_codes)
 
-    # A fingerprint of its own: the one that `datasets` makes would hash the codec and all codes
     examples = conversations.map(
         build_example,
         with_indices=True,
@@ -215,19 +255,7 @@ def build_training_dataset(
         remove_columns=conversations.column_names,
         num_proc=num_proc,
         desc="Tokenizing conversations",
+        # a random one, because `datasets` would hash the codec and all codes to make its own
         new_fingerprint=uuid.uuid4().hex[:16],
     )
-    if max_length is None:
-        return examples
-    lengths = [len(ids) for ids in examples["input_ids"]]
-    fitting = [index for index, length in enumerate(lengths) if length <= max_length]
-    if not fitting:
-        raise ValueError(
-            f"All conversations are longer than max_length = {max_length}; the shortest has {min(lengths)} tokens."
-        )
-    if len(fitting) < len(examples):
-        logger.warning(
-            f"{len(examples) - len(fitting)} of {len(examples)} conversations are longer than max_length = {max_length} and "
-            f"are left out; the longest has {max(lengths)} tokens."
-        )
-    return examples.select(fitting)
+    return examples if max_length is None else without_long_examples(examples, max_length)

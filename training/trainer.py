@@ -5,7 +5,6 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pyarrow.compute
 import torch
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
@@ -16,6 +15,7 @@ from modeling_vita_audio import MCTP_MODES, VitaAudioForConditionalGeneration
 
 from .checkpoints import CompleteCheckpointsMixin
 from .collator import PackedRowsCollator
+from .conversations import list_lengths
 from .hub import HubMixin
 
 
@@ -160,11 +160,6 @@ def prepare_model_for_stage(model: VitaAudioForConditionalGeneration, stage: int
     model.model.mctp_modules.requires_grad_(plan.trains_mctp_modules)
 
 
-def length_of_longest(dataset) -> int:
-    columns = dataset.select_columns("input_ids").with_format("arrow").iter(batch_size=10_000)
-    return max(pyarrow.compute.max(pyarrow.compute.list_value_length(rows["input_ids"])).as_py() for rows in columns)
-
-
 def has_flash_attention(model: VitaAudioForConditionalGeneration) -> bool:
     return "flash" in model.config._attn_implementation
 
@@ -235,7 +230,10 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
                         f"`{name}` must have the columns `input_ids` and `labels`, as `build_training_dataset` makes them of "
                         f"conversations; it has {dataset.column_names}."
                     )
-                if args.max_length is not None and (longest := length_of_longest(dataset)) > args.max_length:
+                if (
+                    args.max_length is not None
+                    and (longest := max(list_lengths(dataset, "input_ids"))) > args.max_length
+                ):
                     raise ValueError(
                         f"`{name}` has a row of {longest} tokens, more than `max_length` = {args.max_length}, and rows are not cut; "
                         "`build_training_dataset` with this `max_length` leaves it out."

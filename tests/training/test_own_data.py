@@ -11,13 +11,20 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
-from datasets import Audio, Dataset, DatasetDict, List
+from datasets import Audio, Dataset, DatasetDict, Features, List
 from places import ROOT
 from tiny_models import tiny_model, tiny_processor, write_tiny_recognizer
 
 from hub_cards.command_line import run_command
 from training import train
-from training.conversations import load_conversations, read_conversations, reference_of, task_of
+from training.conversations import (
+    CONVERSATION_FEATURES,
+    load_conversations,
+    read_conversations,
+    reference_of,
+    task_of,
+)
+from training.data import build_training_dataset
 from training.evaluation import evaluate_held_out, harness
 from training.evaluation.benchmarks import build_item
 
@@ -229,6 +236,43 @@ def test_a_bad_row_is_named_by_all(change, message, model_dir, tmp_path, capsys)
     for command in commands(tmp_path / "data", model_dir, tmp_path / "out"):
         assert re.search(message, refusal(capsys, *command))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("num_audios", [0, 2])
+@pytest.mark.parametrize("with_audio_inside", [True, False])
+def test_marks_without_audios_are_named_in_every_form(num_audios, with_audio_inside, model_dir, tmp_path, capsys):
+    messages = [{"role": "user", "content": "<|audio|>"}, {"role": "assistant", "content": "Four."}]
+    audios = [[record(tmp_path / "said.wav")] * number for number in (1, num_audios)]
+    rows = [{"messages": messages, "audios": row_audios} for row_audios in audios]
+    dataset = Dataset.from_list(rows)
+    if with_audio_inside:
+        dataset = dataset.cast_column("audios", List(Audio()))
+    DatasetDict({"train": dataset, "test": dataset}).save_to_disk(tmp_path / "saved")
+    (tmp_path / "lines").mkdir()
+    (tmp_path / "lines" / "conversations.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "parquet").mkdir()
+    for split in ("train", "test"):
+        dataset.to_parquet(tmp_path / "parquet" / f"{split}-00000-of-00001.parquet")
+    message = rf"(line|row) 2 is not a conversation: the messages have 1 marks .*, but there are {num_audios} audios"
+    for source in ("saved", "lines", "parquet"):
+        for command in commands(tmp_path / source, model_dir, tmp_path / "out"):
+            assert re.search(message, refusal(capsys, *command))
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_audios_are_none_in_every_form(tmp_path):
+    messages = [{"role": "user", "content": "Two plus two?"}, {"role": "assistant", "content": "Four."}]
+    rows = [{"messages": messages, "audios": None}, {"messages": messages, "audios": []}]
+    features = Features(CONVERSATION_FEATURES | {"audios": List(Audio(decode=False))})
+    Dataset.from_list(rows, features).save_to_disk(tmp_path / "saved")
+    (tmp_path / "conversations.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for source in (tmp_path / "saved", tmp_path):
+        assert [row["audios"] for row in read_conversations(source)] == [[], []]
+        conversations = load_conversations(source, cache_dir=tmp_path / "cache")
+        assert len(build_training_dataset(conversations, tiny_processor(), tmp_path / "codes")) == 2
+    Dataset.from_list([{"messages": messages, "audios": "a.wav"}]).save_to_disk(tmp_path / "text")
+    with pytest.raises(ValueError, match="`audios` of .*text must have a list of audios in each row, not Value"):
+        load_conversations(tmp_path / "text")
 
 
 def test_what_a_dataset_lacks_is_named_by_all(model_dir, tmp_path, capsys):
