@@ -6,7 +6,7 @@ The card of a model, from the files in its folder alone:
 - `config.json`, the weights' headers: what it is;
 - `training_args.json` and `trainer_state.json`, which training writes: how it came to be;
 - `results.json`, `results.png`, which evaluation writes, and `benchmarks.json`, the `results.json` of published benchmarks
-  that the harness writes elsewhere: how good it is;
+  that `training.evaluation.evaluate_benchmarks` writes elsewhere: how good it is;
 - the card that is there: licence and languages and, of a converted release, where it is from.
 
 What has no file is said to be missing.
@@ -192,7 +192,7 @@ def write_model_card(folder: str | Path, overwrite: bool = False, **kwargs) -> P
 
 def add_benchmarks(folder: str | Path, results_file: str | Path) -> None:
     """
-    Puts the figures of `training.evaluation.harness` where the card is written from, without this machine's paths.
+    Puts the figures of `training.evaluation.evaluate_benchmarks` where the card is written from, without this machine's paths.
 
     Raises:
         ValueError: the file has no figures of benchmarks.
@@ -200,7 +200,7 @@ def add_benchmarks(folder: str | Path, results_file: str | Path) -> None:
     benchmarks = (read_json(Path(results_file)) or {}).get("benchmarks")
     if not benchmarks:
         raise ValueError(
-            f"{results_file} has no benchmarks; `python -m training.evaluation.harness` writes a file that has."
+            f"{results_file} has no benchmarks; `python -m training.evaluation.evaluate_benchmarks` writes a file that has."
         )
     for figures in (figures for modes in benchmarks.values() for figures in modes.values()):
         if not is_hub_id(figures["dataset"]):

@@ -1,6 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The measured figures of `training.evaluation.evaluate_held_out` and `training.evaluation.harness`, as the Hub and as people read them."""
+"""The measured figures of `training.evaluation.evaluate_held_out` and `training.evaluation.evaluate_benchmarks`, as the Hub and as people read them."""
 
 import os
 import re
@@ -64,7 +64,7 @@ def benchmark_results(benchmarks: dict) -> list[EvalResult]:
     The figures of published benchmarks, for the `model-index` of a card.
 
     Args:
-        benchmarks: of a `results.json` that `training.evaluation.harness` writes: figures by benchmark and mode.
+        benchmarks: of a `results.json` that `training.evaluation.evaluate_benchmarks` writes: figures by benchmark and mode.
     """
     results = []
     for name, modes in benchmarks.items():

@@ -183,7 +183,9 @@ def build_parser() -> argparse.ArgumentParser:
     card.add_argument("--language", nargs="+", help="such as en (default: as it was, or as training was told)")
     card.add_argument("--converted_from", metavar="REPO", help="the released checkpoint that this was converted from")
     card.add_argument(
-        "--benchmarks", metavar="FILE", help="results.json of training.evaluation.harness, to be shown as well"
+        "--benchmarks",
+        metavar="FILE",
+        help="results.json of training.evaluation.evaluate_benchmarks, to be shown as well",
     )
     card.add_argument("--overwrite", action="store_true", help="even a card that was edited by hand")
     card.set_defaults(run=run_card)

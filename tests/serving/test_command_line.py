@@ -137,7 +137,7 @@ def test_what_the_hub_refuses_is_one_line_from_every_command(hub, nonsense, stat
             ("training.train", [*settings, *from_nothing, "--codec_name_or_path", repo], token),
             ("training.train", [*settings, "4", "--model_name_or_path", repo, *dataset], token),
             ("training.evaluation.evaluate_held_out", [*scored, "--corpus_dir", corpus, "--sets", "asr"], token),
-            ("training.evaluation.harness", [*scored, *dataset], token),
+            ("training.evaluation.evaluate_benchmarks", [*scored, *dataset], token),
         ]
 
     jobs = jobs_for("vita/missing")

@@ -25,7 +25,7 @@ from training.conversations import (
     task_of,
 )
 from training.data import build_training_dataset
-from training.evaluation import evaluate_held_out, harness
+from training.evaluation import evaluate_benchmarks, evaluate_held_out
 from training.evaluation.benchmarks import build_item
 
 
@@ -123,7 +123,7 @@ def test_from_recordings_to_figures(write, sets, model_dir, recognizer_dir, tmp_
     assert list(results["modes"]["2_8"]) == [*sets, "speed"]
     assert ("recognizer" in results) == ({"tts", "sqa"} & set(sets) != set())
 
-    harness.main([*common, "--output_dir", str(tmp_path / "out"), "--modes", "boost"])
+    evaluate_benchmarks.main([*common, "--output_dir", str(tmp_path / "out"), "--modes", "boost"])
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert sorted(results["benchmarks"]) == [f"data_{task}" for task in sets]
     assert results["benchmarks"]["data_asr"]["boost"]["split"] == "test"
@@ -196,7 +196,7 @@ def commands(source, model_dir, output_dir):
     return [
         (train, *settings, "--model_name_or_path", model_dir, "--dataset_name", source, "--output_dir", output_dir),
         (evaluate_held_out, "--model", model_dir, "--corpus_dir", source, "--output_dir", output_dir),
-        (harness, "--model", model_dir, "--dataset_name", source, "--output_dir", output_dir),
+        (evaluate_benchmarks, "--model", model_dir, "--dataset_name", source, "--output_dir", output_dir),
     ]
 
 

@@ -1,3 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of a model (`evaluate_held_out`, `harness`) and of a codec (`evaluate_codec`), as an independent recogniser hears them."""
+"""
+What commands score: `evaluate_held_out` a model on held-out conversations (`vita-audio evaluate`), `evaluate_benchmarks` a model on
+published sets, `evaluate_codec` a codec. All of them score speech by what an independent recogniser hears.
+"""

@@ -1,9 +1,9 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Brings the held-out sets of the small corpus into the form of the published benchmarks, for `training.evaluation.harness`.
+"""Brings the held-out sets of the small corpus into the form of the published benchmarks, for `training.evaluation.evaluate_benchmarks`.
 
     python -m training.evaluation.corpus_benchmarks --corpus_dir corpus --output_dir corpus/benchmarks
-    python -m training.evaluation.harness --model pretrained/vita-audio-mini --benchmark llama_questions \\
+    python -m training.evaluation.evaluate_benchmarks --model pretrained/vita-audio-mini --benchmark llama_questions \\
         --dataset_name corpus/benchmarks/llama_questions --output_dir runs/benchmarks
 
 Each becomes a folder that `datasets.load_dataset` loads, with the columns of the published set, its audio files inside; Seed-TTS

@@ -1,23 +1,17 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Scores a checkpoint on a published benchmark, or on conversations of your own, in text and speech.
+"""
+From prompts to scores, for every command here that scores a model: responses, transcripts of their speech, figures.
 
-    python -m training.evaluation.harness --model MODEL --benchmark llama_questions --output_dir runs/benchmarks
-    python -m training.evaluation.harness --model MODEL --dataset_name FOLDER --output_dir runs/benchmarks
-
-Speech is scored by what an independent recogniser hears. Every response is on disk as soon as it is there: the command given
-again goes on where it was stopped, and a run with another recogniser takes the responses that are there. Several benchmarks
-share an output folder: `results.json`, `results.md` and `results.png` show all of them.
+`evaluate_held_out` runs these steps on held-out conversations, `evaluate_benchmarks` on published sets and keeps what each step
+wrote on disk, so that a run that was stopped goes on.
 """
 
 import argparse
-import hashlib
 import json
 import os
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,44 +19,16 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedConfig
 
-from hub_cards.command_line import ArgumentParser, check_place, naming, no_empty_folder, run_command
+from hub_cards.command_line import check_place, naming
 from hub_cards.json_lines import read_json_lines
-from hub_cards.model_card import read_json
 from modeling_vita_audio import MCTP_MODES, VitaAudioConfig, VitaAudioForConditionalGeneration
 from modeling_vita_audio.generation_vita_audio import resolve_mctp_mode
 from processing import VitaAudioProcessor
-from training.conversations import (
-    ASR,
-    QUESTION_TASKS,
-    SPOKEN_QA,
-    TASKS,
-    TTS,
-    WRITTEN_QA,
-    read_conversations,
-    task_of,
-)
-from training.data import codec_fingerprint
-from training.evaluation.benchmarks import (
-    BENCHMARKS,
-    BenchmarkItems,
-    Item,
-    build_item,
-    draw,
-    items_fingerprint,
-    load_benchmark,
-)
-from training.evaluation.recognition import load_recognizer, name_of
-from training.evaluation.report import (
-    BENCHMARK_TABLE,
-    benchmark_table,
-    fill_section,
-    plot_benchmarks,
-    write_atomically,
-)
+from training.conversations import ASR, QUESTION_TASKS, SPOKEN_QA, TASKS, TTS, read_conversations, task_of
+from training.evaluation.benchmarks import Item, draw
 from training.evaluation.scoring import answer_is_right, character_error_rate, real_time_factor, word_error_rate
 
 
-PROG = "training.evaluation.harness"
 # The tasks whose responses are listened to.
 SPEAKING_TASKS = (TTS, SPOKEN_QA)
 
@@ -310,183 +276,3 @@ def check_modes(modes: Sequence[str | list[int]], model) -> None:
     """
     for mode in modes:
         resolve_mctp_mode(mode, model.config.num_mctp_modules)
-
-
-def load_items(args: argparse.Namespace) -> tuple[dict[str, tuple[str, Sequence[Item]]], str, str]:
-    """What is to be measured: by their names tasks and items; and the names of the dataset and its split."""
-    if args.benchmark is None:
-        if args.dataset_name is None:
-            raise ValueError(f"Give a --benchmark, one of {', '.join(BENCHMARKS)}, or a --dataset_name of your own.")
-        split, dataset_name = args.dataset_split or "test", name_of(args.dataset_name)
-        sets = read_sets(args.dataset_name, split, args.limit)
-        stem = Path(dataset_name).stem
-        return (
-            {f"{stem}_{task}": (task, list(map(build_item, rows))) for task, rows in sets.items()},
-            dataset_name,
-            split,
-        )
-    benchmark, name = BENCHMARKS[args.benchmark], args.benchmark
-    if args.written_questions:
-        if benchmark.task != SPOKEN_QA:
-            raise ValueError(f"{name} has no questions: --written_questions is for sets of spoken questions.")
-        benchmark, name = replace(benchmark, task=WRITTEN_QA), f"{name}_written"
-    benchmark = replace(benchmark, columns=benchmark.columns | dict(args.columns))
-    dataset = load_benchmark(benchmark, args.dataset_name, args.dataset_config, args.dataset_split)
-    items = BenchmarkItems(benchmark, dataset, args.limit, with_voice=not args.without_voice)
-    dataset_name = name_of(args.dataset_name) if args.dataset_name else benchmark.dataset_name
-    return {name: (benchmark.task, items)}, dataset_name, args.dataset_split or benchmark.split
-
-
-def run_benchmark(args: argparse.Namespace) -> None:
-    """
-    Measures one benchmark in the modes asked for, and adds its figures to those in the output folder.
-
-    Raises:
-        ValueError, OSError, ImportError: the dataset, the recogniser or the model is not there or does not fit; all before the
-            model starts to work.
-    """
-    model_name = f"{name_of(args.model)}@{args.revision}" if args.revision else name_of(args.model)
-    read_results(args.output_dir, model_name)
-    sets, dataset_name, split = load_items(args)
-    is_heard = any(task in SPEAKING_TASKS for task, _ in sets.values())
-    recognizer = load_recognizer(args.recognizer, args.device) if is_heard else None
-    model, processor = load_for_scoring(args.model, args.revision, args.dtype, args.device)
-    modes = args.mctp_mode or [getattr(model.generation_config, "mctp_mode", None) or "vanilla"]
-    check_modes(modes, model)
-    weights = codec_fingerprint(model)
-    read_results(args.output_dir, model_name, weights)
-    settings = {
-        "weights": weights,
-        "codec": codec_fingerprint(processor.audio_tokenizer),
-        "generation": model.generation_config.to_diff_dict(),
-        "batch_size": args.batch_size,
-        "max_new_tokens": args.max_new_tokens,
-    }
-    for set_name, (task, items) in sets.items():
-        settings["items"] = items_fingerprint(items)
-        of_task = recognizer if task in SPEAKING_TASKS else None
-        measured = {}
-        for mode in modes:
-            name = f"{set_name}-{name_of_mode(mode)}"
-            settings["mctp_mode"] = mode
-            log = ResponseLog(log_path(args.output_dir / "responses", name, settings))
-            generate_kwargs = {"mctp_mode": mode, "max_new_tokens": args.max_new_tokens}
-            respond(model, processor, items, log, args.batch_size, desc=name, **generate_kwargs)
-            heard = ResponseLog()
-            if of_task is not None:
-                key = settings | {"recognizer": args.recognizer}
-                heard = ResponseLog(log_path(args.output_dir / "transcripts", name, key))
-                listen(processor, of_task, items, log.rows, heard, desc=name)
-            figures, lines = score(task, items, log.rows, heard.rows)
-            write_atomically(args.output_dir / f"{name}.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-            measured[name_of_mode(mode)] = {
-                **figures,
-                "dataset": dataset_name,
-                "split": split,
-                "batch_size": args.batch_size,
-                "max_new_tokens": args.max_new_tokens,
-                **({"recognizer": of_task.name} if of_task else {}),
-                "throughput": measure_throughput(task, items, log.rows, heard.rows),
-            }
-            print(name, json.dumps(figures), flush=True)
-        # read again: another benchmark may have ended meanwhile
-        results = read_results(args.output_dir, model_name, weights)
-        results["benchmarks"].setdefault(set_name, {}).update(measured)
-        write_atomically(args.output_dir / "results.json", json.dumps(results, indent=2) + "\n")
-    table = benchmark_table(results)
-    write_atomically(args.output_dir / "results.md", table + "\n")
-    plot_benchmarks(results, args.output_dir / "results.png")
-    print(table)
-    if args.readme:
-        fill_section(args.readme, BENCHMARK_TABLE, table)
-
-
-def log_path(folder: Path, name: str, settings: dict) -> Path:
-    """A file of its own for what has its own settings, so that responses of different ones never mix."""
-    digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=6).hexdigest()
-    return folder / f"{name}-{digest}.jsonl"
-
-
-def read_results(output_dir: Path, model: str, weights: str | None = None) -> dict:
-    """
-    What is in the folder's `results.json` so far.
-
-    Args:
-        model: its name.
-        weights: a hash of them, once they are loaded.
-
-    Raises:
-        ValueError: it is of another model, or of other weights.
-    """
-    path = output_dir / "results.json"
-    if not path.exists():
-        return {"model": model, "weights": weights, "benchmarks": {}}
-    results = read_json(path)
-    is_ours = {"benchmarks", "model", "weights"} <= results.keys() and results["model"] == model
-    if not is_ours or weights not in (None, results["weights"]):
-        raise ValueError(f"{path} has other results than benchmarks of this {model}: name another --output_dir.")
-    return results
-
-
-def parse_benchmark(text: str) -> str:
-    if text not in BENCHMARKS:
-        raise argparse.ArgumentTypeError(
-            f"there is no benchmark {text!r}, but {', '.join(BENCHMARKS)}; a new one is an entry of BENCHMARKS in "
-            "training/evaluation/benchmarks.py"
-        )
-    return text
-
-
-def parse_column(text: str) -> tuple[str, str]:
-    role, separator, name = text.partition("=")
-    if not separator or not role or not name:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form ROLE=COLUMN, such as audio=recording")
-    return role, name
-
-
-def main(argv: list[str] | None = None) -> None:
-    parser = ArgumentParser(prog=PROG, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder or Hub id of a checkpoint with its processor")
-    parser.add_argument("--revision", help="branch, tag or commit of the model on the Hub")
-    parser.add_argument(
-        "--benchmark",
-        type=parse_benchmark,
-        metavar="NAME",
-        help=f"one of {', '.join(BENCHMARKS)}: whose form the dataset has, see training/evaluation/benchmarks.py; without it the dataset has conversations, as for training",
-    )
-    parser.add_argument("--dataset_name", help="Hub id, folder or file of the dataset; the published one by default")
-    parser.add_argument("--dataset_config", help="configuration of the dataset")
-    parser.add_argument("--dataset_split", help="split of the dataset; the published one, or test, by default")
-    parser.add_argument(
-        "--columns",
-        nargs="+",
-        type=parse_column,
-        default=[],
-        metavar="ROLE=COLUMN",
-        help="columns of other names, of the roles audio, text, voice, question, answers, accepted_answers, reference and id",
-    )
-    parser.add_argument("--output_dir", required=True, type=Path, help="where the results and all responses go")
-    add_mode_argument(parser, "the model's own")
-    parser.add_argument("--written_questions", action="store_true", help="ask the questions in text, not in speech")
-    parser.add_argument(
-        "--without_voice", action="store_true", help="do not prompt with a recording of the voice to speak with"
-    )
-    parser.add_argument("--batch_size", type=int, default=16, help="prompts that go through the model at once")
-    parser.add_argument("--limit", type=int, help="so many rows, drawn with a fixed seed; all by default")
-    parser.add_argument("--max_new_tokens", type=int, default=1024)
-    parser.add_argument(
-        "--recognizer", help="model of faster-whisper or transformers, by name or folder; Whisper tiny.en by default"
-    )
-    parser.add_argument("--device", default="cpu", help="such as cpu or cuda:0")
-    parser.add_argument("--dtype", default="auto", help="of the model's weights; as they are stored by default")
-    parser.add_argument("--readme", type=Path, help="README whose table of benchmarks is filled from the results")
-    args = parser.parse_args(argv)
-    for name in ("batch_size", "limit", "max_new_tokens"):
-        if (value := getattr(args, name)) is not None and value < 1:
-            parser.error(f"--{name} must be at least 1, got {value}")
-    with no_empty_folder(args.output_dir):
-        run_benchmark(args)
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main, PROG))

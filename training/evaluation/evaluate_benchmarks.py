@@ -1,0 +1,296 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Scores a checkpoint on a published benchmark, or on conversations of your own, in text and speech.
+
+    python -m training.evaluation.evaluate_benchmarks --model MODEL --benchmark llama_questions --output_dir runs/benchmarks
+    python -m training.evaluation.evaluate_benchmarks --model MODEL --dataset_name FOLDER --output_dir runs/benchmarks
+
+Speech is scored by what an independent recogniser hears. Every response is written to disk as soon as the model has given it, so
+the same command goes on where it was stopped, and a run with another recogniser listens to the responses that are there. Several
+benchmarks share an output folder: `results.json`, `results.md` and `results.png` show all of them.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hub_cards.command_line import ArgumentParser, no_empty_folder, run_command
+from hub_cards.model_card import read_json
+from training.conversations import SPOKEN_QA, WRITTEN_QA
+from training.data import codec_fingerprint
+from training.evaluation.benchmarks import (
+    BENCHMARKS,
+    BenchmarkItems,
+    Item,
+    build_item,
+    items_fingerprint,
+    load_benchmark,
+)
+from training.evaluation.harness import (
+    SPEAKING_TASKS,
+    ResponseLog,
+    add_mode_argument,
+    check_modes,
+    listen,
+    load_for_scoring,
+    measure_throughput,
+    name_of_mode,
+    read_sets,
+    respond,
+    score,
+)
+from training.evaluation.recognition import load_recognizer, name_of
+from training.evaluation.report import (
+    BENCHMARK_TABLE,
+    benchmark_table,
+    fill_section,
+    plot_benchmarks,
+    write_atomically,
+)
+
+
+PROG = "training.evaluation.evaluate_benchmarks"
+
+
+@dataclass(frozen=True)
+class ScoredSet:
+    """
+    What is scored together, under one name in the results.
+
+    Args:
+        name: of the results.
+        task: "asr", "tts", "sqa" or "tqa".
+        items: prompts with their references.
+        dataset: where they are from, as the results say it.
+        split: of the dataset.
+    """
+
+    name: str
+    task: str
+    items: Sequence[Item]
+    dataset: str
+    split: str
+
+    @property
+    def is_spoken(self) -> bool:
+        """Whether the responses are speech that a recogniser has to hear."""
+        return self.task in SPEAKING_TASKS
+
+
+def load_sets(args: argparse.Namespace) -> list[ScoredSet]:
+    """
+    Raises:
+        FileNotFoundError, ConnectionError, ValueError: the dataset is not there, or not of the form that it should have.
+    """
+    return [load_published_set(args)] if args.benchmark is not None else load_own_sets(args)
+
+
+def load_published_set(args: argparse.Namespace) -> ScoredSet:
+    """A benchmark's rows, from its dataset on the Hub or from the one that the arguments name."""
+    benchmark, name = BENCHMARKS[args.benchmark], args.benchmark
+    if args.written_questions:
+        if benchmark.task != SPOKEN_QA:
+            raise ValueError(f"{name} has no questions: --written_questions is for sets of spoken questions.")
+        benchmark, name = replace(benchmark, task=WRITTEN_QA), f"{name}_written"
+    benchmark = replace(benchmark, columns=benchmark.columns | dict(args.columns))
+    dataset = load_benchmark(benchmark, args.dataset_name, args.dataset_config, args.dataset_split)
+    items = BenchmarkItems(benchmark, dataset, args.limit, with_voice=not args.without_voice)
+    dataset_name = name_of(args.dataset_name) if args.dataset_name else benchmark.dataset_name
+    return ScoredSet(name, benchmark.task, items, dataset_name, args.dataset_split or benchmark.split)
+
+
+def load_own_sets(args: argparse.Namespace) -> list[ScoredSet]:
+    """Conversations as for training: a set for each task among them, named after the dataset and the task."""
+    if args.dataset_name is None:
+        raise ValueError(f"Give a --benchmark, one of {', '.join(BENCHMARKS)}, or a --dataset_name of your own.")
+    split, dataset_name = args.dataset_split or "test", name_of(args.dataset_name)
+    sets = read_sets(args.dataset_name, split, args.limit)
+    return [
+        ScoredSet(f"{Path(dataset_name).stem}_{task}", task, list(map(build_item, rows)), dataset_name, split)
+        for task, rows in sets.items()
+    ]
+
+
+def evaluate_benchmarks(args: argparse.Namespace) -> dict:
+    """
+    Scores one benchmark, or conversations, in the modes asked for, and adds the figures to those in the output folder.
+
+    Returns:
+        `dict`: all that is in the folder's `results.json` now.
+
+    Raises:
+        ValueError, OSError, ImportError: the dataset, the recogniser or the model is not there or does not fit; all before the
+            model starts to work.
+    """
+    model_name = f"{name_of(args.model)}@{args.revision}" if args.revision else name_of(args.model)
+    # before the work: a folder with another model's results is refused at once
+    results = read_results(args.output_dir, model_name)
+    sets = load_sets(args)
+    recognizer = None
+    if any(scored.is_spoken for scored in sets):
+        recognizer = load_recognizer(args.recognizer, args.device)
+    model, processor = load_for_scoring(args.model, args.revision, args.dtype, args.device)
+    modes = args.mctp_mode or [getattr(model.generation_config, "mctp_mode", None) or "vanilla"]
+    check_modes(modes, model)
+    weights = codec_fingerprint(model)
+    read_results(args.output_dir, model_name, weights)
+    for scored in sets:
+        # all that a response depends on, besides its mode
+        settings = {
+            "weights": weights,
+            "codec": codec_fingerprint(processor.audio_tokenizer),
+            "generation": model.generation_config.to_diff_dict(),
+            "batch_size": args.batch_size,
+            "max_new_tokens": args.max_new_tokens,
+            "items": items_fingerprint(scored.items),
+        }
+        measured = {
+            name_of_mode(mode): evaluate_in_mode(scored, mode, model, processor, recognizer, settings, args)
+            for mode in modes
+        }
+        # read again: another benchmark may have ended meanwhile
+        results = read_results(args.output_dir, model_name, weights)
+        results["benchmarks"].setdefault(scored.name, {}).update(measured)
+        write_atomically(args.output_dir / "results.json", json.dumps(results, indent=2) + "\n")
+    return results
+
+
+def evaluate_in_mode(
+    scored: ScoredSet, mode: str | list[int], model, processor, recognizer, settings: dict, args: argparse.Namespace
+) -> dict:
+    """
+    Has the model respond, the recogniser listen, and the responses scored; what is on disk already is not done again.
+
+    Args:
+        settings: what the responses depend on, besides their mode: others have files of their own.
+
+    Returns:
+        `dict`: the figures, with all that they were measured with.
+    """
+    name = f"{scored.name}-{name_of_mode(mode)}"
+    settings = settings | {"mctp_mode": mode}
+    responses = ResponseLog(log_path(args.output_dir / "responses", name, settings))
+    generate_kwargs = {"mctp_mode": mode, "max_new_tokens": args.max_new_tokens}
+    respond(model, processor, scored.items, responses, args.batch_size, desc=name, **generate_kwargs)
+    transcripts = ResponseLog()
+    if scored.is_spoken:
+        settings = settings | {"recognizer": args.recognizer}
+        transcripts = ResponseLog(log_path(args.output_dir / "transcripts", name, settings))
+        listen(processor, recognizer, scored.items, responses.rows, transcripts, desc=name)
+    figures, lines = score(scored.task, scored.items, responses.rows, transcripts.rows)
+    write_atomically(args.output_dir / f"{name}.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    print(name, json.dumps(figures), flush=True)
+    return {
+        **figures,
+        "dataset": scored.dataset,
+        "split": scored.split,
+        "batch_size": args.batch_size,
+        "max_new_tokens": args.max_new_tokens,
+        **({"recognizer": recognizer.name} if scored.is_spoken else {}),
+        "throughput": measure_throughput(scored.task, scored.items, responses.rows, transcripts.rows),
+    }
+
+
+def write_report(results: dict, output_dir: Path, readme: Path | None) -> None:
+    """Shows all results of the folder: as a table on the terminal, in `results.md` and in a README, and as a picture."""
+    table = benchmark_table(results)
+    write_atomically(output_dir / "results.md", table + "\n")
+    plot_benchmarks(results, output_dir / "results.png")
+    print(table)
+    if readme:
+        fill_section(readme, BENCHMARK_TABLE, table)
+
+
+def log_path(folder: Path, name: str, settings: dict) -> Path:
+    """A file of its own for what has its own settings, so that responses of different ones never mix."""
+    digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=6).hexdigest()
+    return folder / f"{name}-{digest}.jsonl"
+
+
+def read_results(output_dir: Path, model: str, weights: str | None = None) -> dict:
+    """
+    What is in the folder's `results.json` so far.
+
+    Args:
+        model: its name.
+        weights: a hash of them, once they are loaded.
+
+    Raises:
+        ValueError: it is of another model, or of other weights.
+    """
+    path = output_dir / "results.json"
+    if not path.exists():
+        return {"model": model, "weights": weights, "benchmarks": {}}
+    results = read_json(path)
+    is_ours = {"benchmarks", "model", "weights"} <= results.keys() and results["model"] == model
+    if not is_ours or weights not in (None, results["weights"]):
+        raise ValueError(f"{path} has other results than benchmarks of this {model}: name another --output_dir.")
+    return results
+
+
+def parse_benchmark(text: str) -> str:
+    if text not in BENCHMARKS:
+        raise argparse.ArgumentTypeError(
+            f"there is no benchmark {text!r}, but {', '.join(BENCHMARKS)}; a new one is an entry of BENCHMARKS in "
+            "training/evaluation/benchmarks.py"
+        )
+    return text
+
+
+def parse_column(text: str) -> tuple[str, str]:
+    role, separator, name = text.partition("=")
+    if not separator or not role or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form ROLE=COLUMN, such as audio=recording")
+    return role, name
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(prog=PROG, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder or Hub id of a checkpoint with its processor")
+    parser.add_argument("--revision", help="branch, tag or commit of the model on the Hub")
+    parser.add_argument(
+        "--benchmark",
+        type=parse_benchmark,
+        metavar="NAME",
+        help=f"one of {', '.join(BENCHMARKS)}: whose form the dataset has, see training/evaluation/benchmarks.py; without it the dataset has conversations, as for training",
+    )
+    parser.add_argument("--dataset_name", help="Hub id, folder or file of the dataset; the published one by default")
+    parser.add_argument("--dataset_config", help="configuration of the dataset")
+    parser.add_argument("--dataset_split", help="split of the dataset; the published one, or test, by default")
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        type=parse_column,
+        default=[],
+        metavar="ROLE=COLUMN",
+        help="columns of other names, of the roles audio, text, voice, question, answers, accepted_answers, reference and id",
+    )
+    parser.add_argument("--output_dir", required=True, type=Path, help="where the results and all responses go")
+    add_mode_argument(parser, "the model's own")
+    parser.add_argument("--written_questions", action="store_true", help="ask the questions in text, not in speech")
+    parser.add_argument(
+        "--without_voice", action="store_true", help="do not prompt with a recording of the voice to speak with"
+    )
+    parser.add_argument("--batch_size", type=int, default=16, help="prompts that go through the model at once")
+    parser.add_argument("--limit", type=int, help="so many rows, drawn with a fixed seed; all by default")
+    parser.add_argument("--max_new_tokens", type=int, default=1024)
+    parser.add_argument(
+        "--recognizer", help="model of faster-whisper or transformers, by name or folder; Whisper tiny.en by default"
+    )
+    parser.add_argument("--device", default="cpu", help="such as cpu or cuda:0")
+    parser.add_argument("--dtype", default="auto", help="of the model's weights; as they are stored by default")
+    parser.add_argument("--readme", type=Path, help="README whose table of benchmarks is filled from the results")
+    args = parser.parse_args(argv)
+    for name in ("batch_size", "limit", "max_new_tokens"):
+        if (value := getattr(args, name)) is not None and value < 1:
+            parser.error(f"--{name} must be at least 1, got {value}")
+    with no_empty_folder(args.output_dir):
+        write_report(evaluate_benchmarks(args), args.output_dir, args.readme)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, PROG))
