@@ -13,7 +13,6 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers.hf_argparser import string_to_bool
-from trl import TrlParser
 
 
 # no setting needs larger ones, and what counts with them overflows
@@ -147,6 +146,9 @@ def parse_settings(dataclass_types: tuple[type, ...], prog: str, argv: list[str]
     Raises:
         ValueError, OSError: the file or a setting in it is not as it should be. Wrong usage of the command line exits with 2.
     """
+    # here, because evaluation reads its YAML files with this module and needs no trl
+    from trl import TrlParser
+
     parser = TrlParser(dataclass_types, prog=prog)
     parser.add_argument("--config", metavar="FILE", help="YAML file of these settings")
     finder = argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False)

@@ -3,16 +3,18 @@
 """
 The published benchmarks: where each is, which of its columns is what, and its rows as prompts with their references.
 
-The form of each is that of the set on the Hub that is its default; a folder on this machine in the same form does as well.
-`training.evaluation.corpus_benchmarks` brings the small corpus into these forms.
+Each is a YAML file in `training/evaluation/benchmarks/`; a new one is one more file, there or anywhere. It describes the set on the
+Hub, and a folder on this machine in the same form does as well. `training.evaluation.corpus_benchmarks` brings the small corpus
+into these forms.
 """
 
 import hashlib
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
+from typing import Literal, get_type_hints
 
 from datasets import Audio, Dataset
 
@@ -23,12 +25,17 @@ from processing.conversation_vita_audio import (
     spoken_conversation,
     synthesis_conversation,
 )
-from training.conversations import ASR, SPOKEN_QA, TTS, WRITTEN_QA, count_marks, load_any_dataset
+from training.conversations import ASR, SPOKEN_QA, TASKS, TTS, WRITTEN_QA, count_marks, load_any_dataset
 from training.data import read_content
-from training.evaluation.scoring import normalize_text
+from training.evaluation.normalizers import NORMALIZERS, find_normalizer, normalize_corpus_text
+from training.settings import check_setting, read_config
 
 
-# What each task cannot do without. `id` and, of questions, `reference` and `accepted_answers` are read where they are.
+BENCHMARKS_FOLDER = Path(__file__).with_name("benchmarks")
+
+# What the columns of a dataset can be.
+ROLES = ("audio", "text", "voice", "question", "answers", "accepted_answers", "reference", "id")
+# The roles that each task needs. `id` and, of questions, `reference` and `accepted_answers` are read where they are.
 REQUIRED = {
     ASR: ("audio", "text"),
     TTS: ("text",),
@@ -45,71 +52,81 @@ SEED_TTS_META_FILE = "meta.lst"
 @dataclass(frozen=True)
 class Benchmark:
     """
-    A test set in the form of `datasets`.
+    A test set in the form of `datasets`, as a YAML file describes it whose keys are these but `name`.
 
     Args:
+        name: of its file.
         task: "asr", "tts", "sqa" or "tqa".
-        columns: what each of its columns is: `audio`, `text` (said or to be said), `voice` (a recording of the voice to speak
-            with), `question` (written), `answers` (a string, a list of strings, or `{"value", "aliases"}` as in TriviaQA),
+        columns: the dataset's column for each role: `audio`, `text` (said or to be said), `voice` (a recording of the voice to
+            speak with), `question` (written), `answers` (a string, a list of strings, or `{"value", "aliases"}` as in TriviaQA),
             `id`, and of questions `accepted_answers` (more of them) and `reference` (a whole sentence: the answer must stand
-            where it stands there, see [`~training.evaluation.scoring.answer_is_right`]).
-        dataset_name: Hub id; None where there is none, so that a folder has to be named.
-        config_name: of the dataset.
+            where it stands there, see [`~training.evaluation.scoring.answer_is_right`]). A column of the last three that the
+            dataset lacks is done without.
         split: of the dataset.
+        normalizer: "whisper_english" for a published set, "corpus" for text as in the small corpus, see
+            `training.evaluation.normalizers`.
+        dataset_name: Hub id or folder; None where a folder has to be named with `--dataset_name`.
+        config_name: of the dataset.
     """
 
-    task: str
+    name: str
+    task: Literal[TASKS]
     columns: dict[str, str]
-    dataset_name: str | None
-    config_name: str | None
     split: str
+    normalizer: Literal[NORMALIZERS]
+    dataset_name: str | None = None
+    config_name: str | None = None
 
 
-LIBRISPEECH_COLUMNS = {"audio": "audio", "text": "text", "id": "id"}
-EXTRA_ANSWER_COLUMNS = {"accepted_answers": "accepted_answers", "reference": "reference"}
+def list_benchmarks() -> list[str]:
+    """The names of the benchmarks that the package has, each of which is a file in `training/evaluation/benchmarks/`."""
+    return sorted(path.stem for path in BENCHMARKS_FOLDER.glob("*.yaml"))
 
-BENCHMARKS = {
-    # Panayotov et al., 2015
-    "librispeech_test_clean": Benchmark(ASR, LIBRISPEECH_COLUMNS, "openslr/librispeech_asr", "clean", "test"),
-    "librispeech_test_other": Benchmark(ASR, LIBRISPEECH_COLUMNS, "openslr/librispeech_asr", "other", "test"),
-    # Zen et al., arXiv 1904.02882
-    "libritts_test_clean": Benchmark(
-        TTS, {"text": "text_normalized", "id": "id"}, "mythicinfinity/libritts", "clean", "test.clean"
-    ),
-    # Anastassiou et al., arXiv 2406.02430: the folder `en` of the test set in github.com/BytedanceSpeech/seed-tts-eval, with
-    # `meta.lst`: lines `id|text of the voice|path of the voice|text to be said`
-    "seed_tts_en": Benchmark(TTS, {"text": "text", "voice": "prompt_audio", "id": "id"}, None, None, "test"),
-    # Nachmani et al., arXiv 2305.15255
-    "llama_questions": Benchmark(
-        SPOKEN_QA,
-        {"audio": "audio", "question": "question", "answers": "answer", **EXTRA_ANSWER_COLUMNS},
-        "fixie-ai/llama-questions",
-        None,
-        "test",
-    ),
-    # Joshi et al., arXiv 1705.03551, spoken
-    "trivia_qa": Benchmark(
-        SPOKEN_QA,
-        {
-            "audio": "question_audio",
-            "question": "question",
-            "answers": "answer",
-            "id": "question_id",
-            **EXTRA_ANSWER_COLUMNS,
-        },
-        "fixie-ai/trivia_qa-audio",
-        None,
-        "validation",
-    ),
-    # Berant et al., EMNLP 2013, spoken
-    "web_questions": Benchmark(
-        SPOKEN_QA,
-        {"audio": "audio", "question": "question", "answers": "answers", **EXTRA_ANSWER_COLUMNS},
-        "TwinkStart/speech-web-questions",
-        None,
-        "test",
-    ),
-}
+
+def read_benchmark(name_or_path: str) -> Benchmark:
+    """
+    A benchmark of the package by its name, or one of one's own by the path of its YAML file.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it does not describe a benchmark; the file is named and, where there is one, the line.
+    """
+    is_name = name_or_path in list_benchmarks()
+    path = BENCHMARKS_FOLDER / f"{name_or_path}.yaml" if is_name else Path(name_or_path)
+    values, lines = read_config(path)
+    kinds = get_type_hints(Benchmark)
+    del kinds["name"]
+    for key, value in values.items():
+        try:
+            if key not in kinds:
+                raise ValueError(f"is no key of a benchmark: these are {', '.join(kinds)}")
+            check_setting(value, kinds[key])
+            if key == "columns":
+                check_columns(value)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {lines[key]}: `{key}` {error}.") from error
+    if missing := [
+        field.name for field in fields(Benchmark)[1:] if field.default is MISSING and field.name not in values
+    ]:
+        raise ValueError(f"{path} lacks {', '.join(f'`{key}`' for key in missing)}.")
+    benchmark = Benchmark(name=path.stem, **values)
+    if missing := [role for role in REQUIRED[benchmark.task] if role not in benchmark.columns]:
+        raise ValueError(
+            f"{path}, line {lines['columns']}: `columns` has no {', '.join(missing)}, which the task '{benchmark.task}' needs."
+        )
+    return benchmark
+
+
+def check_columns(columns: dict) -> None:
+    """
+    Raises:
+        ValueError: a key is no role, or a value is no name of a column.
+    """
+    for role, name in columns.items():
+        if role not in ROLES:
+            raise ValueError(f"has the role {role!r}, but there are {', '.join(ROLES)}")
+        if not isinstance(name, str):
+            raise ValueError(f"must name a column as {role}, got {name!r:.100}")
 
 
 @dataclass(frozen=True)
@@ -160,6 +177,7 @@ class BenchmarkItems(Sequence):
 
     def __init__(self, benchmark: Benchmark, dataset: Dataset, limit: int | None = None, with_voice: bool = True):
         self.task, names = benchmark.task, benchmark.columns
+        self.normalize = find_normalizer(benchmark.normalizer)
         # which of the columns is in the prompt as audio
         self.audio_role = "audio" if self.task in (ASR, SPOKEN_QA) else None
         if self.task == TTS and "voice" in names and with_voice:
@@ -187,7 +205,7 @@ class BenchmarkItems(Sequence):
             if item.id in seen:
                 raise ValueError(f"The id {item.id!r} comes twice in the dataset: name another column as the id.")
             seen.add(item.id)
-            if self.task in (ASR, TTS) and not normalize_text(item.reference):
+            if self.task in (ASR, TTS) and not self.normalize(item.reference):
                 raise ValueError(f"The text of {item.id} has no words: {item.reference!r}.")
             if self.task in (SPOKEN_QA, WRITTEN_QA) and not item.accepted_answers:
                 raise ValueError(f"{item.id} has no accepted answer with words.")
@@ -220,7 +238,7 @@ class BenchmarkItems(Sequence):
         else:
             messages = [{"role": "user", "content": [{"type": "text", "text": values["question"]}]}]
         answers = [*list_answers(values["answers"]), *list_answers(values.get("accepted_answers"))]
-        accepted = tuple(dict.fromkeys(answer for answer in answers if normalize_text(answer)))
+        accepted = tuple(dict.fromkeys(answer for answer in answers if self.normalize(answer)))
         return Item(item_id, messages, values.get("reference") or "", accepted)
 
 
@@ -237,7 +255,7 @@ def build_item(row: dict) -> Item:
     *prompt, answer = row["messages"]
     if answer["role"] != "assistant" or not prompt:
         raise ValueError(f"The conversation {row['id']} does not end with an answer of the assistant to be measured.")
-    if not normalize_text(row["reference"]):
+    if not normalize_corpus_text(row["reference"]):
         raise ValueError(f"The conversation {row['id']} has no words to be measured by; give it a `reference`.")
     messages = split_at_marks(prompt, row["audios"][: count_marks(prompt)])
     return Item(row["id"], messages, row["reference"], tuple(row["accepted_answers"]))
@@ -254,11 +272,8 @@ def list_answers(answers: str | dict | Sequence[str] | None) -> list[str]:
     return list(answers)
 
 
-def load_benchmark(
-    benchmark: Benchmark,
-    dataset_name: str | None = None,
-    config_name: str | None = None,
-    split: str | None = None,
+def load_benchmark_dataset(
+    benchmark: Benchmark, dataset_name: str | None = None, config_name: str | None = None
 ) -> Dataset:
     """
     The dataset of a benchmark; its audio columns give the files as they are.
@@ -268,7 +283,6 @@ def load_benchmark(
         dataset_name: another Hub id than the benchmark's own, or a folder: one that `datasets` loads or has saved to disk, or
             a folder of the Seed-TTS test set with `meta.lst`.
         config_name: of the dataset named; of the benchmark's own by default.
-        split: the benchmark's by default.
 
     Raises:
         FileNotFoundError, ConnectionError: there is no such dataset, or it cannot be reached.
@@ -278,16 +292,15 @@ def load_benchmark(
         dataset_name, config_name = benchmark.dataset_name, config_name or benchmark.config_name
     if dataset_name is None:
         raise ValueError(
-            f"This benchmark has no dataset on the Hub: name a folder with `{SEED_TTS_META_FILE}`, such as `en` of the "
-            "Seed-TTS test set, as `--dataset_name`."
+            f"{benchmark.name} has no dataset on the Hub: give a folder as `--dataset_name`, which for seed_tts_en is `en` of the "
+            f"Seed-TTS test set, with `{SEED_TTS_META_FILE}`."
         )
-    split = split or benchmark.split
     if (Path(dataset_name) / SEED_TTS_META_FILE).is_file():
         dataset = read_seed_tts(Path(dataset_name))
     else:
-        dataset = load_any_dataset(dataset_name, split, config_name)
+        dataset = load_any_dataset(dataset_name, benchmark.split, config_name)
     if not len(dataset):
-        raise ValueError(f"{dataset_name} has no rows in the split '{split}'.")
+        raise ValueError(f"{dataset_name} has no rows in the split '{benchmark.split}'.")
     for name, feature in dataset.features.items():
         if isinstance(feature, Audio):
             # files as they are: the processor decodes them

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from hub_cards.command_line import ArgumentParser, no_empty_folder, run_command
 from hub_cards.json_lines import read_json_lines
-from training.evaluation.benchmarks import BENCHMARKS, SEED_TTS_META_FILE
+from training.evaluation.benchmarks import SEED_TTS_META_FILE, read_benchmark
 
 
 PROG = "training.evaluation.corpus_benchmarks"
@@ -154,7 +154,7 @@ def write_dataset(corpus: Corpus, name: str, folder: Path) -> int:
     # `datasets` would otherwise load them undecoded, which the published ones are not
     dataset = dataset.cast_column(form.audio_column, Audio())
     (folder / "data").mkdir()
-    dataset.to_parquet(folder / "data" / f"{BENCHMARKS[name].split}-00000-of-00001.parquet")
+    dataset.to_parquet(folder / "data" / f"{read_benchmark(name).split}-00000-of-00001.parquet")
     return len(rows)
 
 

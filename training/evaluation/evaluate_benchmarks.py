@@ -23,12 +23,14 @@ from hub_cards.model_card import read_json
 from training.conversations import SPOKEN_QA, WRITTEN_QA
 from training.data import codec_fingerprint
 from training.evaluation.benchmarks import (
-    BENCHMARKS,
+    ROLES,
     BenchmarkItems,
     Item,
     build_item,
     items_fingerprint,
-    load_benchmark,
+    list_benchmarks,
+    load_benchmark_dataset,
+    read_benchmark,
 )
 from training.evaluation.harness import (
     SPEAKING_TASKS,
@@ -43,6 +45,7 @@ from training.evaluation.harness import (
     respond,
     score,
 )
+from training.evaluation.normalizers import CORPUS, NORMALIZERS, describe_normalizer
 from training.evaluation.recognition import load_recognizer, name_of
 from training.evaluation.report import (
     BENCHMARK_TABLE,
@@ -67,6 +70,7 @@ class ScoredSet:
         items: prompts with their references.
         dataset: where they are from, as the results say it.
         split: of the dataset.
+        normalizer: what the texts go through before they are compared, see `training.evaluation.normalizers`.
     """
 
     name: str
@@ -74,6 +78,7 @@ class ScoredSet:
     items: Sequence[Item]
     dataset: str
     split: str
+    normalizer: str
 
     @property
     def is_spoken(self) -> bool:
@@ -91,26 +96,37 @@ def load_sets(args: argparse.Namespace) -> list[ScoredSet]:
 
 def load_published_set(args: argparse.Namespace) -> ScoredSet:
     """A benchmark's rows, from its dataset on the Hub or from the one that the arguments name."""
-    benchmark, name = BENCHMARKS[args.benchmark], args.benchmark
+    benchmark = read_benchmark(args.benchmark)
     if args.written_questions:
         if benchmark.task != SPOKEN_QA:
-            raise ValueError(f"{name} has no questions: --written_questions is for sets of spoken questions.")
-        benchmark, name = replace(benchmark, task=WRITTEN_QA), f"{name}_written"
-    benchmark = replace(benchmark, columns=benchmark.columns | dict(args.columns))
-    dataset = load_benchmark(benchmark, args.dataset_name, args.dataset_config, args.dataset_split)
+            raise ValueError(
+                f"{benchmark.name} has no questions: --written_questions is for sets of spoken questions."
+            )
+        benchmark = replace(benchmark, task=WRITTEN_QA, name=f"{benchmark.name}_written")
+    # what the command says instead of the file
+    benchmark = replace(
+        benchmark,
+        columns=benchmark.columns | dict(args.columns),
+        split=args.dataset_split or benchmark.split,
+        normalizer=args.normalizer or benchmark.normalizer,
+    )
+    dataset = load_benchmark_dataset(benchmark, args.dataset_name, args.dataset_config)
     items = BenchmarkItems(benchmark, dataset, args.limit, with_voice=not args.without_voice)
-    dataset_name = name_of(args.dataset_name) if args.dataset_name else benchmark.dataset_name
-    return ScoredSet(name, benchmark.task, items, dataset_name, args.dataset_split or benchmark.split)
+    dataset_name = name_of(args.dataset_name or benchmark.dataset_name)
+    return ScoredSet(benchmark.name, benchmark.task, items, dataset_name, benchmark.split, benchmark.normalizer)
 
 
 def load_own_sets(args: argparse.Namespace) -> list[ScoredSet]:
     """Conversations as for training: a set for each task among them, named after the dataset and the task."""
     if args.dataset_name is None:
-        raise ValueError(f"Give a --benchmark, one of {', '.join(BENCHMARKS)}, or a --dataset_name of your own.")
+        raise ValueError(
+            f"Give a --benchmark, one of {', '.join(list_benchmarks())} or a YAML file, or a --dataset_name of your own."
+        )
     split, dataset_name = args.dataset_split or "test", name_of(args.dataset_name)
+    stem, normalizer = Path(dataset_name).stem, args.normalizer or CORPUS
     sets = read_sets(args.dataset_name, split, args.limit)
     return [
-        ScoredSet(f"{Path(dataset_name).stem}_{task}", task, list(map(build_item, rows)), dataset_name, split)
+        ScoredSet(f"{stem}_{task}", task, list(map(build_item, rows)), dataset_name, split, normalizer)
         for task, rows in sets.items()
     ]
 
@@ -181,13 +197,14 @@ def evaluate_in_mode(
         settings = settings | {"recognizer": args.recognizer}
         transcripts = ResponseLog(log_path(args.output_dir / "transcripts", name, settings))
         listen(processor, recognizer, scored.items, responses.rows, transcripts, desc=name)
-    figures, lines = score(scored.task, scored.items, responses.rows, transcripts.rows)
+    figures, lines = score(scored.task, scored.items, responses.rows, transcripts.rows, scored.normalizer)
     write_atomically(args.output_dir / f"{name}.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     print(name, json.dumps(figures), flush=True)
     return {
         **figures,
         "dataset": scored.dataset,
         "split": scored.split,
+        "normalizer": describe_normalizer(scored.normalizer),
         "batch_size": args.batch_size,
         "max_new_tokens": args.max_new_tokens,
         **({"recognizer": recognizer.name} if scored.is_spoken else {}),
@@ -233,18 +250,21 @@ def read_results(output_dir: Path, model: str, weights: str | None = None) -> di
 
 
 def parse_benchmark(text: str) -> str:
-    if text not in BENCHMARKS:
+    """A benchmark's name, or the path of its YAML file."""
+    if text not in list_benchmarks() and not text.endswith((".yaml", ".yml")):
         raise argparse.ArgumentTypeError(
-            f"there is no benchmark {text!r}, but {', '.join(BENCHMARKS)}; a new one is an entry of BENCHMARKS in "
-            "training/evaluation/benchmarks.py"
+            f"there is no benchmark {text!r}, but {', '.join(list_benchmarks())}; one of your own is a YAML file like theirs in "
+            "training/evaluation/benchmarks, given by its path"
         )
     return text
 
 
 def parse_column(text: str) -> tuple[str, str]:
-    role, separator, name = text.partition("=")
-    if not separator or not role or not name:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form ROLE=COLUMN, such as audio=recording")
+    role, _, name = text.partition("=")
+    if role not in ROLES or not name:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not of the form ROLE=COLUMN, such as audio=recording, with a role of {', '.join(ROLES)}"
+        )
     return role, name
 
 
@@ -255,8 +275,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--benchmark",
         type=parse_benchmark,
-        metavar="NAME",
-        help=f"one of {', '.join(BENCHMARKS)}: whose form the dataset has, see training/evaluation/benchmarks.py; without it the dataset has conversations, as for training",
+        metavar="NAME|FILE.yaml",
+        help=f"one of {', '.join(list_benchmarks())}, or a YAML file of one of your own, as in training/evaluation/benchmarks; "
+        "without it the dataset has conversations, as for training",
     )
     parser.add_argument("--dataset_name", help="Hub id, folder or file of the dataset; the published one by default")
     parser.add_argument("--dataset_config", help="configuration of the dataset")
@@ -267,7 +288,12 @@ def main(argv: list[str] | None = None) -> None:
         type=parse_column,
         default=[],
         metavar="ROLE=COLUMN",
-        help="columns of other names, of the roles audio, text, voice, question, answers, accepted_answers, reference and id",
+        help=f"columns of other names, for the roles {', '.join(ROLES)}",
+    )
+    parser.add_argument(
+        "--normalizer",
+        choices=NORMALIZERS,
+        help="what texts go through before they are compared: the benchmark's own by default, of conversations corpus",
     )
     parser.add_argument("--output_dir", required=True, type=Path, help="where the results and all responses go")
     add_mode_argument(parser, "the model's own")

@@ -39,6 +39,7 @@ from training.evaluation.harness import (
     respond,
     score,
 )
+from training.evaluation.normalizers import CORPUS
 from training.evaluation.recognition import load_recognizer
 from training.evaluation.report import RESULTS_TABLE, fill_section, plot_results, results_table, write_atomically
 from training.evaluation.scoring import real_time_factor, word_error_rate
@@ -153,6 +154,7 @@ def evaluate(args: argparse.Namespace) -> tuple[dict, list[dict]]:
         "model": model.config.model_type,
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "default_mode": getattr(model.generation_config, "mctp_mode", None) or "vanilla",
+        "normalizer": CORPUS,
     }
     if args.split != TEST_SPLIT:
         results["split"] = args.split

@@ -26,6 +26,7 @@ from modeling_vita_audio.generation_vita_audio import resolve_mctp_mode
 from processing import VitaAudioProcessor
 from training.conversations import ASR, QUESTION_TASKS, SPOKEN_QA, TASKS, TTS, read_conversations, task_of
 from training.evaluation.benchmarks import Item, draw
+from training.evaluation.normalizers import CORPUS
 from training.evaluation.scoring import answer_is_right, character_error_rate, real_time_factor, word_error_rate
 
 
@@ -136,13 +137,16 @@ def listen(processor, recognizer, items: Sequence[Item], responses: dict, log: R
         log.append([{"id": item_id, "heard": heard, "seconds": seconds, "audio_seconds": len(speech) / sampling_rate}])
 
 
-def score(task: str, items: Sequence[Item], responses: dict, transcripts: dict) -> tuple[dict, list[dict]]:
+def score(
+    task: str, items: Sequence[Item], responses: dict, transcripts: dict, normalizer: str = CORPUS
+) -> tuple[dict, list[dict]]:
     """
     Figures of a benchmark, and a line for each of its items.
 
     Args:
         task: "asr", "tts", "sqa" or "tqa".
         responses, transcripts: rows of [`respond`] and [`listen`] by the ids of the items; the latter of speech only.
+        normalizer: of `training.evaluation.normalizers`; what is compared goes through it.
 
     Returns:
         `dict` of `conversations` (their number) and, as the task has them, `wer`, `cer`, `text_accuracy` and
@@ -154,7 +158,7 @@ def score(task: str, items: Sequence[Item], responses: dict, transcripts: dict) 
         if task in SPEAKING_TASKS:
             line["heard"] = transcripts[item.id]["heard"]
         if task in QUESTION_TASKS:
-            gold = item.accepted_answers, item.reference or None
+            gold = item.accepted_answers, item.reference or None, normalizer
             line["text_is_right"] = answer_is_right(line["text"], *gold)
             if task in SPEAKING_TASKS:
                 line["speech_is_right"] = answer_is_right(line["heard"], *gold)
@@ -167,8 +171,8 @@ def score(task: str, items: Sequence[Item], responses: dict, transcripts: dict) 
     else:
         references = [line["reference"] for line in lines]
         hypotheses = [line["text" if task == ASR else "heard"] for line in lines]
-        figures["wer"] = word_error_rate(references, hypotheses)
-        figures["cer"] = character_error_rate(references, hypotheses)
+        figures["wer"] = word_error_rate(references, hypotheses, normalizer)
+        figures["cer"] = character_error_rate(references, hypotheses, normalizer)
     return figures, lines
 
 

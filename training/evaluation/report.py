@@ -65,13 +65,15 @@ def codec_table(results: dict) -> str:
 def benchmark_table(results: dict) -> str:
     """Markdown table of the benchmarks, a row for each and each of its modes; a dash where a figure is not of its task."""
     lines = [
-        "| benchmark | mode | items | " + " | ".join(BENCHMARK_FIGURES.values()) + " | recogniser |",
-        "|---" * (len(BENCHMARK_FIGURES) + 4) + "|",
+        "| benchmark | mode | items | " + " | ".join(BENCHMARK_FIGURES.values()) + " | recogniser | normalizer |",
+        "|---" * (len(BENCHMARK_FIGURES) + 5) + "|",
     ]
     for benchmark, modes in results["benchmarks"].items():
         for mode, figures in modes.items():
             cells = [f"{figures[key]:.1%}" if key in figures else "–" for key in BENCHMARK_FIGURES]
-            cells = [benchmark, mode, str(figures["conversations"]), *cells, figures.get("recognizer", "–")]
+            # results of before there were two normalizers name none
+            cells += [figures.get(key, "–") for key in ("recognizer", "normalizer")]
+            cells = [benchmark, mode, str(figures["conversations"]), *cells]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

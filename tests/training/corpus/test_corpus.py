@@ -31,7 +31,8 @@ from training.corpus.voices import (
     kokoro_style,
     phonemize,
 )
-from training.evaluation.scoring import answer_is_right, normalize_text
+from training.evaluation.normalizers import normalize_corpus_text
+from training.evaluation.scoring import answer_is_right
 
 
 def words_of(text: str) -> set[str]:
@@ -71,12 +72,12 @@ def test_a_tenth_is_held_out_and_never_said_in_training():
     training_wordings = Counter(question.fact for question in questions if question.split == "train")
     assert min(training_wordings[fact] for fact in all_facts()) >= 3
 
-    held_out = {normalize_text(text) for text in held_out_questions | held_out_sentences}
+    held_out = {normalize_corpus_text(text) for text in held_out_questions | held_out_sentences}
     training_clips = [clip for clip in render.all_clips() if clip.split == "train"]
-    assert not held_out & {normalize_text(clip.text) for clip in training_clips}
+    assert not held_out & {normalize_corpus_text(clip.text) for clip in training_clips}
     for row in render.all_conversations():
         if row["split"] == "train":
-            assert not held_out & {normalize_text(message["content"]) for message in row["messages"]}, row["id"]
+            assert not held_out & {normalize_corpus_text(message["content"]) for message in row["messages"]}, row["id"]
 
 
 def test_held_out_sentences_have_only_words_that_training_has():

@@ -20,16 +20,16 @@ from hub_cards.command_line import run_command
 from processing.conversation_vita_audio import TTS_PROMPT
 from training.evaluation import evaluate_benchmarks, evaluate_held_out, harness
 from training.evaluation.benchmarks import (
-    BENCHMARKS,
     BenchmarkItems,
     build_item,
     items_fingerprint,
     list_answers,
-    load_benchmark,
+    load_benchmark_dataset,
+    read_benchmark,
 )
 from training.evaluation.corpus_benchmarks import FORMS
+from training.evaluation.normalizers import normalize_corpus_text
 from training.evaluation.report import BENCHMARK_TABLE
-from training.evaluation.scoring import normalize_text
 
 
 NUM_QUESTIONS = 4
@@ -66,7 +66,7 @@ evaluate_benchmarks.main(sys.argv[2:])
 
 
 def load_items(name, folder, **kwargs):
-    return BenchmarkItems(BENCHMARKS[name], load_benchmark(BENCHMARKS[name], str(folder)), **kwargs)
+    return BenchmarkItems(read_benchmark(name), load_benchmark_dataset(read_benchmark(name), str(folder)), **kwargs)
 
 
 # The forms
@@ -83,7 +83,7 @@ def test_the_small_corpus_has_the_columns_of_the_published_sets(forms_dir, corpu
         "web_questions": {"url", "question", "answers", "audio"},
     }
     for name, columns in published.items():
-        dataset = load_dataset(str(forms_dir / name), split=BENCHMARKS[name].split)
+        dataset = load_dataset(str(forms_dir / name), split=read_benchmark(name).split)
         assert columns <= set(dataset.column_names) <= columns | {"accepted_answers", "reference"}
         assert isinstance(dataset.features[FORMS[name].audio_column], Audio)
     (text, *_) = load_dataset(str(forms_dir / "librispeech_test_clean"), split="test")["text"]
@@ -97,16 +97,16 @@ def test_an_item_is_that_of_the_evaluation(forms_dir, corpus_dir, processor):
     """Same prompt (ids of its audio's codes among them), same reference, same answers, in the same order."""
     for name, rows in evaluate_held_out.load_sets(corpus_dir, limit=3).items():
         benchmark, arguments = SAME_SETS[name]
-        benchmark, folder = BENCHMARKS[benchmark], forms_dir / benchmark
+        benchmark, folder = read_benchmark(benchmark), forms_dir / benchmark
         if arguments:
             benchmark = replace(benchmark, task="tqa")
-        items = BenchmarkItems(benchmark, load_benchmark(benchmark, str(folder)), limit=3)
+        items = BenchmarkItems(benchmark, load_benchmark_dataset(benchmark, str(folder)), limit=3)
         expected = list(map(build_item, rows))
         assert len(items) == len(expected) == 3
         for item, other in zip(items, expected):
             ids, other_ids = (harness.build_prompts(processor, [it])["input_ids"].tolist() for it in (item, other))
             assert ids == other_ids
-            assert normalize_text(item.reference) == normalize_text(other.reference)
+            assert normalize_corpus_text(item.reference) == normalize_corpus_text(other.reference)
             assert set(item.accepted_answers) == set(other.accepted_answers)
 
 
@@ -135,7 +135,8 @@ def test_a_dataset_saved_to_disk_will_do(forms_dir, tmp_path):
     )
     assert items_fingerprint(saved) == items_fingerprint(loaded)
     with pytest.raises(ValueError, match="no split 'validation'; it has test"):
-        load_benchmark(BENCHMARKS["llama_questions"], str(tmp_path / "saved"), split="validation")
+        benchmark = replace(read_benchmark("llama_questions"), split="validation")
+        load_benchmark_dataset(benchmark, str(tmp_path / "saved"))
 
 
 @pytest.mark.parametrize(
@@ -155,7 +156,7 @@ def test_a_dataset_saved_to_disk_will_do(forms_dir, tmp_path):
 )
 def test_bad_rows_are_named(benchmark, columns, message):
     with pytest.raises(ValueError, match=message):
-        list(BenchmarkItems(BENCHMARKS[benchmark], Dataset.from_dict(columns)))
+        list(BenchmarkItems(read_benchmark(benchmark), Dataset.from_dict(columns)))
 
 
 # The command
@@ -170,7 +171,17 @@ def test_figures_are_those_of_the_evaluation(run, model_dir, corpus_dir, tiny_ct
     readme = tmp_path / "README.md"
     readme.write_text(f"<!-- {BENCHMARK_TABLE} --><!-- end of {BENCHMARK_TABLE} -->")
     for name, (benchmark, arguments) in SAME_SETS.items():
-        arguments = [*arguments, "--limit", "3", "--mctp_mode", "boost", "--readme", str(readme)]
+        arguments = [
+            *arguments,
+            "--limit",
+            "3",
+            "--mctp_mode",
+            "boost",
+            "--readme",
+            str(readme),
+            "--normalizer",
+            "corpus",
+        ]
         results = run(benchmark, tmp_path / "out", *arguments)
         measured = results["benchmarks"][f"{benchmark}_written" if name == "tqa" else benchmark]["boost"]
         assert figures[name].items() <= measured.items()
@@ -185,7 +196,10 @@ def test_figures_are_those_of_the_evaluation(run, model_dir, corpus_dir, tiny_ct
     table = (tmp_path / "out" / "results.md").read_text()
     assert len(table.splitlines()) == 2 + len(SAME_SETS) + 1
     right = figures["sqa"]["text_accuracy"]
-    assert f"| llama_questions | boost | 3 | – | – | {right:.1%} | 0.0% | {tiny_ctc_dir.name} |" in readme.read_text()
+    assert (
+        f"| llama_questions | boost | 3 | – | – | {right:.1%} | 0.0% | {tiny_ctc_dir.name} | corpus |"
+        in readme.read_text()
+    )
     assert (tmp_path / "out" / "results.png").read_bytes().startswith(b"\x89PNG")
     lines = [json.loads(line) for line in (tmp_path / "out" / "llama_questions-boost.jsonl").read_text().splitlines()]
     assert len(lines) == 3 and {"id", "reference", "text", "heard", "speech_is_right"} <= set(lines[0])
@@ -296,7 +310,7 @@ def test_bad_arguments_are_one_line_each(capsys, model_dir, forms_dir, tmp_path,
     message = refusal(capsys, *common, "mmlu")
     assert (
         "no benchmark 'mmlu'" in message
-        and "a new one is an entry of BENCHMARKS in training/evaluation/benchmarks.py" in message
+        and "one of your own is a YAML file like theirs in training/evaluation/benchmarks" in message
     )
     message = refusal(capsys, *common, "llama_questions", "--dataset_name", folder, "--dataset_split", "test.clean")
     (message,) = [line for line in message.splitlines() if "error:" in line]
@@ -312,7 +326,8 @@ def test_bad_arguments_are_one_line_each(capsys, model_dir, forms_dir, tmp_path,
     assert "no questions" in refusal(capsys, *speech, "--written_questions")
     assert "Invalid model size 'huge'" in refusal(capsys, *speech, "--recognizer", "huge")
     assert "limit must be at least 1" in refusal(capsys, *speech, "--limit", "0")
-    assert "ROLE=COLUMN" in refusal(capsys, *speech, "--columns", "text")
+    for column in ("text", "sound=audio", "text="):
+        assert "ROLE=COLUMN" in refusal(capsys, *speech, "--columns", column)
     assert not (tmp_path / "out").exists()
     bert = tmp_path / "bert"
     bert.mkdir()

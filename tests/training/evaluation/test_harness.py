@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.evaluation.benchmarks import BENCHMARKS, BenchmarkItems, load_benchmark
+from training.evaluation.benchmarks import BenchmarkItems, load_benchmark_dataset, read_benchmark
 from training.evaluation.harness import ResponseLog, respond
 from training.evaluation.recognition import PipelineRecognizer, WhisperRecognizer, load_recognizer
 
 
 @pytest.fixture(scope="module")
 def items(forms_dir):
-    benchmark = BENCHMARKS["llama_questions"]
-    return BenchmarkItems(benchmark, load_benchmark(benchmark, str(forms_dir / "llama_questions")))
+    benchmark = read_benchmark("llama_questions")
+    return BenchmarkItems(benchmark, load_benchmark_dataset(benchmark, str(forms_dir / "llama_questions")))
 
 
 def test_responses_are_the_same_whatever_the_batch(model, processor, items):

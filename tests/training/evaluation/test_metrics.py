@@ -12,7 +12,7 @@ import pytest
 from places import ROOT
 
 from training.evaluation import metrics
-from training.evaluation.scoring import normalize_text
+from training.evaluation.scoring import normalize_corpus_text
 
 
 WORDS = "a bat cat hat is seven two twelve the".split()
@@ -69,7 +69,10 @@ def test_the_metrics_load_in_a_process_without_network(tmp_path):
 
 def test_error_rates_are_edit_distances(load, sentences):
     references, predictions = sentences
-    pairs = [(normalize_text(reference), normalize_text(text)) for reference, text in zip(references, predictions)]
+    pairs = [
+        (normalize_corpus_text(reference), normalize_corpus_text(text))
+        for reference, text in zip(references, predictions)
+    ]
     for name, key, units in (("word_error_rate", "wer", str.split), ("character_error_rate", "cer", list)):
         errors = sum(edit_distance(units(reference), units(text)) for reference, text in pairs)
         total = sum(len(units(reference)) for reference, _ in pairs)

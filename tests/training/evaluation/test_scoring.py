@@ -6,13 +6,12 @@ import doctest
 
 import pytest
 
-from training.evaluation import scoring
+from training.evaluation import normalizers
+from training.evaluation.normalizers import normalize_corpus_text, number_to_words
 from training.evaluation.scoring import (
     answer_accuracy,
     answer_is_right,
     character_error_rate,
-    normalize_text,
-    number_to_words,
     real_time_factor,
     word_error_rate,
 )
@@ -38,8 +37,8 @@ from training.evaluation.scoring import (
     ],
 )
 def test_normalize_text(text, expected):
-    assert normalize_text(text) == expected
-    assert normalize_text(expected) == expected
+    assert normalize_corpus_text(text) == expected
+    assert normalize_corpus_text(expected) == expected
 
 
 def test_number_to_words():
@@ -49,7 +48,7 @@ def test_number_to_words():
 
 
 def test_the_examples_of_the_docstrings_hold():
-    assert doctest.testmod(scoring).failed == 0
+    assert doctest.testmod(normalizers).failed == 0
 
 
 def test_word_error_rate_is_errors_over_words():

@@ -1,0 +1,61 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Whisper's normalizer, as published sets are scored, next to that of the corpus, whose values are in `test_scoring`."""
+
+import pytest
+
+from training.evaluation import normalizers
+from training.evaluation.normalizers import CORPUS, WHISPER_ENGLISH, describe_normalizer, find_normalizer
+from training.evaluation.scoring import answer_accuracy, answer_is_right, character_error_rate, word_error_rate
+
+
+@pytest.mark.parametrize(
+    ("text", "whisper", "corpus"),
+    [
+        # repairs of the corpus that are no good for others
+        ("He passed.", "he passed", "he past"),
+        ("Columbia", "columbia", "colombia"),
+        # what Whisper's knows and the corpus has not
+        ("Mr. Brown won't pay $20 (today)", "mister brown will not pay $20", "mr brown wont pay twenty today"),
+        ("Um, twenty-one cats", "21 cats", "um twenty one cats"),
+        ("MISTER QUILTER IS THE APOSTLE", "mister quilter is the apostle", "mister quilter is the apostle"),
+        (" ?! ", "", ""),
+    ],
+)
+def test_each_makes_its_own_of_a_text(text, whisper, corpus):
+    assert find_normalizer(WHISPER_ENGLISH)(text) == whisper
+    assert find_normalizer(CORPUS)(text) == corpus
+
+
+def test_scores_are_those_of_the_normalizer():
+    references, hypotheses = ["He passed the twentieth house."], ["He past the 20th house"]
+    assert word_error_rate(references, hypotheses, WHISPER_ENGLISH) == pytest.approx(1 / 5)
+    # "20th" is "twenty th" to it
+    assert word_error_rate(references, hypotheses) == pytest.approx(2 / 5)
+    assert character_error_rate(["passed"], ["past"], WHISPER_ENGLISH) == pytest.approx(3 / 6)
+    assert character_error_rate(["passed"], ["past"]) == 0
+    assert answer_is_right("It was Mister Brown.", "Mr. Brown", normalizer=WHISPER_ENGLISH)
+    assert not answer_is_right("It was Mister Brown.", "Mr. Brown")
+    assert answer_accuracy(["It was Mister Brown.", "4"], ["Mr. Brown", "four"], normalizer=WHISPER_ENGLISH) == 1
+    with pytest.raises(ValueError, match="no words: '\\(what\\)'"):
+        word_error_rate(["(what)"], ["what"], WHISPER_ENGLISH)
+
+
+def test_an_unknown_normalizer_is_named():
+    with pytest.raises(ValueError, match="no normalizer 'whisper'; there are corpus, whisper_english"):
+        word_error_rate(["a"], ["a"], "whisper")
+
+
+def test_spellings_are_whispers_own():
+    pytest.importorskip(normalizers.SPELLINGS_PACKAGE)
+    assert find_normalizer(WHISPER_ENGLISH)("The neighbour's colours") == "the neighbor is colors"
+    assert describe_normalizer(WHISPER_ENGLISH) == "whisper_english"
+
+
+def test_results_say_where_the_spellings_are_missing(monkeypatch):
+    monkeypatch.setattr(normalizers, "SPELLINGS_PACKAGE", "no_such_package")
+    find_normalizer.cache_clear()
+    assert describe_normalizer(WHISPER_ENGLISH) == "whisper_english, without its spellings"
+    assert describe_normalizer(CORPUS) == "corpus"
+    assert find_normalizer(WHISPER_ENGLISH)("It's grey") == "it is grey"
+    find_normalizer.cache_clear()

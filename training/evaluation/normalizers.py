@@ -1,0 +1,129 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+The two normalizers of English text, which make one form of what is written in several ways, before texts are compared.
+
+Published sets are scored with `WHISPER_ENGLISH`, Whisper's own normalizer, as others score them. Held-out conversations and data
+of one's own are scored with `CORPUS`, which knows what the small corpus and a small recogniser write differently.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from functools import cache
+from importlib.resources import files
+from importlib.util import find_spec
+
+
+CORPUS, WHISPER_ENGLISH = NORMALIZERS = ("corpus", "whisper_english")
+# the package that has Whisper's table of British and American spellings; transformers has the normalizer without it
+SPELLINGS_PACKAGE = "whisper_normalizer"
+
+_SMALL_NUMBERS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
+).split()
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_SIGNS = {"+": "plus", "-": "minus", "−": "minus", "–": "minus", "=": "is"}
+# One spelling for what is spoken alike but written in several ways, of the words that the corpus has. Only for the corpus: in
+# other texts "passed" is not "past", so scores with these are not comparable with anybody's.
+_SPELLINGS = {
+    "grey": "gray",
+    "colour": "color",
+    "colours": "colors",
+    "neighbour": "neighbor",
+    "columbia": "colombia",
+    "passed": "past",
+    "ok": "okay",
+    "alright": "all right",
+    "goodnight": "good night",
+    "goodbye": "good bye",
+    "what's": "what is",
+    "it's": "it is",
+    "that's": "that is",
+    "there's": "there is",
+    "where's": "where is",
+    "i'm": "i am",
+    "i'll": "i will",
+    "don't": "do not",
+    "o'clock": "oclock",
+    "o clock": "oclock",
+}
+
+
+@cache
+def find_normalizer(name: str) -> Callable[[str], str]:
+    """
+    Args:
+        name: one of `NORMALIZERS`.
+
+    Raises:
+        ValueError: there is no normalizer of that name.
+    """
+    if name not in NORMALIZERS:
+        raise ValueError(f"There is no normalizer {name!r}; there are {', '.join(NORMALIZERS)}.")
+    return normalize_corpus_text if name == CORPUS else _whisper_normalizer()
+
+
+def describe_normalizer(name: str) -> str:
+    """The name, for files of results; of Whisper's it says as well where its table of spellings is not installed."""
+    if name == WHISPER_ENGLISH and find_spec(SPELLINGS_PACKAGE) is None:
+        return f"{name}, without its spellings"
+    return name
+
+
+def _whisper_normalizer() -> Callable[[str], str]:
+    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+
+    spellings = {}
+    if find_spec(SPELLINGS_PACKAGE) is not None:
+        table = files(SPELLINGS_PACKAGE) / "normalizers" / "english.json"
+        spellings = json.loads(table.read_text(encoding="utf-8"))
+    normalize = EnglishTextNormalizer(spellings)
+    # it leaves spaces at the ends where it has removed signs
+    return lambda text: normalize(text).strip()
+
+
+def number_to_words(number: int) -> str:
+    """English words of 0 <= number < 1,000,000; larger numbers are read digit by digit.
+
+    >>> number_to_words(342)
+    'three hundred forty two'
+    """
+    if number < 20:
+        return _SMALL_NUMBERS[number]
+    if number < 100:
+        tens = _TENS[number // 10 - 2]
+        return tens if number % 10 == 0 else f"{tens} {_SMALL_NUMBERS[number % 10]}"
+    for size, name in ((1000, "thousand"), (100, "hundred")):
+        if size <= number < size * 1000:
+            words = f"{number_to_words(number // size)} {name}"
+            return words if number % size == 0 else f"{words} {number_to_words(number % size)}"
+    return " ".join(_SMALL_NUMBERS[int(digit)] for digit in str(number))
+
+
+def _clock_to_words(match: re.Match) -> str:
+    hour, minute = int(match[1]), int(match[2])
+    if hour > 23 or minute > 59:
+        return match[0]
+    if minute == 0:
+        return f"{number_to_words(hour)} oclock"
+    return f"{number_to_words(hour)} {'o ' if minute < 10 else ''}{number_to_words(minute)}"
+
+
+def normalize_corpus_text(text: str) -> str:
+    """The normalizer `CORPUS`: lower case, digits, clock times and signs as words, one spelling, no punctuation.
+
+    >>> normalize_corpus_text("What's 7+5? It is 3:30, or 4 o'clock.")
+    'what is seven plus five it is three thirty or four oclock'
+    """
+    text = text.lower().replace("’", "'")
+    text = re.sub(r"\b(\d{1,2})[:.](\d{2})\b(\s*o'?\s?clock)?", _clock_to_words, text)
+    text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)
+    # "-" is spoken where a number follows; elsewhere it joins words. "+" and "=" are always spoken.
+    text = re.sub(r"(?<=[\w\s])([+=]|[-−–](?=\s*\d))", lambda match: f" {_SIGNS[match[1]]} ", text)
+    text = re.sub(r"\d+", lambda match: f" {number_to_words(int(match[0]))} ", text)
+    text = " ".join(re.sub(r"[^\w']|_", " ", text).split())
+    for spelling, word in _SPELLINGS.items():
+        text = re.sub(rf"(?<![\w']){spelling}(?![\w'])", word, text)
+    return " ".join(text.replace("'", "").split())
