@@ -406,6 +406,8 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
+    # That `from_pretrained` was given, with which a pipeline of the model loads its processor, too
+    revision: str | None = None
 
     def __init__(self, config: VitaAudioConfig):
         super().__init__(config)
@@ -443,6 +445,7 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
             raise ValueError(f"The tensors of '{pretrained_model_name_or_path}' do not fit its config. {misfit}.")
         check_weights(model, str(pretrained_model_name_or_path), **kwargs)
         keep_code(cls.remote_code, str(pretrained_model_name_or_path), **kwargs)
+        model.revision = kwargs.get("revision")
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, save_directory, *args, **kwargs):

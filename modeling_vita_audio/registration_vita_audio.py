@@ -1,7 +1,10 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Makes `pipeline("audio-to-audio", model=object)` know a model whose code is that of a Hub folder, as it knows a folder's name."""
+"""Lets `pipeline("audio-to-audio", model=model)` take a model that runs with the code of its Hub folder, not only the folder's name."""
 
+from typing import Any
+
+from transformers import Pipeline, PreTrainedModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.pipelines import PIPELINE_REGISTRY
 
@@ -10,15 +13,16 @@ TASK = "audio-to-audio"
 
 
 class PipelineOfFolder:
-    """Called as a pipeline's class, makes the pipeline whose code lies beside the model's. It finds its processor itself."""
+    """Stands for the pipeline's class, whose code lies beside the model's, and makes an object of it."""
 
+    # The pipeline loads its processor by itself; transformers must not look for the parts
     _load_processor = _load_tokenizer = _load_feature_extractor = _load_image_processor = _load_video_processor = False
 
-    def __new__(cls, model, **kwargs):
+    def __new__(cls, model: PreTrainedModel, **kwargs: Any) -> Pipeline:
         reference = model.config.custom_pipelines[TASK]["impl"]
-        # of the same commit as the model's, which runs already
-        revision = getattr(model.config, "_commit_hash", None)
-        return get_class_from_dynamic_module(reference, model.name_or_path, revision=revision)(model=model, **kwargs)
+        # The code of the pipeline has to be of the same commit as the model's, which runs already
+        pipeline_class = get_class_from_dynamic_module(reference, model.name_or_path, revision=model.revision)
+        return pipeline_class(model=model, **kwargs)
 
 
 # The installed packages register their own

@@ -496,7 +496,7 @@ def _load_processor(name_or_path: str, model) -> ProcessorMixin:
     if not name_or_path:
         raise ValueError("The pipeline needs `processor=`: the model was not loaded from a folder that has one.")
     is_of_model = name_or_path == model.name_or_path and not os.path.isdir(name_or_path)
-    revision = {"revision": model.config._commit_hash} if is_of_model else {}
+    revision = {"revision": model.revision} if is_of_model else {}
     # asked for once, by whoever loaded this code
     is_remote = __name__.startswith("transformers_modules.")
     return AutoProcessor.from_pretrained(name_or_path, trust_remote_code=is_remote, **revision)

@@ -1,5 +1,9 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
+import ast
+import importlib
+import importlib.metadata
+import inspect
 import os
 import re
 import subprocess
@@ -118,3 +122,148 @@ def test_a_cache_has_one_place_in_the_outputs(model):
         "cache" if HAS_NEW_CACHE_NAME else "past_key_values"
     ]
     assert outputs[0] is outputs.logits
+
+
+# --- private names of other libraries ---
+
+OUR_FOLDERS = ("benchmarks", "hub_cards", "modeling_vita_audio", "processing", "serving", "training")
+
+# All that this code uses or overrides, by the class or function that has it. Nobody promises that the next release has it, too
+PRIVATE_NAMES = {
+    "evaluate.Metric": ["_compute", "_info"],
+    "torch.nn.Module": ["_forward_hooks", "_forward_pre_hooks"],
+    "transformers.GenerationConfig": ["_from_model_config"],
+    "transformers.GenerationMixin": [
+        "_eos_token_tensor",
+        "_has_unfinished_sequences",
+        "_pad_token_tensor",
+        "_prefill",
+        "_prepare_cache_for_generation",
+        "_prepare_generation_config",
+        "_sample",
+        "_update_model_kwargs_for_generation",
+        "_valid_auto_compile_criteria",
+        "_validate_generated_length",
+        "_validate_generation_mode",
+    ],
+    "transformers.Pipeline": [
+        "_forward",
+        "_forward_params",
+        "_load_feature_extractor",
+        "_load_image_processor",
+        "_load_processor",
+        "_load_tokenizer",
+        "_load_video_processor",
+        "_pipeline_calls_generate",
+        "_preprocess_params",
+        "_sanitize_parameters",
+    ],
+    "transformers.PreTrainedConfig": ["_attn_implementation"],
+    "transformers.PreTrainedModel": [
+        "_can_compile_fullgraph",
+        "_default_compile_config",
+        "_gradient_checkpointing_func",
+        "_init_weights",
+        "_keep_in_fp32_modules_strict",
+        "_no_split_modules",
+        "_skip_keys_device_placement",
+        "_supports_attention_backend",
+        "_supports_flash_attn",
+        "_supports_flex_attn",
+        "_supports_sdpa",
+        "_tied_weights_keys",
+        "_tp_plan",
+    ],
+    "transformers.Trainer": [
+        "_finish_current_push",
+        "_get_output_dir",
+        "_get_train_sampler",
+        "_internal_call",
+        "_load_best_model",
+        "_load_from_checkpoint",
+        "_load_optimizer_and_scheduler",
+        "_load_rng_state",
+        "_push_from_checkpoint",
+        "_save",
+        "_save_checkpoint",
+    ],
+    "transformers.utils.PushToHubMixin": ["_get_files_timestamps", "_upload_modified_files"],
+    "transformers.utils.hub.cached_files": [
+        "_raise_exceptions_for_connection_errors",
+        "_raise_exceptions_for_missing_entries",
+    ],
+    "trl.SFTTrainer": ["_metrics", "_tag_names", "_tokenizer"],
+}
+
+
+def names_of(owner):
+    """The attributes of a class and of its instances, and arguments of its methods or of a function and those beside it."""
+    names = {*dir(owner), *inspect.get_annotations(owner)}
+    for node in ast.walk(ast.parse(inspect.getsource(inspect.getmodule(owner)))):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            names.add(node.attr)
+        elif isinstance(node, ast.arg):
+            names.add(node.arg)
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", None) == "setattr":
+            names.add(getattr(node.args[1], "value", None))
+    return names
+
+
+@pytest.mark.parametrize("path", PRIVATE_NAMES)
+def test_no_private_name_is_gone(path):
+    module, _, name = path.rpartition(".")
+    gone = set(PRIVATE_NAMES[path]) - names_of(getattr(importlib.import_module(module), name))
+    library = path.partition(".")[0]
+    assert not gone, f"{path} of {library} {importlib.metadata.version(library)} has no {', '.join(sorted(gone))}"
+
+
+def names_of_others(tree):
+    """Private names that code uses, apart from those of its own functions, arguments and attributes of `self`."""
+    used, defined = set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            is_own = isinstance(node.ctx, ast.Store) and getattr(node.value, "id", None) == "self"
+            (defined if is_own else used).add(node.attr)
+        elif isinstance(node, ast.keyword):
+            used.add(node.arg)
+        elif isinstance(node, ast.alias):
+            used.add(node.name)
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", None) in ("getattr", "hasattr", "setattr"):
+            used.add(getattr(node.args[1], "value", None))
+        elif isinstance(node, ast.FunctionDef):
+            defined |= {node.name} | {argument.arg for argument in node.args.args}
+    return {name for name in used - defined if re.match("_[a-z]", str(name))}
+
+
+def overridden_names(class_):
+    """Private names that a class and its bases have of this code, and a base of another library has, too."""
+    ours, others = set(), set()
+    for base in class_.__mro__:
+        (ours if base.__module__.partition(".")[0] in OUR_FOLDERS else others).update(vars(base))
+    return {name for name in ours & others if re.match("_[a-z]", name)} - {"_abc_impl"}
+
+
+def test_every_private_name_of_others_is_listed():
+    trees = {path: ast.parse(path.read_text()) for folder in OUR_FOLDERS for path in (ROOT / folder).rglob("*.py")}
+    # `_replace` is of named tuples, and documented
+    used = names_of_others(ast.Module(list(trees.values()), [])) - {"_replace"}
+    overridden = set()
+    for path, tree in trees.items():
+        module = importlib.import_module(
+            ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        )
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef):
+                overridden |= overridden_names(getattr(module, node.name))
+    listed = {name for names in PRIVATE_NAMES.values() for name in names}
+    assert used | overridden == listed, (sorted((used | overridden) - listed), sorted(listed - used - overridden))
+
+
+def test_one_that_is_not_listed_is_noticed():
+    class Model(transformers.PreTrainedModel):
+        _ours, _keys_to_ignore_on_load_missing = 1, []
+
+    Model.__module__ = "processing.some_module"
+    assert overridden_names(Model) == {"_keys_to_ignore_on_load_missing"}
+    code = "self._own = model._get_name(_private=getattr(self._own, '_hidden'))\nfrom a import _b"
+    assert names_of_others(ast.parse(code)) == {"_get_name", "_private", "_hidden", "_b"}

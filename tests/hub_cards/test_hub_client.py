@@ -343,6 +343,37 @@ def test_a_model_loads_by_id_and_revision_where_our_packages_are_not(hub, questi
         assert method in ("GET", "HEAD") and ("/stage%2F2" in path or f"/{commit}/" in path or "/file?" in path), path
 
 
+PIPELINE_OF_A_MODEL = """
+import json, sys
+from transformers import AutoModel, pipeline
+
+model = AutoModel.from_pretrained(sys.argv[1], revision="stage/2", trust_remote_code=sys.argv[2] == "remote")
+pipe = pipeline("audio-to-audio", model=model, device="cpu")
+code = type(pipe).__module__.partition(".")[0]
+print(json.dumps([code, pipe.processor.encode_audio([sys.argv[3]])]))
+"""
+
+
+@pytest.mark.parametrize("code", ["remote", "installed"])
+def test_a_pipeline_of_a_loaded_model_is_of_its_revision(hub, question, tmp_path, code):
+    api = hub.api()
+    api.create_repo("vita/mini")
+    for seed, branch in enumerate(("main", "stage/2")):
+        processor = VitaAudioProcessor.from_codec(tiny_processor().tokenizer, tiny_codec(seed))
+        folder = export_repository(tiny_model(processor, seed), processor, tmp_path / f"stage{seed + 1}")
+        if seed == 1:
+            api.create_branch("vita/mini", branch=branch)
+        api.upload_folder(repo_id="vita/mini", folder_path=folder, revision=branch)
+    packages = BLOCK_OUR_PACKAGES if code == "remote" else "import processing\n"
+    arguments = ("vita/mini", code, question)
+    done = run(
+        hub, tmp_path / "home", "-c", packages + PIPELINE_OF_A_MODEL, *arguments, token=hub.read_token, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    package = "transformers_modules" if code == "remote" else "processing"
+    assert json.loads(done.stdout) == [package, processor.encode_audio([question])]
+
+
 RUN_COMMANDS = """
 import contextlib, io, json, os, sys
 import processing  # what libraries print when they are loaded is not of a command
