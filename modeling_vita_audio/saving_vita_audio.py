@@ -10,7 +10,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,47 +23,73 @@ from transformers.integrations.accelerate import load_offloaded_parameter
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 
-# Where the code of a Hub folder is: beside this file in one that was loaded, and in two packages where it is written. This
-# package comes first: the other has a module in the name of this one.
+# The folders that a Hub folder's code is copied from. In a loaded Hub folder all code is beside this file; installed,
+# it is in two packages. This one comes first, as the other has a file of the same name as this one.
 CODE_FOLDERS = [Path(__file__).resolve().parent, Path(__file__).resolve().parent.parent / "processing"]
 
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
-# Of `from_pretrained`, to find the files of a repository
+# Arguments of `from_pretrained` that say where on the Hub a file is, and how to get it
 HUB_KWARGS = ("cache_dir", "force_download", "proxies", "token", "local_files_only", "revision")
 
-# Of `save_pretrained(push_to_hub=True)`, as transformers takes them
+# Arguments that `save_pretrained(push_to_hub=True)` passes on: to `create_repo`, and to the upload
 REPO_KWARGS = ("repo_id", "private")
 COMMIT_KWARGS = ("commit_message", "commit_description", "create_pr", "revision")
 
 UNFINISHED_SUFFIX = ".unfinished"
-# Where nothing else was in the folder before: what is there after a kill may be written over
+# Marks the first write into a folder that had nothing in it: after a kill, such a folder still counts as free
 FIRST_SUFFIX = ".first" + UNFINISHED_SUFFIX
-# On a disk that machines share, one cannot see whether another's process still runs
+# Whether a process of another machine still runs cannot be seen from here, so what it writes on a shared disk is left
+# alone for as long as the longest save may take
 LONGEST_SAVE_SECONDS = 24 * 3600
 
 SHARD_NUMBER = re.compile(r"-\d{5}-of-\d{5}$")
 
 
 @contextmanager
+def unfinished_folder(parent: Path, suffix: str = UNFINISHED_SUFFIX) -> Iterator[Path]:
+    """
+    Makes a hidden folder in `parent` for files that are not whole yet, and removes it at the end. Its name begins with
+    [`owner_prefix`], so that the next process to write here removes it where this one is killed.
+    """
+    prefix = owner_prefix()
+    with TemporaryDirectory(prefix=prefix, suffix=suffix, dir=parent, ignore_cleanup_errors=True) as name:
+        yield Path(name)
+    remove_leftovers(parent)
+
+
+@contextmanager
+def replaced_whole(path: str | os.PathLike) -> Iterator[Path]:
+    """
+    Lets a file or folder be written whole or not at all: yields a path of the same name in an [`unfinished_folder`]
+    beside `path`; what is written there replaces `path` at the end, and is removed where an error is raised.
+    """
+    path = Path(path).absolute()
+    with unfinished_folder(path.parent) as folder:
+        yield folder / path.name
+        if path.is_dir():
+            path.replace(folder / f"{path.name}.old")
+        (folder / path.name).replace(path)
+
+
+@contextmanager
 def written_whole(folder: str | os.PathLike) -> Iterator[Path]:
     """
-    A folder of the name of `folder`, in a hidden one inside of it, to write to; the files are moved to `folder` at the end. What
-    processes that were killed have left there of their own is removed.
+    Lets files be added to a folder all or not at all: yields an empty folder of the same name in an
+    [`unfinished_folder`] inside of it; its files are moved to `folder` at the end, over those of their names.
 
     Raises:
-        OSError: the files could not be written; `folder` is as it was, and not there if it was not.
+        OSError: the files could not be written. `folder` is as it was before, and not there if it was not.
     """
     folder = Path(folder).absolute()
     is_new, suffix = not folder.exists(), FIRST_SUFFIX if is_free(folder) else UNFINISHED_SUFFIX
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=owner_prefix(), suffix=suffix, dir=folder, ignore_cleanup_errors=True) as name:
-            unfinished = Path(name, folder.name)
+        with unfinished_folder(folder, suffix) as outer:
+            unfinished = outer / folder.name
             unfinished.mkdir()
             yield unfinished
             put_in_place(unfinished, folder)
-        remove_leftovers(folder)
         is_new = False
     except SafetensorError as error:
         raise OSError(f"Cannot write the weights to {folder}: {error}") from error
@@ -74,8 +100,9 @@ def written_whole(folder: str | os.PathLike) -> Iterator[Path]:
 
 def put_in_place(unfinished: Path, folder: Path) -> None:
     """
-    Moves all files of a folder that is whole into another one. Weights that others take the place of go first and the new ones
-    come last, the index of shards after them: a process that is killed meanwhile leaves no weights, never a mix of two models.
+    Moves all files of a folder that is whole into another one. Old weights that the new ones replace are removed
+    first; the new ones are moved last, and their index of shards after them. So a process that is killed meanwhile
+    leaves a folder without weights, never one with weights of two models.
     """
     paths = [path.relative_to(unfinished) for path in unfinished.rglob("*") if path.is_file()]
     kinds = {(path.parent, kind_of_weights(path)) for path in paths if kind_of_weights(path)}
@@ -89,29 +116,31 @@ def put_in_place(unfinished: Path, folder: Path) -> None:
 
 
 def kind_of_weights(path: Path) -> str | None:
-    """Such as `model`, which shards and their index have in common; None of other files."""
+    """The name, such as `model`, that shards and their index have in common; None for files without weights."""
     name, is_weights, _ = path.name.partition(".safetensors")
     return SHARD_NUMBER.sub("", name) if is_weights else None
 
 
 def owner_prefix() -> str:
     """
-    How names of unfinished files and folders begin: with the process that is at them. They end, without another dash, with
-    `UNFINISHED_SUFFIX`.
+    The beginning of the names of all that is unfinished: the machine and the process that write it. The rest of such a
+    name has no dash, which [`leftovers`] relies on, and ends in `UNFINISHED_SUFFIX`.
     """
     return f".{socket.gethostname()}-{os.getpid()}-"
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """What has such a name and is of a process that was killed."""
+    """What processes that were killed have left unfinished in a folder."""
     paths = []
     for path in folder.glob(f".*{UNFINISHED_SUFFIX}"):
         host, _, number = path.name[1:].rpartition("-")[0].rpartition("-")
         is_ours = host == socket.gethostname()
         if is_ours and number.isdigit() and is_running(int(number)):
             continue
-        if is_ours or time.time() - path.stat().st_mtime > LONGEST_SAVE_SECONDS:
-            paths.append(path)
+        # another process may remove it meanwhile
+        with suppress(FileNotFoundError):
+            if is_ours or time.time() - path.stat().st_mtime > LONGEST_SAVE_SECONDS:
+                paths.append(path)
     return paths
 
 
@@ -129,12 +158,15 @@ def is_running(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except OSError:
-        pass  # another user's
+        pass  # the process is another user's
     return True
 
 
 def is_free(folder: Path) -> bool:
-    """Whether there is nothing in a folder, other than what a process that was killed has left of the first one written there."""
+    """
+    Whether a folder is empty or not there. What a process that was killed has left of the first write into it does not
+    count.
+    """
     if not folder.is_dir():
         return not folder.exists()
     left = leftovers(folder)
@@ -152,15 +184,16 @@ def check_is_free(folder: Path) -> None:
 
 def code_files(modules: Iterable[str], source: str | None = None, **hub_kwargs) -> dict[str, Path]:
     """
-    The files of modules and of all that they import relatively.
+    Finds the files of modules and of all that they import relatively.
 
     Args:
-        modules: their names, without a path or `.py`.
-        source: the folder or Hub id that what uses them was loaded from, for those that nothing has loaded yet.
-        hub_kwargs: of that loading, see `HUB_KWARGS`.
+        modules: names of the modules, without a path or `.py`.
+        source: the folder or Hub id that a model or processor was loaded from. It has the modules that transformers
+            has not copied, as nothing has imported them yet.
+        hub_kwargs: arguments that `source` was loaded with, see `HUB_KWARGS`.
 
     Returns:
-        `dict[str, Path]`: by the names of the modules; those that are nowhere are left out.
+        `dict[str, Path]`: the files by the names of the modules, without those that are nowhere.
     """
     files, names = {}, list(modules)
     while names:
@@ -181,15 +214,16 @@ def find_code(file_name: str, source: str | None, **hub_kwargs) -> Path | None:
     try:
         path = cached_file(source, file_name, **hub_kwargs)
     except OSError:
-        # it is not there, or not to be had; what is loaded works without it
+        # the file is not there, or there is no network: what is loaded has worked without it so far
         return None
     return path and Path(path)
 
 
 def keep_code(remote_code: dict[str, dict], source: str, **kwargs) -> None:
     """
-    Puts code that `remote_code` names and that transformers did not load, as nothing has needed it yet, beside what it did, so
-    that a save finds it wherever `source` is by then. `kwargs` are those of `from_pretrained`.
+    Copies the code that `remote_code` names, and that transformers has not loaded from `source` as nothing has
+    imported it yet, beside the code that it has loaded. So a later save finds it even where `source` is gone. `kwargs`
+    are those of `from_pretrained`.
     """
     hub_kwargs = {name: kwargs[name] for name in HUB_KWARGS if name in kwargs}
     for path in code_files(modules_of(remote_code), source, **hub_kwargs).values():
@@ -207,13 +241,17 @@ def modules_of(remote_code: dict[str, dict]) -> set[str]:
 
 def add_code(folder: Path, remote_code: dict[str, dict], source: str | None = None) -> None:
     """
-    Completes a folder in which something is saved for `trust_remote_code=True`.
+    Completes a saved folder so that it loads with `trust_remote_code=True`. This is the only place that writes
+    `auto_map`, for models, configurations, processors and codecs alike: `register_for_auto_class` of transformers
+    writes one entry a class, but four auto classes find our model, and it copies no code of the pipeline, which no
+    model imports. (Where classes were loaded as remote code, transformers has registered them and writes the one entry
+    that it knows first; it is completed here.)
 
     Args:
-        folder: where the code goes, too.
-        remote_code: entries `auto_map` and `custom_pipelines` for JSON files of the folder; one that is not there, as an adapter
-            alone has no `config.json`, gets none.
-        source: see [`code_files`]. Pipelines whose code is nowhere are not named.
+        folder: the saved folder; the code is copied to it.
+        remote_code: entries `auto_map` and `custom_pipelines` by the names of the JSON files that get them. A file
+            that the folder does not have is passed over: an adapter alone has no `config.json`.
+        source: see [`code_files`]. A pipeline whose code is nowhere is not named.
     """
     for file_name, entries in remote_code.items():
         if not (folder / file_name).is_file():
@@ -259,16 +297,17 @@ def describe_misfit(
 @torch.no_grad()
 def check_weights(model: torch.nn.Module, source: str, subfolder: str = "", **kwargs) -> None:
     """
-    Checks what was loaded, and the type that it is stored in, which loading changes without a word.
+    Checks the weights of a loaded model, and the types that its files store them in: `from_pretrained` converts whole
+    numbers to floating point without a warning.
 
     Args:
-        model: as loaded.
-        source: the folder or Hub id that it is from.
-        subfolder: in `source`.
+        model: the loaded model.
+        source: the folder or Hub id that the model was loaded from.
+        subfolder: the subfolder of `source` that has the model.
         kwargs: those of `from_pretrained`.
 
     Raises:
-        ValueError: a weight has NaN or infinite values, or is stored as whole numbers: all answers would be nonsense.
+        ValueError: a weight has NaN or infinite values, or is stored as whole numbers. All answers would be nonsense.
     """
     place = f"{source}/{subfolder}" if subfolder else source
     weights = {name: weight for name, weight in model.named_parameters() if is_plain(weight)}
@@ -285,12 +324,12 @@ def check_weights(model: torch.nn.Module, source: str, subfolder: str = "", **kw
 
 
 def is_plain(weight: torch.nn.Parameter) -> bool:
-    """Whether it has floating point numbers, which the packed ones of quantised layers are not."""
+    """Whether a weight is a plain parameter of floating point numbers, as those of quantised layers are not."""
     return type(weight) is torch.nn.Parameter and weight.is_floating_point() and weight.itemsize > 1
 
 
 def weight_files(source: str, subfolder: str, **hub_kwargs) -> list[Path]:
-    """The files that a model was loaded from, by now all on this machine; none of a model in another format."""
+    """The safetensors files that a model was loaded from, on this machine by now; none for one in another format."""
     hub_kwargs |= {"subfolder": subfolder, "local_files_only": True, "force_download": False}
     names = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
     if not os.path.isdir(source) and not REPO_ID.fullmatch(source):
@@ -306,15 +345,15 @@ def weight_files(source: str, subfolder: str, **hub_kwargs) -> list[Path]:
 
 def narrowed(model, dtype: torch.dtype, state_dict: dict[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
     """
-    The tensors of a model, or those given, in a smaller `dtype` where that loses nothing, as of weights that were loaded from it
-    and not changed since.
+    Converts the tensors of a model, or those of `state_dict`, to a smaller `dtype` where that loses nothing: weights
+    that were stored in it and that training has not changed.
     """
     narrow, state_dict = {}, state_dict or model.state_dict()
     for name, tensor in state_dict.items():
         if tensor.device.type == "meta":
             tensor, place = load_offloaded_parameter(model, name), name
         else:
-            # tied ones stay tied
+            # tensors that share memory are converted once, so that tied weights stay tied
             place = (tensor.data_ptr(), tensor.shape)
         if not tensor.is_floating_point() or tensor.itemsize <= dtype.itemsize:
             narrow[name] = tensor
@@ -330,12 +369,12 @@ def saved_whole(save_pretrained: Callable) -> Callable:
     """
     Decorates a `save_pretrained` of transformers:
 
-    - Where it fails, it leaves the folder as it was.
+    - A save that fails leaves the folder as it was, see [`written_whole`].
     - The folder gets the code that the attribute `remote_code` of the class names, see [`add_code`].
-    - Weights that were read from a smaller type than they are computed in, `config.storage_dtype`, are stored in it where that
-      loses nothing.
+    - Weights are stored in the type `config.storage_dtype` where that loses nothing, see [`narrowed`].
 
-    With `distributed_checkpoint` it writes by itself, as processes look for one another's files meanwhile.
+    With `distributed_checkpoint` the files are written in place, as the processes look for one another's files
+    meanwhile.
     """
     signature = inspect.signature(save_pretrained)
 
@@ -385,6 +424,7 @@ __all__ = [
     "owner_prefix",
     "put_in_place",
     "remove_leftovers",
+    "replaced_whole",
     "saved_whole",
     "written_whole",
 ]

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
 import signal
+import socket
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ from places import ROOT
 from tiny_models import tiny_codec, tiny_model, tiny_processor
 
 from modeling_vita_audio import VitaAudioForConditionalGeneration
-from modeling_vita_audio.saving_vita_audio import written_whole
+from modeling_vita_audio.saving_vita_audio import replaced_whole, written_whole
 
 
 MAKERS = {"model": lambda: tiny_model(tiny_processor()), "processor": tiny_processor, "codec": tiny_codec}
@@ -134,6 +135,32 @@ def test_what_a_running_process_is_at_is_left_alone(tmp_path):
     os.utime(theirs, (0, 0))
     model.save_pretrained(tmp_path)
     assert not theirs.exists()
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_a_file_or_folder_is_replaced_whole(tmp_path, is_folder):
+    path = tmp_path / "results"
+
+    def write(text, fails=False):
+        with replaced_whole(path) as unfinished:
+            if is_folder:
+                unfinished.mkdir()
+            (unfinished / f"{text}.txt" if is_folder else unfinished).write_text(text)
+            if fails:
+                raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        write("half", fails=True)
+    assert not list(tmp_path.iterdir())
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / f".{socket.gethostname()}-{dead.pid}-abc.unfinished").mkdir()
+    write("first")
+    write("second")
+    with pytest.raises(OSError, match="no space left"):
+        write("half", fails=True)
+    assert list(tmp_path.iterdir()) == [path]
+    assert contents(tmp_path) == {"results/second.txt" if is_folder else "results": b"second"}
 
 
 def test_a_processor_leaves_the_shards_of_its_model(tmp_path):
