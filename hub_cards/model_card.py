@@ -184,6 +184,7 @@ def write_model_card(folder: str | Path, overwrite: bool = False, **kwargs) -> P
     state = read_json(folder / TRAINER_STATE_FILE)
     if state and loss_table(state["log_history"]) is not None:
         plot_losses(state["log_history"], folder / LOSSES_PICTURE)
+    # Not by `replaced_whole`: this lowest floor imports no `modeling_vita_audio`. The next card overwrites what a kill leaves
     unfinished = folder / f".{CARD_FILE}.unfinished"
     card.save(unfinished)
     unfinished.replace(path)

@@ -237,17 +237,12 @@ def write_audio(path: Path, samples, sampling_rate: int) -> None:
     """
     import soundfile
 
-    from modeling_vita_audio.saving_vita_audio import UNFINISHED_SUFFIX, owner_prefix, remove_leftovers
+    from modeling_vita_audio.saving_vita_audio import replaced_whole
 
     audio = io.BytesIO()
     audio_format, subtype = FORMATS[path.suffix.lower()]
     soundfile.write(audio, samples, sampling_rate, format=audio_format, subtype=subtype)
     path = path.absolute()
     path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f"{owner_prefix()}audio{UNFINISHED_SUFFIX}")
-    try:
-        temporary.write_bytes(audio.getvalue())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    remove_leftovers(path.parent)
+    with replaced_whole(path) as unfinished:
+        unfinished.write_bytes(audio.getvalue())

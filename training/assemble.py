@@ -16,6 +16,7 @@ import modeling_vita_audio
 import processing
 from hub_cards.command_line import ArgumentParser, naming, run_command
 from hub_cards.model_card import SAMPLE_QUESTION, TRAINER_STATE_FILE, TRAINING_RECORD_FILE, write_model_card
+from modeling_vita_audio.saving_vita_audio import replaced_whole
 from processing.audio_vita_audio import load_audio
 from processing.export import export_repository
 from processing.modeling_vita_audio_codec import VitaAudioCodec
@@ -56,10 +57,8 @@ def assemble(model_dir: Path, sample_question: Path, output_dir: Path, codec_dir
     round_to_half(model)
     round_to_half(processor.audio_tokenizer)
 
-    output_dir = output_dir.absolute()
-    unfinished = output_dir.with_name(f".{output_dir.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
+    output_dir.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with replaced_whole(output_dir) as unfinished:
         export_repository(model, processor, unfinished)
         # its code has one source in this repository, from which `setup.py` takes it
         for path in unfinished.glob("*.py"):
@@ -68,12 +67,8 @@ def assemble(model_dir: Path, sample_question: Path, output_dir: Path, codec_dir
         for name in (TRAINING_RECORD_FILE, TRAINER_STATE_FILE):
             if (model_dir / name).is_file():
                 shutil.copyfile(model_dir / name, unfinished / name)
-        shutil.rmtree(output_dir, ignore_errors=True)
-        unfinished.replace(output_dir)
-        # to be written again, by `vita-audio card`, when there are results
-        write_model_card(output_dir)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    # to be written again, by `vita-audio card`, when there are results
+    write_model_card(output_dir)
 
 
 def main(argv: list[str] | None = None) -> None:

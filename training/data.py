@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 
-from modeling_vita_audio.saving_vita_audio import UNFINISHED_SUFFIX, owner_prefix, remove_leftovers
+from modeling_vita_audio.saving_vita_audio import remove_leftovers, replaced_whole
 from processing import VitaAudioProcessor
 from processing.conversation_vita_audio import AUDIO_MARK
 
@@ -85,12 +85,8 @@ class SpeechCodeCache:
     def add(self, codes: dict[str, np.ndarray]) -> None:
         """Adds codes, `int32` of shape `(num_codes,)` by the keys of their audios, in a file of their own."""
         name = hashlib.blake2b("".join(sorted(codes)).encode(), digest_size=12).hexdigest()
-        unfinished = self.folder / f"{owner_prefix()}{name}{UNFINISHED_SUFFIX}"
-        try:
+        with replaced_whole(self.folder / f"{name}.safetensors") as unfinished:
             save_file(codes, unfinished)
-            os.replace(unfinished, self.folder / f"{name}.safetensors")
-        finally:
-            unfinished.unlink(missing_ok=True)
         self.codes |= codes
 
     def encode(self, sizes: dict[str, int], read: Callable[[str], str | dict], processor) -> None:

@@ -37,6 +37,7 @@ from .checkpoints import check_optimizer_state, describe_machine, describe_setti
 
 logger = get_logger(__name__)
 
+# All processes of a run save into it together, so its name has no process in it, unlike those of `replaced_whole`
 UNFINISHED_FOLDER = "unfinished"
 STAGING_PREFIX = ".push-"
 LAST_CHECKPOINT = "last-checkpoint"

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from transformers.utils import ModelOutput
 
+from modeling_vita_audio.saving_vita_audio import replaced_whole
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
 from processing.modeling_vita_audio_codec import (
     VitaAudioCodec,
@@ -322,14 +323,12 @@ class TuningClips(Dataset):
             codes = self.codec.encode(torch.from_numpy(target)[None, None]).audio_codes[0, 0].numpy()
             num_frames = len(codes) * self.config.hop_length // self.config.synthesis_hop_length
             log_f0, voiced = pitch_track(target, self.config, num_frames)
-            path = self._target_path(index)
-            unfinished = path.with_name(f".{path.name}")
-            # half precision for the disk: 60 dB below each sample are enough
-            np.savez(
-                unfinished,
-                target=target.astype(np.float16),
-                codes=codes.astype(np.int32),
-                log_f0=log_f0,
-                voiced=voiced,
-            )
-            unfinished.replace(path)
+            with replaced_whole(self._target_path(index)) as unfinished:
+                # half precision for the disk: 60 dB below each sample are enough
+                np.savez(
+                    unfinished,
+                    target=target.astype(np.float16),
+                    codes=codes.astype(np.int32),
+                    log_f0=log_f0,
+                    voiced=voiced,
+                )

@@ -8,7 +8,6 @@ all that it is made from, and files appear whole or not at all, so a run that wa
 
 import json
 import multiprocessing
-import os
 import random
 import sys
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ import soxr
 from tqdm import tqdm
 
 from hub_cards.command_line import ArgumentParser, no_empty_folder, run_command
+from modeling_vita_audio.saving_vita_audio import replaced_whole
 from processing.conversation_vita_audio import ASR_PROMPT, AUDIO_MARK, SPOKEN_CHAT_SYSTEM_PROMPT, TTS_PROMPT
 
 from .sentences import Question, Sentence, all_facts, all_questions, all_sentences, stable_hash
@@ -201,9 +201,8 @@ def render_clip(clip: Clip, output_dir: Path) -> dict:
     path = output_dir / clip.path
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        sf.write(partial, render_samples(clip), SAMPLING_RATE, subtype="PCM_16", format="FLAC")
-        partial.replace(path)
+        with replaced_whole(path) as unfinished:
+            sf.write(unfinished, render_samples(clip), SAMPLING_RATE, subtype="PCM_16", format="FLAC")
     duration = sf.info(path).frames / SAMPLING_RATE
     row = {"id": clip.id, "path": clip.path, **asdict(clip), "phonemes": phonemize(clip.text)}
     return {**row, "duration": round(duration, 4)}
@@ -214,11 +213,9 @@ def _render_job(job: tuple[Clip, Path]) -> dict:
 
 
 def _write_jsonl(path: Path, rows) -> None:
-    partial = path.with_suffix(".jsonl.partial")
-    with partial.open("w", encoding="utf-8") as file:
+    with replaced_whole(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    partial.replace(path)
 
 
 def render_corpus(output_dir: Path, limit: int | None = None, workers: int = 2) -> tuple[list[dict], list[dict]]:

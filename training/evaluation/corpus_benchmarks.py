@@ -13,7 +13,6 @@ as `training.evaluation.evaluate_held_out` scores them.
 
 import argparse
 import re
-import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from tqdm import tqdm
 
 from hub_cards.command_line import ArgumentParser, no_empty_folder, run_command
 from hub_cards.json_lines import read_json_lines
+from modeling_vita_audio.saving_vita_audio import replaced_whole
 from training.evaluation.benchmarks import SEED_TTS_META_FILE, read_benchmark
 
 
@@ -179,19 +179,14 @@ def write_benchmarks(corpus_dir: Path, output_dir: Path) -> dict[str, int]:
         OSError, ValueError: the corpus is not there or has none of a set; before anything is written for that benchmark.
     """
     corpus = Corpus(corpus_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
     numbers = {}
     for name in [*FORMS, "seed_tts_en"]:
-        unfinished = output_dir / f".{name}.unfinished"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        try:
+        with replaced_whole(output_dir / name) as unfinished:
+            unfinished.mkdir()
             numbers[name] = (
                 write_dataset(corpus, name, unfinished) if name in FORMS else write_seed_tts(corpus, unfinished)
             )
-            shutil.rmtree(output_dir / name, ignore_errors=True)
-            unfinished.replace(output_dir / name)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
     return numbers
 
 

@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shows measured figures: a picture, and the tables in the README."""
 
-import os
 from pathlib import Path
 
 import matplotlib
+
+from modeling_vita_audio.saving_vita_audio import replaced_whole
 
 
 matplotlib.use("Agg")
@@ -96,9 +97,8 @@ def fill_section(readme: Path, name: str, content: str) -> None:
 
 def write_atomically(path: Path, text: str) -> None:
     """Writes a file that is there whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with replaced_whole(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
 
 
 def plot_results(results: dict, path: Path) -> None:

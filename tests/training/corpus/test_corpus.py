@@ -244,7 +244,7 @@ def test_render_writes_a_corpus_and_continues_where_it_stopped(tmp_path):
     subprocess.run([*command, "--workers", "2"], cwd=ROOT, check=True, capture_output=True)
     assert kept.stat().st_mtime_ns == kept_since
     assert sf.info(lost).frames > 0 and (lost.read_bytes() == lost_bytes or lost.parent.name == "joe-varied")
-    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.rglob(".*"))
     assert [json.loads(line) for line in (tmp_path / "clips.jsonl").read_text().splitlines()] == clips
 
 
