@@ -6,16 +6,16 @@ import importlib.util
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_corpus import write_corpus
 from tiny_models import tiny_model, tiny_tokenizer
 
 from processing import VitaAudioPipeline, VitaAudioProcessor
+from training.conversations import load_conversations
+from training.data import build_training_dataset
 
-
-ROOT = Path(__file__).parent.parent
 
 CODEC = '''
 from dataclasses import dataclass
@@ -118,6 +118,10 @@ def test_a_new_codec(codec, tmp_path):
     (audio,) = processor.decode_audio([heard["audio_codes"]])
     assert processor.output_sampling_rate == 12000 and audio.shape == (7 * 960,)
     np.testing.assert_allclose(audio[::960], [c / 15 * np.sin(192 * i) for i, c in enumerate(codes)], atol=1e-4)
+
+    conversations = load_conversations(write_corpus(tmp_path / "corpus", 4), "train", ["sqa"], tmp_path)
+    for row, example in zip(conversations, build_training_dataset(conversations, processor, tmp_path)):
+        assert example == processor.build_training_example(row["messages"], processor.encode_audio(row["audios"]))
 
     model = tiny_model(processor)
     pipe = VitaAudioPipeline(model, processor=processor, device="cpu")

@@ -17,10 +17,10 @@ from accelerate.logging import get_logger
 from datasets import Dataset
 from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
-from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 
 from modeling_vita_audio.saving_vita_audio import remove_leftovers, replaced_whole
 from processing import VitaAudioProcessor
+from processing.codec_vita_audio import SpeechCodec
 from processing.conversation_vita_audio import AUDIO_MARK
 
 from .conversations import list_lengths
@@ -28,13 +28,11 @@ from .conversations import list_lengths
 
 logger = get_logger(__name__)
 
-# Clips that the codec encodes at once
-ENCODING_BATCH_SIZE = 16
 # Clips in one file of the cache. A run that is killed loses at most as many.
 CLIPS_PER_FILE = 512
 
 
-def codec_fingerprint(codec) -> str:
+def codec_fingerprint(codec: SpeechCodec) -> str:
     """Hash of a codec's configuration and weights. Codecs with the same hash make the same codes."""
     config = codec.config.to_dict()
     for key in ("transformers_version", "_name_or_path", "dtype", "storage_dtype", "auto_map", "architectures"):
@@ -67,10 +65,10 @@ class SpeechCodeCache:
 
     Args:
         cache_dir: the folder; each codec has its own inside.
-        codec ([`PreTrainedAudioTokenizerBase`]): the codec that makes the codes.
+        codec ([`SpeechCodec`]): the codec that makes the codes.
     """
 
-    def __init__(self, cache_dir: str | os.PathLike, codec):
+    def __init__(self, cache_dir: str | os.PathLike, codec: SpeechCodec):
         self.folder = Path(cache_dir) / codec_fingerprint(codec)
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.folder)
@@ -109,27 +107,15 @@ class SpeechCodeCache:
         with tqdm(
             total=len(missing), desc="Encoding speech", unit="clip", disable=not state.is_main_process
         ) as progress:
-            for start in range(0, len(missing), ENCODING_BATCH_SIZE):
-                keys = missing[start : start + ENCODING_BATCH_SIZE]
-                new_codes |= zip(keys, encode_batch([read(key) for key in keys], processor))
-                progress.update(len(keys))
-                if len(new_codes) >= CLIPS_PER_FILE or start + ENCODING_BATCH_SIZE >= len(missing):
+            for number, key in enumerate(missing, 1):
+                (codes,) = processor.encode_audio([read(key)])
+                new_codes[key] = np.array(codes, dtype=np.int32)
+                progress.update()
+                if len(new_codes) == CLIPS_PER_FILE or number == len(missing):
                     self.add(new_codes)
                     new_codes = {}
         state.wait_for_everyone()
         self.refresh()
-
-
-@torch.no_grad()
-def encode_batch(audios: list[str | dict], processor) -> list[np.ndarray]:
-    codec, extractor = processor.audio_tokenizer, processor.feature_extractor
-    waveforms = [processor.load_audio(audio) for audio in audios]
-    features = extractor(waveforms, sampling_rate=extractor.sampling_rate, padding=True, return_tensors="pt")
-    output = codec.encode(
-        features["input_values"].to(codec.device, codec.dtype), padding_mask=features["padding_mask"].to(codec.device)
-    )
-    codes, masks = output.audio_codes[:, 0].cpu(), output.audio_codes_mask.cpu()
-    return [row[mask].numpy().astype(np.int32) for row, mask in zip(codes, masks)]
 
 
 def roles_of_audios(messages: list[dict]) -> list[str]:
@@ -190,7 +176,7 @@ def build_training_dataset(
     cache_dir: str | os.PathLike,
     max_length: int | None = None,
     num_proc: int | None = None,
-    answer_codec: PreTrainedAudioTokenizerBase | None = None,
+    answer_codec: SpeechCodec | None = None,
 ) -> Dataset:
     """
     Turns conversations into training examples.
@@ -202,7 +188,7 @@ def build_training_dataset(
         max_length: conversations of more tokens are left out, because an example without its end would teach the model to never
             stop.
         num_proc: processes that tokenise.
-        answer_codec ([`PreTrainedAudioTokenizerBase`], *optional*): what assistants' audio is encoded with instead of the
+        answer_codec ([`SpeechCodec`], *optional*): what assistants' audio is encoded with instead of the
             processor's codec, which has the same codebook.
 
     Returns:

@@ -28,7 +28,7 @@ def build_from_nothing(
         text_config: of the language model, as in [`VitaAudioConfig`]; its vocabulary is set here.
         texts: what the tokenizer is trained on.
         text_vocab_size: its size without speech tokens, see [`~training.tokenizer.train_tokenizer`].
-        codec ([`PreTrainedAudioTokenizerBase`]): the speech codec.
+        codec ([`SpeechCodec`]): the speech codec.
         attn_implementation: such as `"sdpa"`.
     """
     text_config = dict(text_config)
@@ -51,7 +51,7 @@ def build_from_language_model(
 
     Args:
         name_or_path: such as `"Qwen/Qwen2.5-7B-Instruct"`.
-        codec ([`PreTrainedAudioTokenizerBase`]): the speech codec.
+        codec ([`SpeechCodec`]): the speech codec.
         kwargs: of `from_pretrained`, such as `dtype`, `attn_implementation` and `revision`.
 
     Raises:

@@ -22,13 +22,13 @@ import datasets
 import torch
 from huggingface_hub import HfApi
 from transformers import AutoConfig, AutoModel, set_seed
-from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 
 from hub_cards.command_line import check_place, name_as_typed, naming, no_empty_folder, run_command
 from hub_cards.model_card import TRAINING_RECORD_FILE, read_json
 from hub_cards.push import check_branch, create_repository
 from modeling_vita_audio import VitaAudioConfig, VitaAudioForConditionalGeneration
 from processing import VitaAudioProcessor
+from processing.codec_vita_audio import SpeechCodec, check_codec
 from processing.interleaving_vita_audio import check_interleave_pattern
 
 from .checkpoints import last_complete_checkpoint
@@ -244,27 +244,26 @@ def check_sizes(script_args: VitaAudioScriptArguments, training_args: VitaAudioS
         )
 
 
-def load_codec(option: str, name_or_path: str, trust_remote_code: bool):
+def load_codec(option: str, name_or_path: str, trust_remote_code: bool) -> SpeechCodec:
     """
     Raises:
         OSError: there is no such model.
-        ValueError: it is no speech codec.
+        TypeError: it is no speech codec.
     """
     check_place(name_or_path)
     with naming(f"The speech codec {name_or_path}"):
         codec = AutoModel.from_pretrained(name_or_path, trust_remote_code=trust_remote_code).eval()
-    if not isinstance(codec, PreTrainedAudioTokenizerBase):
-        raise ValueError(f"`{option}`, {name_or_path}, has a {type(codec).__name__}, which is no speech codec.")
+    check_codec(codec, f"`{option}`, {name_or_path},")
     return codec
 
 
-def load_answer_codec(name_or_path: str, codec, trust_remote_code: bool):
+def load_answer_codec(name_or_path: str, codec: SpeechCodec, trust_remote_code: bool) -> SpeechCodec:
     """
     Raises:
         ValueError: its codes are not those of `codec`.
     """
     answer_codec = load_codec("answer_codec_name_or_path", name_or_path, trust_remote_code)
-    kinds = [(type(x).__name__, getattr(x.config, "codebook_size", None)) for x in (answer_codec, codec)]
+    kinds = [(type(x).__name__, x.config.codebook_size) for x in (answer_codec, codec)]
     if kinds[0] != kinds[1]:
         raise ValueError(
             f"`answer_codec_name_or_path`, {name_or_path}, is a {kinds[0][0]} of {kinds[0][1]} codes, but the processor has a "

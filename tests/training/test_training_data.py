@@ -145,7 +145,7 @@ import sys
 import training.data as data
 sys.path.append("tests/helpers")
 from tiny_models import tiny_processor
-data.CLIPS_PER_FILE = data.ENCODING_BATCH_SIZE = 2
+data.CLIPS_PER_FILE = 2
 processor = tiny_processor()
 clips = {data.audio_key(data.read_content(path)): path for path in sys.argv[2:]}
 data.SpeechCodeCache(sys.argv[1], processor.audio_tokenizer).encode(dict.fromkeys(clips, 1), clips.get, processor)

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from transformers.utils import ModelOutput
 
 from modeling_vita_audio.saving_vita_audio import replaced_whole
+from processing.codec_vita_audio import encode
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
 from processing.modeling_vita_audio_codec import (
     VitaAudioCodec,
@@ -320,7 +321,7 @@ class TuningClips(Dataset):
             if clip["voice"] != self.default_voice:
                 own, _ = read_clip(self.corpus_dir, self.default_clips[clip["text"]])
                 target = follow_timing(self.codec, target, own)
-            codes = self.codec.encode(torch.from_numpy(target)[None, None]).audio_codes[0, 0].numpy()
+            codes = np.array(encode(self.codec, target))
             num_frames = len(codes) * self.config.hop_length // self.config.synthesis_hop_length
             log_f0, voiced = pitch_track(target, self.config, num_frames)
             with replaced_whole(self._target_path(index)) as unfinished:

@@ -14,10 +14,12 @@ from pathlib import Path
 import soundfile as sf
 import torch
 from tqdm import tqdm
+from transformers import AutoModel
 
 from hub_cards.command_line import ArgumentParser, check_place, naming, no_empty_folder, run_command
 from hub_cards.json_lines import read_json_lines
-from processing.modeling_vita_audio_codec import VitaAudioCodec
+from processing.audio_vita_audio import load_audio
+from processing.codec_vita_audio import SpeechCodec, check_codec, encode, output_sampling_rate
 from training.evaluation.recognition import WhisperRecognizer
 from training.evaluation.report import CODEC_TABLE, codec_table, fill_section, write_atomically
 from training.evaluation.scoring import word_error_rate
@@ -44,7 +46,7 @@ def held_out_clips(corpus_dir: Path, number: int, seed: int = 0) -> list[dict]:
 
 
 @torch.no_grad()
-def evaluate_codec(codec: VitaAudioCodec, corpus_dir: Path, clips: list[dict], recognizer: WhisperRecognizer) -> dict:
+def evaluate_codec(codec: SpeechCodec, corpus_dir: Path, clips: list[dict], recognizer: WhisperRecognizer) -> dict:
     """Word error rates of the recogniser on the originals and on their round trips, for each group of voices.
 
     Every recording is decoded in the codec's default voice, as users of `decode` hear it.
@@ -53,14 +55,14 @@ def evaluate_codec(codec: VitaAudioCodec, corpus_dir: Path, clips: list[dict], r
     for clip in tqdm(clips, desc="Round trips"):
         with naming(f"The clip {corpus_dir / clip['path']}"):
             waveform, sampling_rate = sf.read(corpus_dir / clip["path"], dtype="float32")
-        codes = codec.encode(torch.from_numpy(waveform)[None, None]).audio_codes
-        decoded = codec.decode(codes).audio_values[0, 0].numpy()
+        codes = encode(codec, load_audio(waveform, codec.config.sampling_rate, sampling_rate))
+        decoded = codec.decode(torch.tensor([[codes]])).audio_values.reshape(-1).numpy()
         rows.append(
             {
                 "group": GROUPS.get(clip["voice"]) or GROUPS[clip["split"]],
                 "reference": clip["text"],
                 "original": recognizer(waveform, sampling_rate),
-                "decoded": recognizer(decoded, codec.config.output_sampling_rate),
+                "decoded": recognizer(decoded, output_sampling_rate(codec)),
             }
         )
     results = {}
@@ -91,7 +93,8 @@ def main(argv: list[str] | None = None) -> None:
             args.output.parent.mkdir(parents=True, exist_ok=True)
         clips = held_out_clips(args.corpus_dir, args.num_clips)
         with naming(f"The codec {args.codec}"):
-            codec = VitaAudioCodec.from_pretrained(args.codec, dtype=torch.float32)
+            codec = AutoModel.from_pretrained(args.codec, dtype=torch.float32).eval()
+        check_codec(codec, f"--codec {args.codec}")
         report = evaluate_codec(codec, args.corpus_dir, clips, WhisperRecognizer())
     print(json.dumps(report["results"], indent=2))
     if args.output:

@@ -213,7 +213,7 @@ def load_for_scoring(name_or_path: str, revision: str | None = None, dtype="auto
         processor = VitaAudioProcessor.from_pretrained(name_or_path, revision=revision)
         model = VitaAudioForConditionalGeneration.from_pretrained(name_or_path, revision=revision, dtype=dtype)
     if processor.audio_tokenizer is None:
-        raise ValueError(f"The processor of {name_or_path} has no audio tokenizer: it can neither hear nor speak.")
+        raise ValueError(f"The processor of {name_or_path} has no speech codec: it can neither hear nor speak.")
     processor.audio_tokenizer.to(device)
     return model.to(device), processor
 
