@@ -95,13 +95,16 @@ def load_audio(
         name = f"the audio array ({str(getattr(source, 'dtype', type(source).__name__)):.50})"
         samples = _to_float(source)
         source_sampling_rate = sampling_rate if source_sampling_rate is None else source_sampling_rate
+        check_rate(name, source_sampling_rate)
     else:
         raise TypeError(
             "Audio must be a path, a URL, bytes or a file object of an audio file, an array or list of samples, a tuple of a "
             f'rate and samples, or a dictionary with "array" and "sampling_rate", got {type(source).__name__:.100}.'
         )
     samples = _to_mono(name, samples)
-    _check(name, samples, source_sampling_rate, max_seconds)
+    # a file may have less in it than its header says
+    check_length(name, len(samples), source_sampling_rate, max_seconds)
+    _check_values(name, samples)
     if source_sampling_rate != sampling_rate:
         samples = import_package("soxr").resample(samples, source_sampling_rate, sampling_rate)
     # decoders of lossy files and the resampler overshoot a bit
@@ -329,9 +332,7 @@ def _to_mono(name: str, samples: np.ndarray) -> np.ndarray:
     return samples.mean(axis=int(np.argmin(samples.shape)))
 
 
-def _check(name: str, samples: np.ndarray, sampling_rate: float, max_seconds: float) -> None:
-    check_rate(name, sampling_rate)
-    check_length(name, len(samples), sampling_rate, max_seconds)
+def _check_values(name: str, samples: np.ndarray) -> None:
     if not np.isfinite(samples).all():
         raise ValueError(f"{name} has NaN or infinite samples.")
     if np.abs(samples).max() > MAX_AMPLITUDE:

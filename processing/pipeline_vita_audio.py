@@ -244,7 +244,7 @@ class VitaAudioPipeline(Pipeline):
             is_cut_off.append(written["is_cut_off"])
             if (text := self._to_be_read_aloud(question, written)) is not None:
                 is_speech = PartStreamer(streamer, lambda i: vocabulary.is_code(i) or vocabulary.is_delimiter(i))
-                self._write([self._encode(synthesis_conversation(text))], streamer=is_speech, **options)
+                self._write([self.processor.build_prompt(synthesis_conversation(text))], streamer=is_speech, **options)
             streamer.end()
 
         def finish(text: str, seconds: float):
@@ -296,20 +296,13 @@ class VitaAudioPipeline(Pipeline):
             part["audio"] = self.processor.load_audio(part["audio"], sampling_rate)
         task, content = task_of(messages), messages[-1]["content"]
         text = "".join(part["text"] for part in content if part["type"] == "text").removeprefix(TTS_PROMPT)
-        question = self._encode(with_system_prompt(messages, **system_prompt))
+        question = dict(self.processor.build_prompt(with_system_prompt(messages, **system_prompt)))
         audios = [part["audio"] for part in content if part["type"] == "audio"]
         self._check_question(text, audios, question["input_ids"].shape[1])
         question |= {"task": task, "text": text, "return_transcript": return_transcript}
         if return_transcript and task == "spoken":
             question["audios"] = audios
         return question
-
-    def _encode(self, conversation: list[dict]) -> dict:
-        return dict(
-            self.processor.apply_chat_template(
-                conversation, tokenize=True, return_dict=True, add_generation_prompt=True
-            )
-        )
 
     def _check_question(self, text: str, audios: list[np.ndarray], num_tokens: int) -> None:
         """Warns of a question that is unlike all that the model was trained with, and refuses one that it has no room for."""
@@ -379,7 +372,7 @@ class VitaAudioPipeline(Pipeline):
         written = self._write(questions, **options)
         answers = list(map(self.postprocess, written))
         texts = [self._to_be_read_aloud(question, row) for question, row in zip(questions, written)]
-        spoken = [self._encode(synthesis_conversation(text)) for text in texts if text is not None]
+        spoken = [self.processor.build_prompt(synthesis_conversation(text)) for text in texts if text is not None]
         spoken = iter(self._write(spoken, **options) if spoken else ())
         for question, answer, text, row in zip(questions, answers, texts, written):
             if text is not None:
@@ -416,7 +409,9 @@ class VitaAudioPipeline(Pipeline):
         texts = [question["text"]] if question["task"] in ("spoken", "written") else []
         for audio in question.get("audios", ()):
             texts.append(
-                self.postprocess(*self._write([self._encode(recognition_conversation(audio))], **options))["text"]
+                self.postprocess(
+                    *self._write([self.processor.build_prompt(recognition_conversation(audio))], **options)
+                )["text"]
             )
         return " ".join(filter(None, map(str.strip, texts))) or None
 

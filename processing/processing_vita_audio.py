@@ -291,9 +291,8 @@ class VitaAudioProcessor(ProcessorMixin):
         ]
         rows, masks = [], []
         for messages, samples in zip(conversations, waveforms):
-            messages, spans = self._place_codes(messages, [encode(self._codec, waveform) for waveform in samples])
-            (rendered,), written = render([messages], **template)
-            ids, mask = self._tokenize(rendered, written[0] if written else (), spans)
+            codes = [encode(self._codec, waveform) for waveform in samples]
+            ids, mask = self._render_and_tokenize(messages, codes, **template)
             rows.append(ids)
             masks.append(mask)
         batch = self._pad(rows, masks if return_assistant_tokens_mask else None, **options)
@@ -320,21 +319,44 @@ class VitaAudioProcessor(ProcessorMixin):
         """
         messages = split_at_marks(messages, audio_codes)
         self._check_texts(messages)
-        messages, spans = self._place_codes(messages, [part["audio"] for part in _audio_parts(messages)])
-        (rendered,), (learned,) = render(
-            [messages],
+        input_ids, mask = self._render_and_tokenize(
+            messages,
+            [part["audio"] for part in _audio_parts(messages)],
             chat_template=self._find_chat_template(None),
             return_assistant_tokens_mask=True,
             **self.tokenizer.special_tokens_map,
         )
-        if not learned:
+        if not any(mask):
             raise ValueError(
                 "Nothing to learn: the conversation has no turn of the assistant, or the chat template marks none with "
                 "{% generation %} blocks."
             )
-        input_ids, mask = self._tokenize(rendered, learned, spans)
         labels = [token_id if is_learned else IGNORED_LABEL for token_id, is_learned in zip(input_ids, mask)]
         return {"input_ids": input_ids, "labels": labels}
+
+    def build_prompt(self, messages: list[dict]) -> BatchFeature:
+        r"""
+        What [`~VitaAudioProcessor.apply_chat_template`] makes of a conversation that the model is to answer, without reading
+        and checking its audio once more.
+
+        Args:
+            messages (`list[dict]`): as there; each audio is what [`~VitaAudioProcessor.load_audio`] returned.
+
+        Returns:
+            [`BatchFeature`]: `input_ids` and `attention_mask`, int64 of shape `(1, sequence_length)`.
+
+        Raises:
+            ValueError: a text has control or speech tokens in it.
+        """
+        self._check_texts(messages)
+        ids, _ = self._render_and_tokenize(
+            messages,
+            [encode(self._codec, part["audio"]) for part in _audio_parts(messages)],
+            chat_template=self._find_chat_template(None),
+            add_generation_prompt=True,
+            **self.tokenizer.special_tokens_map,
+        )
+        return self._pad([ids], **{name: value for name, value in OPTIONS.items() if name != "sampling_rate"})
 
     def load_audio(self, source, sampling_rate: int | None = None) -> np.ndarray:
         """Audio at the codec's rate, checked; see [`load_audio`] for what `source` may be and what is refused."""
@@ -397,6 +419,14 @@ class VitaAudioProcessor(ProcessorMixin):
         if name_or_template is None:
             name_or_template = "default"
         return templates.get(name_or_template, name_or_template)
+
+    def _render_and_tokenize(
+        self, messages: list[dict], all_codes: list[list[int]], **template
+    ) -> tuple[list[int], list[int]]:
+        """Ids of messages of parts, with the codes of their audios, and 1 for each id that the assistant wrote."""
+        messages, spans = self._place_codes(messages, all_codes)
+        (rendered,), written = render([messages], **template)
+        return self._tokenize(rendered, written[0] if written else (), spans)
 
     def _tokenize(
         self, rendered: str, written: Sequence[tuple[int, int]], spans: list[list[int]]

@@ -18,6 +18,7 @@ from places import HELPERS, ROOT
 from tiny_models import tiny_model, tiny_processor
 from transformers import pipeline
 
+from processing import audio_vita_audio
 from processing.conversation_vita_audio import SPOKEN_CHAT_SYSTEM_PROMPT, spoken_conversation
 from processing.pipeline_vita_audio import VitaAudioPipeline
 from processing.streaming_vita_audio import StreamClosed, VitaAudioSpeechStream, VitaAudioStreamer
@@ -81,6 +82,16 @@ def test_every_kind_of_input(pipe, tmp_path):
         spoken_conversation(str(path)),
     ):
         assert_same(pipe(inputs), expected)
+
+
+@pytest.mark.parametrize("as_conversation", [False, True])
+def test_audio_is_checked_once(pipe, monkeypatch, as_conversation):
+    checked = []
+    for name in ("check_rate", "check_length"):
+        monkeypatch.setattr(audio_vita_audio, name, lambda name, *args: checked.append(name))
+    audio = question()
+    answer = pipe(spoken_conversation(audio) if as_conversation else audio, return_transcript=True)
+    assert "transcript" in answer and len(checked) == 2
 
 
 def test_lists_and_generators(pipe):
