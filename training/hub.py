@@ -1,18 +1,21 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The pushing of transformers' `Trainer`, with its arguments, for whole repositories: model, processor, codec, code and card."""
+"""Pushing of whole repositories (model, processor, codec, code and card) by the arguments of transformers' `Trainer`."""
 
+import copy
 import dataclasses
 import filecmp
 import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from accelerate.logging import get_logger
 from huggingface_hub import HfApi, snapshot_download
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from transformers.utils import cached_file
 
@@ -152,16 +155,94 @@ def drop_outdated_results(new: Path, old: Path) -> None:
             path.unlink()
 
 
+def save_state_without_folders(state: TrainerState, path: Path) -> None:
+    """Writes a trainer's state in which the best checkpoint has its name alone, not the folders that it is in here."""
+    best = state.best_model_checkpoint
+    dataclasses.replace(state, best_model_checkpoint=best and Path(best).name).save_to_json(str(path))
+
+
+class PushCallback(TrainerCallback):
+    """
+    Pushes each checkpoint in the background, as [`HubMixin`] says. What fails is a warning, and the run goes on.
+
+    Args:
+        repo_id: where to; None for a run that is not pushed.
+        strategy ([`HubStrategy`]): what of a checkpoint is pushed.
+    """
+
+    def __init__(self, repo_id: str | None, strategy: HubStrategy):
+        self.repo_id, self.strategy = repo_id, strategy
+        self.push_in_progress: Future | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            # of a run that was killed during a push
+            for leftover in Path(args.output_dir).glob(f"{STAGING_PREFIX}*"):
+                shutil.rmtree(leftover)
+
+    def on_save(self, args, state, control, **kwargs):
+        if self.repo_id is None or self.strategy == HubStrategy.END or not state.is_world_process_zero:
+            return
+        if self.push_in_progress is not None and not self.push_in_progress.done() and not args.hub_always_push:
+            return
+        self.wait()
+        step = state.global_step
+        checkpoint = Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{step}")
+        # The files are linked into another folder, because the checkpoint may be deleted before all of it is sent.
+        staging = Path(args.output_dir) / f"{STAGING_PREFIX}{step}"
+        shutil.rmtree(staging, ignore_errors=True)
+        leave_out = shutil.ignore_patterns("*.pt", "*.pth", "*.bin", "*.tmp", CARD_FILE)
+        shutil.copytree(checkpoint, staging, copy_function=link_or_copy, ignore=leave_out)
+        save_state_without_folders(state, staging / TRAINER_STATE_FILE)
+        with_checkpoints = self.strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
+        if with_checkpoints:
+            name = LAST_CHECKPOINT if self.strategy == HubStrategy.CHECKPOINT else checkpoint.name
+            shutil.copytree(checkpoint, staging / name, copy_function=link_or_copy)
+
+        def push() -> None:
+            try:
+                push_folder(
+                    staging,
+                    self.repo_id,
+                    revision=hub_revision(args),
+                    commit_message=f"Stage {args.stage}, training in progress, step {step}",
+                    with_checkpoints=with_checkpoints,
+                    api=HfApi(token=args.hub_token),
+                )
+            except (OSError, ValueError) as error:
+                logger.warning(f"Step {step} was not pushed, and the run goes on: {error}")
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+
+        self.start(push)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.wait()
+
+    def start(self, push: Callable[[], str | None]) -> Future:
+        executor = ThreadPoolExecutor(max_workers=1)
+        self.push_in_progress = executor.submit(push)
+        executor.shutdown(wait=False)
+        return self.push_in_progress
+
+    def wait(self) -> None:
+        """Waits for the push in progress to end, well or not: two at once would be in each other's way."""
+        if self.push_in_progress is not None and not self.push_in_progress.done():
+            logger.info("Waiting for the push of a checkpoint to end.")
+            self.push_in_progress.exception()
+
+
 class HubMixin:
     r"""
-    For a trainer with complete checkpoints whose `args` have a `stage`. `push_to_hub`, `hub_model_id`, `hub_strategy`, `hub_token`,
-    `hub_private_repo` and `hub_always_push` mean what they mean there.
+    For a trainer with complete checkpoints whose `args` have a `stage`: pushes whole repositories. `push_to_hub`,
+    `hub_model_id`, `hub_strategy`, `hub_token`, `hub_private_repo` and `hub_always_push` mean what they mean for
+    [`~transformers.Trainer`].
 
     Pushes go to the branch `hub_revision`. Without one they go to `stage1` to `stage4` and, at the end of the run, to the main
     branch as well, which therefore has the newest model that was trained to its end.
 
     A push in the midst of a run that fails is a warning. The one at the end is made when the model is whole in `output_dir`:
-    where it fails, [`PushError`] says what to type to make it again.
+    if it fails, [`PushError`] says what to type to make it again.
 
     Attributes:
         origin (`dict`): for the card, what the trainer cannot know: what [`describe_start`] returns, and `dataset`, `tasks`,
@@ -169,19 +250,18 @@ class HubMixin:
     """
 
     origin: dict = {}
-    push_in_progress: Future | None = None
 
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        if not self.is_world_process_zero():
-            return
-        for leftover in Path(self.args.output_dir).glob(f"{STAGING_PREFIX}*"):
-            shutil.rmtree(leftover)
-        name = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
-        private = self.args.hub_private_repo if private is None else private
-        self.hub_model_id = create_repository(name, private, HfApi(token=token or self.args.hub_token))
+    def __init__(self, *, args: TrainingArguments, **kwargs):
+        strategy, args = args.hub_strategy, copy.copy(args)
+        # With this strategy the Trainer pushes nothing in the midst of a run: it would send pickles, and no processor. The
+        # callback does it instead.
+        args.hub_strategy = HubStrategy.END
+        super().__init__(args=args, **kwargs)
+        self.pushes = PushCallback(self.hub_model_id, strategy)
+        self.add_callback(self.pushes)
 
     def create_model_card(self, *args, **kwargs) -> None:
-        """The card is written where a repository is; TRL calls this at every checkpoint."""
+        """Does nothing, because TRL calls this at every checkpoint, and the card is written when a repository is whole."""
 
     def describe_run(self) -> dict:
         """The record of the run that its card is written from."""
@@ -194,14 +274,6 @@ class HubMixin:
             **describe_machine(self.args),
         }
 
-    def complete_repository(self, folder: Path) -> None:
-        """Adds to the saved model and processor the record of the run."""
-        record = json.dumps(self.complete_record(), indent=2)
-        (folder / TRAINING_RECORD_FILE).write_text(record + "\n", encoding="utf-8")
-        best = self.state.best_model_checkpoint
-        state = dataclasses.replace(self.state, best_model_checkpoint=best and Path(best).name)
-        state.save_to_json(str(folder / TRAINER_STATE_FILE))
-
     def save_repository(self) -> None:
         """Writes the complete repository beside `output_dir`'s files and then puts it in place, the weights last."""
         output_dir = Path(self.args.output_dir)
@@ -209,7 +281,9 @@ class HubMixin:
         try:
             self.save_model(str(unfinished), _internal_call=True)
             if self.is_world_process_zero():
-                self.complete_repository(unfinished)
+                record = json.dumps(self.complete_record(), indent=2)
+                (unfinished / TRAINING_RECORD_FILE).write_text(record + "\n", encoding="utf-8")
+                save_state_without_folders(self.state, unfinished / TRAINER_STATE_FILE)
                 drop_outdated_results(unfinished, output_dir)
                 put_in_place(unfinished, output_dir)
                 if is_ours(output_dir / CARD_FILE):
@@ -228,7 +302,8 @@ class HubMixin:
         private: bool | None = None,
     ) -> str | Future | None:
         """
-        Saves the complete repository into `output_dir` and pushes it.
+        Saves the complete repository into `output_dir` and pushes it. Replaces that of [`~transformers.Trainer`], which
+        sends neither the code, nor the codec, nor our card.
 
         Args:
             commit_message: by default, the end of the stage.
@@ -241,9 +316,13 @@ class HubMixin:
         Raises:
             PushError: the Hub refused, or could not be reached; the model is whole in `output_dir`.
         """
-        if self.hub_model_id is None:
-            self.init_hf_repo(token, private)
-        self._finish_current_push()
+        api = HfApi(token=token or self.args.hub_token)
+        if self.hub_model_id is None and self.is_world_process_zero():
+            name = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
+            self.hub_model_id = create_repository(
+                name, self.args.hub_private_repo if private is None else private, api
+            )
+        self.pushes.wait()
         self.save_repository()
         if not self.is_world_process_zero():
             return None
@@ -256,7 +335,7 @@ class HubMixin:
                     self.hub_model_id,
                     revision=revision or self.args.hub_revision,
                     commit_message=commit_message or f"Stage {self.args.stage}",
-                    api=HfApi(token=token or self.args.hub_token),
+                    api=api,
                 )
             except (PushError, ValueError) as error:
                 branch = f" --revision {self.args.hub_revision}" if self.args.hub_revision else ""
@@ -265,53 +344,4 @@ class HubMixin:
                     f"vita-audio push {self.args.output_dir} {self.hub_model_id}{branch}"
                 ) from error
 
-        return push() if blocking else self._push_in_background(push)
-
-    def _push_in_background(self, push) -> Future:
-        executor = ThreadPoolExecutor(max_workers=1)
-        self.push_in_progress = executor.submit(push)
-        executor.shutdown(wait=False)
-        return self.push_in_progress
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
-            return
-        if self.push_in_progress is not None and not self.push_in_progress.done():
-            if not self.args.hub_always_push:
-                return
-            self._finish_current_push()
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        step = self.state.global_step
-        # a folder of its own: the checkpoint may be deleted while it is on its way
-        staging = Path(self.args.output_dir) / f"{STAGING_PREFIX}{step}"
-        shutil.rmtree(staging, ignore_errors=True)
-        leave_out = shutil.ignore_patterns("*.pt", "*.pth", "*.bin", "*.tmp", CARD_FILE)
-        shutil.copytree(checkpoint_folder, staging, copy_function=link_or_copy, ignore=leave_out)
-        self.complete_repository(staging)
-        with_checkpoints = self.args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
-        if with_checkpoints:
-            is_last = self.args.hub_strategy == HubStrategy.CHECKPOINT
-            name = LAST_CHECKPOINT if is_last else Path(checkpoint_folder).name
-            shutil.copytree(checkpoint_folder, staging / name, copy_function=link_or_copy)
-
-        def push() -> None:
-            try:
-                push_folder(
-                    staging,
-                    self.hub_model_id,
-                    revision=hub_revision(self.args),
-                    commit_message=f"Stage {self.args.stage}, training in progress, step {step}",
-                    with_checkpoints=with_checkpoints,
-                    api=HfApi(token=self.args.hub_token),
-                )
-            except (OSError, ValueError) as error:
-                logger.warning(f"Step {step} was not pushed, and the run goes on: {error}")
-            finally:
-                shutil.rmtree(staging, ignore_errors=True)
-
-        self._push_in_background(push)
-
-    def _finish_current_push(self) -> None:
-        if self.push_in_progress is not None and not self.push_in_progress.done():
-            logger.info("Waiting for the push of a checkpoint to end.")
-            self.push_in_progress.exception()
+        return push() if blocking else self.pushes.start(push)

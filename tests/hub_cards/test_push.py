@@ -145,7 +145,17 @@ def report(hub_module, work):
         "resumed": stage_config(
             work, "resumed", 1, resume_from_checkpoint=f"{REPO}@stage1", hub_revision="stage1-again", max_steps=3
         ),
-        "refused": stage_config(work, "refused", 1, hub_model_id="vita/refused"),
+        "all checkpoints": stage_config(
+            work,
+            "all",
+            1,
+            **(secret | {"hub_strategy": "all_checkpoints"}),
+            hub_always_push=True,
+            hub_model_id="vita/all",
+        ),
+        "refused": stage_config(
+            work, "refused", 1, hub_model_id="vita/refused", save_strategy="steps", save_steps=1, hub_always_push=True
+        ),
         "wrong token": stage_config(work, "wrong_token", 1, hub_token=WRONG_TOKEN),
         "not mine": stage_config(work, "not_mine", 1, hub_model_id="guest/tiny"),
         "missing start": stage_config(work, "missing_start", 2, model_name_or_path="vita/nothing"),
@@ -229,6 +239,32 @@ def test_a_run_goes_on_from_a_checkpoint_on_the_hub(work, report):
     assert [state["global_step"] for state in states] == [2, 3]
     # its first steps are those of the run before
     assert states[1]["log_history"][0] == states[0]["log_history"][0]
+
+
+@pytest.mark.parametrize(
+    "repo_id, folders", [("vita/all", ["checkpoint-1", "checkpoint-2"]), (REPO, ["last-checkpoint"])]
+)
+def test_every_checkpoint_is_pushed_as_the_strategy_says(hub_module, report, repo_id, folders):
+    assert report["all checkpoints"]["code"] == 0, report["all checkpoints"]
+    api = hub_module.api()
+    titles = [commit.title for commit in api.list_repo_commits(repo_id, revision="stage1")]
+    assert titles[:3] == ["Stage 1", *(f"Stage 1, training in progress, step {step}" for step in (2, 1))]
+    of_checkpoints = [
+        path.split("/") for path in api.list_repo_files(repo_id, revision="stage1") if "checkpoint" in path
+    ]
+    assert sorted({path[0] for path in of_checkpoints}) == folders
+    for folder in folders:
+        assert {"optimizer.pt", "scheduler.pt", "trainer_state.json"} <= {
+            path[-1] for path in of_checkpoints if path[0] == folder
+        }
+
+
+def test_a_push_that_fails_in_the_midst_is_a_warning(work, report):
+    for step in (1, 2):
+        line = f"Step {step} was not pushed, and the run goes on: The token may not write to vita/refused"
+        assert line in report["refused"]["err"] + report["output"]
+        assert (work / "refused" / f"checkpoint-{step}" / "complete").is_file()
+    assert not list((work / "refused").glob(".push-*"))
 
 
 def test_a_push_that_fails_loses_nothing(work, report):
