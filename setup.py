@@ -71,7 +71,7 @@ extras["test"] = [
     *extras["eval"],
     *extras["media"],
     *extras["quality"],
-    "pytest>=8,<10",
+    "pytest>=9,<10",
     "hypothesis>=6.100,<7",
     "peft>=0.18,<1",
     "torchao>=0.16,<1",

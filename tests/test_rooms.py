@@ -32,7 +32,9 @@ def room_of(module: str) -> str | None:
 
 def modules_of(root: Path) -> dict[str, Path]:
     """The files of all rooms by the names of their modules."""
-    paths = sorted(path for floor in FLOORS for room in floor if "." not in room for path in (root / room).rglob("*.py"))
+    paths = sorted(
+        path for floor in FLOORS for room in floor if "." not in room for path in (root / room).rglob("*.py")
+    )
     return {".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
 
 
@@ -137,7 +139,10 @@ def test_each_circle_is_named(house):
     house("processing/x.py", "from processing import y")
     root = house("hub_cards/straight.py", "import torch")
     first, second = sorted(circles(root))
-    assert first in ("processing imports processing.x imports processing", "processing.x imports processing imports processing.x")
+    assert first in (
+        "processing imports processing.x imports processing",
+        "processing.x imports processing imports processing.x",
+    )
     assert set(first.split(" imports ")) == {"processing", "processing.x"}
     assert set(second.split(" imports ")) == {"training.a", "training.b", "training.c"}
 
@@ -177,7 +182,9 @@ def undeclared(graph: dict[str, set[str]], names: dict[str, set[str]]) -> set[st
     """Modules with what they import and the extras of their room do not bring."""
     distributions, found = packages_distributions(), set()
     for module, imported in graph.items():
-        allowed = names["base"].union(*(names[extra] for extra in EXTRAS.get(room_of(module), set()) | LENT.get(module, set())))
+        allowed = names["base"].union(
+            *(names[extra] for extra in EXTRAS.get(room_of(module), set()) | LENT.get(module, set()))
+        )
         for name in {name.partition(".")[0] for name in imported} - sys.stdlib_module_names - HEIGHTS.keys():
             if not {normalized(owner) for owner in distributions.get(name, [name])} & allowed:
                 found.add(f"{module} imports {name}")
@@ -205,16 +212,32 @@ def test_one_that_is_not_is_named():
 
 def test_versions_of_all_that_is_declared_are_tested():
     names = declared((ROOT / "setup.py").read_text())
-    pinned = {normalized(line.partition("==")[0]) for line in (ROOT / "constraints.txt").read_text().split() if "==" in line}
+    pinned = {
+        normalized(line.partition("==")[0]) for line in (ROOT / "constraints.txt").read_text().split() if "==" in line
+    }
     assert set().union(*names.values()) <= pinned
-    oldest = {normalized(line.partition("==")[0]) for line in (ROOT / ".ci" / "oldest.txt").read_text().split() if "==" in line}
+    oldest = {
+        normalized(line.partition("==")[0])
+        for line in (ROOT / ".ci" / "oldest.txt").read_text().split()
+        if "==" in line
+    }
     assert names["base"] == oldest
 
 
 @pytest.mark.slow
 def test_a_wheel_has_what_is_no_module(tmp_path):
     """Also the marks of typed packages, without which a type checker ignores our annotations."""
-    command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", tmp_path, "build_py", "--build-lib", tmp_path]
+    command = [
+        sys.executable,
+        "setup.py",
+        "-q",
+        "egg_info",
+        "--egg-base",
+        tmp_path,
+        "build_py",
+        "--build-lib",
+        tmp_path,
+    ]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300)
     for room in (room for floor in FLOORS for room in floor if "." not in room and room != "benchmarks"):
         assert (tmp_path / room / "py.typed").exists(), room

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +26,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import httpx
 from places import ROOT
 from tiny_models import tiny_codec, tiny_model, tiny_processor
+from waiting import wait_until
 
 from processing import VitaAudioProcessor
 from processing.export import export_repository
@@ -87,9 +87,8 @@ def run(*arguments, **kwargs):
 
 def kill_when_stalled(hub, process):
     """Kills a client in the middle of what a fault has stalled."""
-    while hub.faults:
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.01)
+    wait_until(lambda: not hub.faults or process.poll() is not None, 300)
+    assert process.poll() is None, process.communicate()[1]
     process.kill()
     process.communicate()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
-from full_disk import full_disk
+from full_disk import on_full_disk
 from huggingface_hub import HfApi
 from modeling_fixtures import RELEASED_FIXTURE, original_mctp_losses, random_model, random_prompt
 from safetensors import safe_open
@@ -376,8 +376,8 @@ def test_folder_that_is_not_empty_is_left_alone(tmp_path, released):
 
 
 def test_full_disk_leaves_nothing_behind(tmp_path, released):
-    with full_disk(300000), pytest.raises(OSError, match="Cannot write the weights"):
-        convert(released, tmp_path / "out")
+    with pytest.raises(OSError, match="Cannot write the weights"):
+        on_full_disk(300000, convert, released, tmp_path / "out")
     assert list(tmp_path.iterdir()) == [released]
 
 

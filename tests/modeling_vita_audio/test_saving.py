@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from full_disk import full_disk
+from full_disk import on_full_disk
 from places import ROOT
 from tiny_models import tiny_codec, tiny_model, tiny_processor
 
@@ -31,8 +31,8 @@ def test_a_full_disk_leaves_a_folder_as_it_was(kind, tmp_path):
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "config.json").write_text("{}")
     for folder in ("new", "old"):
-        with full_disk(largest - 1), pytest.raises(OSError, match="File too large"):
-            thing.save_pretrained(tmp_path / folder)
+        with pytest.raises(OSError, match="File too large"):
+            on_full_disk(largest - 1, thing.save_pretrained, tmp_path / folder)
     assert not (tmp_path / "new").exists()
     assert contents(tmp_path / "old") == {"config.json": b"{}"}
     thing.save_pretrained(tmp_path / "old")

@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 from clean_process import BLOCK_OUR_PACKAGES
-from full_disk import full_disk
+from full_disk import on_full_disk
 from places import FIXTURES, ROOT
 from safetensors.torch import load_file, save_file
 
@@ -350,6 +350,6 @@ def test_folder_that_is_not_there(output):
 
 
 def test_full_disk_leaves_nothing_behind(output):
-    with full_disk(60000), pytest.raises(OSError, match="File too large"):
-        convert(FIXTURE / "tokenizer", FIXTURE / "decoder", output)
+    with pytest.raises(OSError, match="File too large"):
+        on_full_disk(60000, convert, FIXTURE / "tokenizer", FIXTURE / "decoder", output)
     assert list(output.parent.iterdir()) == []

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import torch
 from clean_process import BLOCK_OUR_PACKAGES
-from full_disk import full_disk
+from full_disk import on_full_disk
 from tiny_models import tiny_model, tiny_processor
 
 from processing import VitaAudioProcessor
@@ -194,8 +194,8 @@ def test_what_a_save_that_was_killed_has_left_beside_other_things_is_no_leave_to
 
 def test_full_disk_leaves_nothing_behind(pipe, tmp_path):
     # no file may grow beyond a size that the configurations and the codec stay below, but the weights do not
-    with full_disk(60000), pytest.raises(OSError, match="File too large"):
-        export_repository(pipe.model, pipe.processor, tmp_path / "out")
+    with pytest.raises(OSError, match="File too large"):
+        on_full_disk(60000, export_repository, pipe.model, pipe.processor, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 

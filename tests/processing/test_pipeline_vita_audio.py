@@ -8,7 +8,6 @@ import queue
 import subprocess
 import sys
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ import torch
 from places import HELPERS, ROOT
 from tiny_models import tiny_model, tiny_processor
 from transformers import pipeline
+from waiting import wait_until
 
 from processing import audio_vita_audio
 from processing.conversation_vita_audio import SPOKEN_CHAT_SYSTEM_PROMPT, spoken_conversation
@@ -271,25 +271,18 @@ def test_first_chunk_of_boost_needs_one_forward_of_the_language_model(pipe):
 def test_closing_a_stream_stops_the_generation(pipe):
     tokens = []
     handle = pipe.model.lm_head.register_forward_hook(lambda *_: tokens.append(1))
-    threads = threading.active_count()
+    threads = set(threading.enumerate())
     stream = pipe.stream(question(), max_new_tokens=200, min_new_tokens=200, codes_per_chunk=1)
     next(stream)
     stream.close()
     handle.remove()
-    assert threading.active_count() == threads
+    assert set(threading.enumerate()) <= threads
     assert len(tokens) < 200
-
-
-def wait_until(condition, seconds: float = 30):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("way", ["cancel", "drop"])
 def test_cancelling_from_another_thread_ends_both_within_a_chunk(pipe, way):
-    threads, tokens, decoded = threading.active_count(), [], []
+    threads, tokens, decoded = set(threading.enumerate()), [], []
     handles = [
         pipe.model.lm_head.register_forward_hook(lambda *_: tokens.append(1)),
         pipe.processor.audio_tokenizer.decoder.register_forward_hook(lambda *_: decoded.append(1)),
@@ -313,7 +306,7 @@ def test_cancelling_from_another_thread_ends_both_within_a_chunk(pipe, way):
         num_decoded, num_tokens = len(decoded), len(tokens)
         del stream
         gc.collect()
-    wait_until(lambda: threading.active_count() == threads)
+    wait_until(lambda: set(threading.enumerate()) <= threads)
     for handle in handles:
         handle.remove()
     assert len(tokens) < 400
@@ -381,8 +374,8 @@ def test_a_slow_reader_holds_up_the_codec_and_the_model(pipe):
     stream = VitaAudioSpeechStream(
         lambda streamer: pipe.forward(model_inputs, streamer=streamer, **options), streamer, max_queued_chunks=2
     )
-    wait_until(lambda: len(tokens) > 8)
-    time.sleep(0.5)
+    # then both wait for room: the codec for the reader, the model for the codec
+    wait_until(lambda: stream._chunks.full() and streamer._queue.full())
     assert len(tokens) < 60
     text, audio = joined(list(stream))
     handle.remove()

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from full_disk import full_disk
+from full_disk import on_full_disk
 from places import ROOT
 from tiny_models import tiny_model, tiny_processor
 
@@ -341,6 +341,6 @@ def test_full_disk_leaves_the_wav_as_it_was(tmp_path):
     path = tmp_path / "a.wav"
     write_audio(path, np.zeros(100), 16000)
     before = path.read_bytes()
-    with full_disk(1000), pytest.raises(OSError):
-        write_audio(path, np.zeros(16000), 16000)
+    with pytest.raises(OSError):
+        on_full_disk(1000, write_audio, path, np.zeros(16000), 16000)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

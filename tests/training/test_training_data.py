@@ -7,16 +7,16 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from datasets import Audio, Dataset, List
-from full_disk import full_disk
+from full_disk import on_full_disk
 from places import ROOT
 from tiny_corpus import write_corpus
 from tiny_models import tiny_codec, tiny_processor
+from waiting import wait_until
 
 from training.conversations import load_conversations
 from training.data import (
@@ -160,8 +160,7 @@ def test_a_killed_run_goes_on_where_it_was(corpus, processor, tmp_path):
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         stderr=subprocess.DEVNULL,
     )
-    while len(list(tmp_path.glob("*/*.safetensors"))) < 3 and process.poll() is None:
-        time.sleep(0.001)
+    wait_until(lambda: len(list(tmp_path.glob("*/*.safetensors"))) >= 3 or process.poll() is not None, 300)
     process.send_signal(signal.SIGKILL)
     process.wait()
     cache = SpeechCodeCache(tmp_path, processor.audio_tokenizer)
@@ -214,8 +213,8 @@ def test_what_datasets_has_made_for_a_run_that_was_killed_goes_with_the_next(tmp
 
 def test_a_full_disk_leaves_nothing_half_written(processor, tmp_path):
     cache = SpeechCodeCache(tmp_path, processor.audio_tokenizer)
-    with full_disk(2000), pytest.raises(Exception, match="(?i)file too large|I/O"):
-        cache.add({"key": torch.arange(5000).int().numpy()})
+    with pytest.raises(Exception, match="(?i)file too large|I/O"):
+        on_full_disk(2000, cache.add, {"key": torch.arange(5000).int().numpy()})
     assert list(cache.folder.iterdir()) == []
 
 

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from tiny_corpus import TINY_TEXT_CONFIG, write_config, write_corpus
 from tiny_models import TEXTS, TRAINABLE_CODEC, tiny_codec
 from transformers import AutoModel, Qwen2Config, Qwen2ForCausalLM
+from waiting import wait_until
 
 from hub_cards.command_line import run_command
 from processing import VitaAudioProcessor
@@ -121,8 +122,8 @@ def test_a_killed_run_ends_with_the_same_weights(folder, tmp_path):
     for checkpoint in ("checkpoint-2", "checkpoint-6"):
         process = start(interrupted)
         # in the midst of writing it, or right after
-        while not (tmp_path / "interrupted" / checkpoint / "optimizer.pt").exists() and process.poll() is None:
-            time.sleep(0.0005)
+        optimizer = tmp_path / "interrupted" / checkpoint / "optimizer.pt"
+        wait_until(lambda optimizer=optimizer, process=process: optimizer.exists() or process.poll() is not None, 300)
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert not (tmp_path / "interrupted" / "model.safetensors").exists()

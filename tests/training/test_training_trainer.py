@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from full_disk import full_disk
+from full_disk import on_full_disk
 from tiny_corpus import TINY_TEXT_CONFIG, write_corpus
 from tiny_models import tiny_codec
 from transformers import set_seed
@@ -184,10 +184,13 @@ def test_rows_and_the_flat_batches_of_flash_attention_have_the_same_losses(start
     torch.testing.assert_close(ours.mctp_losses, theirs.mctp_losses)
 
 
+def train_and_save(start, folder):
+    make_trainer(start, folder, 1, save_strategy="steps", save_steps=1).train()
+
+
 def test_a_full_disk_leaves_no_half_checkpoint(start, tmp_path):
-    trainer = make_trainer(start, tmp_path, 1, save_strategy="steps", save_steps=1)
-    with full_disk(100_000), pytest.raises(Exception, match="(?i)file too large|I/O"):
-        trainer.train()
+    with pytest.raises(Exception, match="(?i)file too large|I/O"):
+        on_full_disk(100_000, train_and_save, start, tmp_path)
     assert not list(tmp_path.glob("checkpoint-*"))
 
 
