@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from places import ROOT
 from safetensors.torch import load_file
 from tiny_corpus import TINY_TEXT_CONFIG, write_config, write_corpus
@@ -292,21 +291,6 @@ def test_a_language_model_keeps_its_text(folder, tmp_path):
     settings = settings_of(folder, tmp_path / "run", model_name_or_path=str(tmp_path / "llm"), text_config=None)
     main(["--config", str(write_config(tmp_path / "config.yaml", **settings, max_steps=1, save_strategy="no"))])
     assert AutoModel.from_pretrained(tmp_path / "run").config.num_mctp_modules == 0
-
-
-def test_the_configs_are_understood():
-    from trl import TrlParser
-
-    from training.train import VitaAudioScriptArguments
-    from training.trainer import VitaAudioSFTConfig
-
-    for path in sorted((ROOT / "training" / "configs").glob("*/stage*.yaml")):
-        parser = TrlParser((VitaAudioScriptArguments, VitaAudioSFTConfig))
-        script_args, training_args = parser.parse_args_and_config(["--config", str(path), "--use_cpu", "True"])
-        settings = yaml.safe_load(path.read_text())
-        assert training_args.stage == int(path.stem[-1])
-        assert training_args.learning_rate == float(settings["learning_rate"])
-        assert script_args.dataset_name == settings["dataset_name"]
 
 
 def test_a_start_needs_something_to_start_from(folder, tmp_path):

@@ -1,0 +1,124 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The YAML files of `training/configs`, each read by the parser of its command."""
+
+from pathlib import Path
+
+import pytest
+from accelerate.commands.config.config_args import load_config_from_file
+from places import ROOT
+from transformers import TrainingArguments
+
+from training.codec.train import CodecArguments
+from training.codec.tune import TuningArguments
+from training.settings import parse_settings
+from training.train import VitaAudioScriptArguments
+from training.trainer import VitaAudioSFTConfig
+
+
+CONFIGS = ROOT / "training" / "configs"
+STAGE = (VitaAudioScriptArguments, VitaAudioSFTConfig)
+CODEC_RUNS = ["codec", "codec_encoder", "codec_decoder", "codec_joint", "codec_answers"]
+
+
+def read(path: Path, *arguments: str):
+    name = path.stem
+    kinds = STAGE
+    if name.startswith("codec"):
+        kinds = (CodecArguments if name == "codec" else TuningArguments, TrainingArguments)
+    return parse_settings(kinds, "recipe", ["--config", str(path), "--use_cpu", "true", *arguments])
+
+
+def test_every_recipe_is_here():
+    names = {path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.yaml")}
+    stages = {f"{size}/stage{stage}" for size in ("mini", "paper_7b") for stage in (1, 2, 3, 4)}
+    expected = stages | {f"mini/{name}" for name in CODEC_RUNS} | {"mini/finetune"}
+    assert {name for name in names if not name.startswith("accelerate/")} == expected
+
+
+@pytest.mark.parametrize(
+    "stage, learning_rate, steps, length, weight_decay",
+    [(1, 6e-5, 8000, 8192, 0), (2, 1e-3, 4000, 8192, 0), (3, 1e-3, 8000, 8192, 0), (4, 5e-5, 4000, 2048, 0.1)],
+)
+def test_the_settings_of_the_paper(stage, learning_rate, steps, length, weight_decay):
+    """Those of arXiv 2505.03739."""
+    script, training = read(CONFIGS / "paper_7b" / f"stage{stage}.yaml")
+    settings = vars(script) | vars(training)
+    expected = {"stage": stage, "learning_rate": learning_rate, "max_steps": steps, "max_length": length}
+    expected |= {"weight_decay": weight_decay, "adam_beta1": 0.9, "adam_beta2": 0.95, "bf16": True}
+    expected |= {"lr_scheduler_type": "cosine", "warmup_steps": 0.03, "gradient_accumulation_steps": 16}
+    if stage > 1:
+        expected |= {"num_mctp_modules": 10, "interleave_pattern": [1, 10, 4, 10]}
+    if stage == 4:
+        expected["mctp_learning_rate_multiplier"] = 10
+    assert {name: settings[name] for name in expected} == expected
+    assert ("sqa" in script.tasks) == (stage == 4)
+
+
+@pytest.mark.parametrize("size", ["mini", "paper_7b"])
+def test_each_stage_starts_where_the_one_before_ended(size):
+    before = None
+    for stage in (1, 2, 3, 4):
+        script, training = read(CONFIGS / size / f"stage{stage}.yaml")
+        assert training.stage == stage
+        if before is not None:
+            assert script.model_name_or_path == before
+        before = training.output_dir
+
+
+def test_each_run_of_the_codec_starts_from_the_last_step_of_the_one_before():
+    before = None
+    for name in CODEC_RUNS:
+        codec, training = read(CONFIGS / "mini" / f"{name}.yaml")
+        assert (codec.corpus_dir, codec.default_voice) == ("corpus", "joe")
+        # a checkpoint is saved at the last step at any rate
+        if before is not None:
+            assert codec.start_from == f"{before.output_dir}/checkpoint-{before.max_steps}"
+        before = training
+    script, _ = read(CONFIGS / "mini" / "stage1.yaml")
+    assert script.codec_name_or_path == f"{before.output_dir}/codec"
+
+
+@pytest.mark.parametrize(
+    "name, values",
+    [
+        ("codec", {"voices": ["joe"], "disturb_inputs": False, "quantize_after": 300, "phoneme_loss_weight": 2.0}),
+        ("codec_encoder", {"parts": ["encoder"], "decoder_depths": None, "answer_times": 1}),
+        ("codec_decoder", {"parts": ["decoder"], "decoder_depths": [4, 7]}),
+        ("codec_joint", {"parts": ["encoder", "decoder"]}),
+        ("codec_answers", {"parts": ["decoder"], "answer_times": 16}),
+    ],
+)
+def test_the_runs_of_the_codec(name, values):
+    codec, training = read(CONFIGS / "mini" / f"{name}.yaml")
+    assert {key: getattr(codec, key) for key in values} == values
+    assert training.bf16 and training.max_grad_norm == 1 and (training.adam_beta1, training.adam_beta2) == (0.8, 0.99)
+
+
+def test_fine_tuning_starts_from_the_shipped_model():
+    script, training = read(CONFIGS / "mini" / "finetune.yaml", "--dataset_name", "mine")
+    assert training.stage == 4 and (ROOT / script.model_name_or_path / "config.json").is_file()
+    assert script.dataset_name == "mine"
+
+
+@pytest.mark.parametrize(
+    "name, processes, kind",
+    [
+        ("cpu", 2, "MULTI_GPU"),
+        ("multi_gpu", 8, "MULTI_GPU"),
+        ("fsdp", 8, "FSDP"),
+        ("deepspeed_zero2", 8, "DEEPSPEED"),
+        ("deepspeed_zero3", 8, "DEEPSPEED"),
+    ],
+)
+def test_settings_of_accelerate(name, processes, kind):
+    config = load_config_from_file(str(CONFIGS / "accelerate" / f"{name}.yaml"))
+    assert config.num_processes == processes and config.num_machines == 1
+    assert config.distributed_type == kind
+
+
+def test_a_misspelt_setting_is_refused(tmp_path):
+    text = (CONFIGS / "mini" / "codec_joint.yaml").read_text()
+    (tmp_path / "codec_joint.yaml").write_text(text.replace("default_voice", "default_vioce"))
+    with pytest.raises(ValueError, match="default_vioce"):
+        read(tmp_path / "codec_joint.yaml")
