@@ -7,7 +7,11 @@ import os
 import subprocess
 import sys
 
+import pytest
 from places import ROOT
+
+
+pytestmark = pytest.mark.slow
 
 
 def run(script, output, *arguments):

@@ -11,6 +11,7 @@ from modeling_vita_audio import MCTP_MODES
 from processing.convert_glm4_voice_to_hf import convert
 
 
+@pytest.mark.slow
 def test_decode_speed_measures_every_mode_and_fills_the_readme(tmp_path, capsys):
     random_config().save_pretrained(tmp_path / "shape")
     readme = tmp_path / "README.md"
@@ -48,6 +49,7 @@ def test_floor_reads_each_weight_once_for_each_forward():
     assert decode_speed.floor_of(model, "vanilla", False, 1) == pytest.approx(1 / (4 * language_model))
 
 
+@pytest.mark.slow
 def test_codec_speed_measures_both_codecs(tmp_path):
     fixture = FIXTURES / "glm4_voice"
     convert(fixture / "tokenizer", fixture / "decoder", tmp_path / "codec")

@@ -383,6 +383,7 @@ def test_a_secret_is_found_wherever_it_is(folder, write):
     assert write is write_file_name or TOKEN not in str(error.value)
 
 
+@pytest.mark.slow
 def test_our_own_folders_raise_no_false_alarm(tmp_path):
     assert "model.safetensors" in plan_push(ROOT / "pretrained" / "vita-audio-mini").files
     rng = np.random.default_rng(0)
@@ -431,6 +432,7 @@ def test_a_model_without_a_processor_is_not_said_to_answer(folder, tmp_path, mon
     assert scope["model"].config.model_type == "vita_audio"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("revision", ["a b", "-x", "a..b", "a~1", "a:b", "x.lock", "a/", "feature//x", "wh?t", "@"])
 def test_a_branch_that_cannot_be_is_refused(folder, revision, capsys):
     with pytest.raises(ValueError, match="cannot be the name of a branch"):

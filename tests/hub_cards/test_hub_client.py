@@ -33,6 +33,9 @@ from processing.export import export_repository
 from processing.pipeline_vita_audio import VitaAudioPipeline
 
 
+pytestmark = [pytest.mark.slow, pytest.mark.hub]
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Two large files, one of them uploaded in parts, and small ones."""

@@ -28,6 +28,8 @@ from processing.export import export_repository
 from training.conversations import load_conversations
 
 
+pytestmark = [pytest.mark.slow, pytest.mark.hub]
+
 REPO, CORPUS = "vita/tiny", "vita/tiny-corpus"
 STAGES = ("stage1", "stage2", "stage3", "stage4")
 WRONG_TOKEN = "hf_" + "w" * 34

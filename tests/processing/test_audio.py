@@ -50,6 +50,7 @@ def test_claims_are_checked_before_anything_is_decoded(name, message, as_bytes):
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_many_channels_are_averaged_second_by_second():
     tracemalloc.start()
     try:
@@ -167,6 +168,7 @@ def test_a_url_is_read_whatever_is_in_it(server, path):
     np.testing.assert_allclose(load_audio(server + path, 16000), TONE, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path, message", [("/endless", "more than 1048576 bytes"), ("/slow", "more than 1 s"), ("/redirect", "redirects")]
 )
@@ -488,6 +490,7 @@ def test_a_picture_alone_has_no_audio():
         load_audio(output.getvalue(), 16000)
 
 
+@pytest.mark.slow
 def test_a_broken_file_prints_no_error_of_the_decoder():
     content = io.BytesIO()
     soundfile.write(content, 0.3 * np.sin(np.arange(4000) / 20), 16000, format="AIFF")

@@ -95,6 +95,7 @@ def test_speech_of_something_else_is_said(pipe):
         pipe(synthesis_conversation("Seven ducks."))
 
 
+@pytest.mark.slow
 def test_a_turn_is_answered_the_same_alone_and_in_a_conversation(pipe):
     expected = pipe(SAMPLE)
     assert "thirteen" in expected["text"] and len(expected["audio"]) > 16000
@@ -108,6 +109,7 @@ def test_a_turn_is_answered_the_same_alone_and_in_a_conversation(pipe):
     assert streamed == expected["text"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text, answer",
     [
@@ -131,6 +133,7 @@ def test_a_written_question_is_answered_aloud(pipe, text, answer):
     )
 
 
+@pytest.mark.slow
 def test_several_written_questions_go_through_the_model_together(pipe):
     texts = ["What is two plus two?", "What color is snow?", "Which day comes before Friday?"]
     expected = [pipe(text) for text in texts]
@@ -144,6 +147,7 @@ def test_several_written_questions_go_through_the_model_together(pipe):
     assert all(len(answer["audio"]) > 8000 for answer in answers)
 
 
+@pytest.mark.slow
 def test_two_turns(pipe):
     first = pipe(SAMPLE, return_transcript=True)
     assert first["transcript"] == "Tell me the sum of seven and six."
@@ -242,6 +246,7 @@ def test_what_cannot_be_answered_is_named(tiny, inputs, message):
             ask(inputs)
 
 
+@pytest.mark.slow
 def test_transcripts_on_request(pipe):
     assert "transcript" not in pipe(SAMPLE)
     chunks = list(pipe.stream(SAMPLE, return_transcript=True))
@@ -260,6 +265,7 @@ def test_transcripts_on_request(pipe):
     ]
 
 
+@pytest.mark.slow
 def test_the_readme_is_answered_right(monkeypatch):
     monkeypatch.chdir(MINI.parent.parent)
     said = {}
@@ -270,6 +276,7 @@ def test_the_readme_is_answered_right(monkeypatch):
     assert all(len(said[name]["audio"]) > 16000 for name in ("answer", "first", "second"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inputs", ["What is seven plus six?", SAMPLE])
 @pytest.mark.parametrize("last", ["text", "audio", "transcribing"])
 def test_a_stream_of_several_generations_is_cancelled(pipe, inputs, last, monkeypatch):
@@ -308,6 +315,7 @@ def wav(samples):
     return file.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
 @pytest.mark.parametrize(
     "bad, message",
@@ -332,6 +340,7 @@ def test_a_bad_input_leaves_the_others_their_answers(tiny, batch_size, bad, mess
         tiny(bad)
 
 
+@pytest.mark.slow
 def test_datasets_columns_and_rows(tiny):
     samples = [question(), question(330), question(440)]
     expected = [tiny(one)["text"] for one in samples]
@@ -356,6 +365,7 @@ def test_datasets_columns_and_rows(tiny):
     assert mapped["answer"][:] == expected
 
 
+@pytest.mark.slow
 def test_rows_of_conversations(tiny):
     rows = [
         {"messages": [user("<|audio|>")], "audios": [{"bytes": wav(question(f)), "path": None}]} for f in (220, 330)
@@ -370,6 +380,7 @@ def test_rows_of_conversations(tiny):
 # What the model cannot do is said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "inputs, message",
     [
@@ -410,6 +421,7 @@ def test_an_answer_that_is_not_whole_is_said(pipe):
         pipe(SAMPLE, suppress_tokens=silence, max_new_tokens=400)
 
 
+@pytest.mark.slow
 def test_good_questions_warn_of_nothing(pipe):
     samples, _ = soundfile.read(SAMPLE, dtype="float32")
     noise = np.random.default_rng(0).normal(0, 0.1 * samples.std(), len(samples)).astype(np.float32)
@@ -423,6 +435,7 @@ def test_good_questions_warn_of_nothing(pipe):
 # Ways to the pipeline
 
 
+@pytest.mark.slow
 def test_a_model_that_is_an_object_has_its_processor(pipe, tiny, tmp_path):
     loaded = pipeline("audio-to-audio", model=AutoModel.from_pretrained(MINI), device="cpu")
     assert_same(loaded(SAMPLE), pipe(SAMPLE))
@@ -447,6 +460,7 @@ assert not {"processing", "modeling_vita_audio"} & set(sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_auto_classes_and_pipeline_of_an_object_without_our_packages(pipe, tmp_path):
     command = [sys.executable, "-P", "-c", OBJECT, str(MINI), SAMPLE]
     environment = {"PATH": "", "HF_MODULES_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}

@@ -52,6 +52,7 @@ def edit_yaml(source, old, new):
     path.write_text(content.replace(old, new, 1))
 
 
+@pytest.mark.slow
 def test_command_writes_a_codec_that_loads_anywhere(output, tmp_path):
     command = [sys.executable, "-m", "processing.convert_glm4_voice_to_hf"]
     arguments = {"tokenizer_dir": FIXTURE / "tokenizer", "decoder_dir": FIXTURE / "decoder", "output_dir": output}
@@ -84,6 +85,7 @@ print(codec.config.codebook_size, codec.config.flow_config.guidance_scale, codec
     assert done.returncode == 0 and done.stdout.split() == ["128", "0.7", "14"], done.stderr[-3000:]
 
 
+@pytest.mark.slow
 def test_what_is_said_of_sizes_is_read(output):
     convert(FIXTURE / "tokenizer", FIXTURE / "decoder", output)
     config = Glm4VoiceCodec.from_pretrained(output).config
@@ -227,6 +229,7 @@ def test_references_to_values_are_followed(source, output):
 # What does not fit
 
 
+@pytest.mark.slow
 def test_all_that_is_wrong_with_the_tensors_is_in_one_error(source, output):
     path = source / "tokenizer" / "model.safetensors"
     tensors = load_file(path)

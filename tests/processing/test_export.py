@@ -67,6 +67,7 @@ def question(tmp_path):
     return str(path)
 
 
+@pytest.mark.slow
 def test_exported_folder_answers_where_our_packages_are_not(pipe, question, tmp_path):
     folder = tmp_path / "tiny-vita.audio"
     export_repository(pipe.model, pipe.processor, folder)
@@ -127,6 +128,7 @@ def test_exported_files(pipe, tmp_path):
     assert getattr(pipe.model.config, "custom_pipelines", None) is None
 
 
+@pytest.mark.slow
 def test_exported_folder_loads_where_our_packages_are(pipe, question, tmp_path):
     from transformers import AutoModel, AutoProcessor, pipeline
 
@@ -162,6 +164,7 @@ main(["export", folder, "--model", model])
 
 
 # the first and the last of the files that are put in place
+@pytest.mark.slow
 @pytest.mark.parametrize("last", ["README.md", "model.safetensors"])
 def test_an_export_that_was_killed_can_be_repeated(pipe, tmp_path, last):
     pipe.save_pretrained(tmp_path / "model")

@@ -96,6 +96,7 @@ def test_codes_of_the_fixture(codec, expected):
     assert output.audio_codes.dtype == torch.long and not output.audio_codes[1, 0, 12:].any()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_mel_of_the_fixture(codec, expected):
     mel = codec.flow(expected["tokens_0"][None], expected["flow_noise"])
@@ -190,6 +191,7 @@ def test_whole_mel_frames_are_spoken(codec, num_codes, num_frames):
     assert output.decoder_state is None
 
 
+@pytest.mark.slow
 def test_seed_and_generator(codec):
     codes = random_codes(6)
 
@@ -232,6 +234,7 @@ def test_steps_and_guidance(codec):
     torch.testing.assert_close(got, mel, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_voice_prompt(codec):
     prompt_codes, codes = random_codes(12, seed=1), random_codes(10)
     prompt_mel = torch.randn(1, 84, 80, generator=torch.Generator().manual_seed(0))
@@ -264,6 +267,7 @@ def test_voice_prompt(codec):
     )
 
 
+@pytest.mark.slow
 def test_log_mel_against_librosa(codec):
     waveform = np.random.default_rng(0).normal(0, 0.1, 5000).astype(np.float32)
     mel = librosa.feature.melspectrogram(
@@ -284,6 +288,7 @@ def test_log_mel_against_librosa(codec):
 # Streaming
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_vocoder_pieces_are_the_whole(codec, expected):
     mel = expected["flow_mel"]
@@ -331,6 +336,7 @@ def test_first_audio_comes_after_the_first_8_codes(codec):
     assert sum(lengths) == 256 * codec.config.num_mel_frames(40)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [[4] * 7 + [2], [8, 8, 8, 6, 0], [1] * 30])
 def test_audio_depends_on_the_blocks_alone(codec, sizes):
     codes = random_codes(30)
@@ -346,6 +352,7 @@ def test_nothing_said_is_nothing_heard(codec):
     assert output.audio_values.shape == (1, 1, 0) and output.decoder_state is None
 
 
+@pytest.mark.slow
 def test_blocks_are_decoded_from_the_same_noise_and_the_finished_frames(codec):
     seen = []
     handle = codec.flow.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs), with_kwargs=True)
@@ -389,6 +396,7 @@ def flux_at(samples, seams):
     return flux[touches].max(), flux[~touches].max()
 
 
+@pytest.mark.slow
 def test_seams_are_not_heard(codec):
     codes = random_codes(72, seed=3)
     audio = stream(codec, codes, [8] * 9)
@@ -404,6 +412,7 @@ def test_seams_are_not_heard(codec):
     assert at_seams > 1.3 * max(elsewhere, spectral_flux(offline).max())
 
 
+@pytest.mark.slow
 def test_a_minute_streams_in_flat_memory(codec):
     frames, sizes, num_samples = [], [], 0
     handle = codec.flow.unet.register_forward_pre_hook(lambda module, args: frames.append(args[0].shape[-1]))
@@ -421,6 +430,7 @@ def test_a_minute_streams_in_flat_memory(codec):
     assert max(frames[10:50]) == max(frames[-40:]) and max(sizes[10:50]) == max(sizes[-41:-1])
 
 
+@pytest.mark.slow
 def test_utterances_do_not_know_of_one_another(codec):
     codes = random_codes(24, batch_size=2)
     expected = [torch.cat(stream(codec, row[None], [8, 8, 8], num_inference_steps=1)) for row in codes]
@@ -446,6 +456,7 @@ def test_utterances_do_not_know_of_one_another(codec):
 # Saving, loading, other types
 
 
+@pytest.mark.slow
 def test_save_and_load(codec, expected, tmp_path):
     codec.save_pretrained(tmp_path)
     assert {path.name for path in tmp_path.iterdir() if path.suffix != ".py"} == {"config.json", "model.safetensors"}
@@ -475,6 +486,7 @@ def test_random_initialization_speaks():
     assert output.audio_values.shape == (1, 1, 27 * 256) and output.audio_values.isfinite().all()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_bfloat16(folder, codec, expected):
     half = Glm4VoiceCodec.from_pretrained(folder, dtype=torch.bfloat16)
@@ -644,6 +656,7 @@ def run_without_our_packages(code, folder, question, tmp_path):
     return np.load(tmp_path / "out.npz")
 
 
+@pytest.mark.slow
 def test_exported_folder_answers_where_our_packages_are_not(pipe, question, tmp_path):
     folder = export_repository(pipe.model, pipe.processor, tmp_path / "glm4.voice")
     got, expected = run_without_our_packages(LOAD_AND_ANSWER, folder, question, tmp_path), pipe(question)
@@ -673,6 +686,7 @@ assert len(late) <= 16, len(late)
 """
 
 
+@pytest.mark.slow
 def test_converted_language_model_with_this_codec_is_one_folder(pipe, folder, question, tmp_path, capsys):
     """Our model to the released layout, back from there, and exported with the converted codec by the command line."""
     released, converted, exported = (tmp_path / name for name in ("released", "converted", "exported"))
@@ -693,6 +707,7 @@ def test_converted_language_model_with_this_codec_is_one_folder(pipe, folder, qu
     assert "leave --codec out" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_from_released_folders_to_a_spoken_answer_by_the_command_line(pipe, tmp_path, capsys):
     """README's commands, and what is said where one was left out."""
     pipe.model.save_pretrained(tmp_path / "ours")

@@ -66,6 +66,7 @@ def test_answer_is_what_model_and_processor_make(pipe):
     assert answer["text"] == pipe.tokenizer.decode(ids, skip_special_tokens=True)
 
 
+@pytest.mark.slow
 def test_every_kind_of_input(pipe, tmp_path):
     file = io.BytesIO()
     soundfile.write(file, question(), 16000, format="WAV", subtype="FLOAT")
@@ -94,6 +95,7 @@ def test_audio_is_checked_once(pipe, monkeypatch, as_conversation):
     assert "transcript" in answer and len(checked) == 2
 
 
+@pytest.mark.slow
 def test_lists_and_generators(pipe):
     inputs = [question(), spoken_conversation(question(0.9, 330)), question(0.3)]
     expected = [pipe(one) for one in inputs]
@@ -106,6 +108,7 @@ def test_lists_and_generators(pipe):
         assert_same(answer, one)
 
 
+@pytest.mark.slow
 def test_batches_give_what_single_inputs_give(pipe):
     # in float64, as float32 rounds a batch otherwise, and this model's scores are close to one another
     pipe = VitaAudioPipeline(copy.deepcopy(pipe.model).double(), processor=pipe.processor, device="cpu")
@@ -115,6 +118,7 @@ def test_batches_give_what_single_inputs_give(pipe):
         np.testing.assert_allclose(answer["audio"], expected["audio"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_generation_parameters_reach_the_model(pipe):
     def num_tokens(**kwargs):
         model_inputs = pipe.preprocess(question())
@@ -166,6 +170,7 @@ def test_several_answers_are_refused(pipe):
         pipe(question(), num_return_sequences=2, do_sample=True)
 
 
+@pytest.mark.slow
 def test_saved_folder_loads_where_our_packages_are(pipe, tmp_path):
     pipe.model.save_pretrained(tmp_path)
     pipe.processor.save_pretrained(tmp_path)
@@ -337,6 +342,7 @@ if sys.argv[1] == "drop":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["unread", "drop"])
 def test_a_process_that_leaves_a_stream_ends_well(way):
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{HELPERS}"}
@@ -364,6 +370,7 @@ def test_closing_lets_a_writer_that_waits_for_room_go(pipe):
         assert not writer.is_alive()
 
 
+@pytest.mark.slow
 def test_a_slow_reader_holds_up_the_codec_and_the_model(pipe):
     tokens = []
     options = {"max_new_tokens": 150, "min_new_tokens": 150}
@@ -419,6 +426,7 @@ def test_streamer_takes_one_prompt(pipe):
         VitaAudioStreamer(pipe.processor).put(torch.tensor([[1], [2]]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_readers", [2, 4, 9])
 @pytest.mark.parametrize("end", ["end", "cancel", "error"])
 def test_readers_of_one_stream_share_it_and_all_end(pipe, num_readers, end, monkeypatch):
@@ -477,6 +485,7 @@ def test_samples_are_within_bounds(pipe, monkeypatch):
     assert np.abs(heard).max() == 1
 
 
+@pytest.mark.slow
 def test_two_streams_at_once(pipe):
     expected = [pipe(question()), pipe(question(0.9, 330))]
     streams = [pipe.stream(question()), pipe.stream(question(0.9, 330))]

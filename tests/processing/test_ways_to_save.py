@@ -26,6 +26,8 @@ from processing.pipeline_vita_audio import VitaAudioPipeline
 from training.storage import round_to_half
 
 
+pytestmark = pytest.mark.slow
+
 LOAD_AND_ANSWER = """
 import json
 from transformers import pipeline

@@ -54,6 +54,7 @@ def assert_wav(path, expected):
     np.testing.assert_allclose(samples, expected["audio"], atol=0.02)
 
 
+@pytest.mark.slow
 def test_answer(pipe, folder, question, capsys):
     report = run_json(capsys, "answer", question, "--model", folder)
     expected = pipe(question)
@@ -65,6 +66,7 @@ def test_answer(pipe, folder, question, capsys):
     assert report["real_time_factor"] == pytest.approx(report["total_seconds"] / report["audio_seconds"])
 
 
+@pytest.mark.slow
 def test_answer_for_people(pipe, folder, question, capsys):
     assert main(["answer", question, "--model", folder, "--output", "spoken.wav"]) == 0
     out = capsys.readouterr().out
@@ -72,6 +74,7 @@ def test_answer_for_people(pipe, folder, question, capsys):
     assert "spoken.wav" in out and "First chunk after" in out and "x real time" in out
 
 
+@pytest.mark.slow
 def test_options_of_the_generation(pipe, folder, question, capsys):
     report = run_json(capsys, "answer", question, "--model", folder, "--mode", "2,8", "--max-new-tokens", "30")
     assert report["mode"] == [2, 8]
@@ -81,6 +84,7 @@ def test_options_of_the_generation(pipe, folder, question, capsys):
     assert texts[0] == texts[1] != texts[2]
 
 
+@pytest.mark.slow
 def test_both_spellings_and_one_name(pipe, folder, question, capsys):
     argv = ["answer", question, "--model", folder]
     reports = [
@@ -100,6 +104,7 @@ def test_formats_of_the_output(pipe, folder, question, capsys, name):
     assert soundfile.info(name).duration == pytest.approx(report["audio_seconds"], abs=0.1)
 
 
+@pytest.mark.slow
 def test_files_that_are_there_are_written_over_where_that_was_asked_for(folder, question, capsys):
     argv = ["answer", question, "--model", folder, "--output", "a.wav"]
     assert main(argv) == 0
@@ -112,6 +117,7 @@ def test_files_that_are_there_are_written_over_where_that_was_asked_for(folder, 
         assert main(["answer", question, "--model", folder]) == 0
 
 
+@pytest.mark.slow
 def test_several_inputs_and_a_bad_one(pipe, folder, question, capsys):
     write_bad_files()
     shutil.copy(question, "second.wav")
@@ -131,6 +137,7 @@ def test_several_inputs_and_a_bad_one(pipe, folder, question, capsys):
     assert sorted(path.name for path in Path("answer").glob("*-*")) == ["1-question.wav", "2-question.wav"]
 
 
+@pytest.mark.slow
 def test_standard_input(pipe, folder, question, tmp_path):
     argv = [sys.executable, "-m", "serving.cli", "speak", "-", "--model", folder, "--json"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -156,6 +163,7 @@ def test_models_of_other_types_have_a_next_command(tmp_path, config, hint, capsy
     assert hint in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_lost_codec_can_be_put_back(folder, question, tmp_path, capsys):
     model = tmp_path / "model"
     shutil.copytree(folder, model)
@@ -194,12 +202,14 @@ def test_what_needs_no_model_loads_no_library(argv):
     assert process.stdout.splitlines()[-1] == "[]", process.stderr
 
 
+@pytest.mark.slow
 def test_transcribe(pipe, folder, question, capsys):
     report = run_json(capsys, "transcribe", question, "--model", folder)
     assert report["text"] == pipe(recognition_conversation(question))["text"].strip()
     assert report["audio_seconds"] == 0.75 and report["first_chunk_seconds"] > 0 and "audio" not in report
 
 
+@pytest.mark.slow
 def test_speak(pipe, folder, question, capsys):
     report = run_json(capsys, "speak", "Two plus two", "--model", folder)
     expected = pipe(synthesis_conversation("Two plus two"))
@@ -221,6 +231,7 @@ def test_export_whose_card_fails_leaves_nothing(folder, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command, package, extra", [("train", "trl", "train"), ("evaluate", "jiwer", "eval")])
 def test_what_a_command_lacks_is_named(command, package, extra, tmp_path):
     # as if it were not installed
@@ -255,6 +266,7 @@ def write_bad_files():
         file.write(b"RIFF nothing")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "argv, message",
     [
@@ -337,6 +349,7 @@ def test_what_an_answer_that_was_killed_has_left_goes_with_the_next(tmp_path):
     assert list(tmp_path.iterdir()) == [tmp_path / "a.wav"]
 
 
+@pytest.mark.slow
 def test_full_disk_leaves_the_wav_as_it_was(tmp_path):
     path = tmp_path / "a.wav"
     write_audio(path, np.zeros(100), 16000)

@@ -121,6 +121,7 @@ def nonsense():
     server.shutdown()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["answering", "offline", "nonsense"])
 def test_what_the_hub_refuses_is_one_line_from_every_command(hub, nonsense, state, tmp_path):
     corpus = str(write_corpus(tmp_path / "corpus", num_clips=4))
@@ -233,6 +234,7 @@ def test_what_users_get_wrong_is_one_line_from_every_command(module, argv, said,
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_a_template_that_refuses_is_said_to_be_one(tmp_path, capsys):
     processor = tiny_processor()
     tiny_model(processor).save_pretrained(tmp_path / "model")
@@ -261,6 +263,7 @@ def test_a_template_that_refuses_is_said_to_be_one(tmp_path, capsys):
         assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_modules_that_are_run_do_so_by_one_function(tmp_path):
     modules = [
         path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
