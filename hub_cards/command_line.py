@@ -3,16 +3,21 @@
 """What all commands share: one spelling of their options, and one line for what goes wrong."""
 
 import argparse
+import linecache
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
 TRACEBACK = "--traceback"
-# of a checkout, what the settings in training/configs name: no users of the Hub
+# Folders of a checkout that the settings in training/configs name: they are not owners of repositories on the Hub.
 CHECKOUT_FOLDERS = ("pretrained", "runs")
+# The packages of this repository, and the one as which transformers imports their files from a Hub folder.
+OUR_PACKAGES = {"benchmarks", "hub_cards", "modeling_vita_audio", "processing", "serving", "training"}
+OUR_PACKAGES |= {"transformers_modules"}
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -46,8 +51,8 @@ def run_command(command: Callable[[list[str] | None], int | None], prog: str, ar
         argv: its arguments; the process's by default. With `--traceback` among them, errors are raised as they are.
 
     Returns:
-        `int`: the exit code: 1 where it failed, after one line on the standard error that says why. An error that nothing
-        outside of this package can have led to is raised as it is.
+        `int`: the exit code: 1 where it failed, after one line on the standard error that says why. Above this line stands the
+        traceback, unless the error is one that [`explain`] knows as a user's mistake.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if TRACEBACK in argv:
@@ -60,7 +65,8 @@ def run_command(command: Callable[[list[str] | None], int | None], prog: str, ar
     except Exception as error:
         message = explain(error)
         if message is None:
-            raise
+            traceback.print_exc()
+            message = f"{type(error).__name__}: {one_line(error)}"
         return fail(message, prog)
 
 
@@ -128,11 +134,27 @@ def fail(message: str, prog: str) -> int:
     return 1
 
 
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def is_raised_by_us(error: Exception) -> bool:
+    """
+    Whether the error comes from a `raise` in our own code. Whoever wrote that line knew what the user did wrong, and says so;
+    the same type of error from within a library can as well be a bug, which is found by its traceback alone. A class of its own
+    would not do, because the code of Hub folders cannot import one from here.
+    """
+    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+    package = (frame.f_globals.get("__package__") or "").partition(".")[0]
+    return package in OUR_PACKAGES and linecache.getline(frame.f_code.co_filename, line).lstrip().startswith("raise ")
+
+
 def explain(error: Exception) -> str | None:
-    """One line on what bad input, a file or the Hub has led to; None on an error that is none of these."""
+    """One line on a user's mistake, a file, a missing library or the Hub; None on any other error, which may be a bug."""
+    from json import JSONDecodeError
     from pickle import UnpicklingError
 
-    from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, StrictDataclassError
     from huggingface_hub.utils import httpx
     from jinja2 import TemplateError
     from safetensors import SafetensorError
@@ -144,14 +166,17 @@ def explain(error: Exception) -> str | None:
         from .push import describe
 
         return describe(cause, getattr(cause, "repo_id", None) or "the repository")
-    message = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, (ValueError, OSError, ImportError, TypeError, StrictDataclassError)):
+    message = one_line(error)
+    # these say by their type what is missing or wrong: a file, the disk, a library, a name for the Hub, a configuration
+    if isinstance(error, (OSError, ImportError, HFValidationError, StrictDataclassError)):
+        return message
+    if isinstance(error, (ValueError, TypeError)) and is_raised_by_us(error):
         return message
     if isinstance(error, TemplateError):
         return f"The chat template (chat_template.jinja of the processor) refuses the conversation, or is broken: {message}"
-    if isinstance(error, (SafetensorError, UnpicklingError, YAMLError)):
+    if isinstance(error, (SafetensorError, UnpicklingError, YAMLError, JSONDecodeError, UnicodeDecodeError)):
         return f"A file is broken or not what it should be: {message}"
-    # one that is nested without end is no bug of ours
+    # JSON that is nested without end is no bug of ours
     if isinstance(error, RecursionError) and "JSON" in message:
         return f"A file is nested too deeply: {message}"
     return None

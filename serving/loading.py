@@ -37,8 +37,12 @@ def load_pipeline(arguments):
             check_folder(option, name)
     if os.path.isdir(arguments.model) and arguments.revision is not None:
         raise ValueError(f"--revision is for a Hub id, but {arguments.model} is a folder.")
-    if arguments.threads < 1:
-        raise ValueError(f"--threads must be at least 1, got {arguments.threads}.")
+    for name in ("threads", "max_new_tokens"):
+        value = getattr(arguments, name, None)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} must be at least 1, got {value}.")
+    if (seed := getattr(arguments, "seed", None)) is not None and not 0 <= seed < 2**32:
+        raise ValueError(f"--seed must be between 0 and {2**32 - 1}, got {seed}.")
     # The libraries make some hundred thousand objects that stay. To look through them again and again, at the end as well, takes a
     # third of the time of a short answer.
     gc.disable()

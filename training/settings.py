@@ -8,11 +8,15 @@ import enum
 import json
 import os
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers.hf_argparser import string_to_bool
+
+from hub_cards.command_line import is_raised_by_us, one_line
 
 
 # no setting needs larger ones, and what counts with them overflows
@@ -131,6 +135,22 @@ def fits(value, kind) -> bool:
     return isinstance(value, dict if origin is dict else kind)
 
 
+@contextmanager
+def checking_settings() -> Iterator[None]:
+    """
+    For code of transformers and TRL that checks settings: its errors say what a user got wrong, as ours do.
+
+    Raises:
+        ValueError: what was wrong inside.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError) as error:
+        if is_raised_by_us(error):
+            raise
+        raise ValueError(f"The settings are refused: {one_line(error)}") from error
+
+
 def parse_settings(dataclass_types: tuple[type, ...], prog: str, argv: list[str] | None = None) -> tuple:
     """
     The settings of a run.
@@ -175,13 +195,10 @@ def parse_settings(dataclass_types: tuple[type, ...], prog: str, argv: list[str]
                 raise ValueError(f"{place}: `{name}` {error}.") from error
         os.environ.update({name: str(value) for name, value in settings.pop("env", {}).items()})
         parser.set_defaults_with_config(**settings)
-    try:
+    with checking_settings():
         *instances, unknown = parser.parse_args_into_dataclasses(
             argv, return_remaining_strings=True, look_for_args_file=False
         )
-    except AttributeError as error:
-        # of transformers, which looks into what it takes for a mapping
-        raise ValueError(f"A setting is of another kind than it should be: {error}") from error
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     # what is left of the parser's own is `--config`

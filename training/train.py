@@ -36,7 +36,7 @@ from .conversations import conversation_texts, load_conversations
 from .data import build_training_dataset
 from .hub import describe_start, find_checkpoint, hub_revision, place_of
 from .initialize import build_from_language_model, build_from_nothing
-from .settings import parse_settings, read_mapping
+from .settings import checking_settings, parse_settings, read_mapping
 from .temporary import disable_caching
 from .trainer import STAGES, VitaAudioSFTConfig, VitaAudioSFTTrainer
 
@@ -316,7 +316,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     if script_args.num_threads is not None:
         torch.set_num_threads(script_args.num_threads)
-    set_seed(training_args.seed)
+    with checking_settings():
+        set_seed(training_args.seed)
     disable_caching()
     with no_empty_folder(training_args.output_dir):
         run(script_args, training_args)
@@ -364,13 +365,14 @@ def run(script_args: VitaAudioScriptArguments, training_args: VitaAudioSFTConfig
     }
     codec.to("cpu")
 
-    trainer = VitaAudioSFTTrainer(
-        model=model,
-        args=training_args,
-        train_dataset=examples["train"],
-        eval_dataset=examples.get("test"),
-        processing_class=processor,
-    )
+    with checking_settings():
+        trainer = VitaAudioSFTTrainer(
+            model=model,
+            args=training_args,
+            train_dataset=examples["train"],
+            eval_dataset=examples.get("test"),
+            processing_class=processor,
+        )
     trainer.origin = describe_origin(script_args, len(examples["train"]))
     trainer.train(resume_from_checkpoint=checkpoint)
     place = training_args.output_dir

@@ -300,6 +300,8 @@ def write_bad_files():
         (["answer", "question.wav", "--mode", "1,11"], "11 MCTP steps"),
         (["answer", "question.wav", "--max-new-tokens", "1"], "without speech"),
         (["answer", "question.wav", "--threads", "0"], "--threads must be at least 1"),
+        (["answer", "question.wav", "--max_new_tokens", "0"], "--max_new_tokens must be at least 1"),
+        (["ask", "Hi", "--seed", "-1"], "--seed must be between 0 and 4294967295"),
         (["speak", "say <|audio_3|>"], "<|audio_3|>"),
         (["speak", " . "], "nothing in it to be spoken"),
         (["export", "."], "not an empty folder"),

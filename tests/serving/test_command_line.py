@@ -10,14 +10,20 @@ from pathlib import Path
 from threading import Thread
 
 import jinja2
+import numpy as np
 import pytest
 import safetensors.numpy
+import torch
 import yaml
+from huggingface_hub.utils import validate_repo_id
 from places import ROOT
 from tiny_corpus import TINY_TEXT_CONFIG, write_corpus
 from tiny_models import tiny_model, tiny_processor
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-from hub_cards.command_line import ArgumentParser, run_command
+from hub_cards.command_line import OUR_PACKAGES, ArgumentParser, run_command
+from hub_cards.push import check_branch, format_size
+from processing.export import export_repository
 from training import train
 from training.evaluation import evaluate_held_out
 
@@ -25,12 +31,15 @@ from training.evaluation import evaluate_held_out
 @pytest.mark.parametrize(
     "provoke, message",
     [
-        (lambda: int("four"), "invalid literal for int() with base 10: 'four'"),
+        (lambda: check_branch("a..b"), "'a..b' cannot be the name of a branch"),
         (lambda: open("no/such/file"), "No such file or directory: 'no/such/file'"),
         (lambda: __import__("no_such_module"), "No module named 'no_such_module'"),
         (lambda: jinja2.Template("{{ 1 / nothing }}").render(), "The chat template"),
         (lambda: yaml.safe_load("a: [1\nb"), "is broken"),
         (lambda: pickle.loads(b"garbage"), "is broken"),
+        (lambda: json.loads("{"), "is broken"),
+        (lambda: b"\xff".decode(), "is broken"),
+        (lambda: validate_repo_id("no id"), "Repo id"),
         (lambda: safetensors.numpy.load(b"garbage"), "is broken"),
         (lambda: json.loads("[" * 100_000), "nested too deeply"),
     ],
@@ -41,13 +50,45 @@ def test_what_bad_input_leads_to_is_one_line(provoke, message, capsys):
     assert line.startswith("a.command: error: ") and message in line
 
 
-@pytest.mark.parametrize("error", [KeyError("id"), IndexError(), AttributeError(), AssertionError(), RecursionError()])
-def test_bugs_keep_their_traceback(error):
-    def command(argv):
-        raise error
+def raise_error(error):
+    raise error
 
-    with pytest.raises(type(error)):
-        run_command(command, "a.command")
+
+@pytest.mark.parametrize(
+    "provoke, last_line",
+    [
+        (lambda: {}["id"], "KeyError: 'id'"),
+        (lambda: raise_error(IndexError()), "IndexError: IndexError"),
+        (lambda: raise_error(RecursionError()), "RecursionError: RecursionError"),
+        # as bad input leads to, but not raised by us: from Python, from a library, from torch
+        (lambda: int("four"), "ValueError: invalid literal for int() with base 10: 'four'"),
+        (lambda: "four" + 4, 'TypeError: can only concatenate str (not "int") to str'),
+        (lambda: np.zeros(3).reshape(2), "ValueError: cannot reshape array of size 3 into shape (2,)"),
+        (lambda: torch.zeros(3).view(2), "RuntimeError: shape '[2]' is invalid for input of size 3"),
+        # our function, another one's error
+        (lambda: format_size(None), "TypeError: float() argument must be a string or a real number, not 'NoneType'"),
+    ],
+)
+def test_bugs_keep_their_traceback_above_the_line(provoke, last_line, capsys):
+    assert run_command(lambda argv: provoke(), "a.command") == 1
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert first == "Traceback (most recent call last):" and last == f"a.command: error: {last_line}"
+
+
+def test_our_packages_are_all_known():
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "pretrained"}
+    assert packages <= OUR_PACKAGES == packages | {"transformers_modules", "benchmarks"}
+
+
+def test_a_mistake_that_remote_code_finds_is_one_line(tmp_path, capsys):
+    processor = tiny_processor()
+    export_repository(tiny_model(processor), processor, tmp_path / "model")
+    load_audio = get_class_from_dynamic_module("audio_vita_audio.load_audio", str(tmp_path / "model"))
+    assert load_audio.__module__.startswith("transformers_modules.")
+    capsys.readouterr()
+    assert run_command(lambda argv: load_audio(3.5, 16000), "a.command") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("a.command: error: ")
 
 
 def test_a_traceback_on_request():
@@ -91,7 +132,8 @@ for name, argv, token in json.load(open(sys.argv[1])):
     module, err = importlib.import_module(name), io.StringIO()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(err):
         code = run_command(module.main, module.PROG, argv)
-    print(json.dumps([name, code, [line for line in err.getvalue().splitlines() if "error:" in line]]))
+    lines = [line for line in err.getvalue().splitlines() if "error:" in line or line.startswith("Traceback")]
+    print(json.dumps([name, code, lines]))
 """
 
 
@@ -229,8 +271,9 @@ def test_what_users_get_wrong_is_one_line_from_every_command(module, argv, said,
     module = importlib.import_module(module)
     output = [] if "--config" in argv or "--repo_id" in argv or "--codec" in argv else ["--output-dir", "new/out"]
     assert run_command(module.main, module.PROG, [*argv, *output]) == 1
-    line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith(f"{module.PROG}: error: ") and said in line, line
+    err = capsys.readouterr().err
+    line = err.splitlines()[-1]
+    assert line.startswith(f"{module.PROG}: error: ") and said in line and "Traceback" not in err, err
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -248,7 +291,8 @@ def test_a_template_that_refuses_is_said_to_be_one(tmp_path, capsys):
         (tmp_path / "model" / "chat_template.jinja").write_text(template)
         argv = ["--model", str(tmp_path / "model"), "--corpus_dir", str(corpus), "--output_dir", str(tmp_path / "out")]
         assert run_command(evaluate_held_out.main, evaluate_held_out.PROG, [*argv, "--sets", "asr"]) == 1
-        assert said in capsys.readouterr().err.splitlines()[-1]
+        err = capsys.readouterr().err
+        assert said in err.splitlines()[-1] and "Traceback" not in err
         argv = ["--stage", "4", "--model_name_or_path", str(tmp_path / "model"), "--dataset_name", str(corpus)]
         argv += [
             "--output_dir",
@@ -259,7 +303,8 @@ def test_a_template_that_refuses_is_said_to_be_one(tmp_path, capsys):
             "True",
         ]
         assert run_command(train.main, train.PROG, [*argv, "--bf16", "False"]) == 1
-        assert said in capsys.readouterr().err.splitlines()[-1]
+        err = capsys.readouterr().err
+        assert said in err.splitlines()[-1] and "Traceback" not in err
         assert not (tmp_path / "out").exists()
 
 

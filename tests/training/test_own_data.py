@@ -185,8 +185,9 @@ def test_recordings_with_texts_are_read_and_spoken(tmp_path):
 
 def refusal(capsys, module, *arguments) -> str:
     assert run_command(module.main, module.PROG, list(map(str, arguments))) == 1
-    line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith(f"{module.PROG}: error: ")
+    err = capsys.readouterr().err
+    line = err.splitlines()[-1]
+    assert line.startswith(f"{module.PROG}: error: ") and "Traceback" not in err
     return line
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from full_disk import full_disk
 from places import ROOT
 from safetensors.torch import load_file
 from tiny_corpus import TINY_TEXT_CONFIG, write_config, write_corpus
@@ -22,6 +23,7 @@ from transformers import AutoModel, Qwen2Config, Qwen2ForCausalLM
 from waiting import wait_until
 
 from hub_cards.command_line import run_command
+from modeling_vita_audio import VitaAudioForConditionalGeneration
 from processing import VitaAudioProcessor
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
 from processing.modeling_vita_audio_codec import VitaAudioCodec
@@ -508,6 +510,11 @@ def test_a_pickle_of_arguments_is_not_read(folder, tmp_path, capsys):
         ("pad_to_multiple_of: 0", "`pad_to_multiple_of` must be at least 1"),
         ("optim_args: x", "What `optim`, `optim_args` and the other"),
         ("lr_scheduler_kwargs: {a: 1}", "What `lr_scheduler_type` and `lr_scheduler_kwargs` say"),
+        # what transformers, accelerate and TRL refuse: as they are parsed, and as the trainer is made
+        ("warmup_steps: -5", "The settings are refused: Got warmup_steps = -5"),
+        ("accelerator_config: {nonsense: 1}", "The settings are refused: .*unexpected keyword argument 'nonsense'"),
+        ("seed: -1", "The settings are refused: Seed must be between"),
+        ("report_to: nonsense", "The settings are refused: nonsense is not supported"),
         ("gradient_checkpointing_kwargs: x", "`gradient_checkpointing_kwargs` must be a mapping"),
         ("text_vocab_size: 1000000000", "`text_vocab_size` must be between"),
         ("dtype: int8", "`dtype` must be a type of torch"),
@@ -523,9 +530,35 @@ def test_settings_that_are_none_are_named_in_one_line(folder, tmp_path, monkeypa
     if "text_config" not in text:
         arguments += ["--text_config", json.dumps(TINY_TEXT_CONFIG)]
     assert run_command(main, PROG, [*arguments, "--use_cpu", "True", "--bf16", "False"]) == 1
-    line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("training.train: error: ") and re.search(said, line), line
+    err = capsys.readouterr().err
+    line = err.splitlines()[-1]
+    assert line.startswith("training.train: error: ") and re.search(said, line) and "Traceback" not in err, err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml"]
+
+
+def test_errors_of_the_work_keep_their_traceback(folder, tmp_path, monkeypatch, capsys):
+    """A bug that shows after hours must be found without another run; the system's words need no traceback."""
+    config = write_config(
+        tmp_path / "config.yaml", **settings_of(folder, tmp_path / "run", stage=1, max_steps=2, save_steps=1)
+    )
+    with monkeypatch.context() as patch, full_disk(30_000):
+        patch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+        assert run_command(main, PROG, ["--config", str(config)]) == 1
+    err = capsys.readouterr().err
+    assert "Traceback" not in err and re.search("(?i)too large|I/O", err.splitlines()[-1]), err
+
+    compute_loss = VitaAudioForConditionalGeneration._loss
+
+    def broken_loss(*args, **kwargs):
+        compute_loss(*args, **kwargs)
+        return int("four")
+
+    monkeypatch.setattr(VitaAudioForConditionalGeneration, "_loss", broken_loss)
+    assert run_command(main, PROG, ["--config", str(config)]) == 1
+    err = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in err and "in broken_loss" in err and "in training_step" in err
+    line = err.splitlines()[-1]
+    assert line == f"{PROG}: error: ValueError: invalid literal for int() with base 10: 'four'"
 
 
 def test_bytes_that_are_no_text_are_no_settings(tmp_path, capsys):

@@ -32,7 +32,7 @@ from training.checkpoints import (
 )
 from training.codec.clips import CodecClips
 from training.codec.pretraining import VitaAudioCodecForPreTraining
-from training.settings import parse_settings, read_mapping
+from training.settings import checking_settings, parse_settings, read_mapping
 from training.storage import round_to_half
 
 
@@ -224,9 +224,10 @@ def run(codec_args: CodecArguments, training_args: TrainingArguments) -> None:
     if checkpoint is None:
         model.codec.voice_log_f0.data = measure_voice_pitch(clips)
     training_args.remove_unused_columns = False
-    trainer = VitaAudioCodecTrainer(
-        model=model, args=training_args, train_dataset=clips, data_collator=clips.collate, callbacks=callbacks
-    )
+    with checking_settings():
+        trainer = VitaAudioCodecTrainer(
+            model=model, args=training_args, train_dataset=clips, data_collator=clips.collate, callbacks=callbacks
+        )
     trainer.origin = describe_origin(codec_args)
     trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.is_world_process_zero():

@@ -28,7 +28,7 @@ from training.checkpoints import last_complete_checkpoint
 from training.codec.clips import read_answers, read_clips
 from training.codec.train import PHONEMES_NAME, VitaAudioCodecTrainer, check_checkpoint, describe_origin
 from training.codec.tuning import PARTS, TuningClips, VitaAudioCodecForTuning
-from training.settings import parse_settings
+from training.settings import checking_settings, parse_settings
 from training.storage import round_to_half
 
 
@@ -137,9 +137,10 @@ def run(tuning_args: TuningArguments, training_args: TrainingArguments) -> None:
     with training_args.main_process_first(desc="preparing clips"):
         dataset.prepare()
     training_args.remove_unused_columns = False
-    trainer = VitaAudioCodecTrainer(
-        model=model, args=training_args, train_dataset=dataset, data_collator=dataset.collate
-    )
+    with checking_settings():
+        trainer = VitaAudioCodecTrainer(
+            model=model, args=training_args, train_dataset=dataset, data_collator=dataset.collate
+        )
     trainer.origin = describe_origin(tuning_args)
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(training_args.output_dir))
     if trainer.is_world_process_zero():

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import soxr
 
+from hub_cards.command_line import naming
+
 
 # Whisper reads windows of so many seconds; what is longer needs timestamps to go from one to the next.
 WHISPER_WINDOW_SECONDS = 30
@@ -66,7 +68,8 @@ class PipelineRecognizer:
         from transformers import pipeline
 
         self.name = name_of(model)
-        self.pipeline = pipeline("automatic-speech-recognition", model=model, device=device)
+        with naming(f"The recogniser {model}"):
+            self.pipeline = pipeline("automatic-speech-recognition", model=model, device=device)
         self.sampling_rate = self.pipeline.feature_extractor.sampling_rate
 
     def __call__(self, waveform: np.ndarray, sampling_rate: int) -> str:
