@@ -28,7 +28,7 @@ def run(script, output, *arguments):
 
 
 def test_streams_cost_nothing(tmp_path):
-    report = run("streams.py", tmp_path / "streams.json", "--minutes", "0.08", "--max-growth", "500")
+    report = run("streams.py", tmp_path / "streams.json", "--minutes", "0.08", "--max_growth", "500")
     assert report["streams"] > 3 and report["chunks"] > 3
 
 

@@ -3,6 +3,7 @@
 import importlib
 import json
 import pickle
+import re
 import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -119,6 +120,16 @@ def test_both_spellings_of_options():
     subcommand = parser.add_subparsers().add_parser("sub")
     subcommand.add_argument("--dry_run", action="store_true")
     assert type(subcommand) is ArgumentParser
+
+
+def test_options_are_written_with_underscores():
+    """Both spellings are read; help, README and examples have one, that of transformers and TRL."""
+    packages = OUR_PACKAGES - {"transformers_modules"}
+    files = [file for name in packages for kind in ("py", "yaml", "jinja") for file in (ROOT / name).rglob(f"*.{kind}")]
+    for path in [ROOT / "README.md", *files]:
+        found = re.findall(r"(?<![\w-])--[a-z]+(?:-[a-z]+)+", path.read_text(encoding="utf-8"))
+        assert not found, f"{path}: {found}"
+    assert len(files) > 80
 
 
 # Runs commands, one after the other, and prints how each ended.

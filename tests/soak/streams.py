@@ -238,7 +238,7 @@ def main():
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0)
     # by default one answer's cache kept in twenty streams would be more in an hour
-    parser.add_argument("--max-growth", type=float, default=64, help="of memory after the warm-up, in MB")
+    parser.add_argument("--max_growth", type=float, default=64, help="of memory after the warm-up, in MB")
     parser.add_argument("--output", type=Path, help="for the report, as JSON; it is printed anyway")
     arguments = parser.parse_args()
     report = json.dumps(listen(arguments.minutes, arguments.seed, arguments.max_growth), indent=2)
