@@ -125,7 +125,9 @@ def test_both_spellings_of_options():
 def test_options_are_written_with_underscores():
     """Both spellings are read; help, README and examples have one, that of transformers and TRL."""
     packages = OUR_PACKAGES - {"transformers_modules"}
-    files = [file for name in packages for kind in ("py", "yaml", "jinja") for file in (ROOT / name).rglob(f"*.{kind}")]
+    files = [
+        file for name in packages for kind in ("py", "yaml", "jinja") for file in (ROOT / name).rglob(f"*.{kind}")
+    ]
     for path in [ROOT / "README.md", *files]:
         found = re.findall(r"(?<![\w-])--[a-z]+(?:-[a-z]+)+", path.read_text(encoding="utf-8"))
         assert not found, f"{path}: {found}"

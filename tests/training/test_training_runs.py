@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole runs of `training.train`, most of them in processes of their own."""
 
+import functools
 import json
 import os
 import re
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from full_disk import full_disk
+from full_disk import limit_files
 from places import ROOT
 from safetensors.torch import load_file
 from tiny_corpus import TINY_TEXT_CONFIG, write_config, write_corpus
@@ -541,11 +542,19 @@ def test_errors_of_the_work_keep_their_traceback(folder, tmp_path, monkeypatch, 
     config = write_config(
         tmp_path / "config.yaml", **settings_of(folder, tmp_path / "run", stage=1, max_steps=2, save_steps=1)
     )
-    with monkeypatch.context() as patch, full_disk(30_000):
-        patch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-        assert run_command(main, PROG, ["--config", str(config)]) == 1
-    err = capsys.readouterr().err
-    assert "Traceback" not in err and re.search("(?i)too large|I/O", err.splitlines()[-1]), err
+    done = subprocess.run(
+        [sys.executable, "-m", "training.train", "--config", config],
+        cwd=ROOT,
+        env=ENVIRONMENT | {"HF_DATASETS_CACHE": str(tmp_path / "cache")},
+        preexec_fn=functools.partial(limit_files, 30_000),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    err = done.stderr
+    assert done.returncode == 1 and "Traceback" not in err and re.search("(?i)too large|I/O", err.splitlines()[-1]), (
+        err
+    )
 
     compute_loss = VitaAudioForConditionalGeneration._loss
 
