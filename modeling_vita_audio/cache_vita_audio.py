@@ -13,8 +13,8 @@ from .configuration_vita_audio import VitaAudioConfig
 
 class ColumnBuffer:
     """
-    The columns `start` to `end - 1` of a `(batch_size, num_columns, ...)` tensor that grows to the right and whose
-    left end can be forgotten.
+    A tensor `(batch_size, num_columns, ...)` that grows at its right end and can forget columns at its left end. It
+    holds the columns `start` to `end - 1`.
     """
 
     def __init__(self):
@@ -41,16 +41,22 @@ class ColumnBuffer:
             self.start, self.end = start, end
 
     def apply(self, function: Callable[[torch.Tensor], torch.Tensor]):
-        """Replaces the columns by a function of them that leaves their number as it is."""
+        """Replaces the columns by a function of them, which must not change their number."""
         self.chunks = [function(chunk) for chunk in self.chunks]
 
 
 def crop_layer(layer: CacheLayerMixin, tokens_to_remove: int):
-    """[`CacheLayerMixin.crop`] for all kinds of layers; some have none, or not before they are filled."""
+    """
+    Does what [`CacheLayerMixin.crop`] does, also for static layers, which have no such method in transformers 5.19,
+    and for layers that hold nothing yet, for some of which it fails.
+
+    Raises:
+        ValueError: the layer overwrites old tokens, so they cannot come back.
+    """
     if not layer.is_initialized:
         return
     if type(layer) is StaticLayer:
-        # What lies beyond the length is masked, and overwritten by the next tokens
+        # What lies beyond the length is masked, and the next tokens overwrite it
         layer.cumulative_length.sub_(abs(tokens_to_remove))
     elif isinstance(layer, StaticLayer):
         raise ValueError(f"Tokens cannot be taken back from a {type(layer).__name__}. Use a dynamic cache.")
@@ -60,25 +66,28 @@ def crop_layer(layer: CacheLayerMixin, tokens_to_remove: int):
 
 class VitaAudioCache(Cache):
     """
-    The state of one generation: to the language model an ordinary [`Cache`] (`layers` are its layers), to the MCTP
-    modules all they need to go on from any point.
+    The state of one generation. For the language model it is an ordinary [`Cache`], whose `layers` are those of the
+    language model. For the MCTP modules it keeps all that they need to go on from any point.
 
     Notation: the language model has read the columns (tokens) 0 to N - 1. Module k has read the columns 0 to n_k - 1,
-    where N >= n_1 >= n_2 ..., and has combined column i with the token i + k. What a module has not read yet is kept
-    here, and 2 K columns more, so that [`~VitaAudioCache.crop`] can take back the last K tokens at any time.
+    where N >= n_1 >= n_2 ..., and has combined column i with the token i + k. The columns that a module has not read
+    yet are kept here. 2 K more are kept for K modules, so that [`~VitaAudioCache.crop`] can take back the last K
+    tokens at any time: the last module must then read the K columns before them again, which it combined with those
+    tokens.
 
     Args:
         config ([`VitaAudioConfig`]):
             The model's configuration.
         language_model_cache (`Cache`, *optional*, defaults to a `DynamicCache`):
-            An empty cache of the language model, of any type. It is shared, not copied.
+            An empty cache of the language model, of any type. Its layers are shared, not copied.
 
     Attributes:
-        mctp_caches (`list[Cache]`): the keys and values of each module, in one layer of the type of the language model's last.
-            One cache a module, so that all modules can run the same compiled code.
+        mctp_caches (`list[Cache]`): the keys and values of the modules. Each module has a cache of its own with one
+            layer, which is of the type of the language model's last layer, so that all modules can run the same
+            compiled code.
 
     Raises:
-        ValueError: if `language_model_cache` is not empty. What it holds was read without keeping the hidden states.
+        ValueError: if `language_model_cache` is not empty, because the hidden states of what it holds were not kept.
     """
 
     def __init__(self, config: VitaAudioConfig, language_model_cache: Cache | None = None):
@@ -86,8 +95,8 @@ class VitaAudioCache(Cache):
             language_model_cache = DynamicCache(config=config.text_config)
         if language_model_cache.get_seq_length() > 0:
             raise ValueError(
-                "The MCTP modules cannot continue from a cache that was filled without them. Start the sequence with an "
-                "empty cache, or with `cache=VitaAudioCache(model.config)`."
+                "The MCTP modules cannot continue from a cache that was filled without them. Start the sequence "
+                "with an empty cache, or with `cache=VitaAudioCache(model.config)`."
             )
         super().__init__(layers=language_model_cache.layers, offloading=language_model_cache.offloading)
         self.layer_class_to_replicate = language_model_cache.layer_class_to_replicate
@@ -143,8 +152,8 @@ class VitaAudioCache(Cache):
         start, end = self.num_columns_read(module_idx), self.num_columns_read(0)
         if start == end or self.hidden_states[module_idx - 1].end < end:
             raise ValueError(
-                f"It is not the turn of MCTP module {module_idx}: modules 1, 2, ... run in this order, once after each "
-                "forward of the language model."
+                f"It is not the turn of MCTP module {module_idx}: modules 1, 2, ... run in this order, once after "
+                "each forward of the language model."
             )
         return (
             self.hidden_states[module_idx - 1].read(start, end),
@@ -159,16 +168,16 @@ class VitaAudioCache(Cache):
 
     def crop(self, tokens_to_remove: int):
         """
-        Takes back the last tokens that the language model has read, and all that the modules made of them.
+        Takes back the last tokens that the language model has read, and all that the modules have computed from them.
 
         Args:
             tokens_to_remove (`int`): minus the number of tokens, as in [`Cache.crop`].
 
         Raises:
-            ValueError: if states that are needed to go on from there have been forgotten.
+            ValueError: if states have been forgotten that are needed to go on from there.
         """
         end = self.num_columns_read(0) - abs(tokens_to_remove)
-        # Module k has combined column i with the token i + k, which must still be there
+        # Module k has combined column i with the token i + k, so the last k columns that remain are unread again
         ends = [max(end - module_idx, 0) for module_idx in range(len(self.hidden_states) + 1)]
         if self.hidden_states and min(ends[-1], self.num_columns_read(len(ends) - 1)) < self.hidden_states[0].start:
             raise ValueError(f"Cannot take back {abs(tokens_to_remove)} tokens: the states before them are forgotten.")

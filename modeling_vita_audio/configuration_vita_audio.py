@@ -58,8 +58,8 @@ class VitaAudioConfig(PreTrainedConfig):
             Number of MCTP modules, i.e. of tokens that can be written after one forward of the language model. 0 is a
             plain language model (training stage 1).
         interleave_pattern (`list[int]`, *optional*):
-            The layout of the answers that the model was trained with: text and speech tokens of each chunk, see [`interleave`].
-            `None` only where it is not known, as in folders that were written before the config said it.
+            The layout of the answers that the model was trained with: text and speech tokens of each chunk, see
+            [`interleave`]. None if it is not known, as in folders that were written before the config said it.
         audio_token_id (`int`, *optional*, defaults to 151684):
             Id of `<|audio|>`, the mark that stands for one audio in a text.
         begin_audio_token_id (`int`, *optional*, defaults to 151674):

@@ -36,13 +36,13 @@ NOT_IN_GENERATION = ("labels", "num_items_in_batch", "skip_logits", "output_mctp
 @dataclass
 class VitaAudioGenerateOutput(GenerateDecoderOnlyOutput):
     """
-    As [`~generation.GenerateDecoderOnlyOutput`], but `hidden_states` and `attentions` hold one element for each forward of
-    the language model, and there are two more attributes.
+    As [`~generation.GenerateDecoderOnlyOutput`], but `hidden_states` and `attentions` hold one element for each
+    forward of the language model, and there are two more attributes.
 
     Args:
-        num_drafted_tokens (`torch.LongTensor` of shape `(batch_size,)`, *optional*, returned when `mctp_verify=True`):
+        num_drafted_tokens (`torch.LongTensor` of shape `(batch_size,)`, *optional*, with `mctp_verify=True`):
             How many tokens the MCTP modules drafted for each row until it ended.
-        num_accepted_tokens (`torch.LongTensor` of shape `(batch_size,)`, *optional*, returned when `mctp_verify=True`):
+        num_accepted_tokens (`torch.LongTensor` of shape `(batch_size,)`, *optional*, with `mctp_verify=True`):
             How many of these drafts were written.
     """
 
@@ -77,7 +77,8 @@ def resolve_mctp_mode(mctp_mode: str | list[int], num_mctp_modules: int) -> list
         )
     if max(schedule[1::2]) > num_mctp_modules:
         raise ValueError(
-            f"`mctp_mode` {mctp_mode} takes {max(schedule[1::2])} MCTP steps, but the model has {num_mctp_modules} modules."
+            f"`mctp_mode` {mctp_mode} takes {max(schedule[1::2])} MCTP steps, but the model has {num_mctp_modules} "
+            "modules."
         )
     return [int(number) for number in schedule]
 
@@ -92,8 +93,8 @@ def modules_in_turn(schedule: list[int]) -> Iterator[int]:
 
 def verify_draft(draft: torch.LongTensor, draft_probs: torch.Tensor, probs: torch.Tensor) -> torch.LongTensor:
     """
-    Speculative sampling (arXiv 2211.17192, algorithm 1): draws tokens that are distributed by `probs` and equal the draft
-    as often as possible.
+    Speculative sampling (arXiv 2211.17192, algorithm 1): draws tokens that are distributed by `probs` and equal the
+    draft as often as possible.
 
     Args:
         draft (`torch.LongTensor` of shape `(batch_size,)`): tokens that were drawn from `draft_probs`.
@@ -105,7 +106,8 @@ def verify_draft(draft: torch.LongTensor, draft_probs: torch.Tensor, probs: torc
     """
     ratio = (probs / draft_probs).gather(1, draft[:, None]).squeeze(1)
     residual = (probs - draft_probs).clamp(min=0)
-    # `multinomial` refuses a row of zeros. Both distributions are equal there, so the draft is accepted and this draw unused
+    # `multinomial` refuses a row of zeros, which there is where both distributions are the same. There the draft is
+    # accepted anyway, so what is drawn instead does not matter
     residual = torch.where(residual.sum(dim=1, keepdim=True) > 0, residual, probs)
     return torch.where(torch.rand_like(ratio) < ratio, draft, torch.multinomial(residual, num_samples=1).squeeze(1))
 
@@ -137,7 +139,7 @@ class DecodingState:
         self.has_eos = any(hasattr(criteria, "eos_token_id") for criteria in stopping_criteria)
         self.unfinished_rows = torch.ones(input_ids.shape[0], dtype=torch.long, device=input_ids.device)
         self.is_finished = False
-        # With `synced_gpus` a process goes on for as long as another one has rows to finish; `close` cuts these tokens off
+        # With `synced_gpus` a process goes on while another one has rows to finish; `close` cuts these tokens off
         self.num_after_end = 0
         self.num_drafted = torch.zeros_like(self.unfinished_rows)
         self.num_accepted = torch.zeros_like(self.unfinished_rows)
@@ -184,19 +186,19 @@ class DecodingState:
 
     def verify(self, all_logits: torch.Tensor, drafts: list[tuple[torch.LongTensor, torch.Tensor | None]]) -> int:
         """
-        Writes the language model's own tokens in the place of the drafts, up to the first that is another one in any row.
-        If all are the same, it writes one token more.
+        Writes the language model's own tokens in the place of the drafts, up to the first that is another one in any
+        row. If all are the same, it writes one token more.
 
         Args:
             all_logits (`torch.Tensor` of shape `(batch_size, num_drafts + 1 or more, vocab_size)`):
                 The language model's logits; the last ones are for the drafts and for the token after them.
             drafts (`list[tuple[torch.LongTensor, torch.Tensor or None]]`):
-                For each draft its tokens `(batch_size,)` and, in sampling, the probabilities `(batch_size, vocab_size)`
-                that they were drawn from.
+                For each draft its tokens `(batch_size,)` and, in sampling, the probabilities that they were drawn
+                from, `(batch_size, vocab_size)`.
 
         Returns:
-            `int`: how many drafts were rejected, always the last ones. One that ends the last row counts as rejected, because
-            no generation leaves its last token in the cache.
+            `int`: how many drafts were rejected, always the last ones. One that ends the last row counts as rejected,
+            because no generation leaves its last token in the cache.
         """
         *logits_of_drafts, logits_after = all_logits[:, -len(drafts) - 1 :].unbind(1)
         for index, (logits, (draft, draft_probs)) in enumerate(zip(logits_of_drafts, drafts)):
@@ -240,36 +242,38 @@ class DecodingState:
 
 class VitaAudioGenerationMixin(GenerationMixin):
     """
-    Adds three arguments to [`~GenerationMixin.generate`]. Their defaults are the attributes of the same names of the
-    generation config, with which they are saved, else `"vanilla"` and `False`.
+    Adds three arguments to [`~GenerationMixin.generate`]. Each defaults to the attribute of its name of the generation
+    config, which is saved with the model, and without one to `"vanilla"` or `False`.
 
     Args:
         mctp_mode (`str` or `list[int]`):
-            A schedule [main, mctp, main, mctp, ...]: the language model writes `main` tokens, the MCTP modules 1, 2,
-            ... the next `mctp` ones, and so on; the last pair repeats for ever. The names are `"vanilla"` [1, 0], which
-            is the language model alone, `"balance"` [1, 4, 3, 8, 4, 10], `"boost"` [1, 10, 4, 10] and `"turbo"` [1, 10].
+            The schedule of decoding, [main, mctp, main, mctp, ...]: the language model writes `main` tokens, the MCTP
+            modules 1, 2, ... write the next `mctp` ones, and so on; the last pair repeats for ever. The names are
+            `"vanilla"` [1, 0], which is the language model alone, `"balance"` [1, 4, 3, 8, 4, 10],
+            `"boost"` [1, 10, 4, 10] and `"turbo"` [1, 10].
         mctp_verify (`bool`):
-            Lossless: what the modules write are drafts, which the language model checks in its next forward. Greedy
-            search gives exactly what `"vanilla"` gives (but for rounding, where two tokens score alike), sampling has
-            its distribution. The schedule says at which positions there are drafts. A batch keeps the drafts on which
-            all of its rows agree with the language model, so that its rows remain of one length.
+            Whether decoding is lossless: the modules write drafts, which the language model checks in its next
+            forward. Greedy search then gives exactly what `"vanilla"` gives (except where rounding decides between two
+            tokens that score alike), and sampling has the distribution of `"vanilla"`. The schedule says at which
+            positions there are drafts. A batch keeps the drafts that are accepted in all of its rows, so that its rows
+            remain of one length.
         mctp_speech_only_head (`bool`):
-            At the positions where the layout that the model was trained with (`interleave_pattern`) has only speech, the
-            modules score only the speech tokens, the delimiters of speech and the tokens that end a sequence; all others get
-            -inf. This makes modules faster if the vocabulary is large and the head is a plain layer: neither offloaded nor
-            quantised, and without an adapter. It is for spoken answers, because an answer in text has text at these
-            positions, too.
+            At the positions where the layout that the model was trained with (`interleave_pattern`) has only speech,
+            the modules score only the speech tokens, the delimiters of speech and the tokens that end a sequence; all
+            others get -inf. This makes modules faster if the vocabulary is large and the head is a plain layer:
+            neither offloaded nor quantised, and without an adapter. It is for spoken answers, because an answer in
+            text has text at these positions, too.
 
     All rows of a batch are at the same position of the schedule. All else is as in transformers, for greedy search and
-    sampling: logits processors, stopping criteria and streamers see every token, and `scores` and `logits` hold one element
-    for each new token. With `return_dict_in_generate` the output is a [`VitaAudioGenerateOutput`].
+    sampling: logits processors, stopping criteria and streamers see every token, and `scores` and `logits` hold one
+    element for each new token. With `return_dict_in_generate` the output is a [`VitaAudioGenerateOutput`].
     """
 
     @property
     def interleave_pattern(self) -> list[int] | None:
         """
-        The layout that the model was trained with, `config.interleave_pattern`. Folders that were written before the config
-        said it have it as the default `mctp_mode`; if that is `"vanilla"` too, the layout is not known.
+        The layout that the model was trained with, `config.interleave_pattern`. Folders that were written before the
+        config said it have it as the default `mctp_mode`; if that is `"vanilla"` too, the layout is not known.
         """
         if self.config.interleave_pattern is not None:
             return self.config.interleave_pattern
@@ -293,20 +297,20 @@ class VitaAudioGenerationMixin(GenerationMixin):
                 raise ValueError(f"`{name}` must be True or False, got {getattr(generation_config, name)!r:.200}.")
         generation_config.mctp_mode = resolve_mctp_mode(given["mctp_mode"], self.config.num_mctp_modules)
 
-        # `super().generate` checks this as well, but offers to download custom code for some of the refused modes first
+        # `super().generate` checks this, too, but before it does it offers to download code for some of these modes
         self._validate_generation_mode(generation_config.get_generation_mode(), generation_config, {})
         is_mctp_used = any(generation_config.mctp_mode[1::2])
         if is_mctp_used and not generation_config.use_cache:
             raise ValueError(f"`mctp_mode` {given['mctp_mode']} needs `use_cache=True`.")
         if is_mctp_used and generation_config.guidance_scale not in (None, 1):
             raise ValueError(
-                "`guidance_scale` compares scores with the prompt and without it, but MCTP modules run only with the prompt. Use "
-                '`mctp_mode="vanilla"`.'
+                "`guidance_scale` compares scores with the prompt and without it, but MCTP modules run only with "
+                'the prompt. Use `mctp_mode="vanilla"`.'
             )
         if generation_config.mctp_speech_only_head and is_mctp_used and self.interleave_pattern is None:
             raise ValueError(
-                "`mctp_speech_only_head` has no effect: the model does not say which positions are for speech alone. Set "
-                "`model.config.interleave_pattern` to the layout that it was trained with."
+                "`mctp_speech_only_head` has no effect: the model does not say which positions are for speech "
+                "alone. Set `model.config.interleave_pattern` to the layout that it was trained with."
             )
         for name in NOT_IN_GENERATION:
             if kwargs.get(name) is not None:
@@ -332,7 +336,7 @@ class VitaAudioGenerationMixin(GenerationMixin):
                     f"`{name}` must be an id, or several, of the model's {vocab_size} tokens, got {ids!r:.200}."
                 )
 
-    def _validate_generated_length(self, generation_config: GenerationConfig, input_ids_length: int, *args):
+    def _validate_generated_length(self, generation_config: GenerationConfig, input_ids_length: int, *args: Any):
         positions = getattr(self.config.text_config, "max_position_embeddings", None)
         if positions is not None and input_ids_length > positions:
             raise ValueError(
@@ -341,7 +345,7 @@ class VitaAudioGenerationMixin(GenerationMixin):
             )
         super()._validate_generated_length(generation_config, input_ids_length, *args)
 
-    def init_continuous_batching(self, *args, **kwargs):
+    def init_continuous_batching(self, *args: Any, **kwargs: Any):
         """
         [`ContinuousMixin.init_continuous_batching`], which runs only the language model.
 
@@ -351,18 +355,18 @@ class VitaAudioGenerationMixin(GenerationMixin):
         mode = getattr(self.generation_config, "mctp_mode", None) or "vanilla"
         if any(resolve_mctp_mode(mode, self.config.num_mctp_modules)[1::2]):
             raise ValueError(
-                f"The continuous batching of transformers runs no MCTP modules, but `generation_config.mctp_mode` is {mode!r}. "
-                'Set it to "vanilla" for this, or use `generate`.'
+                "The continuous batching of transformers runs no MCTP modules, but `generation_config.mctp_mode` is "
+                f'{mode!r}. Set it to "vanilla" for this, or use `generate`.'
             )
         return super().init_continuous_batching(*args, **kwargs)
 
-    def _validate_generation_mode(self, generation_mode: GenerationMode, *args):
+    def _validate_generation_mode(self, generation_mode: GenerationMode, *args: Any):
         if generation_mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
             name = generation_mode.replace("_", " ")
             raise ValueError(f"{type(self).__name__} generates by greedy search or sampling, not by {name}.")
         super()._validate_generation_mode(generation_mode, *args)
 
-    def _prepare_cache_for_generation(self, generation_config: GenerationConfig, model_kwargs: dict, *args):
+    def _prepare_cache_for_generation(self, generation_config: GenerationConfig, model_kwargs: dict, *args: Any):
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)
         cache = model_kwargs.get(CACHE)
         if any(generation_config.mctp_mode[1::2]) and not isinstance(cache, VitaAudioCache):
@@ -376,7 +380,7 @@ class VitaAudioGenerationMixin(GenerationMixin):
         generation_config: GenerationConfig,
         synced_gpus: bool = False,
         streamer: BaseStreamer | None = None,
-        **model_kwargs,
+        **model_kwargs: Any,
     ) -> GenerateDecoderOnlyOutput | torch.LongTensor:
         """[`GenerationMixin._sample`], except that the schedule says which module gives the logits of a token."""
         if not any(generation_config.mctp_mode[1::2]):
@@ -395,8 +399,8 @@ class VitaAudioGenerationMixin(GenerationMixin):
             return self._sample_unverified(state, generation_config, synced_gpus, model_kwargs)
         if synced_gpus:
             raise ValueError(
-                "`mctp_verify` cannot run with sharded weights (`synced_gpus`): how many forwards it takes depends on the "
-                "tokens, so the processes would wait for one another for ever."
+                "`mctp_verify` cannot run with sharded weights (`synced_gpus`): how many forwards it takes depends "
+                "on the tokens, so the processes would wait for one another for ever."
             )
         return self._sample_verified(state, generation_config, model_kwargs)
 
@@ -463,7 +467,7 @@ class VitaAudioGenerationMixin(GenerationMixin):
     def _draft(
         self, state: DecodingState, generation_config: GenerationConfig, mctp_logits: Callable, model_kwargs: dict
     ) -> list[tuple[torch.LongTensor, torch.Tensor | None]]:
-        """The drafts for the next positions, as [`DecodingState.verify`] takes them; none where the schedule has none."""
+        """The drafts for the next positions, as [`DecodingState.verify`] takes them. There may be none."""
         drafts, draft_ids = [], state.input_ids
         # The language model writes one token after the drafts, for which there must be room
         max_length = state.stopping_criteria.max_length or float("inf")
@@ -479,7 +483,7 @@ class VitaAudioGenerationMixin(GenerationMixin):
             state.num_drafted += state.unfinished_rows
 
     def _turns(self, generation_config: GenerationConfig) -> Iterator[tuple[int, bool]]:
-        """For new tokens 0, 1, ...: which module gives them (0: the language model), and whether they can only be speech."""
+        """For each new token the module that gives it, see [`modules_in_turn`], and whether it can only be speech."""
         # A layout reads as a schedule does: text where that has the language model, speech where it has modules
         layout = self.interleave_pattern if generation_config.mctp_speech_only_head else [1, 0]
         are_speech = (turn > 0 for turn in modules_in_turn(layout))
@@ -493,9 +497,9 @@ class VitaAudioGenerationMixin(GenerationMixin):
         self, generation_config: GenerationConfig, model_kwargs: dict
     ) -> tuple[Callable, Callable[[torch.LongTensor, bool, dict], torch.Tensor]]:
         """
-        The two steps of decoding, compiled where transformers compiles decoding: the forward of the language model for all
-        but the prompt, and a function that gives a module's logits `(batch_size, vocab_size)` for the token after those
-        that the language model has not read yet.
+        The two steps of decoding, compiled where transformers compiles decoding: the forward of the language model for
+        all but the prompt, and a function that gives a module's logits `(batch_size, vocab_size)` for the token after
+        those that the language model has not read yet.
         """
         compile_config = None
         if self._valid_auto_compile_criteria(model_kwargs, generation_config):

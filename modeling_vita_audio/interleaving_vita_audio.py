@@ -17,8 +17,8 @@ DEFAULT_INTERLEAVE_PATTERN = (1, 10, 4, 10)
 @dataclass(frozen=True)
 class SpeechVocabulary:
     """
-    Ids of the speech tokens and of what marks speech, under the names that they have in a [`VitaAudioConfig`]. Code `c`
-    of the codec is id `speech_token_offset + c`.
+    Ids of the speech tokens and of what marks speech, under the names that they have in a [`VitaAudioConfig`]. Code
+    `c` of the codec is id `speech_token_offset + c`.
 
     Args:
         audio_token_id (`int`): the mark that stands for one audio in a text.
@@ -52,8 +52,8 @@ class SpeechVocabulary:
         for code in range(num_codes):
             if (token_id := vocab.get(f"<|audio_{code}|>")) != offset + code:
                 raise ValueError(
-                    f"The ids of the tokenizer's {num_codes} speech tokens are not contiguous: <|audio_0|> has the id {offset} and "
-                    f"<|audio_{code}|> has {token_id}."
+                    f"The ids of the tokenizer's {num_codes} speech tokens are not contiguous: <|audio_0|> has the "
+                    f"id {offset} and <|audio_{code}|> has {token_id}."
                 )
         return cls(*(vocab[token] for token in tokens), num_codes)
 
@@ -87,8 +87,8 @@ class SpeechVocabulary:
 
     def split(self, token_ids: Iterable[int]) -> tuple[list[int], list[int]]:
         """
-        The inverse of [`interleave`]: text ids and speech codes of a stream. Only the range of an id decides which it is,
-        so a stream that stops in the middle of a run of speech, or whose delimiters do not match, loses nothing.
+        The inverse of [`interleave`]: text ids and speech codes of a stream. Only the range of an id decides which it
+        is, so a stream that stops in the middle of a run of speech, or whose delimiters do not match, loses nothing.
         """
         text_ids, codes = [], []
         for token_id in token_ids:
@@ -109,13 +109,13 @@ def check_interleave_pattern(interleave_pattern: Sequence[int]) -> None:
         raise ValueError(f"`interleave_pattern` must be a list of whole numbers, got {interleave_pattern!r:.200}.")
     if len(interleave_pattern) == 0 or len(interleave_pattern) % 2:
         raise ValueError(
-            f"`interleave_pattern` must be pairs [text, speech, ...], but {list(interleave_pattern)!s:.200} is not of an "
-            "even length."
+            f"`interleave_pattern` must be pairs [text, speech, ...], but {list(interleave_pattern)!s:.200} is not "
+            "of an even length."
         )
     if min(interleave_pattern[::2]) < 1 or min(interleave_pattern[1::2]) < 3:
         raise ValueError(
-            "`interleave_pattern` must have at least 1 text token and 3 speech tokens (two delimiters and a code) in each "
-            f"pair, got {list(interleave_pattern)!s:.200}."
+            "`interleave_pattern` must have at least 1 text token and 3 speech tokens (two delimiters and a code) "
+            f"in each pair, got {list(interleave_pattern)!s:.200}."
         )
 
 
@@ -126,9 +126,9 @@ def interleave(
     interleave_pattern: Sequence[int] = DEFAULT_INTERLEAVE_PATTERN,
 ) -> list[int]:
     """
-    Merges the text and the speech of one turn into the stream that the model learns to write: chunks of text followed by
-    speech in delimiters. The first chunk in which either of the two runs out is the last one and takes all that is left of
-    the other. If one is empty from the start, the other is not cut into chunks.
+    Merges the text and the speech of one turn into the stream that the model learns to write: chunks of text followed
+    by speech in delimiters. The first chunk in which either of the two runs out is the last one and takes all that is
+    left of the other. If one is empty from the start, the other is not cut into chunks.
 
     Args:
         text_ids: ids of the turn's text.

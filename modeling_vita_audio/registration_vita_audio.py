@@ -1,6 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Lets `pipeline("audio-to-audio", model=model)` take a model that runs with the code of its Hub folder, not only the folder's name."""
+"""Lets `pipeline("audio-to-audio", model=model)` take a model, too, that runs with the code of its Hub folder."""
 
 from typing import Any
 

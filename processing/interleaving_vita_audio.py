@@ -1,6 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The module of this name of `modeling_vita_audio`, under which a Hub folder, where all files lie side by side, has that itself."""
+"""The module of this name of `modeling_vita_audio`, for imports that work in a flat Hub folder as well."""
 
 from modeling_vita_audio.interleaving_vita_audio import (
     DEFAULT_INTERLEAVE_PATTERN,

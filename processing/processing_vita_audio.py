@@ -14,7 +14,14 @@ import torch
 from jinja2 import Environment, TemplateError
 from jinja2.meta import find_undeclared_variables
 from safetensors import SafetensorError
-from transformers import AutoModel, BatchFeature, EncodecFeatureExtractor, PreTrainedConfig, ProcessorMixin
+from transformers import (
+    AutoModel,
+    BatchFeature,
+    EncodecFeatureExtractor,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
 from transformers.utils import CONFIG_NAME, cached_file
 from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -34,7 +41,7 @@ AUDIO_TOKENIZER_SUBFOLDER = "audio_tokenizer"
 # Codecs that come with this code, by model type; any other is one of transformers' own or brings its code with it.
 CODEC_CLASSES = {VitaAudioCodecConfig.model_type: VitaAudioCodec}
 
-# What `from_pretrained` takes of the model's, and is not for the codec
+# Keywords that a pipeline gives to `from_pretrained` of all its parts, though they are only for the model
 MODEL_KWARGS = ("dtype", "torch_dtype", "device_map", "attn_implementation", "quantization_config", "max_memory")
 
 IGNORED_LABEL = -100
@@ -49,17 +56,17 @@ OPTIONS = {
     "return_attention_mask": True,
     "sampling_rate": None,
 }
-# and the groups that they may be in
+# The groups that these keywords may be in
 OPTION_GROUPS = ("text_kwargs", "audio_kwargs", "common_kwargs", "processor_kwargs")
 
-# Those that are taken with one value alone, and why
+# Keywords that are taken with only one value, and why
 FIXED_OPTIONS = {
-    "truncation": (False, "a conversation that is cut off is another one"),
-    "add_special_tokens": (False, "the chat template writes all that there are"),
-    "load_audio_from_video": (False, "there is no video"),
+    "truncation": (False, "a conversation that is cut off means something else"),
+    "add_special_tokens": (False, "the chat template writes all special tokens"),
+    "load_audio_from_video": (False, "the processor takes no videos"),
 }
 
-# and those with a few values
+# Keywords that are taken with a few values
 CHOICES = {
     "return_tensors": ("pt", "np", "mlx", None),
     "padding": (True, False, "longest", "max_length", "do_not_pad"),
@@ -72,22 +79,25 @@ class VitaAudioProcessor(ProcessorMixin):
     A feature extractor, a tokenizer and a speech codec (audio tokenizer) in one.
 
     It turns conversations with text and audio into ids (`apply_chat_template`), generated ids into text and waveforms
-    (`post_process_generation`, `decode_audio`) and training conversations into ids and labels (`build_training_example`).
-    It is saved and loaded whole; the codec lies in the subfolder `audio_tokenizer`, and its own configuration says which
-    codec it is.
+    (`post_process_generation`, `decode_audio`) and training conversations into ids and labels
+    (`build_training_example`). It is saved and loaded whole; the codec lies in the subfolder `audio_tokenizer`, and
+    its own configuration says which codec it is.
 
     Args:
         feature_extractor ([`EncodecFeatureExtractor`]):
             For mono audio at the codec's input rate.
         tokenizer ([`PreTrainedTokenizerBase`]):
-            With the tokens `<|audio|>`, `<|begin_of_audio|>`, `<|end_of_audio|>` and contiguous `<|audio_0|>`, `<|audio_1|>`, ...
+            With the tokens `<|audio|>`, `<|begin_of_audio|>`, `<|end_of_audio|>` and contiguous `<|audio_0|>`,
+            `<|audio_1|>`, ...
         audio_tokenizer ([`SpeechCodec`], *optional*):
             The speech codec. A [`StreamingSpeechCodec`] is heard while the answer is written. Without a codec the processor
             handles text and codes made before. The name of the argument is that of transformers' processors.
         chat_template (`str`, *optional*):
-            ChatML without a default system turn by default. What the model writes is in `{% generation %}` blocks.
+            By default ChatML without a default system turn. What the model writes is in `{% generation %}` blocks.
         interleave_pattern (`list[int]`, *optional*, defaults to `[1, 10, 4, 10]`):
-            Text and speech tokens of each chunk of an assistant's turn, see [`interleave`].
+            Text and speech tokens of each chunk of an assistant's turn, see [`interleave`]. It has to be the layout
+            that the model was trained with, so [`~VitaAudioProcessor.from_pretrained`] reads it from the model's
+            `config.json`.
         max_audio_seconds (`float`, *optional*, defaults to 60.0):
             The longest audio accepted. 60 s are 750 codes.
 
@@ -101,12 +111,12 @@ class VitaAudioProcessor(ProcessorMixin):
 
     def __init__(
         self,
-        feature_extractor,
-        tokenizer,
-        audio_tokenizer=None,
-        chat_template=None,
-        interleave_pattern=DEFAULT_INTERLEAVE_PATTERN,
-        max_audio_seconds=60.0,
+        feature_extractor: EncodecFeatureExtractor,
+        tokenizer: PreTrainedTokenizerBase,
+        audio_tokenizer: PreTrainedAudioTokenizerBase | None = None,
+        chat_template: str | dict[str, str] | None = None,
+        interleave_pattern: Sequence[int] = DEFAULT_INTERLEAVE_PATTERN,
+        max_audio_seconds: float = 60.0,
     ):
         super().__init__(
             feature_extractor, tokenizer, chat_template=CHAT_TEMPLATE if chat_template is None else chat_template
@@ -115,7 +125,8 @@ class VitaAudioProcessor(ProcessorMixin):
         is_number = isinstance(max_audio_seconds, (int, float)) and not isinstance(max_audio_seconds, bool)
         if not is_number or not 0 < max_audio_seconds <= MAX_AUDIO_SECONDS:
             raise ValueError(
-                f"`max_audio_seconds` must be a number of seconds up to {MAX_AUDIO_SECONDS:g}, got {max_audio_seconds!r:.200}."
+                f"`max_audio_seconds` must be a number of seconds up to {MAX_AUDIO_SECONDS:g}, got "
+                f"{max_audio_seconds!r:.200}."
             )
         self.interleave_pattern = list(interleave_pattern)
         self.max_audio_seconds = max_audio_seconds
@@ -123,19 +134,19 @@ class VitaAudioProcessor(ProcessorMixin):
         self.audio_token_id = tokenizer.convert_tokens_to_ids(AUDIO_MARK)
         self.speech_vocabulary = SpeechVocabulary.from_tokenizer(tokenizer)
         self._control_token_ids = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-        # the base class takes the codecs of three models only
+        # Not given to the base class, which takes only the codecs of three models
         if audio_tokenizer is not None:
             self._check_audio_tokenizer(audio_tokenizer)
         self.audio_tokenizer = audio_tokenizer
 
     @classmethod
-    def from_codec(cls, tokenizer, codec: SpeechCodec, **kwargs) -> "VitaAudioProcessor":
-        """A processor of a tokenizer with speech tokens and a codec, for audio at the codec's rate. `kwargs` as of `__init__`."""
+    def from_codec(cls, tokenizer: PreTrainedTokenizerBase, codec: SpeechCodec, **kwargs: Any) -> "VitaAudioProcessor":
+        """A processor for audio at the codec's rate, of a tokenizer with speech tokens. `kwargs` are those of `__init__`."""
         check_codec(codec, "`codec`")
         extractor = EncodecFeatureExtractor(feature_size=1, sampling_rate=codec.config.sampling_rate)
         return cls(extractor, tokenizer, codec, **kwargs)
 
-    def _check_audio_tokenizer(self, codec):
+    def _check_audio_tokenizer(self, codec: SpeechCodec) -> None:
         check_codec(codec, "`audio_tokenizer`")
         if codec.config.sampling_rate != self.feature_extractor.sampling_rate:
             raise ValueError(
@@ -165,7 +176,9 @@ class VitaAudioProcessor(ProcessorMixin):
 
     # Conversations to ids
 
-    def __call__(self, text, audio=None, return_tensors="pt", **kwargs) -> BatchFeature:
+    def __call__(
+        self, text: str | list[str], audio: Any = None, return_tensors: str | None = "pt", **kwargs: Any
+    ) -> BatchFeature:
         r"""
         Turns rendered prompts into ids. Conversations go through [`~VitaAudioProcessor.apply_chat_template`].
 
@@ -173,21 +186,22 @@ class VitaAudioProcessor(ProcessorMixin):
             text (`str` or `list[str]`):
                 Prompts in the model's chat format, with a mark `<|audio|>` for every audio.
             audio (*optional*):
-                An audio or a flat list of the audios of all prompts, each of a kind that [`load_audio`] takes; a list of
-                numbers is one audio.
+                An audio or a flat list of the audios of all prompts, each of a kind that [`load_audio`] takes; a list
+                of numbers is one audio.
             return_tensors (`str`, *optional*, defaults to `"pt"`):
                 `"pt"`, `"np"`, or None for lists.
             kwargs:
-                As in transformers, also in the groups `text_kwargs`, `audio_kwargs` and `common_kwargs`: `sampling_rate` of audios
-                that are arrays, in Hz, by default the codec's; `padding` (True, `"max_length"` or False), `padding_side`
-                (`"left"`), `max_length` to pad to, `pad_to_multiple_of`, `return_attention_mask` (True).
+                Keywords as in transformers, also in the groups `text_kwargs`, `audio_kwargs` and `common_kwargs`:
+                `sampling_rate` of audios that are arrays, in Hz, by default the codec's; `padding` (True,
+                `"max_length"` or False), `padding_side` (`"left"`), `max_length` to pad to, `pad_to_multiple_of`,
+                `return_attention_mask` (True).
 
         Returns:
             [`BatchFeature`]: `input_ids` and `attention_mask`, int64 of shape `(batch_size, sequence_length)`.
 
         Raises:
-            ValueError: the marks are not as many as the audios, the text has speech tokens in it, an audio is bad, or a keyword
-                is none of these.
+            ValueError: there are more or fewer marks than audios, the text has speech tokens in it, an audio is bad,
+                or a keyword is none of these.
         """
         options = read_options({"return_tensors": return_tensors, **kwargs})
         texts = [text] if isinstance(text, str) else list(text)
@@ -207,48 +221,51 @@ class VitaAudioProcessor(ProcessorMixin):
 
     def apply_chat_template(
         self,
-        conversation,
-        chat_template=None,
+        conversation: list[dict] | list[list[dict]],
+        chat_template: str | None = None,
         *,
-        audios=None,
-        add_generation_prompt=False,
-        continue_final_message=False,
-        return_assistant_tokens_mask=False,
-        sanitize_control_tokens=False,
-        tokenize=False,
-        return_dict=False,
-        return_tensors="pt",
-        **kwargs,
-    ):
+        audios: list | None = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        return_assistant_tokens_mask: bool = False,
+        sanitize_control_tokens: bool = False,
+        tokenize: bool = False,
+        return_dict: bool = False,
+        return_tensors: str | None = "pt",
+        **kwargs: Any,
+    ) -> str | list[str] | torch.Tensor | list | BatchFeature:
         r"""
         Renders conversations and, with `tokenize=True`, turns them into ids.
 
         Args:
             conversation (`list[dict]` or `list[list[dict]]`):
-                Messages `{"role", "content"}`. A content is a string, or a list of parts `{"type": "text", "text": str}` and
-                `{"type": "audio", "array" | "raw" | "audio" | "bytes" | "base64" | "path" | "url" | "audio_url": source}`, with
-                `"sampling_rate"` for an `"array"` or `"raw"`, and for an `"audio"` that is one at another rate than the codec's;
-                `{"type": "audio_url", "audio_url": {"url"}}` and `{"type": "input_audio", "input_audio": {"data"}}` do as well. A
-                string has a mark `<|audio|>` for each of its `audios`. An earlier turn of the assistant with text followed by an
-                audio is interleaved as in training, and an answer of the pipeline, a dictionary with `"text"`, stands for that.
+                Messages `{"role", "content"}`. A content is a string, or a list of parts `{"type": "text", "text":
+                str}` and `{"type": "audio", "array" | "raw" | "audio" | "bytes" | "base64" | "path" | "url" |
+                "audio_url": source}`. An `"array"` or `"raw"`, and an `"audio"` that is an array at another rate than
+                the codec's, needs a `"sampling_rate"`. The parts `{"type": "audio_url", "audio_url": {"url"}}` and
+                `{"type": "input_audio", "input_audio": {"data"}}` are taken as well. A string has a mark `<|audio|>`
+                for each of its `audios`. An earlier turn of the assistant with text followed by an audio is
+                interleaved as in training; an answer of the pipeline, a dictionary with `"text"`, may stand for such a
+                turn.
             audios (`list` or `list[list]`, *optional*):
                 The audios of the marks, for each conversation of a batch.
             tokenize (`bool`, defaults to `False`), return_dict (`bool`, defaults to `False`), return_tensors:
                 As in transformers: the rendered text; ids; or a [`BatchFeature`] as of `__call__`.
             add_generation_prompt, continue_final_message (`bool`, defaults to `False`):
-                As in transformers. A final message that ends in speech is continued behind its last delimiter.
+                As in transformers. A final message that ends in speech is continued after its last delimiter.
             return_assistant_tokens_mask (`bool`, defaults to `False`):
-                With `return_dict=True`, adds `assistant_masks`, like `input_ids`: 1 where the assistant wrote the token, 0
-                elsewhere. The ids are then those of [`~VitaAudioProcessor.build_training_example`].
+                With `return_dict=True`, adds `assistant_masks`, like `input_ids`: 1 where the assistant wrote the
+                token, 0 elsewhere. The ids are then those of [`~VitaAudioProcessor.build_training_example`].
             sanitize_control_tokens (`bool`, defaults to `False`):
-                Whether control tokens in texts shall do nothing. They are always refused, so both values do the same.
+                Whether control tokens in texts shall have no effect. Both values do the same, because such texts are
+                refused.
             kwargs:
                 Those of `__call__`, also in a group `processor_kwargs`, and variables of the chat template.
 
         Raises:
-            ValueError: a text has control or speech tokens in it, the marks are not as many as `audios`, an audio is
-                bad (see [`load_audio`]), a keyword is neither of `__call__` nor in the chat template, or the template fails; all but
-                the last before the codec runs.
+            ValueError: a text has control or speech tokens in it, there are more or fewer marks than `audios`, an
+                audio is bad (see [`load_audio`]), a keyword is neither one of `__call__` nor a variable of the chat
+                template, or the template fails. All but the last are raised before the codec runs.
         """
         chat_template = self._find_chat_template(chat_template)
         names = template_variables(chat_template)
@@ -258,7 +275,8 @@ class VitaAudioProcessor(ProcessorMixin):
         sampling_rate = options.pop("sampling_rate")
         if add_generation_prompt and continue_final_message:
             raise ValueError(
-                "`add_generation_prompt` begins another message, and `continue_final_message` does not end the last."
+                "`add_generation_prompt` begins another message, but `continue_final_message` leaves the last one "
+                "open."
             )
         if return_assistant_tokens_mask and not (tokenize and return_dict):
             raise ValueError("`return_assistant_tokens_mask=True` needs `tokenize=True` and `return_dict=True`.")
@@ -310,12 +328,12 @@ class VitaAudioProcessor(ProcessorMixin):
                 The codes of the audios, in order, from [`~VitaAudioProcessor.encode_audio`].
 
         Returns:
-            `dict`: `input_ids` and `labels`, `list[int]` of one length; labels are -100 but for what the assistant writes,
-            `<|im_end|>` included.
+            `dict`: `input_ids` and `labels`, `list[int]` of one length. The labels are -100 except for what the
+            assistant writes, `<|im_end|>` included.
 
         Raises:
-            ValueError: a text has control or speech tokens in it, the marks are not as many as `audio_codes`, or there is
-                nothing to learn.
+            ValueError: a text has control or speech tokens in it, there are more or fewer marks than `audio_codes`, or
+                there is nothing to learn.
         """
         messages = split_at_marks(messages, audio_codes)
         self._check_texts(messages)
@@ -328,8 +346,8 @@ class VitaAudioProcessor(ProcessorMixin):
         )
         if not any(mask):
             raise ValueError(
-                "Nothing to learn: the conversation has no turn of the assistant, or the chat template marks none with "
-                "{% generation %} blocks."
+                "Nothing to learn: the conversation has no turn of the assistant, or the chat template marks none "
+                "with {% generation %} blocks."
             )
         labels = [token_id if is_learned else IGNORED_LABEL for token_id, is_learned in zip(input_ids, mask)]
         return {"input_ids": input_ids, "labels": labels}
@@ -358,8 +376,8 @@ class VitaAudioProcessor(ProcessorMixin):
         )
         return self._pad([ids], **{name: value for name, value in OPTIONS.items() if name != "sampling_rate"})
 
-    def load_audio(self, source, sampling_rate: int | None = None) -> np.ndarray:
-        """Audio at the codec's rate, checked; see [`load_audio`] for what `source` may be and what is refused."""
+    def load_audio(self, source: Any, sampling_rate: int | None = None) -> np.ndarray:
+        """Loads and checks audio at the codec's rate. [`load_audio`] says what `source` may be and what is refused."""
         return load_audio(source, self.feature_extractor.sampling_rate, sampling_rate, self.max_audio_seconds)
 
     def encode_audio(self, audios: Sequence, sampling_rate: int | None = None) -> list[list[int]]:
@@ -367,8 +385,8 @@ class VitaAudioProcessor(ProcessorMixin):
         Speech codes of audios.
 
         Args:
-            audios (`list`): of any kind that [`load_audio`] takes; all are checked before the first is encoded.
-            sampling_rate (`int`, *optional*): of those that are arrays, in Hz; the codec's by default.
+            audios (`list`): audios of any kind that [`load_audio`] takes. All are checked before the first is encoded.
+            sampling_rate (`int`, *optional*, defaults to the codec's): of audios that are arrays, in Hz.
 
         Returns:
             `list[list[int]]`: each audio's codes in `[0, codebook_size)`.
@@ -378,10 +396,10 @@ class VitaAudioProcessor(ProcessorMixin):
 
     def _check_texts(self, messages: list[dict]) -> None:
         for message, joined in zip(messages, _join(messages)):
-            # the parts together, for a mark may be cut in two by them
+            # All parts of a content together, because two parts may have a half of a mark each
             for text, num_audios in ((message["role"], 0), (joined["content"], len(_audio_parts([message])))):
                 if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-                    raise ValueError("The text has half a character in it (a lone surrogate), which no encoding has.")
+                    raise ValueError("The text has half a character in it (a lone surrogate), which has no encoding.")
                 ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
                 marks = [i for i in ids if i in self._control_token_ids or self.speech_vocabulary.is_code(i)]
                 for _ in range(num_audios):
@@ -392,12 +410,12 @@ class VitaAudioProcessor(ProcessorMixin):
         if token_ids:
             mark = self.tokenizer.convert_ids_to_tokens(token_ids[0])
             raise ValueError(
-                f"The text has the control mark {mark} in it, which only the processor may place. Remove it; audio is passed "
-                f"as an audio part of the content, or as one of `audios` with a mark {AUDIO_MARK} for each."
+                f"The text has the control mark {mark} in it, which only the processor may place. Remove it; audio "
+                f"is passed as an audio part of the content, or as one of `audios` with a mark {AUDIO_MARK} for each."
             )
 
     def _place_codes(self, messages: list[dict], all_codes: list[list[int]]) -> tuple[list[dict], list[list[int]]]:
-        """Messages with string contents and marks, and the ids that each mark stands for."""
+        """Makes messages whose contents are strings with marks, and the ids that each mark stands for."""
         codes, spans = iter(all_codes), []
         placed = []
         for message in messages:
@@ -414,7 +432,7 @@ class VitaAudioProcessor(ProcessorMixin):
         return placed, spans
 
     def _find_chat_template(self, name_or_template: str | None) -> str:
-        """A template itself, or one of the processor's by its name; its only or default one without."""
+        """A template of the processor by its name, by default its only or default one. Other strings are templates."""
         templates = self.chat_template if isinstance(self.chat_template, dict) else {"default": self.chat_template}
         if name_or_template is None:
             name_or_template = "default"
@@ -432,17 +450,19 @@ class VitaAudioProcessor(ProcessorMixin):
         self, rendered: str, written: Sequence[tuple[int, int]], spans: list[list[int]]
     ) -> tuple[list[int], list[int]]:
         """
-        Ids of a rendered conversation, and 1 for each that the assistant wrote. It is cut where the assistant starts and stops,
-        as generation does, so that no token spans prompt and answer.
+        The ids of a rendered conversation and, for each id, 1 if the assistant wrote it and 0 if not. The text is cut
+        where the assistant starts and stops: in generation the prompt ends there, too, so no token may span a prompt
+        and its answer.
 
         Args:
-            rendered: with a mark for each of `spans`.
-            written: start and end in it of what the assistant wrote; without any, nothing is cut.
+            rendered: the conversation, with a mark for each of `spans`.
+            written: where in `rendered` each text of the assistant starts and ends. Without any, nothing is cut.
             spans: the ids that the marks stand for.
         """
         if (num_marks := rendered.count(AUDIO_MARK)) != len(spans):
             raise ValueError(
-                f"The chat template writes {num_marks} marks {AUDIO_MARK} for {len(spans)} audios; it must write one for each."
+                f"The chat template writes {num_marks} marks {AUDIO_MARK} for {len(spans)} audios; it must write one "
+                "for each."
             )
         input_ids, mask, spans, end = [], [], iter(spans), 0
         for start, stop in [*written, (len(rendered), len(rendered))]:
@@ -453,16 +473,21 @@ class VitaAudioProcessor(ProcessorMixin):
             end = stop
         return input_ids, mask
 
-    def _expand(self, token_ids: list[int], spans) -> list[int]:
-        """Puts the next of `spans` in the place of every audio mark."""
+    def _expand(self, token_ids: list[int], spans: Iterator[list[int]]) -> list[int]:
+        """Replaces every audio mark by the next of `spans`."""
         expanded = []
         for token_id in token_ids:
             expanded += next(spans) if token_id == self.audio_token_id else [token_id]
         return expanded
 
     def _pad(
-        self, rows: list[list[int]], masks: list[list[int]] | None = None, return_tensors=None, **options
+        self,
+        rows: list[list[int]],
+        masks: list[list[int]] | None = None,
+        return_tensors: str | None = None,
+        **options: Any,
     ) -> BatchFeature:
+        """A batch of rows of ids, and of masks if there are any. `options` are those of `tokenizer.pad`."""
         longest = max(map(len, rows))
         if options["padding"] == "max_length" and longest > options["max_length"]:
             raise ValueError(f"A conversation has {longest} tokens, more than `max_length` = {options['max_length']}.")
@@ -477,13 +502,13 @@ class VitaAudioProcessor(ProcessorMixin):
 
     # Ids to text and audio
 
-    def post_process_generation(self, generated_ids) -> list[dict]:
+    def post_process_generation(self, generated_ids: torch.LongTensor | list[list[int]]) -> list[dict]:
         r"""
-        Splits generated ids, also of a generation that was interrupted in the middle of speech.
+        Splits generated ids into text and speech codes. The generation may have stopped in the middle of speech.
 
         Args:
             generated_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)` or `list[list[int]]`):
-                New tokens, without the prompt.
+                The new tokens, without the prompt.
 
         Returns:
             `list[dict]`: for each row `"text"` (`str`) and `"audio_codes"` (`list[int]`).
@@ -496,7 +521,7 @@ class VitaAudioProcessor(ProcessorMixin):
         return results
 
     def decode_text(self, text_ids: list[int]) -> str:
-        """Text of ids without control tokens; unlike `decode` it never tidies spaces, so pieces add up to the whole."""
+        """Text of ids without control tokens. Unlike in `decode`, spaces stay, so that pieces add up to the whole."""
         return self.tokenizer.decode(text_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def decode_audio(self, audio_codes: Sequence[Sequence[int]]) -> list[np.ndarray]:
@@ -504,7 +529,8 @@ class VitaAudioProcessor(ProcessorMixin):
         Waveforms of speech codes.
 
         Args:
-            audio_codes (`list[list[int]]`): the codes of each utterance; without codes its waveform is empty.
+            audio_codes (`list[list[int]]`): the codes of each utterance. An utterance without codes has an empty
+                waveform.
 
         Returns:
             `list[np.ndarray]`: float32 of shape `(num_samples,)` in [-1, 1] at `output_sampling_rate` Hz.
@@ -515,15 +541,17 @@ class VitaAudioProcessor(ProcessorMixin):
         return [self.decode_audio_chunk(codes)[0] for codes in audio_codes]
 
     @torch.no_grad()
-    def decode_audio_chunk(self, codes: Sequence[int], decoder_state=None, is_final: bool = True):
+    def decode_audio_chunk(
+        self, codes: Sequence[int], decoder_state: Any = None, is_final: bool = True
+    ) -> tuple[np.ndarray, Any]:
         r"""
         The next samples of an utterance whose codes come in chunks.
 
         Args:
-            codes (`list[int]`): the next codes; may be empty.
-            decoder_state (*optional*): from `audio_tokenizer.init_decoder_state(batch_size=1)`, then from the chunk before; None
-                where `codes` are the whole utterance.
-            is_final (`bool`): whether no more codes follow; the last call returns all that was held back.
+            codes (`list[int]`): the next codes; there may be none.
+            decoder_state (*optional*): for the first chunk `audio_tokenizer.init_decoder_state(batch_size=1)`, then
+                what the call for the chunk before returned. None if `codes` are the whole utterance.
+            is_final (`bool`): whether no more codes follow. The last call returns all samples that were held back.
 
         Returns:
             `tuple`: samples, float32 `np.ndarray` of shape `(num_samples,)`, and the state for the next chunk.
@@ -545,7 +573,7 @@ class VitaAudioProcessor(ProcessorMixin):
     # Saving and loading
 
     def to_dict(self) -> dict:
-        # without the codec, which the base class would copy weights and all, and save a reference to in place of itself
+        # `ProcessorMixin.to_dict` would copy the codec with its weights; it is saved in a subfolder instead
         without_codec = copy.copy(self)
         del without_codec.audio_tokenizer
         output = super(VitaAudioProcessor, without_codec).to_dict()
@@ -554,21 +582,22 @@ class VitaAudioProcessor(ProcessorMixin):
         return output
 
     @saved_whole
-    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
-        """As [`ProcessorMixin.save_pretrained`], and the codec's weights and configuration in `audio_tokenizer/`."""
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any):
+        """As [`ProcessorMixin.save_pretrained`], with the codec in the subfolder `audio_tokenizer`."""
         if self.audio_tokenizer is not None:
             folder = Path(save_directory, AUDIO_TOKENIZER_SUBFOLDER)
             self.audio_tokenizer.save_pretrained(folder)
-            # code is looked for in a repository's root, whatever the subfolder of the configuration that names it
+            # transformers looks for code in the root of a repository, also if a configuration in a subfolder names it
             for path in folder.glob("*.py"):
                 path.replace(Path(save_directory, path.name))
         return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> "VitaAudioProcessor":
         """
-        As [`ProcessorMixin.from_pretrained`]. What is of the model, such as `dtype`, which a pipeline gives to all its parts, is not
-        taken: the codec has its own.
+        Does what [`ProcessorMixin.from_pretrained`] does, with two differences. If the folder or repository has the
+        model's `config.json`, `interleave_pattern` is the one that this says. And keywords of the model, such as
+        `dtype`, which a pipeline gives to all its parts, have no effect on the codec.
         """
         kwargs = {name: value for name, value in kwargs.items() if name not in MODEL_KWARGS}
         processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
@@ -576,11 +605,13 @@ class VitaAudioProcessor(ProcessorMixin):
         return processor
 
     @classmethod
-    def get_processor_dict(cls, pretrained_model_name_or_path, **kwargs):
+    def get_processor_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         processor_dict, unused_kwargs = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
         hub_kwargs = {key: kwargs[key] for key in HUB_KWARGS if key in kwargs}
         subfolder = kwargs.get("subfolder", "")
-        # The model's configuration says what layout it was trained with. A processor that is saved alone keeps its own
+        # The model's configuration knows the layout best, but a processor may be saved without a model
         config_file = cached_file(
             pretrained_model_name_or_path,
             CONFIG_NAME,
@@ -608,7 +639,7 @@ def template_variables(chat_template: str) -> set[str]:
     The names of the variables that a chat template reads.
 
     Raises:
-        ValueError: it is no template.
+        ValueError: the text is not a template.
     """
     # transformers' own block, which Jinja does not know
     chat_template = re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", chat_template)
@@ -618,16 +649,16 @@ def template_variables(chat_template: str) -> set[str]:
         raise ValueError(f"The chat template is malformed: {error!s:.200}.") from error
 
 
-def render(conversations: list[list[dict]], **template) -> tuple[list[str], list]:
+def render(conversations: list[list[dict]], **template: Any) -> tuple[list[str], list]:
     """
-    [`render_jinja_template`].
+    Calls [`render_jinja_template`].
 
     Raises:
         ValueError: the template fails with these conversations.
     """
     try:
         return render_jinja_template(conversations, **template)
-    # a template is a program, which may fail in any way
+    # A template is a program and may fail in any way
     except Exception as error:
         reason = f"{type(error).__name__}: {error!s:.200}"
         raise ValueError(f"The chat template of the model fails with this conversation ({reason}).") from error
@@ -635,14 +666,14 @@ def render(conversations: list[list[dict]], **template) -> tuple[list[str], list
 
 def read_options(kwargs: dict) -> dict:
     """
-    All of `OPTIONS`, from keywords of transformers' processors, grouped or not.
+    Values for all of `OPTIONS`, from keywords of transformers' processors, in groups or not.
 
     Raises:
         ValueError: a keyword has no effect here, or is given twice.
     """
     options = {}
     for name, value in ungrouped(kwargs):
-        if name == "return_tensors":  # None says something: lists; and that of a group comes after the argument
+        if name == "return_tensors":  # None is a value, it asks for lists. One in a group comes after the argument
             options[name] = OPTIONS[name] if value == "auto" else value
         elif value is None:
             continue
@@ -652,7 +683,8 @@ def read_options(kwargs: dict) -> dict:
                 raise ValueError(f"`{name}={value!r:.100}` is refused, only {only} is taken: {reason}.")
         elif name not in OPTIONS:
             raise ValueError(
-                f"`{name:.200}` has no effect here: it is neither one of {', '.join(OPTIONS)} nor a variable of the chat template."
+                f"`{name:.200}` has no effect here: it is neither one of {', '.join(OPTIONS)} nor a variable of the "
+                "chat template."
             )
         elif options.setdefault(name, value) != value:
             raise ValueError(f"`{name}` is given twice, as {options[name]!r:.100} and as {value!r:.100}.")
@@ -662,12 +694,13 @@ def read_options(kwargs: dict) -> dict:
     is_to_length = options.get("padding") == "max_length"
     if is_to_length != ("max_length" in options):
         raise ValueError(
-            '`padding="max_length"` and `max_length` have an effect together alone: conversations are not cut off.'
+            '`padding="max_length"` and `max_length` have an effect only together: conversations are not cut off.'
         )
     return {**OPTIONS, **options}
 
 
 def ungrouped(kwargs: dict) -> Iterator[tuple[str, Any]]:
+    """The keywords, also those in groups."""
     for name, value in kwargs.items():
         if name in OPTION_GROUPS:
             if not isinstance(value, (dict, type(None))):
@@ -678,7 +711,7 @@ def ungrouped(kwargs: dict) -> Iterator[tuple[str, Any]]:
 
 
 def _join(messages: list[dict]) -> list[dict]:
-    """Messages of string contents with marks, of messages of parts."""
+    """Messages whose contents are strings with marks, from messages whose contents are lists of parts."""
     return [
         {**m, "content": "".join(AUDIO_MARK if part["type"] == "audio" else part["text"] for part in m["content"])}
         for m in messages
@@ -689,7 +722,7 @@ def _audio_parts(messages: list[dict]) -> list[dict]:
     return [part for message in messages for part in message["content"] if part["type"] == "audio"]
 
 
-def _load_codec(pretrained_model_name_or_path, model_type: str, **kwargs) -> SpeechCodec:
+def _load_codec(pretrained_model_name_or_path: str | os.PathLike, model_type: str, **kwargs: Any) -> SpeechCodec:
     """
     Raises:
         ValueError: there is no codec, or its checkpoint lacks tensors or has others.
@@ -697,8 +730,8 @@ def _load_codec(pretrained_model_name_or_path, model_type: str, **kwargs) -> Spe
     hub_kwargs = {key: kwargs[key] for key in (*HUB_KWARGS, "subfolder") if key in kwargs}
     if cached_file(pretrained_model_name_or_path, CONFIG_NAME, **hub_kwargs) is None:
         raise ValueError(
-            f"{pretrained_model_name_or_path!s:.200} has no codec: its processor needs one of the type {model_type!r:.100}, but "
-            f"there is no {kwargs['subfolder']}/{CONFIG_NAME}."
+            f"{pretrained_model_name_or_path!s:.200} has no codec: its processor needs one of the type "
+            f"{model_type!r:.100}, but there is no {kwargs['subfolder']}/{CONFIG_NAME}."
         )
     place = f"{pretrained_model_name_or_path!s:.200}/{kwargs['subfolder']}"
     if model_type in CODEC_CLASSES:
@@ -707,7 +740,7 @@ def _load_codec(pretrained_model_name_or_path, model_type: str, **kwargs) -> Spe
     else:
         loader = AutoModel
     try:
-        # tensors of other shapes are listed below, where without the flag they are not named
+        # Without `ignore_mismatched_sizes` transformers raises an error that does not name the tensors
         codec, loading = loader.from_pretrained(
             pretrained_model_name_or_path,
             use_safetensors=True,
@@ -720,7 +753,7 @@ def _load_codec(pretrained_model_name_or_path, model_type: str, **kwargs) -> Spe
     except OSError as error:
         if not os.path.isdir(pretrained_model_name_or_path):
             raise
-        # transformers names the folder above
+        # The error of transformers names the folder above, without the subfolder
         raise OSError(f"There are no weights of the codec in {place}: it needs a model.safetensors.") from error
     misfit = describe_misfit(*(loading[f"{kind}_keys"] for kind in ("missing", "unexpected", "mismatched")))
     if misfit:

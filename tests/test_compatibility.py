@@ -128,7 +128,7 @@ def test_a_cache_has_one_place_in_the_outputs(model):
 
 OUR_FOLDERS = ("benchmarks", "hub_cards", "modeling_vita_audio", "processing", "serving", "training")
 
-# All that this code uses or overrides, by the class or function that has it. Nobody promises that the next release has it, too
+# All that this code uses or overrides, by the class or function that has it. The next release may not have it any more
 PRIVATE_NAMES = {
     "evaluate.Metric": ["_compute", "_info"],
     "torch.nn.Module": ["_forward_hooks", "_forward_pre_hooks"],
@@ -197,7 +197,7 @@ PRIVATE_NAMES = {
 
 
 def names_of(owner):
-    """The attributes of a class and of its instances, and arguments of its methods or of a function and those beside it."""
+    """The attributes of a class or function, and all that its module assigns to attributes or takes as arguments."""
     names = {*dir(owner), *inspect.get_annotations(owner)}
     for node in ast.walk(ast.parse(inspect.getsource(inspect.getmodule(owner)))):
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):

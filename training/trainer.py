@@ -219,8 +219,9 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
             )
         if asked is None and model.config.interleave_pattern not in (None, made_with):
             raise ValueError(
-                f"The model was trained with the `interleave_pattern` {model.config.interleave_pattern}, but the processor, with "
-                f"which the examples were made, has {made_with}. Set `interleave_pattern` to train another layout."
+                f"The model was trained with the `interleave_pattern` {model.config.interleave_pattern}, but the "
+                f"processor, with which the examples were made, has {made_with}. Set `interleave_pattern` to train another "
+                "layout."
             )
         for name in ("train_dataset", "eval_dataset"):
             datasets = kwargs.get(name)

@@ -731,7 +731,9 @@ def test_parallel_calls_do_not_disturb_each_other(num_mctp_modules):
 
 
 def generate_in_step(rank, folder):
-    """One of two processes that must run equally many forwards, as sharded weights make them; they end 20 tokens apart."""
+    """
+    One of two processes that must run equally many forwards, as sharded weights make them; they end 20 tokens apart.
+    """
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     model, kwargs = random_model(4), {"mctp_mode": [1, 4, 2, 4], "max_new_tokens": 10 + 20 * rank}
