@@ -7,10 +7,10 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from .compatibility_vita_audio import CACHE, attach_to_package
 from .interleaving_vita_audio import check_interleave_pattern
-from .saving_vita_audio import saved_whole
+from .saving_vita_audio import check_storage_dtype, saved_whole
 
 
-# Qwen2.5-7B with 168072 tokens, as in the released checkpoints
+# Qwen2.5-7B with a vocabulary of 168072 tokens, as in the released checkpoints
 DEFAULT_TEXT_CONFIG = {
     "model_type": "qwen2",
     "vocab_size": 168072,
@@ -25,7 +25,7 @@ DEFAULT_TEXT_CONFIG = {
 }
 
 
-# Far beyond any model there is, and near enough that a config with more fails at once instead of filling the memory
+# Far more than any model has. A config with more is a mistake, and is refused before it fills the memory
 LARGEST_SIZES = {
     "vocab_size": 2**24,
     "hidden_size": 2**17,
@@ -36,9 +36,8 @@ LARGEST_SIZES = {
 }
 LARGEST_NUM_MCTP_MODULES = 256
 
-STORAGE_DTYPES = ("float16", "bfloat16", "float32")
-
-# Keys that earlier versions saved: the weights of the losses are arguments of `forward` now, as training alone needs them
+# Keys that earlier versions saved and that are ignored. The weights of the losses are arguments of `forward` now,
+# because training alone needs them
 FORMER_KEYS = ("lm_loss_weight", "mctp_loss_weight", "mctp_targets_cross_samples")
 
 MODEL_CLASS = "modeling_vita_audio.VitaAudioForConditionalGeneration"
@@ -52,16 +51,16 @@ class VitaAudioConfig(PreTrainedConfig):
 
     Args:
         text_config (`dict` or `PreTrainedConfig`, *optional*, defaults to Qwen2.5-7B with 168072 tokens):
-            The language model: any decoder-only model of transformers whose layers share Qwen2's call signature, such
-            as Qwen2, Qwen3 or Llama. Its `vocab_size` includes the speech vocabulary.
+            The language model: any decoder-only model of transformers that is built like Qwen2, such as Qwen3 or
+            Llama. Its `vocab_size` includes the speech vocabulary.
         num_mctp_modules (`int`, *optional*, defaults to 10):
-            Number of MCTP modules, i.e. of tokens that can be written after one forward of the language model. 0 is a
-            plain language model (training stage 1).
+            Number of MCTP modules, which is the number of tokens that they can write after one forward of the language
+            model. With 0 the model is a plain language model, as in training stage 1.
         interleave_pattern (`list[int]`, *optional*):
             The layout of the answers that the model was trained with: text and speech tokens of each chunk, see
             [`interleave`]. None if it is not known, as in folders that were written before the config said it.
         audio_token_id (`int`, *optional*, defaults to 151684):
-            Id of `<|audio|>`, the mark that stands for one audio in a text.
+            Id of `<|audio|>`, which stands for one audio in a text.
         begin_audio_token_id (`int`, *optional*, defaults to 151674):
             Id of `<|begin_of_audio|>`.
         end_audio_token_id (`int`, *optional*, defaults to 151675):
@@ -74,15 +73,15 @@ class VitaAudioConfig(PreTrainedConfig):
         tie_word_embeddings (`bool`, *optional*, defaults to `False`):
             Whether the language model's head and input embeddings are one matrix. Also set by `text_config`.
         storage_dtype (`str`, *optional*):
-            Type that weights are stored in where that loses nothing, such as `"float16"` of a checkpoint that is computed in
-            float32, as `dtype` says. By default they are stored as they are in memory.
+            Type that weights are saved in where that loses nothing, for a checkpoint that is stored in `"float16"` and
+            computed in `dtype`, such as float32. By default weights are saved in the type that they have in memory.
 
     Raises:
-        ValueError: if sizes disagree, e.g. the speech tokens do not fit into the vocabulary.
+        ValueError: if sizes do not agree, for example if the speech tokens are not all in the vocabulary.
     """
 
     save_pretrained = saved_whole(PreTrainedConfig.save_pretrained)
-    # What a Hub folder says of its code, see `saved_whole`
+    # The entries of a Hub folder's `config.json` that name its code, see `add_code`
     remote_code = {
         "config.json": {
             "auto_map": {
@@ -123,7 +122,8 @@ class VitaAudioConfig(PreTrainedConfig):
             self.text_config = AutoConfig.for_model(**text_config)
         super().__post_init__(**{key: value for key, value in kwargs.items() if key not in FORMER_KEYS})
         self.tie_word_embeddings = self.tie_word_embeddings or getattr(self.text_config, "tie_word_embeddings", False)
-        # `@strict` runs the validators too, but hides a `ValueError` in an exception of its own
+        # `@strict` runs these validators, too, but wraps their `ValueError` in an exception of its own; this comes
+        # first
         self.validate_language_model()
         self.validate_modules()
         self.validate_speech_vocabulary()
@@ -137,8 +137,8 @@ class VitaAudioConfig(PreTrainedConfig):
         for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
             if getattr(config, name, None) not in (None, 1):
                 raise ValueError(
-                    f"`text_config` has `{name}` = {getattr(config, name)}: a language model that changes the logits of its head "
-                    "cannot carry MCTP modules, which share it."
+                    f"`text_config` has `{name}` = {getattr(config, name)}: a language model that changes the logits "
+                    "of its head cannot carry MCTP modules, which share the head."
                 )
         for name, largest in LARGEST_SIZES.items():
             if (size := getattr(config, name, None)) is not None and size < 1:
@@ -150,12 +150,14 @@ class VitaAudioConfig(PreTrainedConfig):
         )
         if None not in (num_heads, num_kv_heads) and num_heads % num_kv_heads != 0:
             raise ValueError(
-                f"`text_config.num_attention_heads` is {num_heads}, which is no multiple of `num_key_value_heads`, {num_kv_heads}."
+                f"`text_config.num_attention_heads` is {num_heads}, which is no multiple of `num_key_value_heads`, "
+                f"{num_kv_heads}."
             )
         is_head_given = num_heads is None or getattr(config, "head_dim", None) is not None
         if not is_head_given and config.hidden_size % num_heads != 0:
             raise ValueError(
-                f"`text_config.hidden_size` is {config.hidden_size}, which is no multiple of `num_attention_heads`, {num_heads}."
+                f"`text_config.hidden_size` is {config.hidden_size}, which is no multiple of `num_attention_heads`, "
+                f"{num_heads}."
             )
         if (pad_token_id := getattr(config, "pad_token_id", None)) is not None and pad_token_id >= config.vocab_size:
             raise ValueError(
@@ -171,10 +173,7 @@ class VitaAudioConfig(PreTrainedConfig):
             )
         if self.interleave_pattern is not None:
             check_interleave_pattern(self.interleave_pattern)
-        if self.storage_dtype not in (None, *STORAGE_DTYPES):
-            raise ValueError(
-                f"`storage_dtype` must be one of {', '.join(STORAGE_DTYPES)}, got {self.storage_dtype!r:.200}."
-            )
+        check_storage_dtype(self)
 
     def validate_speech_vocabulary(self):
         vocab_size = self.text_config.vocab_size
@@ -183,8 +182,8 @@ class VitaAudioConfig(PreTrainedConfig):
             raise ValueError(f"`num_speech_tokens` must be 1 or more, got {self.num_speech_tokens}.")
         if not 0 <= self.speech_token_offset <= speech_end <= vocab_size:
             raise ValueError(
-                f"The speech tokens have the ids {self.speech_token_offset} to {speech_end - 1} (`speech_token_offset`, "
-                f"`num_speech_tokens`), but `text_config.vocab_size` is {vocab_size}."
+                f"The speech tokens have the ids {self.speech_token_offset} to {speech_end - 1} "
+                f"(`speech_token_offset`, `num_speech_tokens`), but `text_config.vocab_size` is {vocab_size}."
             )
         names = ("audio_token_id", "begin_audio_token_id", "end_audio_token_id")
         for name in names:

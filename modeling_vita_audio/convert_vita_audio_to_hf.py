@@ -3,11 +3,13 @@
 """
 Converts checkpoints of the released layout (`VITA-MLLM/VITA-Audio-Boost`, `-Balance`) to the one of this package:
 
-python -m modeling_vita_audio.convert_vita_audio_to_hf --input_dir VITA-MLLM/VITA-Audio-Boost --output_dir vita-audio-boost
+python -m modeling_vita_audio.convert_vita_audio_to_hf \\
+    --input_dir VITA-MLLM/VITA-Audio-Boost --output_dir vita-audio-boost
 
-and back, so that what is trained here runs in the original code:
+and back, so that models that are trained here run in the original code:
 
-python -m modeling_vita_audio.convert_vita_audio_to_hf --to_released --input_dir vita-audio-boost --output_dir released
+python -m modeling_vita_audio.convert_vita_audio_to_hf \\
+    --to_released --input_dir vita-audio-boost --output_dir released
 """
 
 import argparse
@@ -49,7 +51,7 @@ PROG = "modeling_vita_audio.convert_vita_audio_to_hf"
 RELEASED_MODEL_TYPE = "qwen2_mtp"
 RELEASED_ARCHITECTURE = "Qwen2MTPForCausalLM"
 
-# Of a `Qwen2Config`, called the same in the released layout (transformers 4.48)
+# The keys that a `Qwen2Config` and the released layout (of transformers 4.48) have under the same name
 TEXT_CONFIG_KEYS = (
     "vocab_size",
     "hidden_size",
@@ -72,8 +74,8 @@ TEXT_CONFIG_KEYS = (
     "eos_token_id",
 )
 
-# Of a `VitaAudioConfig`, and what a released checkpoint has where its config.json does not say. The original code skips
-# those that it does not know, so what is not a default goes there and back
+# Keys of a `VitaAudioConfig` with the values of the released checkpoints, whose config.json does not have them. The
+# original code ignores keys that it does not know, so a value that differs is written there, and is read back
 CONFIG_DEFAULTS = {
     "speech_token_offset": VitaAudioConfig.speech_token_offset,
     "num_speech_tokens": VitaAudioConfig.num_speech_tokens,
@@ -84,7 +86,7 @@ CONFIG_DEFAULTS = {
 }
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
-# Copied as they are
+# Files and folders that are copied as they are
 COMPANION_FILES = (
     *TOKENIZER_FILES,
     "merges.txt",
@@ -103,29 +105,30 @@ def convert(
     input_dir: str | Path, output_dir: str | Path, to_released: bool = False, max_shard_size: int | str = "2GB"
 ) -> Path:
     """
-    Converts a checkpoint. All is checked before anything is written, and all is written beside `output_dir` first and
-    moved there at the end: where anything goes wrong, such as a full disk, there is nothing new.
+    Converts a checkpoint. Everything is checked before anything is written, and `output_dir` gets its files at the
+    end, when all are written: where anything goes wrong, such as a full disk, there is nothing new.
 
-    The tokenizer, the chat template and the processor (with its codec and its code) are copied where there are any. A
-    processor is not made: the released checkpoints leave their codec to other repositories.
+    A tokenizer, a chat template and a processor (with its codec and its code) are copied if the checkpoint has them.
+    No processor is made, because the released checkpoints have their codec in other repositories.
 
     Args:
         input_dir: folder or Hub id of a checkpoint in safetensors, in one file or several.
         output_dir: folder to write to; it must not exist or be empty.
         to_released: from this package's layout to the released one, instead of the other way round.
-        max_shard_size: size of the largest file of weights. As much memory is needed, or as much as the largest tensor.
+        max_shard_size: size of the largest file of weights. The conversion needs so much memory, or as much as the
+            largest tensor has.
 
     Returns:
         `Path`: the folder.
 
     Raises:
-        ValueError: the folder has something in it, the checkpoint is of another architecture, its tensors are not those
-            that its config asks for, or a file is broken.
+        ValueError: `output_dir` is not empty, the checkpoint is of another architecture, its tensors are not those of
+            its config, or a file is broken.
         OSError: the checkpoint cannot be found or read, or the output cannot be written.
     """
     output_dir = Path(output_dir).absolute()
     check_is_free(output_dir)
-    # A model of another architecture is not downloaded
+    # The config comes first, so that a model of another architecture is refused before its weights are downloaded
     folder = find_folder(input_dir, [CONFIG_NAME])
     check_architecture(read_json(folder / CONFIG_NAME), to_released)
     folder = find_folder(input_dir, ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.py"])
@@ -162,11 +165,11 @@ def convert(
     return output_dir
 
 
-# What there is
+# Reading the checkpoint
 
 
 def find_folder(input_dir: str | Path, patterns: list[str]) -> Path:
-    """The folder itself, or where the files of a Hub repository that match the patterns are."""
+    """Returns the folder itself, or the folder that the matching files of a Hub repository are downloaded to."""
     if Path(input_dir).is_dir():
         return Path(input_dir)
     try:
@@ -208,21 +211,21 @@ def check_architecture(content: dict, to_released: bool) -> None:
 def check_sliding_window(config: VitaAudioConfig) -> None:
     if config.text_config.use_sliding_window:
         raise ValueError(
-            "The config has `use_sliding_window`. Which layers of the released layout it means is not defined, as the "
-            "MCTP modules count as layers there; only checkpoints without it can be converted."
+            "The config has `use_sliding_window`. The released layout counts the MCTP modules as layers and does not "
+            "define which layers have the window, so only checkpoints without it can be converted."
         )
 
 
 def find_tensors(folder: Path, shapes: dict[str, torch.Size]) -> dict[str, tuple[Path, torch.Tensor]]:
     """
-    Looks the tensors up, without reading them.
+    Finds the file of each tensor, without reading the tensors.
 
     Args:
-        folder: of the checkpoint.
-        shapes: of the tensors that it must have, and no others.
+        folder: the folder of the checkpoint.
+        shapes: the shapes of the tensors that the checkpoint must have, by their names. It must have no others.
 
     Returns:
-        `dict`: each tensor's file, and the tensor on the meta device, with the stored dtype.
+        `dict`: by its name, each tensor's file and the tensor on the meta device, in the stored dtype.
 
     Raises:
         ValueError: a file is missing or broken, or tensors are missing, not expected or of another shape.
@@ -254,11 +257,14 @@ def compare_shapes(expected: dict[str, torch.Size], found: dict[str, torch.Size]
     return describe_misfit(expected.keys() - found.keys(), found.keys() - expected.keys(), misshaped)
 
 
-# What it becomes
+# Converting names and configs
 
 
 def released_name(name: str, num_layers: int) -> str:
-    """The released layout's name of a tensor of ours. There, the modules' layers follow the `num_layers` of the LLM."""
+    """
+    The name that the released layout has for a tensor of ours. There the modules' layers are numbered on from the
+    `num_layers` layers of the language model.
+    """
     if match := re.fullmatch(r"model\.mctp_modules\.(\d+)\.layer\.(.+)", name):
         return f"model.layers.{num_layers + int(match[1])}.{match[2]}"
     if match := re.fullmatch(r"model\.mctp_modules\.(\d+)\.(\w+)\.weight", name):
@@ -267,7 +273,10 @@ def released_name(name: str, num_layers: int) -> str:
 
 
 def convert_config(folder: Path) -> VitaAudioConfig:
-    """The config of a released checkpoint. Module `k` is its layer `num_hidden_layers - num_nextn_predict_layers + k - 1`."""
+    """
+    Reads the config of a released checkpoint, whose `num_hidden_layers` counts the layers of the language model and,
+    after them, one for each of the `num_nextn_predict_layers` modules.
+    """
     released = read_json(folder / CONFIG_NAME)
     required = ("num_hidden_layers", "num_nextn_predict_layers", "vocab_size", "hidden_size")
     if absent := [key for key in required if key not in released]:
@@ -276,8 +285,8 @@ def convert_config(folder: Path) -> VitaAudioConfig:
     num_layers = released["num_hidden_layers"] - num_modules
     if num_modules < 0 or num_layers < 1:
         raise ValueError(
-            f"{folder / CONFIG_NAME} has {released['num_hidden_layers']} layers, of which {num_modules} are MCTP modules "
-            "(`num_hidden_layers`, `num_nextn_predict_layers`). That leaves no language model."
+            f"{folder / CONFIG_NAME} has {released['num_hidden_layers']} layers (`num_hidden_layers`), of which "
+            f"{num_modules} are MCTP modules (`num_nextn_predict_layers`). That leaves no language model."
         )
     text_config = Qwen2Config(
         **{key: released[key] for key in TEXT_CONFIG_KEYS if key in released},
@@ -297,10 +306,13 @@ def convert_config(folder: Path) -> VitaAudioConfig:
 
 
 def find_vocabulary(folder: Path, released: dict) -> dict:
-    """What a released checkpoint says of [`VitaAudioConfig`]'s keys in [`CONFIG_DEFAULTS`]."""
+    """
+    Reads what a released checkpoint says of the keys in [`CONFIG_DEFAULTS`]: in its tokenizer if it has one, else in
+    its config.json.
+    """
     known = {key: released[key] for key in CONFIG_DEFAULTS if key in released}
     if any((folder / name).is_file() for name in TOKENIZER_FILES):
-        # Given a config, it does not look for one of a known model type
+        # With a config of a type that it knows, the auto class does not read config.json, whose type it does not know
         tokenizer = AutoTokenizer.from_pretrained(folder, config=Qwen2Config())
         try:
             return known | SpeechVocabulary.from_tokenizer(tokenizer).to_config()
@@ -311,8 +323,8 @@ def find_vocabulary(folder: Path, released: dict) -> dict:
     if vocab_size < speech["speech_token_offset"] + speech["num_speech_tokens"]:
         logger.warning(
             f"{folder} has no tokenizer that says which tokens are speech, and those of the released models, from "
-            f"{speech['speech_token_offset']}, are not in its vocabulary of {vocab_size}. The last four ids take their "
-            f"place: correct `audio_token_id` and so on in the converted {CONFIG_NAME} where they matter."
+            f"{speech['speech_token_offset']}, are not in its vocabulary of {vocab_size}. The last four ids take "
+            f"their place: correct `audio_token_id` and so on in the converted {CONFIG_NAME} where they matter."
         )
         keys = ("audio_token_id", "begin_audio_token_id", "end_audio_token_id", "speech_token_offset")
         return known | dict(zip(keys, range(vocab_size - 4, vocab_size))) | {"num_speech_tokens": 1}
@@ -320,7 +332,7 @@ def find_vocabulary(folder: Path, released: dict) -> dict:
 
 
 def released_config(config: VitaAudioConfig) -> dict:
-    """A released checkpoint's config.json."""
+    """Returns the content of a released checkpoint's config.json."""
     text_config = config.text_config.to_dict()
     rope_parameters = dict(text_config["rope_parameters"])
     rope_theta = rope_parameters.pop("rope_theta")
@@ -330,7 +342,7 @@ def released_config(config: VitaAudioConfig) -> dict:
         "model_type": RELEASED_MODEL_TYPE,
         "num_hidden_layers": config.text_config.num_hidden_layers + config.num_mctp_modules,
         "num_nextn_predict_layers": config.num_mctp_modules,
-        # The original code reads it from here; ours takes it as an argument of training
+        # The original code reads the weight from here; ours takes it as an argument of training
         "mtp_loss_weight": 1.0,
         "rope_theta": rope_theta,
         "rope_scaling": rope_parameters if rope_parameters["rope_type"] != "default" else None,
@@ -345,14 +357,14 @@ def convert_generation_config(
     folder: Path, config: VitaAudioConfig, to_released: bool
 ) -> tuple[dict, list[int] | None]:
     """
-    The content of generation_config.json, where `mtp_inference_mode`, a list, becomes `mctp_mode`, a name if it has one, and
-    the schedule that it names, if any.
+    Returns the content of generation_config.json, where `mtp_inference_mode`, a list, becomes `mctp_mode`, the name of
+    the mode if the list has one, or the other way round; and the schedule of the mode, if there is one.
     """
     if (folder / GENERATION_CONFIG_NAME).is_file():
         content = read_json(folder / GENERATION_CONFIG_NAME)
     else:
         content = GenerationConfig.from_model_config(config).to_diff_dict()
-    # With this flag it is loaded without the mode
+    # transformers loads a generation config with this flag without keys that it does not know, such as `mctp_mode`
     content.pop("_from_model_config", None)
     mode = content.pop("mctp_mode" if to_released else "mtp_inference_mode", None)
     schedule = None
@@ -363,7 +375,7 @@ def convert_generation_config(
     return content, schedule
 
 
-# Writing it
+# Writing the checkpoint
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -377,9 +389,9 @@ def write_weights(
     Writes tensors under new names, one file after the other.
 
     Args:
-        folder: to write to.
-        sources: the old name for each new one.
-        files: each tensor's file and itself on the meta device, by its old name.
+        folder: the folder to write to.
+        sources: the old name of each tensor, by its new one.
+        files: by its old name, each tensor's file and the tensor on the meta device, see [`find_tensors`].
         max_shard_size: size of the largest file.
     """
     tensors = {name: files[source][1] for name, source in sources.items()}
@@ -387,7 +399,8 @@ def write_weights(
         tensors, filename_pattern="model{suffix}.safetensors", max_shard_size=max_shard_size
     )
     for filename, names in tqdm(split.filename_to_tensors.items(), desc="Writing model shards"):
-        # Tensors are mapped from their files, and take memory from when they are written until the files are closed
+        # safetensors maps tensors into memory. What is read of them stays there until their files are closed, so they
+        # are closed after each shard
         with ExitStack() as stack:
             paths = {files[sources[name]][0] for name in names}
             opened = {path: stack.enter_context(safe_open(path, framework="pt")) for path in paths}
@@ -439,7 +452,7 @@ def convert_as_told(argv: list[str] | None) -> None:
     parser.add_argument("--push_to_hub", metavar="REPO", help="Hub id of a repository to upload the result to")
     args = parser.parse_args(argv)
     if args.push_to_hub is not None:
-        # Not only after minutes of work
+        # A missing token is an error now, not after minutes of work
         HfApi().whoami()
     folder = convert(args.input_dir, args.output_dir, args.to_released, args.max_shard_size)
     if args.push_to_hub is not None:

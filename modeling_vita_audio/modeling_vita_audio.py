@@ -1,6 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""VITA-Audio model: a language model over text and speech tokens with MCTP modules that write ahead of it."""
+"""VITA-Audio model: a language model over text and speech tokens, and MCTP modules that each write one more token."""
 
 import inspect
 from collections.abc import Callable
@@ -27,7 +27,7 @@ from .compatibility_vita_audio import (
 )
 from .configuration_vita_audio import VitaAudioConfig
 from .generation_vita_audio import VitaAudioGenerationMixin
-from .registration_vita_audio import PipelineOfFolder  # noqa: F401  a folder's model brings its pipeline
+from .registration_vita_audio import PipelineOfFolder  # noqa: F401  loading a folder's model registers its pipeline
 from .saving_vita_audio import check_weights, describe_misfit, keep_code, saved_whole
 
 
@@ -35,13 +35,13 @@ from .saving_vita_audio import check_weights, describe_misfit, keep_code, saved_
 @dataclass
 class VitaAudioModelOutputWithPast(BaseModelOutputWithPast):
     """
-    As [`~modeling_outputs.BaseModelOutputWithPast`] of the language model, whose `last_hidden_state` are the final, normalised
-    hidden states and whose `cache` is as in [`VitaAudioForConditionalGeneration.forward`], and
+    The [`~modeling_outputs.BaseModelOutputWithPast`] of the language model, with one field more. `last_hidden_state`
+    is normalised; for `cache` see [`VitaAudioForConditionalGeneration.forward`].
 
     Args:
         mctp_hidden_states (`tuple(torch.FloatTensor)`, *optional*, returned when `output_mctp_hidden_states=True`):
-            One tensor of shape `(batch_size, sequence_length, hidden_size)` per MCTP module. Module k's column i is
-            made of the tokens up to i + k; where that token does not exist in the same sample, it means nothing.
+            One tensor of shape `(batch_size, sequence_length, hidden_size)` per MCTP module. Column i of module k is
+            computed from the tokens up to i + k. Where the sample ends before token i + k, the column has no meaning.
     """
 
     mctp_hidden_states: tuple[torch.FloatTensor, ...] | None = None
@@ -51,19 +51,19 @@ class VitaAudioModelOutputWithPast(BaseModelOutputWithPast):
 @dataclass
 class VitaAudioOutputWithPast(CausalLMOutputWithPast):
     """
-    As [`~modeling_outputs.CausalLMOutputWithPast`] of the language model, where `loss`, a scalar, is
-    `lm_loss_weight * lm_loss + mctp_loss_weight * mctp_losses.mean()` without the parts that are missing, `logits`
-    `(batch_size, sequence_length, vocab_size)` are None when `skip_logits`, and `cache` is as in
-    [`VitaAudioForConditionalGeneration.forward`], and
+    The [`~modeling_outputs.CausalLMOutputWithPast`] of the language model, with three fields more. `loss`, a scalar,
+    is `lm_loss_weight * lm_loss + mctp_loss_weight * mctp_losses.mean()`, where a part that is not computed counts 0;
+    `logits`, `(batch_size, sequence_length, vocab_size)`, are None with `skip_logits`; for `cache` see
+    [`VitaAudioForConditionalGeneration.forward`].
 
     Args:
-        lm_loss (`torch.FloatTensor` of shape `(1,)`, *optional*):
-            Cross-entropy of the language model in nats, unless `lm_loss_weight` is 0.
+        lm_loss (`torch.FloatTensor` of shape `()`, *optional*):
+            Cross-entropy of the language model in nats. None where `lm_loss_weight` is 0.
         mctp_losses (`torch.FloatTensor` of shape `(num_mctp_modules,)`, *optional*):
-            Cross-entropy of each MCTP module in nats, unless `mctp_loss_weight` is 0.
+            Cross-entropy of each MCTP module in nats. None where `mctp_loss_weight` is 0 or there are no modules.
         mctp_logits (`tuple(torch.FloatTensor)`, *optional*, returned when `output_mctp_logits=True`):
-            One tensor of shape `(batch_size, sequence_length - k, vocab_size)` for each module k = 1, 2, ...: column i
-            holds the scores for token i + k + 1. Both kinds of logits are cut by `logits_to_keep`.
+            One tensor of shape `(batch_size, sequence_length - k, vocab_size)` for each module k = 1, 2, ...; its
+            column i has the scores for token i + k + 1. `logits_to_keep` applies to these logits, too.
     """
 
     lm_loss: torch.FloatTensor | None = None
@@ -73,11 +73,11 @@ class VitaAudioOutputWithPast(CausalLMOutputWithPast):
 
 class VitaAudioMCTPModule(nn.Module):
     """
-    One Multiple Cross-modal Token Prediction module: it joins a hidden state with the embedding of a later token and
-    passes them through one layer of the language model's own kind.
+    One Multiple Cross-modal Token Prediction module. It joins a hidden state with the embedding of a later token and
+    passes both through one layer, which is of the same class as those of the language model.
 
     Args:
-        language_model (`PreTrainedModel`): gives the classes of the layer and the norms, and their configuration.
+        language_model (`PreTrainedModel`): the model whose classes and configuration the layer and the norms have.
     """
 
     def __init__(self, language_model: PreTrainedModel):
@@ -87,7 +87,8 @@ class VitaAudioMCTPModule(nn.Module):
         self.embed_norm = norm_class(config.hidden_size, eps=config.rms_norm_eps)
         self.hidden_norm = norm_class(config.hidden_size, eps=config.rms_norm_eps)
         self.proj = nn.Linear(2 * config.hidden_size, config.hidden_size, bias=False)
-        # A layer of the last one's type, but the only one in the module's cache
+        # The layer gets the last layer's type (such as sliding attention) from that layer's index. In the cache of its
+        # module it is the only layer, hence index 0 below
         self.layer = layer_class(config, layer_idx=config.num_hidden_layers - 1)
         for module in self.layer.modules():
             if hasattr(module, "layer_idx"):
@@ -101,11 +102,11 @@ class VitaAudioMCTPModule(nn.Module):
             inputs_embeds (`torch.Tensor` of shape `(batch_size, sequence_length, hidden_size)`):
                 Column i is the embedding of token i + k.
             hidden_states (`torch.Tensor` of shape `(batch_size, sequence_length, hidden_size)`):
-                Those of the language model for k = 1, else those of module k - 1.
-            kwargs: arguments of the layer.
+                Hidden states of the language model for module 1, of module k - 1 for module k.
+            kwargs: arguments of the layer, such as `position_embeddings` and `attention_mask`.
 
         Returns:
-            `torch.Tensor` of shape `(batch_size, sequence_length, hidden_size)`: hidden states before the final norm.
+            `torch.Tensor` of shape `(batch_size, sequence_length, hidden_size)`: hidden states, not yet normalised.
         """
         hidden_states = torch.cat([self.embed_norm(inputs_embeds), self.hidden_norm(hidden_states)], dim=-1)
         return self.layer(self.proj(hidden_states), **kwargs)
@@ -133,24 +134,22 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
     The language model and its MCTP modules, without the head.
 
     Raises:
-        ValueError: if the language model is not built like Qwen2 (`embed_tokens`, `layers`, `norm`, `rotary_emb`).
+        ValueError: if the language model is not built like Qwen2: without `embed_tokens`, `layers`, `norm` or
+            `rotary_emb`, or with rotary embeddings that differ between layers.
     """
 
     def __init__(self, config: VitaAudioConfig):
         super().__init__(config)
         self.language_model = AutoModel.from_config(config.text_config)
-        missing = [
-            name for name in ("embed_tokens", "layers", "norm", "rotary_emb") if not hasattr(self.language_model, name)
-        ]
-        if missing:
+        cause, parts = None, ("embed_tokens", "layers", "norm", "rotary_emb")
+        if missing := [name for name in parts if not hasattr(self.language_model, name)]:
+            cause = f"its model has no {', '.join(missing)}"
+        elif "layer_type" in inspect.signature(self.language_model.rotary_emb.forward).parameters:
+            cause = "its layers have rotary embeddings of several kinds"
+        if cause is not None:
             raise ValueError(
-                f"`text_config.model_type` '{config.text_config.model_type}' cannot carry MCTP modules: its model has no "
-                f"{', '.join(missing)}. Models built like Qwen2, Qwen3 or Llama can."
-            )
-        if "layer_type" in inspect.signature(self.language_model.rotary_emb.forward).parameters:
-            raise ValueError(
-                f"`text_config.model_type` '{config.text_config.model_type}' cannot carry MCTP modules: its layers have rotary "
-                "embeddings of several kinds. Models built like Qwen2, Qwen3 or Llama can."
+                f"`text_config.model_type` '{config.text_config.model_type}' cannot carry MCTP modules: {cause}. "
+                "Models built like Qwen2, Qwen3 or Llama can."
             )
         self.mctp_layer_type = get_layer_types_and_kwargs(self.language_model.config)[0][-1]
         self.mctp_modules = nn.ModuleList(
@@ -159,7 +158,7 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module):
-        # the modules have a layer of its kind, which may be of classes that only it knows, such as routers
+        # The modules' layers may have parts that only the language model's class can initialise, such as routers
         self.language_model._init_weights(module)
 
     def _run_module(
@@ -171,7 +170,10 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
         cache: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        """Column i of `inputs_embeds` is token i + k, which is at `position_ids[:, i]`."""
+        """
+        Runs module k and the final norm. Column i of `inputs_embeds` is the embedding of token i + k, and column i of
+        `position_ids` the position of that token.
+        """
         hidden_states = module(
             inputs_embeds,
             hidden_states,
@@ -184,7 +186,10 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
         return self.language_model.norm(hidden_states)
 
     def _compiled_calls(self, compile_config: CompileConfig) -> tuple[Callable, Callable]:
-        """The language model and `_run_module`, compiled once for a configuration, as `get_compiled_call` does it."""
+        """
+        Compiles the language model and `_run_module`, once as long as the configuration stays the same, as
+        [`PreTrainedModel.get_compiled_call`] does.
+        """
         last_config, *calls = getattr(self, "_last_compiled_calls", (None,))
         if last_config != compile_config:
             compiled = partial(torch.compile, **compile_config.to_dict())
@@ -207,29 +212,35 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> VitaAudioModelOutputWithPast:
         """
-        Arguments as in [`VitaAudioForConditionalGeneration.forward`], and
+        Takes the arguments of [`VitaAudioForConditionalGeneration.forward`] up to `use_cache`, and two more.
 
         Args:
             output_mctp_hidden_states (`bool`, *optional*, defaults to `False`):
-                Whether to run the MCTP modules, which needs whole sequences, i.e. nothing in `cache`. It must be said where the
-                modules are being trained without a cache (`use_cache=False`), for a loss of the language model alone would not
-                train them.
+                Whether to run the MCTP modules. They need whole sequences, so `cache` must be empty. In training
+                without a cache (`use_cache=False`), the argument must be given where the modules require gradients: a
+                trainer that takes the language model's hidden states alone would not train them.
             compile_config (`CompileConfig`, *optional*):
-                How to compile the language model's forward, if at all. Meant for a static cache. To compile this
-                forward as a whole would not do: the states kept for the modules grow with every call.
+                How to compile the language model's forward; by default it is not compiled. Meant for a static cache.
+                This forward is not compiled as a whole, because the states it keeps for the modules grow with each
+                call.
+
+        Raises:
+            ValueError: if not exactly one of `input_ids` and `inputs_embeds` is given, if the modules are to run with
+                a filled cache, or if a trainer leaves modules untrained that require gradients.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
         if inputs_embeds is None:
             inputs_embeds = self.language_model.embed_tokens(input_ids)
 
-        # As the trainers of TRL call it, which have a loss of their own
+        # Trainers of TRL that have a loss of their own call the model like this
         if output_mctp_hidden_states is None and use_cache is False and self.training and torch.is_grad_enabled():
             if any(parameter.requires_grad for parameter in self.mctp_modules.parameters()):
                 raise ValueError(
-                    "This trainer computes its loss from the language model alone, so the MCTP modules would not be trained, "
-                    "though they require gradients. `training.trainer.VitaAudioSFTTrainer` and `transformers.Trainer` train "
-                    "them. To leave them as they are, say so: `model.model.mctp_modules.requires_grad_(False)`."
+                    "This trainer computes its loss from the language model alone, so the MCTP modules would not be "
+                    "trained, though they require gradients. `training.trainer.VitaAudioSFTTrainer` and "
+                    "`transformers.Trainer` train them. To leave them as they are, say so: "
+                    "`model.model.mctp_modules.requires_grad_(False)`."
                 )
 
         num_read = cache.get_seq_length() if cache is not None else 0
@@ -244,7 +255,8 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + num_read
             position_ids = position_ids.unsqueeze(0)
         elif use_cache and attention_mask is None and cache is None:
-            # With a cache, attention would cross the samples of packed data
+            # With a cache, transformers does not look for packed samples, so attention would cross from one to the
+            # next
             use_cache = find_packed_sequence_indices(position_ids) is None
         if use_cache and cache is None and len(self.mctp_modules) > 0:
             cache = VitaAudioCache(self.config)
@@ -265,8 +277,9 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
 
         mctp_hidden_states = None
         if output_mctp_hidden_states:
-            # One mask serves all modules: where token i + k belongs to the padding or to the next sample of packed data,
-            # so does i' + k for the later i' of the same sample, hence no column of use attends to one without
+            # The language model's mask serves all modules. A column i is useless to module k where token i + k is in
+            # the padding or in the next sample; then so are all later columns of that sample, and as attention is
+            # causal, no useful column attends to a useless one
             causal_mask = LAYER_PATTERN_TO_MASK_FUNCTION_MAPPING[self.mctp_layer_type](
                 config=self.language_model.config,
                 inputs_embeds=inputs_embeds,
@@ -304,11 +317,14 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
         compile_config: CompileConfig | None = None,
     ) -> torch.Tensor:
         """
-        Lets MCTP module k read, in one call, the n columns it has not read yet. Arguments as in
+        Lets MCTP module k read, in one call, the n columns that it has not read yet. Takes the arguments of
         [`VitaAudioForConditionalGeneration.forward_mctp`].
 
         Returns:
             `torch.Tensor` of shape `(batch_size, n, hidden_size)`: the module's normalised hidden states.
+
+        Raises:
+            ValueError: if there is no module for so many tokens.
         """
         module_idx = input_ids.shape[1]
         if not 1 <= module_idx <= len(self.mctp_modules):
@@ -329,7 +345,7 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
             **{CACHE: mctp_cache},
         )
         run_module = self._run_module
-        # What a cache allocates at first must be allocated outside of compiled code
+        # A static cache allocates its tensors in its first call, and they must be allocated outside of compiled code
         if compile_config is not None and mctp_cache.layers[0].is_initialized:
             _, run_module = self._compiled_calls(compile_config)
         hidden_states = run_module(
@@ -348,11 +364,11 @@ def samples_of_columns(
     labels: torch.LongTensor, attention_mask: torch.Tensor | None, position_ids: torch.LongTensor | None
 ) -> torch.LongTensor:
     """
-    Says which columns of a row are of one sample, by numbers that are the same there.
+    Numbers the columns of each row by the sample that they belong to.
 
     Returns:
-        `torch.LongTensor` of the shape of `labels`, `(batch_size, sequence_length)`: the attention mask where there is one, which
-        tells a sample from its padding, else the numbers of packed samples, which begin where `position_ids` restart.
+        `torch.LongTensor` of shape `(batch_size, sequence_length)`: the attention mask, which tells a sample from its
+        padding, or without one the numbers of packed samples, each of which begins where `position_ids` restart.
     """
     if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2:
         return attention_mask[:, -labels.shape[1] :].long()
@@ -364,10 +380,11 @@ def samples_of_columns(
 
 def targets_of_columns(labels: torch.LongTensor, sample_ids: torch.LongTensor, num_ahead: int) -> torch.LongTensor:
     """
-    The token that is to be predicted from each column: column i of the language model holds token i and predicts token
-    i + 1, column i of MCTP module k holds token i + k as well and predicts token i + k + 1, of the same sample.
+    Finds the token that each column is to predict. Column i of the language model has read token i and predicts token
+    i + 1; column i of MCTP module k has read token i + k too and predicts token i + k + 1, if that is in the same
+    sample.
 
-    Six tokens, a b c and d e f of two packed samples, of which a and d have no label:
+    An example of six tokens, two packed samples a b c and d e f, where a and d have no label:
 
         labels                        -100    b     c   -100    e     f
         sample_ids                      0     0     0     1     1     1
@@ -390,7 +407,7 @@ def targets_of_columns(labels: torch.LongTensor, sample_ids: torch.LongTensor, n
 
 
 def is_plain_linear(module: nn.Module) -> bool:
-    """Whether a call of the layer multiplies with the weight that it has and does nothing else: no hook, adapter or quantisation."""
+    """Whether calling the layer is multiplying with its weight and nothing else: no hook, adapter or quantisation."""
     return (
         type(module) is nn.Linear
         and type(module.weight) is nn.Parameter
@@ -419,12 +436,12 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
         """
-        As [`PreTrainedModel.from_pretrained`], but strict.
+        Loads as [`PreTrainedModel.from_pretrained`], but strictly.
 
         Raises:
-            ValueError: if the checkpoint lacks tensors of the model, or has others or of other shapes, or values that are NaN,
-                infinite or no floating point numbers.
-            OSError: if its weights cannot be read.
+            ValueError: if the checkpoint lacks tensors of the model, has other tensors or other shapes, or has values
+                that are NaN, infinite or no floating point numbers.
+            OSError: if the weights cannot be read.
         """
         # Without the flag, transformers refuses tensors of other shapes too, but does not name them
         are_other_shapes_fine = kwargs.pop("ignore_mismatched_sizes", False)
@@ -449,17 +466,20 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, save_directory, *args, **kwargs):
-        # A generation config with this flag is loaded without `mctp_mode`
+        # transformers loads a generation config with this flag without keys that it does not know, such as `mctp_mode`
         self.generation_config._from_model_config = False
         super().save_pretrained(save_directory, *args, **kwargs)
 
     def grow_mctp_modules(self, num_mctp_modules: int):
         """
-        Adds MCTP modules, before a training stage that needs more of them. The first one's layer copies the language
-        model's last layer; every later module copies the one before.
+        Adds MCTP modules before a training stage that needs more of them. The layer of the first module is a copy of
+        the language model's last layer; every later module is a copy of the module before it.
 
         Args:
-            num_mctp_modules (`int`): the new number, at least the present one.
+            num_mctp_modules (`int`): the new number of modules, at least the present one.
+
+        Raises:
+            ValueError: if the model has more modules already.
         """
         modules, language_model = self.model.mctp_modules, self.model.language_model
         if num_mctp_modules < len(modules):
@@ -475,8 +495,8 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
         self.config.num_mctp_modules = num_mctp_modules
 
     def _logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Of hidden states `(batch_size, num_columns, hidden_size)`."""
-        # As a matrix: of weights without gradients, `matmul` makes a copy to multiply a slice of three dimensions with
+        """Scores `(batch_size, num_columns, vocab_size)` of hidden states `(batch_size, num_columns, hidden_size)`."""
+        # Flatten to 2-D: for a non-contiguous 3-D input, matmul copies a weight that needs no gradient
         return self.lm_head(hidden_states.flatten(0, 1)).unflatten(0, hidden_states.shape[:2])
 
     def _loss(
@@ -488,12 +508,12 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
         num_items_in_batch: torch.Tensor | int | None,
     ) -> torch.Tensor:
         """
-        Cross-entropy, a scalar, of the language model (`num_ahead` 0) or of MCTP module k (`num_ahead` k), whose hidden states
-        are `(batch_size, sequence_length, hidden_size)`; see [`targets_of_columns`].
+        Computes the loss, a scalar, of the language model or of an MCTP module from its hidden states
+        `(batch_size, sequence_length, hidden_size)`. For the other arguments see [`targets_of_columns`].
         """
         targets = targets_of_columns(labels, sample_ids, num_ahead)
         has_target = targets != -100
-        # The head is the largest matrix, so it sees no column without a target
+        # The head is the largest matrix of the model, so it reads no column without a target
         hidden_states, targets = hidden_states[has_target], targets[has_target]
         if self.gradient_checkpointing and self.training:
             loss = self._gradient_checkpointing_func(self._summed_cross_entropy, hidden_states, targets)
@@ -502,7 +522,7 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
         return loss / (max(len(targets), 1) if num_items_in_batch is None else num_items_in_batch)
 
     def _summed_cross_entropy(self, hidden_states: torch.Tensor, targets: torch.LongTensor) -> torch.Tensor:
-        """Of hidden states `(num_targets, hidden_size)` and targets `(num_targets,)`."""
+        """Takes hidden states `(num_targets, hidden_size)` and targets `(num_targets,)`."""
         return nn.functional.cross_entropy(self.lm_head(hidden_states).float(), targets, reduction="sum")
 
     @takes_old_cache_name
@@ -525,55 +545,59 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
         **kwargs: Unpack[TransformersKwargs],
     ) -> VitaAudioOutputWithPast:
         """
-        One forward of the language model, and of the MCTP modules where their losses or logits are asked for.
+        Runs the language model, and the MCTP modules where their losses or logits are asked for.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
-                Token ids, text and speech. Give these or `inputs_embeds`.
+                Ids of text and speech tokens. Give these or `inputs_embeds`.
             attention_mask (`torch.Tensor` of shape `(batch_size, num_past_columns + sequence_length)`, *optional*):
-                0 at the padding, on either side. Leave it out for packed samples.
+                0 at the padding, which may be on either side. Leave it out for packed samples.
             position_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
-                Positions. Where they restart, without an `attention_mask`, the next of several packed samples begins:
-                no attention crosses and no MCTP module pairs a hidden state with a token of another sample.
+                Positions of the tokens. Without an `attention_mask`, a packed sample begins wherever positions
+                restart: attention does not cross from one sample to another, and no MCTP module pairs a hidden state
+                with a token of another sample.
             cache (`Cache`, *optional*; `past_key_values` is its old name):
-                With a [`VitaAudioCache`], generation can go on with MCTP modules. Any other cache of the language model
-                does for the language model alone. By default a [`VitaAudioCache`] is made if there are modules.
+                After a call with a [`VitaAudioCache`], generation can go on with MCTP modules. Any other cache serves
+                the language model alone. By default a [`VitaAudioCache`] is made if there are modules.
             inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`, *optional*):
                 Embeddings instead of `input_ids`.
             labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
-                The token ids to be predicted, -100 where there is no loss. They are shifted inside: the language model
-                predicts label i + 1 from column i, module k label i + k + 1.
+                Token ids to be predicted, -100 where there is no loss. Give them unshifted: from column i, the
+                language model predicts label i + 1 and module k label i + k + 1, see [`targets_of_columns`].
             use_cache (`bool`, *optional*, defaults to `text_config.use_cache` without and `False` with `labels`):
                 Whether to return `cache`. Packed samples never have a cache.
             logits_to_keep (`int` or `torch.Tensor`, *optional*, defaults to 0):
-                Columns whose logits are returned: the last ones (0 for all), or the given ones.
+                Columns whose logits are returned: so many last ones (0 for all), or the given ones.
             skip_logits (`bool`, *optional*, defaults to `True` for `labels` in training mode, else `False`):
-                Whether to return no logits. The losses only ever compute those of columns with a label.
+                Whether to return no logits. The losses do not need them: they compute the logits of columns with a
+                target alone.
             output_mctp_logits (`bool`, *optional*, defaults to `False`):
-                Whether to return `mctp_logits`. Needs whole sequences, i.e. nothing in `cache`.
+                Whether to return `mctp_logits`. This needs whole sequences, so `cache` must be empty.
             num_items_in_batch (`torch.Tensor` or `int`, *optional*):
-                What to divide the summed losses by, given by the `Trainer`: the number of labels in all batches of an
-                optimisation step. It divides the modules' losses too, so that accumulated gradients are exactly those
-                of one large batch; a module's loss is then smaller than its mean where samples have labels among their
-                first k + 1 tokens, which nothing predicts. By default each loss is a mean over its own targets.
+                The number of labels in all batches of an optimisation step, which the `Trainer` gives. All summed
+                losses are divided by it, the modules' too, so that accumulated gradients are exactly those of one
+                large batch. The loss of module k is then smaller than its mean where samples have labels among their
+                first k + 1 tokens, which module k does not predict. By default each loss is a mean over its own
+                targets.
             lm_loss_weight (`float`, *optional*, defaults to 1.0):
-                Weight of the language model's loss. At 0 it is not computed, as training stages 2 and 3 have it.
+                Weight of the language model's loss. With 0, as in training stages 2 and 3, the loss is not computed.
             mctp_loss_weight (`float`, *optional*, defaults to 1.0):
-                Weight of the mean of the modules' losses. At 0 they are not computed, and the modules do not run for them.
+                Weight of the mean of the modules' losses. With 0, the modules do not run for a loss.
 
         Raises:
             ValueError: if not exactly one of `input_ids` and `inputs_embeds` is given, if losses or logits of MCTP
-                modules are asked for with a filled cache, with `shift_labels` (parts of sequences, as of context
-                parallelism), with `num_items_in_batch` but no `labels`, or with a negative weight of a loss.
+                modules are asked for with a filled cache, if `shift_labels` are given (as context parallelism does,
+                which gives each process a part of a sequence), if `num_items_in_batch` is given without `labels`, or
+                if the weight of a loss is negative.
         """
         for name, weight in (("lm_loss_weight", lm_loss_weight), ("mctp_loss_weight", mctp_loss_weight)):
             if weight < 0:
                 raise ValueError(f"`{name}` must be 0 or more, got {weight}.")
         if num_items_in_batch is not None and labels is None:
             raise ValueError(
-                "`num_items_in_batch` came without `labels`: a trainer with a loss function of its own, or label smoothing, "
-                "would train the language model alone. The loss is the model's, which takes the weights of its parts as "
-                "`lm_loss_weight` and `mctp_loss_weight`."
+                "`num_items_in_batch` came without `labels`: a trainer with a loss function of its own, or label "
+                "smoothing, would train the language model alone. Let the model compute the loss; it takes the "
+                "weights of its parts as `lm_loss_weight` and `mctp_loss_weight`."
             )
         if kwargs.get("shift_labels") is not None:
             raise ValueError(
@@ -639,20 +663,20 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
         compile_config: CompileConfig | None = None,
     ) -> torch.FloatTensor:
         """
-        One forward of one MCTP module in generation. It first catches up with all that it has not read yet.
+        Runs one MCTP module in generation. The module first reads all columns that it has not read yet.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(batch_size, k)`):
-                The tokens that the language model has not read yet. It is their number that calls for module k.
+                The tokens that the language model has not read yet. Their number k selects module k.
             cache ([`VitaAudioCache`]):
-                The cache with which the language model, and after it the modules 1 to k - 1, have run.
+                The cache that the language model, and after it the modules 1 to k - 1, have run with.
             attention_mask (`torch.Tensor` of shape `(batch_size, num_columns)`, *optional*):
-                0 at the padding of what the language model has read; further columns are ignored.
+                0 at the padding among the columns that the language model has read; further columns are ignored.
             special_token_ids (`torch.LongTensor` of shape `(num_special_tokens,)`, *optional*):
-                Where the next token can only be speech: the tokens to score besides the speech tokens. All others get
-                -inf, and their rows of the head are not read, where it is a plain layer whose rows can be had.
+                Give it where the next token can only be speech: the tokens to score besides the speech tokens. All
+                other tokens get -inf, and if the head is a plain linear layer, its rows for them are not read.
             compile_config (`CompileConfig`, *optional*):
-                How to compile the module's step, if at all. Meant for a static cache.
+                How to compile the module's step; by default it is not compiled. Meant for a static cache.
 
         Returns:
             `torch.FloatTensor` of shape `(batch_size, 1, vocab_size)`: scores for the token after `input_ids`.
@@ -675,7 +699,8 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
         return logits
 
 
-# `generate` inspects the signature of code from outside transformers before every token: this makes that quick
+# For code from outside transformers, `generate` inspects this signature before every token; a stored one is found
+# quickly
 VitaAudioForConditionalGeneration.forward.__signature__ = inspect.signature(VitaAudioForConditionalGeneration.forward)
 
 

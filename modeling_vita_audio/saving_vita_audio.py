@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 import torch
 from huggingface_hub import HfApi
 from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedConfig
 from transformers.dynamic_module_utils import get_relative_imports
 from transformers.integrations.accelerate import load_offloaded_parameter
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
@@ -42,6 +43,9 @@ FIRST_SUFFIX = ".first" + UNFINISHED_SUFFIX
 # Whether a process of another machine still runs cannot be seen from here, so what it writes on a shared disk is left
 # alone for as long as the longest save may take
 LONGEST_SAVE_SECONDS = 24 * 3600
+
+# What `config.storage_dtype` may be, see `saved_whole`
+STORAGE_DTYPES = ("float16", "bfloat16", "float32")
 
 SHARD_NUMBER = re.compile(r"-\d{5}-of-\d{5}$")
 
@@ -365,6 +369,17 @@ def narrowed(model, dtype: torch.dtype, state_dict: dict[str, torch.Tensor] | No
     return {name: tensor for name, tensor in narrow.items() if name in state_dict}
 
 
+def check_storage_dtype(config: PreTrainedConfig) -> None:
+    """
+    Raises:
+        ValueError: `config.storage_dtype` is no type that weights are saved in.
+    """
+    if config.storage_dtype not in (None, *STORAGE_DTYPES):
+        raise ValueError(
+            f"`storage_dtype` must be one of {', '.join(STORAGE_DTYPES)}, got {config.storage_dtype!r:.200}."
+        )
+
+
 def saved_whole(save_pretrained: Callable) -> Callable:
     """
     Decorates a `save_pretrained` of transformers:
@@ -416,6 +431,7 @@ __all__ = [
     "UNFINISHED_SUFFIX",
     "add_code",
     "check_is_free",
+    "check_storage_dtype",
     "check_weights",
     "code_files",
     "describe_misfit",

@@ -8,96 +8,106 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from .compatibility_vita_audio import attach_to_package
-from .configuration_vita_audio_codec import check_bounds
+from .configuration_vita_audio_codec import (
+    CODEBOOK_SIZES,
+    DEPTHS,
+    INITIALIZER_RANGES,
+    SAMPLING_RATES,
+    check_bounds,
+)
 
 
-# What makes sense, with room, as in the compact codec's
-SIZE, DEPTH, RATIO, BLOCK = (1, 2**16), (1, 256), (0.0, 1.0), (1, 2**12)
+# Smallest and largest values that make sense, with room to spare, as in `configuration_vita_audio_codec`
+SIZES, RATIOS, BLOCKS = (1, 2**16), (0.0, 1.0), (1, 2**12)
 TOKENIZER_BOUNDS = {
-    "sampling_rate": (8000, 192000),
-    "num_mel_bins": BLOCK,
-    "d_model": SIZE,
-    "encoder_layers": (0, 256),
-    "encoder_attention_heads": BLOCK,
-    "encoder_ffn_dim": SIZE,
-    "dropout": RATIO,
-    "attention_dropout": RATIO,
-    "activation_dropout": RATIO,
-    "max_source_positions": SIZE,
-    "attention_block_size": SIZE,
-    "pooling_kernel_size": BLOCK,
-    "codebook_size": (2, 2**20),
+    "sampling_rate": SAMPLING_RATES,
+    "num_mel_bins": BLOCKS,
+    "d_model": SIZES,
+    "encoder_layers": DEPTHS,
+    "encoder_attention_heads": BLOCKS,
+    "encoder_ffn_dim": SIZES,
+    "dropout": RATIOS,
+    "attention_dropout": RATIOS,
+    "activation_dropout": RATIOS,
+    "max_source_positions": SIZES,
+    "attention_block_size": SIZES,
+    "pooling_kernel_size": BLOCKS,
+    "codebook_size": CODEBOOK_SIZES,
 }
 FLOW_BOUNDS = {
-    "vocab_size": (2, 2**20),
-    "num_mel_bins": BLOCK,
-    "speaker_embedding_size": SIZE,
-    "hidden_size": SIZE,
-    "num_hidden_layers": (0, 256),
-    "num_attention_heads": BLOCK,
-    "intermediate_size": SIZE,
-    "attention_block_size": SIZE,
-    "unet_hidden_sizes": SIZE,
-    "unet_blocks_per_level": (0, 256),
-    "unet_num_mid_levels": (0, 256),
-    "unet_num_attention_heads": BLOCK,
-    "unet_head_dim": BLOCK,
+    "vocab_size": CODEBOOK_SIZES,
+    "num_mel_bins": BLOCKS,
+    "speaker_embedding_size": SIZES,
+    "hidden_size": SIZES,
+    "num_hidden_layers": DEPTHS,
+    "num_attention_heads": BLOCKS,
+    "intermediate_size": SIZES,
+    "attention_block_size": SIZES,
+    "unet_hidden_sizes": SIZES,
+    "unet_blocks_per_level": DEPTHS,
+    "unet_num_mid_levels": DEPTHS,
+    "unet_num_attention_heads": BLOCKS,
+    "unet_head_dim": BLOCKS,
     "num_inference_steps": (1, 1000),
     "guidance_scale": (0.0, 100.0),
 }
 VOCODER_BOUNDS = {
-    "sampling_rate": (8000, 192000),
-    "num_mel_bins": BLOCK,
-    "base_channels": SIZE,
-    "f0_channels": SIZE,
+    "sampling_rate": SAMPLING_RATES,
+    "num_mel_bins": BLOCKS,
+    "base_channels": SIZES,
+    "f0_channels": SIZES,
     "num_harmonics": (0, 256),
-    "source_amplitude": RATIO,
-    "source_noise_std": RATIO,
+    "source_amplitude": RATIOS,
+    "source_noise_std": RATIOS,
     "voiced_threshold": (0.0, 1000.0),
-    "upsample_rates": DEPTH,
-    "upsample_kernel_sizes": BLOCK,
-    "istft_n_fft": BLOCK,
-    "istft_hop_length": BLOCK,
-    "resblock_kernel_sizes": BLOCK,
-    "resblock_dilation_sizes": BLOCK,
-    "source_resblock_kernel_sizes": BLOCK,
-    "source_resblock_dilation_sizes": BLOCK,
-    "lrelu_slope": RATIO,
-    "audio_limit": (0.0, 1.0),
+    "upsample_rates": (1, 256),
+    "upsample_kernel_sizes": BLOCKS,
+    "istft_n_fft": BLOCKS,
+    "istft_hop_length": BLOCKS,
+    "resblock_kernel_sizes": BLOCKS,
+    "resblock_dilation_sizes": BLOCKS,
+    "source_resblock_kernel_sizes": BLOCKS,
+    "source_resblock_dilation_sizes": BLOCKS,
+    "lrelu_slope": RATIOS,
+    "audio_limit": RATIOS,
 }
 CODEC_BOUNDS = {
-    "streaming_block_size": BLOCK,
+    "streaming_block_size": BLOCKS,
     "streaming_overlap": (0, 2**12),
     "streaming_context": (0, 2**16),
-    "initializer_range": (0.0, 10.0),
+    "initializer_range": INITIALIZER_RANGES,
 }
 
 
 @strict
 class Glm4VoiceTokenizerConfig(PreTrainedConfig):
     r"""
-    Configuration of [`Glm4VoiceSpeechEncoder`], an encoder of Whisper's shape (by default that of Whisper large v3, cut in
-    the middle) with a codebook behind it.
+    Configuration of [`Glm4VoiceSpeechEncoder`]: an encoder like Whisper's (by default the first half of that of Whisper
+    large v3), and a codebook after it.
 
     Args:
         sampling_rate (`int`, defaults to 16000):
             Rate in Hz of the audio.
         num_mel_bins (`int`, defaults to 128):
-            Mel bins the encoder reads, at 100 frames per second.
-        d_model (`int`, defaults to 1280), encoder_layers (`int`, defaults to 16), encoder_attention_heads (`int`, defaults
-            to 20), encoder_ffn_dim (`int`, defaults to 5120), activation_function (`str`, defaults to `"gelu"`), dropout,
-            attention_dropout, activation_dropout (`float`, default to 0.0), max_source_positions (`int`, defaults to 1500):
-            As in `WhisperConfig`. The positions are those of a segment of 30 s at 50 frames per second; longer audio is
-            cut into such segments.
+            Mel bins that the encoder reads, at 100 frames per second.
+        d_model (`int`, defaults to 1280), encoder_layers (`int`, defaults to 16),
+        encoder_attention_heads (`int`, defaults to 20), encoder_ffn_dim (`int`, defaults to 5120),
+        activation_function (`str`, defaults to `"gelu"`), dropout (`float`, defaults to 0.0),
+        attention_dropout (`float`, defaults to 0.0), activation_dropout (`float`, defaults to 0.0):
+            See `WhisperConfig`.
+        max_source_positions (`int`, defaults to 1500):
+            Frames of 20 ms in the longest audio that is encoded in one piece, 30 s by default. Longer audio is cut
+            into segments of this length.
         attention_block_size (`int`, defaults to 200):
-            Frames (of 20 ms) in a block of the attention: a frame attends to all earlier ones and to those of its block.
+            Frames of 20 ms in a block of the attention: a frame attends to all frames of its block and of earlier
+            blocks.
         pooling_kernel_size (`int`, defaults to 4):
-            Frames behind the last layer that are averaged for each code.
+            Frames of 20 ms that are averaged into one code.
         codebook_size (`int`, defaults to 16384):
             Number of codes.
 
     Raises:
-        ValueError: where sizes disagree, or make no sense.
+        ValueError: if sizes do not agree, or make no sense.
     """
 
     model_type = "glm4_voice_tokenizer"
@@ -124,7 +134,8 @@ class Glm4VoiceTokenizerConfig(PreTrainedConfig):
         check_bounds(self, TOKENIZER_BOUNDS)
         if self.d_model % self.encoder_attention_heads:
             raise ValueError(
-                f"`encoder_attention_heads` must divide `d_model`, got {self.encoder_attention_heads} and {self.d_model}."
+                f"`encoder_attention_heads` must divide `d_model`, got {self.encoder_attention_heads} and "
+                f"{self.d_model}."
             )
         if self.max_source_positions % self.pooling_kernel_size:
             raise ValueError(
@@ -151,8 +162,8 @@ class Glm4VoiceTokenizerConfig(PreTrainedConfig):
 @strict
 class Glm4VoiceFlowConfig(PreTrainedConfig):
     r"""
-    Configuration of [`Glm4VoiceFlow`], which turns codes into mel frames by conditional flow matching. The defaults are
-    of CosyVoice-300M's size (arXiv 2407.05407).
+    Configuration of [`Glm4VoiceFlow`], which turns codes into mel frames by conditional flow matching. The defaults
+    are the sizes of CosyVoice-300M (arXiv 2407.05407).
 
     Args:
         vocab_size (`int`, defaults to 16384):
@@ -161,26 +172,26 @@ class Glm4VoiceFlowConfig(PreTrainedConfig):
             Mel bins of the frames.
         speaker_embedding_size (`int`, defaults to 192):
             Dimensions of a speaker embedding.
-        hidden_size (`int`, defaults to 512), num_hidden_layers (`int`, defaults to 6), num_attention_heads (`int`,
-            defaults to 8), intermediate_size (`int`, defaults to 2048):
-            Of the encoder of the codes.
+        hidden_size (`int`, defaults to 512), num_hidden_layers (`int`, defaults to 6),
+        num_attention_heads (`int`, defaults to 8), intermediate_size (`int`, defaults to 2048):
+            Sizes of the transformer that encodes the codes.
         attention_block_size (`int`, defaults to 10):
-            Codes in a block of its attention: a code attends to all earlier ones and to those of its block.
+            Codes in a block of its attention: a code attends to all codes of its block and of earlier blocks.
         unet_hidden_sizes (`list[int]`, defaults to `[256, 256]`):
-            Widths of the U-Net's levels, each at half the rate of the one before.
+            Widths of the levels of the U-Net, each of which has half the frame rate of the level before.
         unet_blocks_per_level (`int`, defaults to 4):
-            Transformer blocks behind each residual block.
+            Transformer blocks after each residual block.
         unet_num_mid_levels (`int`, defaults to 8):
-            Residual blocks, each with its transformer blocks, at the lowest rate.
+            Residual blocks, each with its transformer blocks, at the lowest frame rate.
         unet_num_attention_heads (`int`, defaults to 8), unet_head_dim (`int`, defaults to 64):
-            Of its transformer blocks.
+            Attention heads in the transformer blocks, and dimensions of a head.
         num_inference_steps (`int`, defaults to 10):
-            Euler steps of `decode`, at times that follow a cosine.
+            Euler steps of `decode`, at times spaced by a cosine.
         guidance_scale (`float`, defaults to 0.7):
             Weight `w` of classifier-free guidance: `(1 + w) * conditional - w * unconditional`.
 
     Raises:
-        ValueError: where sizes disagree, or make no sense.
+        ValueError: if sizes do not agree, or make no sense.
     """
 
     model_type = "glm4_voice_flow"
@@ -217,38 +228,42 @@ class Glm4VoiceFlowConfig(PreTrainedConfig):
 @strict
 class Glm4VoiceVocoderConfig(PreTrainedConfig):
     r"""
-    Configuration of [`Glm4VoiceVocoder`], a HiFT generator (arXiv 2309.09493). The defaults are of CosyVoice-300M's size.
+    Configuration of [`Glm4VoiceVocoder`], a HiFT generator (arXiv 2309.09493). The defaults are the sizes of
+    CosyVoice-300M.
 
     Args:
         sampling_rate (`int`, defaults to 22050):
             Rate in Hz of the audio.
         num_mel_bins (`int`, defaults to 80):
-            Mel bins of the frames it reads.
+            Mel bins of the frames that it reads.
         base_channels (`int`, defaults to 512):
-            Channels before the first upsampling, which halves them as each further one does.
+            Channels before the first upsampling. Every upsampling halves them.
         f0_channels (`int`, defaults to 512):
             Channels of the pitch predictor.
         num_harmonics (`int`, defaults to 8):
-            Harmonics of the source beside the fundamental.
+            Harmonics of the source signal besides its fundamental.
         source_amplitude (`float`, defaults to 0.1), source_noise_std (`float`, defaults to 0.003):
-            Amplitude of its sines, and of the noise in them.
+            Amplitude of the source's sines, and standard deviation of the noise that is added to them.
         voiced_threshold (`float`, defaults to 10.0):
             Pitch in Hz below which the source is noise alone.
-        upsample_rates (`list[int]`, defaults to `[8, 8]`), upsample_kernel_sizes (`list[int]`, defaults to `[16, 16]`):
-            Of the transposed convolutions.
+        upsample_rates (`list[int]`, defaults to `[8, 8]`), upsample_kernel_sizes (`list[int]`, defaults to `[16,
+        16]`):
+            Strides and kernel sizes of the transposed convolutions that upsample.
         istft_n_fft (`int`, defaults to 16), istft_hop_length (`int`, defaults to 4):
-            Of the inverse transform behind them, in samples.
-        resblock_kernel_sizes, resblock_dilation_sizes:
-            Of the residual blocks, averaged, behind each upsampling.
-        source_resblock_kernel_sizes, source_resblock_dilation_sizes:
-            Of those that the source goes through, one for each upsampling.
+            Window and hop, in samples, of the inverse Fourier transform after the upsamplings.
+        resblock_kernel_sizes (`list[int]`, defaults to `[3, 7, 11]`),
+        resblock_dilation_sizes (`list[list[int]]`, defaults to `[[1, 3, 5], [1, 3, 5], [1, 3, 5]]`):
+            Kernel sizes and dilations of the residual blocks after each upsampling, whose outputs are averaged.
+        source_resblock_kernel_sizes (`list[int]`, defaults to `[7, 11]`),
+        source_resblock_dilation_sizes (`list[list[int]]`, defaults to `[[1, 3, 5], [1, 3, 5]]`):
+            Kernel sizes and dilations of the residual blocks that the source passes, one block for each upsampling.
         lrelu_slope (`float`, defaults to 0.1):
-            Slope of the rectifiers before each upsampling.
+            Slope of the leaky rectifiers before each upsampling.
         audio_limit (`float`, defaults to 0.99):
-            Where samples are clipped.
+            Amplitude at which samples are clipped.
 
     Raises:
-        ValueError: where sizes disagree, or make no sense.
+        ValueError: if sizes do not agree, or make no sense.
     """
 
     model_type = "glm4_voice_vocoder"
@@ -280,7 +295,8 @@ class Glm4VoiceVocoderConfig(PreTrainedConfig):
         for name in ("upsample_kernel_sizes", "source_resblock_kernel_sizes", "source_resblock_dilation_sizes"):
             if len(getattr(self, name)) != upsamplings:
                 raise ValueError(
-                    f"`{name}` needs one entry for each of the {upsamplings} `upsample_rates`, got {getattr(self, name)!r:.200}."
+                    f"`{name}` needs one entry for each of the {upsamplings} `upsample_rates`, got "
+                    f"{getattr(self, name)!r:.200}."
                 )
         if len(self.resblock_kernel_sizes) != len(self.resblock_dilation_sizes):
             raise ValueError(
@@ -290,7 +306,8 @@ class Glm4VoiceVocoderConfig(PreTrainedConfig):
         for rate, kernel_size in zip(self.upsample_rates, self.upsample_kernel_sizes):
             if kernel_size < rate or (kernel_size - rate) % 2:
                 raise ValueError(
-                    f"an upsampling's kernel must be an even number of samples wider than its rate {rate}, got {kernel_size}."
+                    f"an upsampling's kernel must be an even number of samples wider than its rate {rate}, got "
+                    f"{kernel_size}."
                 )
         if self.base_channels % 2**upsamplings:
             raise ValueError(
@@ -307,25 +324,27 @@ class Glm4VoiceVocoderConfig(PreTrainedConfig):
 @strict
 class Glm4VoiceCodecConfig(PreTrainedConfig):
     r"""
-    Configuration of [`Glm4VoiceCodec`], one codebook of 12.5 speech codes per second, 16 kHz in and 22.05 kHz out.
+    Configuration of [`Glm4VoiceCodec`], a speech codec with one codebook, at 12.5 codes per second. It reads audio at
+    16 kHz and speaks at 22.05 kHz.
 
     Args:
         tokenizer_config ([`Glm4VoiceTokenizerConfig`] or `dict`, *optional*):
-            Of what turns audio into codes.
+            Configuration of the part that turns audio into codes.
         flow_config ([`Glm4VoiceFlowConfig`] or `dict`, *optional*):
-            Of what turns codes into mel frames.
+            Configuration of the part that turns codes into mel frames.
         vocoder_config ([`Glm4VoiceVocoderConfig`] or `dict`, *optional*):
-            Of what turns mel frames into audio.
+            Configuration of the part that turns mel frames into audio.
         streaming_block_size (`int`, defaults to 8):
-            Codes that streaming waits for before it speaks them, all that there are.
+            Codes that streaming waits for before it speaks all that have come.
         streaming_overlap (`int`, defaults to 3):
-            Codes at the end of a block whose mel frames are made again with the next block and faded over.
+            Codes at the end of a block whose mel frames are made a second time with the next block. Audio fades from
+            the first ones to the second.
         streaming_context (`int`, defaults to 50):
-            Codes before a block that are decoded with it again, their mel frames given; up to an attention block more. This
-            bounds the work for a block.
+            Codes before a block that are decoded again with it, with the mel frames that they have got; up to an
+            attention block more. This bounds the work for a block.
 
     Raises:
-        ValueError: where sizes of the parts disagree, or make no sense.
+        ValueError: if sizes of the parts do not agree, or make no sense.
     """
 
     model_type = "glm4_voice_codec"
@@ -351,7 +370,8 @@ class Glm4VoiceCodecConfig(PreTrainedConfig):
         check_bounds(self, CODEC_BOUNDS)
         if self.flow_config.vocab_size < self.codebook_size:
             raise ValueError(
-                f"The tokenizer has {self.codebook_size} codes, but the flow decoder only {self.flow_config.vocab_size}."
+                f"The tokenizer has {self.codebook_size} codes, but the flow decoder only "
+                f"{self.flow_config.vocab_size}."
             )
         if self.flow_config.num_mel_bins != self.vocoder_config.num_mel_bins:
             raise ValueError(
@@ -390,7 +410,7 @@ class Glm4VoiceCodecConfig(PreTrainedConfig):
         return self.sampling_rate / self.hop_length
 
     def num_mel_frames(self, num_codes: int) -> int:
-        """Whole mel frames in the time of so many codes, 441 for 64 codes."""
+        """Number of whole mel frames in the time of `num_codes` codes: 441 for 64 codes by default."""
         mel_rate = self.vocoder_config.sampling_rate * self.hop_length
         return num_codes * mel_rate // (self.sampling_rate * self.vocoder_config.hop_length)
 

@@ -6,30 +6,34 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from .compatibility_vita_audio import attach_to_package
+from .saving_vita_audio import check_storage_dtype
 
 
-# What makes sense, with room: beyond it a config fails at once instead of filling the memory
+# Smallest and largest values that make sense, with room to spare: a config beyond them is a mistake, and is refused
+# before it fills the memory. The first four are those of the other codec, too
+SAMPLING_RATES, CODEBOOK_SIZES, DEPTHS, INITIALIZER_RANGES = (8000, 192000), (2, 2**20), (0, 256), (0.0, 10.0)
+SIZES = (1, 2**14)
 BOUNDS = {
-    "sampling_rate": (8000, 192000),
+    "sampling_rate": SAMPLING_RATES,
     "num_mel_bins": (1, 1024),
-    "codebook_size": (2, 2**20),
-    "codebook_dim": (1, 2**14),
-    "encoder_hidden_sizes": (1, 2**14),
-    "encoder_depths": (0, 256),
-    "decoder_hidden_sizes": (1, 2**14),
-    "decoder_depths": (0, 256),
+    "codebook_size": CODEBOOK_SIZES,
+    "codebook_dim": SIZES,
+    "encoder_hidden_sizes": SIZES,
+    "encoder_depths": DEPTHS,
+    "decoder_hidden_sizes": SIZES,
+    "decoder_depths": DEPTHS,
     "decoder_lookahead": (0, 256),
     "kernel_size": (1, 255),
     "num_voices": (1, 2**16),
     "synthesis_window": (4, 2**16),
-    "initializer_range": (0.0, 10.0),
+    "initializer_range": INITIALIZER_RANGES,
 }
 
 
 def check_bounds(config: PreTrainedConfig, bounds: dict[str, tuple[float, float]]) -> None:
     """
     Raises:
-        ValueError: a number in a field of `config`, or in its list, is not from the smallest to the largest of `bounds`.
+        ValueError: a field of `config` is a number, or a list with one, beyond the smallest and largest in `bounds`.
     """
     for name, (smallest, largest) in bounds.items():
         numbers = [getattr(config, name)]
@@ -44,7 +48,7 @@ def check_bounds(config: PreTrainedConfig, bounds: dict[str, tuple[float, float]
 @strict
 class VitaAudioCodecConfig(PreTrainedConfig):
     r"""
-    Configuration of [`VitaAudioCodec`], one codebook of speech codes at `frame_rate` codes per second.
+    Configuration of [`VitaAudioCodec`], a speech codec with one codebook, at `frame_rate` codes per second.
 
     The defaults are those of the codec in `pretrained/vita-audio-mini`.
 
@@ -52,34 +56,34 @@ class VitaAudioCodecConfig(PreTrainedConfig):
         sampling_rate (`int`, defaults to 16000):
             Rate in Hz of the mono audio that `encode` takes and that `decode` returns.
         num_mel_bins (`int`, defaults to 80):
-            Mel bins the encoder reads, at 100 frames per second.
+            Mel bins that the encoder reads, at 100 frames per second.
         codebook_size (`int`, defaults to 2048):
             Number of codes.
         codebook_dim (`int`, defaults to 64):
-            Dimensions of the unit vectors that they stand for.
+            Dimensions of the unit vectors that the codes stand for.
         encoder_hidden_sizes (`list[int]`, defaults to `[128, 192, 288]`):
             Widths of the encoder's three stages, at 50, 25 and 12.5 frames per second.
         encoder_depths (`list[int]`, defaults to `[2, 2, 4]`):
-            Blocks in each of these stages.
+            Blocks in each stage of the encoder.
         decoder_hidden_sizes (`list[int]`, defaults to `[288, 192]`):
             Widths of the decoder's two stages, at 12.5 and 100 frames per second.
         decoder_depths (`list[int]`, defaults to `[4, 4]`):
-            Blocks in each of these stages.
+            Blocks in each stage of the decoder.
         decoder_lookahead (`int`, defaults to 1):
-            Codes that the decoder waits for before it speaks one; streaming lags by as much.
+            Later codes that the decoder reads before it speaks a code; streaming is late by their time.
         kernel_size (`int`, defaults to 7):
             Width in frames of every depthwise convolution.
         num_voices (`int`, defaults to 1):
-            Voices that `decode` can speak with. Voice 0 is the default one.
+            Number of voices that `decode` can speak with. Voice 0 is the default one.
         voice_names (`list[str]`, *optional*):
-            Their names, in order.
+            Names of the voices, in order.
         synthesis_window (`int`, defaults to 320):
-            Samples in the window of the source-filter synthesis; its hop is a quarter of it.
+            Samples in the window of the source-filter synthesis, whose hop is a quarter of the window.
         storage_dtype (`str`, *optional*):
-            Type that weights are stored in where that loses nothing, as in [`VitaAudioConfig`].
+            Type that weights are saved in where that loses nothing, as in [`VitaAudioConfig`].
 
     Raises:
-        ValueError: where sizes disagree.
+        ValueError: if sizes do not agree, or make no sense.
     """
 
     model_type = "vita_audio_codec"
@@ -105,8 +109,7 @@ class VitaAudioCodecConfig(PreTrainedConfig):
         check_bounds(self, BOUNDS)
         if self.sampling_rate % 100:
             raise ValueError(f"`sampling_rate` must be a multiple of 100 Hz, got {self.sampling_rate}.")
-        if self.storage_dtype not in (None, "float16", "bfloat16", "float32"):
-            raise ValueError(f"`storage_dtype` must be float16, bfloat16 or float32, got {self.storage_dtype!r:.200}.")
+        check_storage_dtype(self)
         if len(self.encoder_hidden_sizes) != 3 or len(self.encoder_depths) != 3:
             raise ValueError(
                 "`encoder_hidden_sizes` and `encoder_depths` need one entry for each of the 3 encoder stages, got "
@@ -124,7 +127,8 @@ class VitaAudioCodecConfig(PreTrainedConfig):
             )
         if self.voice_names is not None and len(self.voice_names) != self.num_voices:
             raise ValueError(
-                f"`voice_names` must name each of the {self.num_voices} voices once, got {len(self.voice_names)} names."
+                f"`voice_names` must name each of the {self.num_voices} voices once, got {len(self.voice_names)} "
+                "names."
             )
         if self.kernel_size % 2 == 0:
             raise ValueError(f"`kernel_size` must be odd, got {self.kernel_size}.")
@@ -136,11 +140,12 @@ class VitaAudioCodecConfig(PreTrainedConfig):
 
     @property
     def hop_length(self) -> int:
-        """Samples that one code stands for: 8 frames of 10 ms."""
+        """Samples that one code stands for: 8 decoder frames of 10 ms."""
         return 8 * self.mel_hop_length
 
     @property
     def synthesis_hop_length(self) -> int:
+        """Samples from one window of the synthesis to the next."""
         return self.synthesis_window // 4
 
     @property
@@ -150,7 +155,7 @@ class VitaAudioCodecConfig(PreTrainedConfig):
 
     @property
     def output_sampling_rate(self) -> int:
-        """Rate in Hz of the decoded audio."""
+        """Rate in Hz of the audio that `decode` returns."""
         return self.sampling_rate
 
 

@@ -1,7 +1,7 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Converts GLM-4-Voice's tokenizer and decoder, as they are published, to one [`Glm4VoiceCodec`]:
+Converts the published tokenizer and decoder of GLM-4-Voice to one [`Glm4VoiceCodec`]:
 
 python -m processing.convert_glm4_voice_to_hf --tokenizer_dir THUDM/glm-4-voice-tokenizer \
     --decoder_dir THUDM/glm-4-voice-decoder --output_dir glm4-voice-codec
@@ -30,7 +30,8 @@ from .saving_vita_audio import check_is_free
 
 PROG = "processing.convert_glm4_voice_to_hf"
 
-# What each file must be and what it says of our configurations: (its key, our key). A key is a path; `!` is the tag's name.
+# For each published file, the values that it must have, and the keys whose values our configurations take: its key and
+# our key. A dot in its key leads into a mapping, and `!` is the name in a YAML tag, see [`HyperPyYamlLoader`]
 TOKENIZER_VALUES = {
     "encoder_causal_convolution": True,
     "encoder_causal_attention": False,
@@ -113,7 +114,7 @@ VOCODER_KEYS = {
     "audio_limit": "audio_limit",
 }
 
-# From our names to the published ones; every rule that fits is applied, in order.
+# Rules from our names to the published ones. All that match a name are applied, in order
 TOKENIZER_NAMES = ()
 FLOW_NAMES = (
     (r"^encoder\.embed_codes\.", "input_embedding."),
@@ -142,7 +143,7 @@ FLOW_NAMES = (
     (r"_levels\.(\d+)\.resnet\.time_proj\.", r"_blocks.\1.0.mlp.1."),
     (r"_levels\.(\d+)\.resnet\.residual_conv\.", r"_blocks.\1.0.res_conv."),
     (r"_levels\.(\d+)\.blocks\.(\d+)\.", r"_blocks.\1.1.\2."),
-    # the last level's is a plain convolution
+    # the last level has a plain convolution here, see `published_name`
     (r"_levels\.(\d+)\.resample\.", r"_blocks.\1.2.conv."),
     (r"^(unet\..*)\.attention_norm\.", r"\1.norm1."),
     (r"^(unet\..*)\.(q|k|v)_proj\.", r"\1.attn1.to_\2."),
@@ -160,16 +161,16 @@ VOCODER_NAMES = (
     (r"^source_downsamples\.", "source_downs."),
 )
 
-# Of training, or behind the codebook.
+# Tensors that make no codes: those of training, and the layers after the codebook
 UNUSED_TOKENIZER_TENSORS = r"ema_count|ema_weight|embed_positions2\.weight|layer_norm\.(weight|bias)|layers\.(\d+)\..*"
 
 
 def convert(tokenizer_dir: str | Path, decoder_dir: str | Path, output_dir: str | Path) -> Path:
     """
-    Converts the two checkpoints. All is checked before anything is written, and all is written beside `output_dir` first
-    and moved there at the end: where anything goes wrong, such as a full disk, there is nothing new.
+    Converts the two checkpoints. Everything is checked before anything is written, and `output_dir` gets its files at
+    the end, when all are written: where anything goes wrong, such as a full disk, there is nothing new.
 
-    Nothing that the files say is run: a tag of the YAML is a name, and pickles hold tensors alone.
+    No code that the files name is run: tags of the YAML are read as names, and pickles may hold tensors alone.
 
     Args:
         tokenizer_dir: folder or Hub id with `config.json`, `preprocessor_config.json` and safetensors.
@@ -180,8 +181,8 @@ def convert(tokenizer_dir: str | Path, decoder_dir: str | Path, output_dir: str 
         `Path`: the folder, which `Glm4VoiceCodec.from_pretrained` loads.
 
     Raises:
-        ValueError: the output folder has something in it, a file is missing, broken or wants more than data, or the
-            checkpoints are of another architecture than this codec's.
+        ValueError: `output_dir` is not empty, a file is missing or broken or names code to run, or the checkpoints are
+            of another architecture than this codec.
         OSError: a checkpoint cannot be found or read, or the output cannot be written.
     """
     output_dir = Path(output_dir).absolute()
@@ -226,18 +227,18 @@ def read_text(path: Path) -> str:
 
 class HyperPyYamlLoader(yaml.SafeLoader):
     """
-    Reads HyperPyYAML, in which tags construct objects, as data: a mapping with the tag `!new:package.Class` has the
-    name under the key `"!"`, and `!ref <key>` is the value of the key. No other tag constructs anything either: those that
-    name code of other packages than the published decoder's are refused.
+    Reads HyperPyYAML, whose tags construct objects, as data. A mapping with the tag `!new:package.Class` gets that
+    name under the key `"!"`, and `!ref <key>` stands for the value of the key. A tag that names code of a package that
+    the published decoder does not use is refused.
     """
 
 
-# Where the published file's names are from, and what it seeds.
+# The packages whose classes the published file names, and the functions that it calls to seed random numbers
 KNOWN_PACKAGES = ("cosyvoice", "matcha", "omegaconf", "whisper")
 KNOWN_CALLS = ("random.seed", "numpy.random.seed", "torch.manual_seed", "torch.cuda.manual_seed_all")
 
 
-def construct_named(loader: HyperPyYamlLoader, suffix: str, node: yaml.Node):
+def construct_named(loader: HyperPyYamlLoader, suffix: str, node: yaml.Node) -> dict:
     kind, _, name = suffix.partition(":")
     is_known = name.partition(".")[0] in KNOWN_PACKAGES if kind in ("new", "name") else name in KNOWN_CALLS
     if suffix == "ref" and isinstance(node, yaml.ScalarNode):
@@ -257,19 +258,19 @@ HyperPyYamlLoader.add_multi_constructor("!", construct_named)
 def read_yaml(path: Path) -> dict:
     """
     Raises:
-        ValueError: the file is not valid YAML, or has a tag that names code of elsewhere.
+        ValueError: the file is not valid YAML, or has a tag that is refused, see [`HyperPyYamlLoader`].
     """
     try:
         content = yaml.load(read_text(path), Loader=HyperPyYamlLoader)
     except (yaml.YAMLError, RecursionError, TypeError) as error:
-        raise ValueError(f"{path} is not valid, or wants more than data: {error}") from error
+        raise ValueError(f"{path} is not valid YAML, or has more than data in it: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must be a mapping, got {type(content).__name__}.")
     return content
 
 
 def load_safetensors(folder: Path) -> dict[str, torch.Tensor]:
-    """Tensors of all the safetensors files in a folder."""
+    """Loads the tensors of all safetensors files in a folder."""
     paths = sorted(folder.glob("*.safetensors"))
     if not paths:
         raise ValueError(f"{folder} has no safetensors file.")
@@ -284,7 +285,7 @@ def load_safetensors(folder: Path) -> dict[str, torch.Tensor]:
 
 def load_pickle(path: Path) -> dict[str, torch.Tensor]:
     """
-    Tensors of a file of `torch.save`.
+    Loads the tensors of a file that `torch.save` has written.
 
     Raises:
         ValueError: the file is missing, broken or not complete, or holds more than tensors by name.
@@ -308,20 +309,20 @@ def load_pickle(path: Path) -> dict[str, torch.Tensor]:
     return dict(tensors)
 
 
-# What it says
+# Converting configurations and names
 
 
 def convert_config(tokenizer_dir: Path, decoder_dir: Path) -> Glm4VoiceCodecConfig:
     """
     Raises:
-        ValueError: something that the files do not say, or that this codec does not do.
+        ValueError: the files lack a value, or have one that this codec does not support. All such values are named.
     """
     problems = []
     path = tokenizer_dir / "config.json"
     tokenizer = read_section(path, read_json(path), "", TOKENIZER_VALUES, TOKENIZER_KEYS, problems)
     published = read_json(path)
     if published.get("pooling_position") != published.get("quantize_position"):
-        problems.append(f"{path}: pooling_position must be quantize_position, the layer that is cut after")
+        problems.append(f"{path}: pooling_position must be quantize_position, the layer after which codes are made")
     path = tokenizer_dir / "preprocessor_config.json"
     values = {**FEATURE_EXTRACTOR_VALUES, "feature_size": published.get("num_mel_bins")}
     read_section(path, read_json(path), "", values, {}, problems)
@@ -330,10 +331,10 @@ def convert_config(tokenizer_dir: Path, decoder_dir: Path) -> Glm4VoiceCodecConf
     flow = read_section(path, content, "flow", FLOW_VALUES, FLOW_KEYS, problems)
     vocoder = read_section(path, content, "hift", VOCODER_VALUES, VOCODER_KEYS, problems)
     if problems:
-        raise ValueError(f"The checkpoints are not such as this codec: {'; '.join(problems)}.")
+        raise ValueError(f"The checkpoints are not of this codec's architecture: {'; '.join(problems)}.")
     try:
         return Glm4VoiceCodecConfig(tokenizer_config=tokenizer, flow_config=flow, vocoder_config=vocoder)
-    # `@strict` has an error of its own for a wrong type
+    # For a value of a wrong type, `@strict` raises an exception that is no ValueError
     except Exception as error:
         raise ValueError(f"{tokenizer_dir} and {decoder_dir} have values that do not fit: {error}") from error
 
@@ -342,16 +343,18 @@ def read_section(
     path: Path, content: dict, section: str, values: dict, keys: dict[str, str], problems: list[str]
 ) -> dict:
     """
+    Reads a part of a published configuration.
+
     Args:
-        path: of the file, for `problems`.
-        content: of the file.
-        section: path of the part to read.
-        values: what it must say.
-        keys: where our keys' values are.
-        problems: what is wrong is appended.
+        path: the file, to be named in `problems`.
+        content: the content of the file.
+        section: the key of the part, empty for the whole file.
+        values: the values that the part must have, by its keys.
+        keys: our keys, by those of the part.
+        problems: the list that what is wrong is appended to.
 
     Returns:
-        `dict`: values of our keys.
+        `dict`: values by our keys.
     """
     found = {}
     for key in [*values, *keys]:
@@ -372,15 +375,15 @@ def read_section(
     return found
 
 
-def is_value(value, depth: int = 2) -> bool:
-    """Whether something is a number, a name, or a list, or list of lists, of them."""
+def is_value(value: object, depth: int = 2) -> bool:
+    """Whether something is a number, a name, a list of them or a list of such lists."""
     if isinstance(value, list):
         return depth > 0 and all(is_value(item, depth - 1) for item in value)
     return isinstance(value, (int, float, str))
 
 
 def used_tokenizer_tensors(tensors: dict[str, torch.Tensor], num_layers: int) -> dict[str, torch.Tensor]:
-    """Those that make codes: the published tokenizer has more layers, and tensors of its training."""
+    """Leaves out `UNUSED_TOKENIZER_TENSORS`, of which layers are those from the codebook on."""
 
     def is_unused(name: str) -> bool:
         match = re.fullmatch(UNUSED_TOKENIZER_TENSORS, name)
@@ -389,15 +392,15 @@ def used_tokenizer_tensors(tensors: dict[str, torch.Tensor], num_layers: int) ->
     return {name: tensor for name, tensor in tensors.items() if not is_unused(name)}
 
 
-def published_name(name: str, rules, config: Glm4VoiceCodecConfig) -> str:
-    """The published name of a tensor of one of the codec's parts."""
+def published_name(name: str, rules: tuple, config: Glm4VoiceCodecConfig) -> str:
+    """The published name of a tensor in a part of the codec, whose names follow `rules`."""
     last_level = len(config.flow_config.unet_hidden_sizes) - 1
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     if rules is FLOW_NAMES:
         name = re.sub(rf"_blocks\.{last_level}\.2\.conv\.", f"_blocks.{last_level}.2.", name)
     if rules is VOCODER_NAMES:
-        # one list for all upsamplings
+        # published residual blocks are one list for all upsamplings; ours are a list for each
         num_kernels = len(config.vocoder_config.resblock_kernel_sizes)
         name = re.sub(
             r"^resblocks\.(\d+)\.(\d+)\.",
@@ -408,7 +411,7 @@ def published_name(name: str, rules, config: Glm4VoiceCodecConfig) -> str:
 
 
 def fuse_weight_norm(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Replaces the two tensors of a weight with weight normalization, `weight_g` and `weight_v`, by the weight."""
+    """Replaces `weight_g` and `weight_v`, which weight normalization stores a weight as, by the weight."""
     fused = {}
     for name, tensor in tensors.items():
         scale = tensors.get(f"{name[:-2]}_g")

@@ -140,7 +140,7 @@ HOSTILE_YAML = [
 def test_hostile_yaml_does_nothing_but_raise(source, output, tmp_path, line):
     path = source / "decoder" / "config.yaml"
     path.write_text(path.read_text() + "\n" + line.format(mark=tmp_path / "mark") + "\n")
-    refuse(source, output, "config.yaml is not valid, or wants more than data")
+    refuse(source, output, "config.yaml is not valid YAML, or has more than data")
     assert not (tmp_path / "mark").exists()
 
 
@@ -150,7 +150,7 @@ def test_hostile_yaml_does_nothing_but_raise(source, output, tmp_path, line):
 def test_hostile_class_in_the_place_of_a_known_one(source, output, tag):
     edit_yaml(source, "!new:cosyvoice.flow.flow.MaskedDiffWithXvec", tag)
     refuse(
-        source, output, "wants more than data|flow.! must be 'cosyvoice.flow.flow.MaskedDiffWithXvec', got 'cosyvoice"
+        source, output, "has more than data|flow.! must be 'cosyvoice.flow.flow.MaskedDiffWithXvec', got 'cosyvoice"
     )
 
 
