@@ -3,6 +3,7 @@
 """VITA-Audio model: a language model over text and speech tokens, and MCTP modules that each write one more token."""
 
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -157,7 +158,7 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
         )
         self.post_init()
 
-    def _init_weights(self, module):
+    def _init_weights(self, module: nn.Module):
         # The modules' layers may have parts that only the language model's class can initialise, such as routers
         self.language_model._init_weights(module)
 
@@ -434,7 +435,9 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
         self.post_init()
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike, *args, output_loading_info: bool = False, **kwargs
+    ):
         """
         Loads as [`PreTrainedModel.from_pretrained`], but strictly.
 
@@ -465,7 +468,7 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
         model.revision = kwargs.get("revision")
         return (model, info) if output_loading_info else model
 
-    def save_pretrained(self, save_directory, *args, **kwargs):
+    def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs):
         # transformers loads a generation config with this flag without keys that it does not know, such as `mctp_mode`
         self.generation_config._from_model_config = False
         super().save_pretrained(save_directory, *args, **kwargs)

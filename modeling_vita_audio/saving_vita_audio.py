@@ -1,6 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Saving whole folders: all that a Hub folder needs, its code too, or nothing where it fails, as on a full disk."""
+"""Writes files and folders whole, or not at all where that fails as on a full disk; adds to Hub folders their code."""
 
 import inspect
 import json
@@ -347,7 +347,9 @@ def weight_files(source: str, subfolder: str, **hub_kwargs) -> list[Path]:
     return [Path(index).parent / shard for shard in sorted(set(shards))]
 
 
-def narrowed(model, dtype: torch.dtype, state_dict: dict[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
+def narrowed(
+    model: torch.nn.Module, dtype: torch.dtype, state_dict: dict[str, torch.Tensor] | None = None
+) -> dict[str, torch.Tensor]:
     """
     Converts the tensors of a model, or those of `state_dict`, to a smaller `dtype` where that loses nothing: weights
     that were stored in it and that training has not changed.

@@ -337,8 +337,8 @@ class Glm4VoiceCodecConfig(PreTrainedConfig):
         streaming_block_size (`int`, defaults to 8):
             Codes that streaming waits for before it speaks all that have come.
         streaming_overlap (`int`, defaults to 3):
-            Codes at the end of a block whose mel frames are made a second time with the next block. Audio fades from
-            the first ones to the second.
+            Codes at the end of a block whose mel frames are made a second time with the next block. The first
+            ones are faded over to the second.
         streaming_context (`int`, defaults to 50):
             Codes before a block that are decoded again with it, with the mel frames that they have got; up to an
             attention block more. This bounds the work for a block.
