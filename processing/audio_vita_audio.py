@@ -23,21 +23,22 @@ from .conversation_vita_audio import AUDIO_KEYS
 from .media_vita_audio import MAX_BYTES, MIN_AUDIO_SECONDS, check_length, check_rate, decode_file, import_package
 
 
-# Where no other limit is given: an hour
+# An hour, the limit where no other is given
 MAX_AUDIO_SECONDS = 3600.0
 
-# Of a URL: to its next byte, and for all of it
+# How long a URL may take to its next byte, and for all of its bytes
 URL_TIMEOUT_SECONDS, URL_TOTAL_SECONDS = 30, 120
 
 BLOCK_BYTES = 2**20
 
-# Longer than the name of a file, and no full stop in it
+# Base64 without a `data:` in front: longer than the name of a file can be, and without a full stop
 BASE64 = re.compile(r"[A-Za-z0-9+/_=\s-]{256,}")
 
-# Beyond this, floating point samples are surely integers that were not scaled; decoders of lossy files overshoot 1 a bit.
+# Decoders of lossy files overshoot 1 a bit. Floating point samples beyond this are integers that were not scaled.
 MAX_AMPLITUDE = 4.0
 
-# -80 dBFS, three steps of 16-bit audio. Encoders level what they hear, and would make noise of it that is transcribed.
+# -80 dBFS, three steps of 16-bit audio. Quieter audio is refused: encoders level what they hear, so the model would
+# hear noise and write words for it.
 MIN_AMPLITUDE = 1e-4
 
 SAMPLES = (np.ndarray, torch.Tensor, list, tuple, array.array)
@@ -52,29 +53,31 @@ def load_audio(
     Args:
         source: one of
 
-            - a file, of wav, flac, ogg or mp3, with PyAV (`pip install av`) also webm, mp4, m4a, mov, 3gp, aac, amr, caf or wma:
-              its path, a pipe's too, or `"-"` for the standard input; an `http(s)://` or `file://` URL; its bytes; a file
-              object opened in binary mode, read from its start where it can be; its base64, as a `data:` URI or alone;
-            - samples, mono or with a second axis of channels: an array, a tensor, or anything that NumPy makes an array of,
-              float in [-1, 1] or integer over its type's range (unsigned ones have their zero in the middle); a list of floats;
+            - a file, of wav, flac, ogg or mp3, with PyAV (`pip install av`) also webm, mp4, m4a, mov, 3gp, aac, amr,
+              caf or wma: its path, a pipe's too, or `"-"` for the standard input; an `http(s)://` or `file://` URL;
+              its bytes; a file object opened in binary mode, read from its start where it can be; its base64, as a
+              `data:` URI or alone;
+            - samples, mono or with a second axis of channels: an array, a tensor, or anything that NumPy makes an
+              array of, float in [-1, 1] or integer over its type's range (unsigned ones have their zero in the
+              middle); a list of floats;
             - `(rate, samples)` or `(samples, rate)`;
-            - a dictionary with samples as `"array"`, `"raw"` or `"audio"` and their `"sampling_rate"`, or with a file as
-              `"bytes"`, `"base64"`, `"path"`, `"url"`, `"audio_url"` or `"audio"`; its `"text"` is ignored;
+            - a dictionary with samples as `"array"`, `"raw"` or `"audio"` and their `"sampling_rate"`, or with a file
+              as `"bytes"`, `"base64"`, `"path"`, `"url"`, `"audio_url"` or `"audio"`; its `"text"` is ignored;
             - an `AudioDecoder` of torchcodec.
-        sampling_rate: of the result, in Hz.
-        source_sampling_rate: of `source` in Hz where that is samples; `sampling_rate` by default.
-        max_seconds: the longest audio accepted; an hour by default.
+        sampling_rate (`int`): rate of the result in Hz.
+        source_sampling_rate (`int`, *optional*): rate in Hz of a `source` of samples; `sampling_rate` by default.
+        max_seconds (`float`, *optional*): the longest audio accepted; an hour by default.
 
     Returns:
         `np.ndarray` of shape `(num_samples,)`, float32 in [-1, 1].
 
     Raises:
-        ValueError: the audio is empty, silent (below -80 dBFS), corrupt, of a kind that needs PyAV where that is missing,
-            shorter than 0.1 s, longer than `max_seconds`, at a rate outside of 1 to 768 kHz, or has NaN or infinite samples; or
-            samples in a dictionary came without their rate, or with an unknown key. All of it is said before more than that
-            much is decoded.
-        OSError: a file is not there or cannot be read, or a URL cannot be fetched, within 120 s, or it, a pipe or a file
-            object has more than 256 MiB.
+        ValueError: the audio is empty, silent (below -80 dBFS), corrupt, of a kind that needs PyAV where that is
+            missing, shorter than 0.1 s, longer than `max_seconds`, at a rate outside of 1 to 768 kHz, or has NaN or
+            infinite samples; or samples in a dictionary came without their rate, or with an unknown key. No more than
+            `max_seconds` are decoded before the error.
+        OSError: a file is not there or cannot be read, a URL cannot be fetched within 120 s, or a URL, a pipe or a
+            file object has more than 256 MiB.
         TypeError: `source` is none of the above.
     """
     max_seconds = MAX_AUDIO_SECONDS if max_seconds is None else max_seconds
@@ -87,19 +90,20 @@ def load_audio(
         source_sampling_rate, source = source if _is_number(source[0]) else reversed(source)
     if isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(source, "read"):
         name, stream = _open(source)
-        # a file object that somebody gave is read by now, and is left open
+        # this closes our own stream; a file object of the caller's has been copied and stays open
         with stream:
             samples, source_sampling_rate = decode_file(name, stream, max_seconds)
     elif isinstance(source, SAMPLES) or hasattr(source, "__array__"):
-        # the type says why integers of a smaller range than its own seem silent
+        # messages name the type, because integers of a small range in a large type are silent
         name = f"the audio array ({str(getattr(source, 'dtype', type(source).__name__)):.50})"
         samples = _to_float(source)
         source_sampling_rate = sampling_rate if source_sampling_rate is None else source_sampling_rate
         check_rate(name, source_sampling_rate)
     else:
         raise TypeError(
-            "Audio must be a path, a URL, bytes or a file object of an audio file, an array or list of samples, a tuple of a "
-            f'rate and samples, or a dictionary with "array" and "sampling_rate", got {type(source).__name__:.100}.'
+            "Audio must be a path, a URL, bytes or a file object of an audio file, an array or list of samples, a "
+            'tuple of a rate and samples, or a dictionary with "array" and "sampling_rate", got '
+            f"{type(source).__name__:.100}."
         )
     samples = _to_mono(name, samples)
     # a file may have less in it than its header says
@@ -112,7 +116,10 @@ def load_audio(
 
 
 def is_one_audio(source) -> bool:
-    """Whether `source` is one audio and not several: a list of samples, and a pair of them and their rate, are one."""
+    """
+    Whether `source` is one audio and not several. A list of samples is one, and so is a pair of samples and their
+    rate.
+    """
     return not isinstance(source, (list, tuple)) or _has_rate(source) or any(map(_is_number, source[:1]))
 
 
@@ -121,7 +128,10 @@ def _is_number(value) -> bool:
 
 
 def _has_rate(source) -> bool:
-    """Samples and their rate, as of Gradio and `scipy.io.wavfile.read`, or the other way round, as of soundfile and torchaudio."""
+    """
+    Whether `source` is a pair of a rate and samples, as Gradio and `scipy.io.wavfile.read` give it, or of samples and
+    a rate, as soundfile and torchaudio do.
+    """
     return isinstance(source, (list, tuple)) and len(source) == 2 and sum(map(_is_number, source)) == 1
 
 
@@ -133,13 +143,13 @@ def _from_dictionary(row: dict, sampling_rate: int | None) -> tuple[Any, int | N
             f"An audio dictionary has the unknown keys {', '.join(sorted(map(str, unknown))):.200}; it takes "
             f"{', '.join(AUDIO_KEYS)}, sampling_rate and text."
         )
-    # a row of a dataset may have several, and the first one is heard
+    # a row of a dataset may have several of these keys; the first one counts
     key = next((key for key in AUDIO_KEYS if key in given), None)
     source, sampling_rate = given.get(key), given.get("sampling_rate", sampling_rate)
     if key is None or (sampling_rate is None and isinstance(source, SAMPLES) and not _has_rate(source)):
         raise ValueError(
-            'An audio dictionary needs "array" or "raw" together with "sampling_rate", or "bytes", "base64", "path" or "url"; '
-            f"got one with the keys {', '.join(sorted(map(str, row))):.200}."
+            'An audio dictionary needs "array" or "raw" together with "sampling_rate", or "bytes", "base64", "path" '
+            f'or "url"; got one with the keys {", ".join(sorted(map(str, row))):.200}.'
         )
     if isinstance(source, dict):
         raise TypeError(f'"{key}" of an audio dictionary must be the audio, got another dictionary.')
@@ -149,7 +159,7 @@ def _from_dictionary(row: dict, sampling_rate: int | None) -> tuple[Any, int | N
 
 
 def _open(source) -> tuple[str, BinaryIO]:
-    """The name of a file in messages, and its bytes: what is no file on a disk is read whole."""
+    """The name of a file for messages, and a stream of its bytes. What is no file on a disk is read into memory."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         return "the audio in memory", io.BytesIO(source)
     if hasattr(source, "read"):
@@ -187,7 +197,9 @@ def _open(source) -> tuple[str, BinaryIO]:
 
 
 def _read_all(name: str, file) -> tuple[str, BinaryIO]:
-    """The bytes of a file object, from its start if it has one to go back to, as one that was just written is at its end."""
+    """
+    The name and the bytes of a file object, from its start where it can seek: one that was just written is at its end.
+    """
     content = bytearray()
     try:
         if hasattr(file, "readable") and not file.readable():
@@ -198,7 +210,8 @@ def _read_all(name: str, file) -> tuple[str, BinaryIO]:
             block = file.read(BLOCK_BYTES)
             if not isinstance(block, (bytes, bytearray)):
                 raise TypeError(
-                    f'{name} gives {type(block).__name__:.100} where audio is bytes; a file must be opened in binary mode, "rb".'
+                    f"{name} gives {type(block).__name__:.100} where audio is bytes; a file must be opened in binary "
+                    'mode, "rb".'
                 )
             if not block:
                 break
@@ -231,7 +244,7 @@ def _decode_data_uri(uri: str) -> bytes:
 
 
 def _decode_base64(text: str | bytes) -> bytes:
-    """Of both alphabets, with or without the padding and line ends."""
+    """Decodes base64 in both of its alphabets, with or without padding and line ends."""
     if isinstance(text, str) and text[:5].lower() == "data:":
         return _decode_data_uri(text)
     if not isinstance(text, (str, bytes)):
@@ -261,7 +274,7 @@ def _fetch(url: str) -> bytes:
         ascii_url = ascii_url._replace(query=urllib.parse.quote(parts.query, safe="/%:@!$&'()*+,;=~?"))
         opener = urllib.request.build_opener(_HttpOnly)
         with opener.open(ascii_url.geturl(), timeout=URL_TIMEOUT_SECONDS) as response:
-            # one call of the connection at a time, so that a slow one is noticed
+            # `read1` returns after one call of the connection, so that the time of a slow one is checked
             while block := response.read1(BLOCK_BYTES):
                 content += block
                 if len(content) > MAX_BYTES:
@@ -290,17 +303,17 @@ def _to_float(samples) -> np.ndarray:
         raise ValueError(
             f"Audio samples must be floats in [-1, 1] or integers, got an array of {str(samples.dtype):.100}."
         )
-    with np.errstate(over="ignore"):  # it is found to be infinite
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, which is refused later
         floats = samples.astype(np.float32)
     if samples.dtype.kind == "f":
         return floats
     half_range = np.float32(2 ** (8 * samples.dtype.itemsize - 1))
-    # unsigned ones have their zero in the middle
+    # the zero of unsigned samples is the middle of their range
     return floats / half_range - (1 if samples.dtype.kind == "u" else 0)
 
 
 def _to_array(samples: list | tuple, is_channel: bool = False) -> np.ndarray:
-    """A list of samples, or of channels that are lists or arrays of them."""
+    """An array of a list of samples, or of a list of channels, which are lists or arrays of samples."""
     if samples and not is_channel and all(isinstance(channel, SAMPLES) for channel in samples):
         channels = [
             _to_float(_to_array(channel, is_channel=True) if isinstance(channel, (list, tuple)) else channel)
@@ -315,14 +328,14 @@ def _to_array(samples: list | tuple, is_channel: bool = False) -> np.ndarray:
     numbers = np.asarray(samples)
     if numbers.dtype in (np.int64, np.uint64):
         raise ValueError(
-            "A list of integers does not say over which range they are: pass floats in [-1, 1], or an array of a type such as "
-            "int16."
+            "A list of integers does not say over which range they are: pass floats in [-1, 1], or an array of a type "
+            "such as int16."
         )
     return numbers
 
 
 def _to_mono(name: str, samples: np.ndarray) -> np.ndarray:
-    """Averages the channels: the shorter of two axes."""
+    """Averages the channels. Of two axes, the shorter one is that of the channels."""
     if samples.ndim > 2:
         raise ValueError(
             f"{name} must have one axis of samples and at most one of channels, got shape {samples.shape}."

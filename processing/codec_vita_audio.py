@@ -1,9 +1,10 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a speech codec has to have for the processor, the pipeline and training to work with it, and the one way to its codes.
+"""What a speech codec has to have for the processor, the pipeline and training to work with it, and the one way to its
+codes.
 
-A codec needs no base class of ours: any `PreTrainedModel` with the members of [`SpeechCodec`] is one. To add one, write it into a
-file with its configuration, register both with `AutoConfig` and `AutoModel`, and pass it to
+A codec needs no base class of ours: any `PreTrainedModel` with the members of [`SpeechCodec`] is one. To add one,
+write it into a file with its configuration, register both with `AutoConfig` and `AutoModel`, and pass it to
 [`VitaAudioProcessor.from_codec`]; `tests/test_one_file.py` has an example.
 """
 
@@ -20,7 +21,8 @@ class SpeechCodecConfig(Protocol):
 
     sampling_rate (`int`): of the audio that `encode` takes, in Hz.
     codebook_size (`int`): how many codes there are; they are numbers in `[0, codebook_size)`.
-    output_sampling_rate (`int`, *optional*): of the audio that `decode` makes, in Hz; `sampling_rate` where there is none.
+    output_sampling_rate (`int`, *optional*): of the audio that `decode` makes, in Hz; `sampling_rate` where there is
+        none.
     """
 
     model_type: str
@@ -59,15 +61,17 @@ class SpeechCodec(Protocol):
                 The codes of a whole utterance. A [`StreamingSpeechCodec`] also takes the next chunk of one.
 
         Returns:
-            `ModelOutput` with `audio_values`, a `torch.FloatTensor` of shape `(1, 1, num_samples)` or `(1, num_samples)`.
+            `ModelOutput` with `audio_values`, a `torch.FloatTensor` of shape `(1, 1, num_samples)` or `(1,
+            num_samples)`.
         """
 
 
 @runtime_checkable
 class StreamingSpeechCodec(SpeechCodec, Protocol):
     """
-    A [`SpeechCodec`] that speaks chunk by chunk. Its `decode` also takes `decoder_state` and `is_final` (`bool`): whether these
-    are the last codes. Its output then has a `decoder_state` for the next chunk, and `audio_values` may be without samples.
+    A [`SpeechCodec`] that speaks chunk by chunk. Its `decode` also takes `decoder_state` and `is_final` (`bool`):
+    whether these are the last codes. Its output then has a `decoder_state` for the next chunk, and `audio_values` may
+    be without samples.
     """
 
     def init_decoder_state(self, batch_size: int) -> Any:
@@ -103,12 +107,13 @@ def output_sampling_rate(codec: SpeechCodec) -> int:
 @torch.no_grad()
 def encode(codec: SpeechCodec, waveform: np.ndarray) -> list[int]:
     r"""
-    The codes of one audio, for inference and training alike. Audios are never encoded side by side: codes must not depend on
-    what else is in a batch.
+    The codes of one audio, for inference and training alike. Audios are never encoded side by side: codes must not
+    depend on what else is in a batch.
 
     Args:
         codec ([`SpeechCodec`]): the codec.
-        waveform (`np.ndarray` of shape `(num_samples,)`): float32 samples in [-1, 1] at `codec.config.sampling_rate` Hz.
+        waveform (`np.ndarray` of shape `(num_samples,)`): float32 samples in [-1, 1] at `codec.config.sampling_rate`
+            Hz.
 
     Returns:
         `list[int]`: codes in `[0, codebook_size)`.
@@ -120,8 +125,8 @@ def encode(codec: SpeechCodec, waveform: np.ndarray) -> list[int]:
     codes = codec.encode(torch.from_numpy(waveform)[None, None].to(codec.device, dtype)).audio_codes
     if codes.ndim != 3 or codes.shape[:2] != (1, 1):
         raise ValueError(
-            f"The codec must have one codebook, and codes of shape (1, 1, num_codes); those of {type(codec).__name__} are "
-            f"{tuple(codes.shape)}."
+            f"The codec must have one codebook, and codes of shape (1, 1, num_codes); those of {type(codec).__name__} "
+            f"are {tuple(codes.shape)}."
         )
     return codes[0, 0].tolist()
 

@@ -9,22 +9,22 @@ from collections.abc import Sequence
 
 AUDIO_MARK = "<|audio|>"
 ROLES = ("system", "user", "assistant")
-# An audio part of a message has its audio under one of these, and so has a dictionary that is an audio.
+# The keys under which an audio part of a message, or a dictionary that is an audio, has its audio
 AUDIO_KEYS = ("array", "raw", "audio", "bytes", "base64", "path", "url", "audio_url")
 
-# Prompts of the released models (VITA-MLLM/VITA-Audio-Boost); `pretrained/vita-audio-mini` uses the same. The first two begin a
-# turn of the user, before the audio or the text; the third is the system's, before a spoken question.
+# Prompts of the released models (VITA-MLLM/VITA-Audio-Boost); `pretrained/vita-audio-mini` uses the same. The first
+# two begin the user's turn, before the audio or the text. The third is the system's turn before a spoken question.
 ASR_PROMPT = "Convert the speech to text.\n"
 TTS_PROMPT = "Convert the text to speech.\n"
 SPOKEN_CHAT_SYSTEM_PROMPT = "Your Name: Luke\nYour Gender: male\n\nRespond in a text-audio interleaved manner."
 
-# What a string that names no file must look like to be meant as one
+# A string that looks like one of these is meant as a file, though there is none of that name.
 LOCATION = re.compile(r"(https?|file|ftp|s3|hf)://|data:|-$")
 FILE_NAME = re.compile(
     r"\S*[/\\]\S*|\S*\.(?=\w*[a-z])\w{1,5}|.*\.(wav|wave|flac|ogg|oga|opus|mp3|m4a|mp4|aac|aiff?|webm|wma|amr)", re.I
 )
 
-# ChatML without a default system turn. What the model has to write is in `generation` blocks.
+# ChatML without a default system turn. `generation` blocks hold what the model learns to write.
 CHAT_TEMPLATE = """\
 {%- for message in messages %}
 {{- '<|im_start|>' + message['role'] + '\\n' }}
@@ -52,18 +52,20 @@ CHAT_TEMPLATE = """\
 
 
 def recognition_conversation(audio) -> list[dict]:
-    """Asks for the text of `audio` (anything that a part `{"type": "audio", "audio": ...}` takes)."""
+    """
+    A conversation that asks for the text of `audio`, anything that a part `{"type": "audio", "audio": ...}` takes.
+    """
     content = [{"type": "text", "text": ASR_PROMPT}, {"type": "audio", "audio": audio}]
     return [{"role": "user", "content": content}]
 
 
 def synthesis_conversation(text: str) -> list[dict]:
-    """Asks for the speech of `text`."""
+    """A conversation that asks for the speech of `text`."""
     return [{"role": "user", "content": [{"type": "text", "text": TTS_PROMPT + text}]}]
 
 
 def spoken_conversation(audio, system_prompt: str | None = SPOKEN_CHAT_SYSTEM_PROMPT) -> list[dict]:
-    """Asks the spoken question `audio`; without a system prompt where that is None."""
+    """A conversation that asks the spoken question `audio`; a `system_prompt` of None leaves the system's turn out."""
     question = {"role": "user", "content": [{"type": "audio", "audio": audio}]}
     if system_prompt is None:
         return [question]
@@ -71,7 +73,10 @@ def spoken_conversation(audio, system_prompt: str | None = SPOKEN_CHAT_SYSTEM_PR
 
 
 def is_written(text: str) -> bool:
-    """Whether a string is a question itself, and not where an audio is: neither an address nor a file, nor named like one."""
+    """
+    Whether a string is a question itself, and not the place of an audio: neither an address nor a file nor named like
+    one.
+    """
     return not (LOCATION.match(text) or FILE_NAME.fullmatch(text.strip()) or os.path.exists(text))
 
 
@@ -86,14 +91,14 @@ def _is_message(inputs) -> bool:
 
 def read_conversation(inputs) -> list[dict]:
     """
-    The messages that stand for an input of the pipeline, in the form of [`split_at_marks`].
+    The messages of an input of the pipeline, in the form of [`split_at_marks`].
 
     Args:
-        inputs: messages, or one of them, or a part of one; a row of a dataset with `"messages"`, and the `"audios"` of their marks, or with an
-            `"audio"`; a string that [`is_written`]; or an audio.
+        inputs: messages, one message, or a part of one; a row of a dataset with `"messages"` and the `"audios"` of
+            their marks, or with an `"audio"`; a string that [`is_written`]; or an audio.
 
     Raises:
-        ValueError: a text is empty, a role unknown, the last turn is not the user's, or see [`split_at_marks`].
+        ValueError: the last turn is empty or not the user's, a role is unknown, or [`split_at_marks`] raises it.
         TypeError: `inputs` is None.
     """
     audios = None
@@ -130,7 +135,7 @@ def _audio(inputs) -> dict:
 
 
 def task_of(messages: list[dict]) -> str:
-    """What the last turn asks for: `"asr"`, `"tts"`, or an answer to a question, `"spoken"` or `"written"`."""
+    """What the last turn asks for: `"asr"`, `"tts"`, or the answer to a `"spoken"` or a `"written"` question."""
     content = messages[-1]["content"]
     text = "".join(part["text"] for part in content if part["type"] == "text")
     if any(part["type"] == "audio" for part in content):
@@ -140,15 +145,15 @@ def task_of(messages: list[dict]) -> str:
 
 def with_system_prompt(messages: list[dict], **system_prompt: str | None) -> list[dict]:
     """
-    The messages with the prompt of the system that their last turn was trained with, right before it, as in training: a spoken
-    question's is that of spoken chat, the other tasks have none.
+    The messages with the system's turn that the model was trained with, right before the last turn: that of spoken
+    chat before a spoken question, none before the other tasks.
 
     Args:
-        messages: from [`read_conversation`].
-        system_prompt (`str`, *optional*): another one; None for none.
+        messages (`list[dict]`): from [`read_conversation`].
+        system_prompt (`str`, *optional*): another prompt; None leaves the turn out.
 
     Raises:
-        ValueError: there is a turn of the system already, and a `system_prompt` as well.
+        ValueError: there is a `system_prompt`, but the messages have a system's turn already.
     """
     prompt = system_prompt.get("system_prompt", SPOKEN_CHAT_SYSTEM_PROMPT if task_of(messages) == "spoken" else None)
     if any(message["role"] == "system" for message in messages):
@@ -166,11 +171,12 @@ def split_at_marks(messages: Sequence[dict], audios: Sequence | None = None) -> 
 
     Args:
         messages: `{"role", "content"}` each, the content either such a list of parts, `{"type": "text", "text"}` and
-            `{"type": "audio", [one of "array", "raw", "audio", "bytes", "base64", "path", "url", "audio_url"], ["sampling_rate"]}`,
-            as well as `{"type": "audio_url", "audio_url": {"url"}}` and `{"type": "input_audio", "input_audio": {"data"}}` of
-            chat APIs, or a string with marks `<|audio|>`, or an answer of the pipeline, which stands for its `"text"`.
-        audios: the audios of the marks and of the audio parts that name none themselves, in order; of any type, lists of
-            speech codes as well.
+            `{"type": "audio", [one of "array", "raw", "audio", "bytes", "base64", "path", "url", "audio_url"],
+            ["sampling_rate"]}`, as well as `{"type": "audio_url", "audio_url": {"url"}}` and `{"type": "input_audio",
+            "input_audio": {"data"}}` of chat APIs, or a string with marks `<|audio|>`, or an answer of the pipeline,
+            which stands for its `"text"`.
+        audios (`Sequence`, *optional*): the audios of the marks, and of the audio parts that name none, in order. They
+            may be of any type, also lists of speech codes.
 
     Returns:
         The messages with content parts `{"type": "text", "text": str}` and `{"type": "audio", "audio": source}`.
@@ -196,8 +202,8 @@ def _to_parts(message: dict) -> list[dict]:
         raise ValueError(f"A message must be a dictionary, got {message!r:.200}.")
     content = message.get("content")
     if isinstance(content, dict):
-        # one part, or an answer of the pipeline: what was said, in words. Its speech, encoded again, would be other codes than the
-        # model's own, and is five times as long.
+        # One part, or an answer of the pipeline, of which only the text counts: its speech would be encoded to other
+        # codes than the model wrote, and is five times as long.
         content = [content] if "type" in content else content.get("text")
     if not isinstance(message.get("role"), str) or not isinstance(content, (str, list, tuple)):
         raise ValueError(
@@ -215,12 +221,13 @@ def _to_parts(message: dict) -> list[dict]:
 def _normalize_part(part: dict) -> dict:
     if not isinstance(part, dict):
         raise ValueError(f"A content part must be a dictionary, got {part!r:.200}.")
-    # a dataset has all keys in all rows
+    # a dataset gives all rows the same keys, with None where a row has no value
     part = _without_api_form({key: value for key, value in part.items() if value is not None})
     others = part.keys() - {"type"} - ({"text"} if part.get("type") == "text" else {*AUDIO_KEYS, "sampling_rate"})
     if part.get("type") in ("text", "audio") and others:
         raise ValueError(
-            f"A content part of the type {part['type']!r} has the unknown keys {', '.join(sorted(map(str, others))):.200}."
+            f"A content part of the type {part['type']!r} has the unknown keys "
+            f"{', '.join(sorted(map(str, others))):.200}."
         )
     if part.get("type") == "text" and isinstance(part.get("text"), str):
         return {"type": "text", "text": part["text"]}
@@ -241,11 +248,11 @@ def _normalize_part(part: dict) -> dict:
 
 
 def _without_api_form(part: dict) -> dict:
-    """Brings the parts of chat APIs into the form of the others."""
+    """A part in the form that the others have, of one in the form of chat APIs."""
     for api_key, inner_key, key in (("audio_url", "url", "audio_url"), ("input_audio", "data", "base64")):
         inner = part.get(api_key)
         if isinstance(inner, dict):
-            # the file says itself which format it has
+            # the "format" is not needed: the file itself says which it has
             if inner.get(inner_key) is None or inner.keys() - {inner_key, "format"}:
                 raise ValueError(f'"{api_key}" of a content part must be {{"{inner_key}": ...}}, got {inner!r:.200}.')
             del part[api_key]

@@ -1,13 +1,17 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Export: a complete Hub repository, which loads with `trust_remote_code=True` where these packages are not installed."""
+"""
+Export: a complete Hub repository, which loads with `trust_remote_code=True` where these packages are not installed.
+"""
 
 from pathlib import Path
+
+from transformers import PreTrainedModel, ProcessorMixin
 
 from .saving_vita_audio import check_is_free, written_whole
 
 
-# Its first line lets `vita-audio card` and `push` write a whole card in its place.
+# `vita-audio card` and `push` replace a card that has this comment by a whole one.
 MODEL_CARD = """\
 ---
 library_name: transformers
@@ -28,24 +32,24 @@ for chunk in pipe.stream("question.wav"):  # {{"text": ...}} or {{"audio": ..., 
 """
 
 
-def export_repository(model, processor, folder: str | Path) -> Path:
+def export_repository(model: PreTrainedModel, processor: ProcessorMixin, folder: str | Path) -> Path:
     r"""
     Writes weights, configurations, generation configuration, tokenizer, processor, codec, model card and code files.
 
-    All is written apart first and moved to `folder` at the end: where anything goes wrong, such as a full disk, there is
-    nothing new.
+    All files are first written to another folder, which is renamed to `folder` at the end. So an error, such as a full
+    disk, leaves nothing behind.
 
     Args:
         model ([`VitaAudioForConditionalGeneration`]): the model.
         processor ([`VitaAudioProcessor`]): its processor, with the codec.
-        folder: to write to; it must not exist or be empty.
+        folder (`str` or `Path`): a folder that does not exist or is empty.
 
     Returns:
         `Path`: the folder.
 
     Raises:
         ValueError: the folder has something in it, or the processor has no codec.
-        OSError: it cannot be written.
+        OSError: the folder cannot be written.
     """
     folder = Path(folder).absolute()
     check_is_free(folder)

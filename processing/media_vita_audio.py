@@ -1,6 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Decoding files of audio within bounds: by soundfile what it knows, by PyAV, where that is installed, what else people have."""
+"""Decoding audio files within bounds: soundfile reads what it knows, PyAV the other formats, where it is installed."""
 
 import importlib
 import io
@@ -9,6 +9,7 @@ import re
 import struct
 from contextlib import suppress
 from numbers import Real
+from types import ModuleType
 from typing import BinaryIO
 
 import numpy as np
@@ -17,18 +18,18 @@ import numpy as np
 # Shorter than this there is no word in it; 0.1 s is a little more than one speech code (0.08 s).
 MIN_AUDIO_SECONDS = 0.1
 
-# From the lowest rate at which there are words to the highest of studios. A file may claim any, and the cost of resampling grows with
-# the ratio.
+# In Hz. Words cannot be understood at a lower rate, and studios use no higher one. The header of a broken file may
+# claim any rate, and the cost of resampling grows with the ratio of the rates.
 MIN_SAMPLING_RATE, MAX_SAMPLING_RATE = 1000, 768000
 
-# Of what is taken into memory whole. An hour of 16-bit audio at 16 kHz has 115 MB.
+# The most that is read into memory whole. An hour of 16-bit audio at 16 kHz has 115 MB.
 MAX_BYTES = 256 * 2**20
 
-# What libsndfile says of the length of a file whose header tells none
+# libsndfile's number of frames of a file whose header does not say how many there are
 UNKNOWN_FRAMES = 2**63 - 1
 
-# How files begin that PyAV may read where soundfile does not: what they are, and FFmpeg's name of it. It is told which one, as
-# among those that it would find by itself are lists of other files and addresses.
+# Files that PyAV may read where soundfile cannot: how they begin, what they are, and FFmpeg's name of the format.
+# FFmpeg must not guess the format, because some formats are lists of other files and addresses, which it would open.
 MEDIA_FILES = (
     (rb"\x1a\x45\xdf\xa3", "webm or Matroska", "matroska"),
     (rb"....ftyp", "mp4, m4a, mov or 3gp", "mov"),
@@ -41,13 +42,16 @@ MEDIA_FILES = (
     (rb"OggS", "ogg", "ogg"),
 )
 
+# the number of GSM 6.10 in the header of a WAV file
 GSM_FORMAT = 0x31
-# Enough to find the samples behind pictures and notes
+# Chunks of a WAV file that are looked at for its samples: pictures and notes may come before them.
 MAX_WAV_CHUNKS = 1000
 
 
 class ForgivingStream:
-    """A stream that stays where it is where libsndfile seeks to before its start, as in a broken file. An error would be printed."""
+    """
+    A stream that ignores a seek to before its start. libsndfile does that in broken files, and would print an error.
+    """
 
     def __init__(self, stream: BinaryIO):
         self.stream = stream
@@ -57,11 +61,11 @@ class ForgivingStream:
             self.stream.seek(offset, whence)
         return self.stream.tell()
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str):
         return getattr(self.stream, name)
 
 
-def import_package(package: str):
+def import_package(package: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except ImportError as error:
@@ -73,13 +77,13 @@ def decode_file(name: str, stream: BinaryIO, max_seconds: float) -> tuple[np.nda
     Samples of a file with the channels averaged, and their rate in Hz.
 
     Args:
-        name: of the file in messages.
-        stream: of its bytes, seekable.
-        max_seconds: the longest audio accepted.
+        name (`str`): the file's name in messages.
+        stream (`BinaryIO`): the file's bytes, seekable.
+        max_seconds (`float`): the longest audio accepted.
 
     Raises:
-        ValueError: the file is empty, corrupt or of an unknown kind, needs PyAV where that is missing, or its rate or length are
-            out of bounds.
+        ValueError: the file is empty, corrupt or of an unknown kind, needs PyAV, which is missing, or its rate or
+            length is out of bounds.
     """
     soundfile = import_package("soundfile")
     if not stream.seek(0, os.SEEK_END):
@@ -92,7 +96,7 @@ def decode_file(name: str, stream: BinaryIO, max_seconds: float) -> tuple[np.nda
         return _decode_media(name, stream, max_seconds, error.error_string)
     with file:
         check_rate(name, file.samplerate)
-        # as flac from a pipe
+        # a FLAC file that was written to a pipe
         if file.frames == UNKNOWN_FRAMES:
             return _decode_media(name, stream, max_seconds, "its header tells no length")
         check_length(name, file.frames, file.samplerate, max_seconds)
@@ -103,7 +107,10 @@ def decode_file(name: str, stream: BinaryIO, max_seconds: float) -> tuple[np.nda
 
 
 def _decode(name: str, file, max_seconds: float) -> np.ndarray:
-    """Mono samples, second by second: what a header says of the length need not be so, and channels cost memory."""
+    """
+    Mono samples of a `soundfile.SoundFile`, read second by second: a header may lie about the length, and channels
+    cost memory.
+    """
     blocks, num_frames = [], 0
     while len(block := file.read(file.samplerate, dtype="float32", always_2d=True)):
         num_frames += len(block)
@@ -114,10 +121,12 @@ def _decode(name: str, file, max_seconds: float) -> np.ndarray:
 
 def _with_its_length(name: str, stream: BinaryIO) -> BinaryIO:
     """
-    A WAV file as libsndfile reads it whole, and not more than that; any other as it is.
+    Repairs the length in the header of a WAV file, so that libsndfile reads all of it and no more. Other files stay as
+    they are.
 
-    What writes to a pipe cannot go back to the header to say how much it was: some leave 0 there (other numbers that are too
-    large do no harm). And where GSM has an odd number of bytes, libsndfile would make a block of noise of one that is not there.
+    A program that writes to a pipe cannot go back to the header to enter the length, and some leave 0 there. (Others
+    leave a number that is too large, which does no harm.) And where GSM has an odd number of bytes, libsndfile would
+    read a block more than there is, as noise.
     """
     stream.seek(0)
     if not re.match(rb"RIFF....WAVE", stream.read(12), re.DOTALL):
@@ -144,20 +153,20 @@ def _with_its_length(name: str, stream: BinaryIO) -> BinaryIO:
         return stream
     stream.seek(start)
     if not size and stream.read(8)[4:] == struct.pack("<I", max(rest - 8, 0)):
-        return stream  # there are indeed no samples, but notes behind them
+        return stream  # 0 is right: there are no samples, and the rest is another chunk
     if start + num_bytes > MAX_BYTES:
         raise ValueError(
             f"{name} is too large: it has no length in its header, or is GSM, and more than {MAX_BYTES} bytes."
         )
     stream.seek(0)
     content = bytearray(stream.read(start + num_bytes))
-    # libsndfile reads the last block of GSM whole all the same
+    # an odd length of GSM is entered as the even one below, with which libsndfile still reads the last block
     content[start - 4 : start] = struct.pack("<I", num_bytes - num_bytes % 2 if codec == GSM_FORMAT else num_bytes)
     return io.BytesIO(content)
 
 
 def _decode_media(name: str, stream: BinaryIO, max_seconds: float, problem: str) -> tuple[np.ndarray, int]:
-    """Reads by PyAV what soundfile does not, because of `problem`."""
+    """Reads a file by PyAV that soundfile cannot read because of `problem`."""
     stream.seek(0)
     beginning = stream.read(16)
     stream.seek(0)

@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """GLM-4-Voice's speech codec (arXiv 2412.02612): one codebook, 12.5 codes per second, 16 kHz in and 22.05 kHz out.
 
-A Whisper encoder and its codebook make the codes; a flow-matching decoder and a vocoder speak them. Streaming goes by blocks
-of codes. A block is decoded together with what came before, whose mel frames are given, so that it goes on in the same voice;
-the frames at its end, which have not seen what follows, are made again with the next block and faded over.
+A Whisper encoder and its codebook make the codes; a flow-matching decoder and a vocoder speak them. Streaming decodes
+blocks of codes. A block is decoded together with the codes before it and their mel frames, so that it goes on in the
+same voice. The frames at its end were made without the codes that follow; the next block makes them again and fades
+from the old ones to the new.
 """
 
 from dataclasses import dataclass
@@ -24,10 +25,10 @@ from .modeling_glm4_voice_vocoder import Glm4VoiceSnake, Glm4VoiceVocoder, Glm4V
 from .saving_vita_audio import saved_whole
 
 
-# What the noise of the published decoder is drawn with.
+# The published decoder draws its noise with this seed.
 DEFAULT_SEED = 42
 
-# Segments of 30 s that the encoder reads at once; of longer audio the others wait.
+# Segments of 30 s that the encoder reads at once; longer audio is read in several calls.
 SEGMENTS_PER_FORWARD = 16
 
 
@@ -47,23 +48,26 @@ class Glm4VoiceCodecEncoderOutput(ModelOutput):
 @dataclass
 class Glm4VoiceCodecDecoderState:
     r"""
-    What a streaming `decode` carries from one chunk of codes to the next; made by [`Glm4VoiceCodec.init_decoder_state`]. Its
-    size does not depend on the length of the utterance. It is a timeline of codes and of the mel frames made of them:
+    What a streaming `decode` carries from one chunk of codes to the next; made by
+    [`Glm4VoiceCodec.init_decoder_state`]. Its size does not depend on the length of the utterance. It is a timeline of
+    codes and of the mel frames made of them:
 
         codes   prompt | (dropped) | decoded            | waiting
         frames  prompt | (dropped) | finished | overlap |
 
     generator (`torch.Generator`): of the flow's noise.
     vocoder ([`Glm4VoiceVocoderState`]): of what follows the flow.
-    codes (`torch.LongTensor` of shape `(batch_size, num_codes)`): the voice prompt's codes, where there is a prompt, then the
-        utterance's, without the dropped ones.
-    mel (`torch.FloatTensor` of shape `(batch_size, num_mel_bins, num_frames)`): the frames of all codes but the waiting ones.
+    codes (`torch.LongTensor` of shape `(batch_size, num_codes)`): the voice prompt's codes, where there is a prompt,
+        then the utterance's, without the dropped ones.
+    mel (`torch.FloatTensor` of shape `(batch_size, num_mel_bins, num_frames)`): the frames of all codes but the
+        waiting ones.
     noise (`torch.FloatTensor` of shape `(1, num_mel_bins, num_frames)`): what these frames were made from.
     num_prompt_codes (`int`): how many of `codes` are the prompt's.
-    num_dropped (`int`): codes of the utterance that are left out behind the prompt, as they are too long ago to be heard.
+    num_dropped (`int`): codes of the utterance that are left out behind the prompt, as they are too long ago to be
+        heard.
     num_waiting (`int`): how many of `codes` have no frames yet, as they wait for a block to be full.
-    num_finished (`int`): how many frames of `mel` stay as they are. Those behind them overlap the next block, which makes them
-        again.
+    num_finished (`int`): how many frames of `mel` stay as they are. Those behind them overlap the next block, which
+        makes them again.
     speaker_embedding (`torch.FloatTensor` of shape `(batch_size, speaker_embedding_size)`, *optional*): the voice's.
     """
 
@@ -114,7 +118,7 @@ class Glm4VoiceCodecPreTrainedModel(PreTrainedAudioTokenizerBase):
     input_modalities = "audio"
     _supports_sdpa = True
     _no_split_modules = ["WhisperEncoderLayer", "Glm4VoiceCodeEncoderLayer", "Glm4VoiceUNetLevel", "Glm4VoiceVocoder"]
-    # pitch and phase need more than the 8 bits of bfloat16
+    # the 8 bits of bfloat16 are too few for pitch and phase
     _keep_in_fp32_modules_strict = ["vocoder"]
 
     @torch.no_grad()
@@ -129,16 +133,16 @@ class Glm4VoiceCodecPreTrainedModel(PreTrainedAudioTokenizerBase):
 
 class Glm4VoiceCodec(Glm4VoiceCodecPreTrainedModel):
     r"""
-    The speech codec of GLM-4-Voice and of the released VITA-Audio models: `encode` turns 16 kHz mono audio into 12.5 codes per
-    second of one codebook, `decode` turns codes into 22.05 kHz audio, at once or chunk by chunk.
+    The speech codec of GLM-4-Voice and of the released VITA-Audio models: `encode` turns 16 kHz mono audio into 12.5
+    codes per second of one codebook, `decode` turns codes into 22.05 kHz audio, at once or chunk by chunk.
     """
 
-    # log-mel frames are made in float32, whatever the weights are in
+    # the feature extractor makes log-mel frames in float32, whatever the weights are in
     input_dtype = torch.float32
 
     def __init__(self, config: Glm4VoiceCodecConfig):
         super().__init__(config)
-        # what Whisper's layers look it up in
+        # Whisper's layers read it from their own configuration
         config.tokenizer_config._attn_implementation = config._attn_implementation
         # called a tokenizer as by its authors, in the configuration and in the names of the weights of all Hub folders
         self.tokenizer = Glm4VoiceSpeechEncoder(config.tokenizer_config)
@@ -166,13 +170,13 @@ class Glm4VoiceCodec(Glm4VoiceCodecPreTrainedModel):
             padding_mask (`torch.BoolTensor` or `torch.LongTensor` of shape `(batch_size, num_samples)`, *optional*):
                 1 on audio, 0 on the padding behind it.
             sampling_rate (`int`, *optional*):
-                Of `input_values` in Hz, to have it checked.
+                Rate of `input_values` in Hz, which is then checked.
 
         Returns:
             [`Glm4VoiceCodecEncoderOutput`]: `ceil(num_samples / hop_length)` codes a row, the same in any batch.
 
         Raises:
-            ValueError: where `input_values` is not mono audio at the codec's rate, a row has no sample, or the padding is
+            ValueError: `input_values` is not mono audio at the codec's rate, a row has no sample, or the padding is
                 not behind the audio.
         """
         if sampling_rate is not None and sampling_rate != self.config.sampling_rate:
@@ -213,7 +217,7 @@ class Glm4VoiceCodec(Glm4VoiceCodecPreTrainedModel):
         """Codes `(num_codes,)` of segments `(num_samples,)`."""
         all_codes = []
         for start in range(0, len(segments), SEGMENTS_PER_FORWARD):
-            # one by one, so that the frames at a segment's end do not depend on what else is in the batch
+            # one by one: in a batch, the frames at a segment's end would depend on how long the others are
             features = [self._extract_features(segment) for segment in segments[start : start + SEGMENTS_PER_FORWARD]]
             frames, mask = (nn.utils.rnn.pad_sequence(part, batch_first=True) for part in zip(*features))
             codes, codes_mask, _ = self.tokenizer(frames.transpose(1, 2).to(self.dtype), mask)
@@ -221,7 +225,9 @@ class Glm4VoiceCodec(Glm4VoiceCodecPreTrainedModel):
         return all_codes
 
     def _extract_features(self, segment: torch.FloatTensor) -> tuple[torch.FloatTensor, torch.LongTensor]:
-        """Log-mel frames `(num_frames, num_mel_bins)` of samples `(num_samples,)`, padded to whole codes, and their mask."""
+        """
+        Log-mel frames `(num_frames, num_mel_bins)` of samples `(num_samples,)`, padded to whole codes, and their mask.
+        """
         features = self.feature_extractor(
             segment.float().cpu().numpy(),
             sampling_rate=self.config.sampling_rate,
@@ -245,8 +251,8 @@ class Glm4VoiceCodec(Glm4VoiceCodecPreTrainedModel):
         speaker_embedding: torch.FloatTensor | None = None,
     ) -> Glm4VoiceCodecDecoderState:
         r"""
-        State of a `decode` before its first chunk of codes; one per utterance, never shared. Nothing is computed for it, and it
-        can be dropped at any time.
+        The state of a `decode` before its first chunk of codes. Each utterance needs its own. Nothing is computed for
+        it, and it can be dropped at any time.
 
         Args:
             batch_size (`int`, defaults to 1):
@@ -255,14 +261,14 @@ class Glm4VoiceCodec(Glm4VoiceCodecPreTrainedModel):
                 See `decode`.
 
         Raises:
-            ValueError: where an argument does not fit the codec or another one.
+            ValueError: an argument does not fit the codec or another argument.
         """
         if generator is not None:
             if seed is not None:
                 raise ValueError("Pass `seed` or `generator`, not both.")
             seed = torch.randint(2**62, (), generator=generator, device=generator.device).item()
         seed = DEFAULT_SEED if seed is None else seed
-        # on the CPU, so that a seed sounds the same on all devices
+        # on the CPU, because generators of other devices draw other numbers from the same seed
         noise_generator, source_generator = (torch.Generator().manual_seed(seed) for _ in range(2))
         if (prompt_codes is None) != (prompt_mel is None):
             raise ValueError("A voice prompt is `prompt_codes` and `prompt_mel`; got only one of them.")
@@ -292,16 +298,21 @@ class Glm4VoiceCodec(Glm4VoiceCodecPreTrainedModel):
     def _check_prompt(
         self, codes: torch.LongTensor, mel: torch.FloatTensor, batch_size: int
     ) -> tuple[torch.LongTensor, torch.FloatTensor]:
-        """A voice prompt's codes `(batch_size, num_codes)` and mel `(batch_size, num_mel_bins, num_frames)`, as long."""
+        """
+        A voice prompt's codes `(batch_size, num_codes)` and mel `(batch_size, num_mel_bins, num_frames)`, of equal
+        length.
+        """
         num_mel_bins = self.config.flow_config.num_mel_bins
         self._check_codes("prompt_codes", codes)
         if codes.shape[0] not in (1, batch_size):
             raise ValueError(f"`prompt_codes` must have {batch_size} or 1 rows, got {codes.shape[0]}.")
         if mel.ndim != 3 or mel.shape[0] != codes.shape[0] or mel.shape[2] != num_mel_bins:
             raise ValueError(
-                f"`prompt_mel` must be ({codes.shape[0]}, num_frames, {num_mel_bins} mel bins), got {tuple(mel.shape)}."
+                f"`prompt_mel` must be ({codes.shape[0]}, num_frames, {num_mel_bins} mel bins), got "
+                f"{tuple(mel.shape)}."
             )
-        # a recording's last code stands for silence in part, its last frame is cut off, and resampling may cost another
+        # The mel may be up to two codes shorter: a recording's last code is padded with silence, its last frame is cut
+        # off, and resampling may cost one more frame.
         num_codes = codes.shape[2]
         while num_codes and self.config.num_mel_frames(num_codes) > mel.shape[1]:
             num_codes -= 1
@@ -349,16 +360,17 @@ class Glm4VoiceCodec(Glm4VoiceCodecPreTrainedModel):
             decoder_state ([`Glm4VoiceCodecDecoderState`], *optional*):
                 State after the chunk before; used up by this call.
             is_final (`bool`, defaults to `True`):
-                Whether these are the last codes. Otherwise codes are held back until `config.streaming_block_size` of them
-                have come, and so is the end of the audio, `config.streaming_overlap` codes and what the vocoder looks ahead.
+                Whether these are the last codes. Otherwise codes are held back until `config.streaming_block_size` of
+                them have come, and so is the end of the audio, `config.streaming_overlap` codes and what the vocoder
+                looks ahead.
             num_inference_steps (`int`, *optional*, defaults to `config.flow_config.num_inference_steps`):
                 Euler steps of the flow.
             guidance_scale (`float`, *optional*, defaults to `config.flow_config.guidance_scale`):
                 Weight of classifier-free guidance; 0 is without.
             seed (`int`, *optional*, defaults to 42):
-                Of the noise that speech is made from, the same for all rows of a batch and on all devices.
+                Draws the noise that speech is made from, the same for all rows of a batch and on all devices.
             generator (`torch.Generator`, *optional*):
-                To draw a seed from instead.
+                Draws the seed.
             prompt_codes (`torch.LongTensor` of shape `(batch_size or 1, 1, num_prompt_codes)`, *optional*):
                 Codes of a recording of the voice to speak with.
             prompt_mel (`torch.FloatTensor` of shape `(batch_size or 1, num_prompt_frames, num_mel_bins)`, *optional*):
@@ -367,12 +379,13 @@ class Glm4VoiceCodec(Glm4VoiceCodecPreTrainedModel):
                 For decoders that were trained with speaker embeddings; the released one was not.
 
         Returns:
-            [`Glm4VoiceCodecDecoderOutput`]: whole mel frames of 256 samples, 441 of them for 64 codes. The chunks of an utterance
-            put together are as long as what one call with all codes returns and sound like it, but are not equal to it: a
-            block is decoded without knowing what follows.
+            [`Glm4VoiceCodecDecoderOutput`]: whole mel frames of 256 samples, 441 of them for 64 codes. The chunks of
+            an utterance
+            put together are as long as what one call with all codes returns and sound like it, but are not equal to
+            it: a block is decoded without knowing what follows.
 
         Raises:
-            ValueError: where codes are out of range, a shape is wrong, or the voice or the seed changes in an utterance.
+            ValueError: codes are out of range, a shape is wrong, or the voice or the seed changes within an utterance.
         """
         self._check_codes("audio_codes", audio_codes)
         batch_size = audio_codes.shape[0]
@@ -410,7 +423,9 @@ class Glm4VoiceCodec(Glm4VoiceCodecPreTrainedModel):
         num_inference_steps: int | None,
         guidance_scale: float | None,
     ) -> torch.FloatTensor:
-        """Decodes the codes that wait; returns the frames `(batch_size, num_mel_bins, num_frames)` that this finishes."""
+        """
+        Decodes the codes that wait; returns the frames `(batch_size, num_mel_bins, num_frames)` that this finishes.
+        """
         num_codes, num_prompt_codes = state.codes.shape[1], state.num_prompt_codes
         shape = (1, state.mel.shape[1], self._frame_of(num_codes, state) - state.noise.shape[-1])
         noise = torch.randn(shape, generator=state.generator, device=state.generator.device)
@@ -434,7 +449,7 @@ class Glm4VoiceCodec(Glm4VoiceCodecPreTrainedModel):
         first_overlapping = max(num_prompt_codes, num_codes - self.config.streaming_overlap)
         num_finished = max(state.num_finished, self._frame_of(first_overlapping, state))
         finished = mel[..., : num_finished - state.num_finished]
-        # whole blocks of the encoder's attention are dropped, so that the others stay the blocks they are
+        # only whole blocks of the encoder's attention are dropped, because the blocks are counted from the first code
         block_size = self.config.flow_config.attention_block_size
         num_surplus = max(0, num_codes - num_prompt_codes - self.config.streaming_context) // block_size * block_size
         start, stop = (self._frame_of(code, state) for code in (num_prompt_codes, num_prompt_codes + num_surplus))
@@ -446,7 +461,7 @@ class Glm4VoiceCodec(Glm4VoiceCodecPreTrainedModel):
         return finished
 
     def _frame_of(self, code: int, state: Glm4VoiceCodecDecoderState) -> int:
-        """The place in `state.mel` where the frames of a code begin whose place in `state.codes` is `code`, behind the prompt."""
+        """The index in `state.mel` of the first frame of `state.codes[:, code]`, a code behind the prompt."""
         num_frames, num_prompt_codes = self.config.num_mel_frames, state.num_prompt_codes
         num_dropped_frames = num_frames(num_prompt_codes + state.num_dropped) - num_frames(num_prompt_codes)
         return num_frames(code + state.num_dropped) - num_dropped_frames

@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """GLM-4-Voice's flow-matching decoder: speech codes to mel frames.
 
-A block-causal encoder with relative positions reads the codes; its output, interpolated to the mel rate, conditions a U-Net
-that carries noise to mel frames along a straight flow (CosyVoice, arXiv 2407.05407; Matcha-TTS, arXiv 2309.03199). Frames
-that are given, at the front, condition it too: a voice prompt, or what was decoded before.
+A block-causal encoder with relative positions reads the codes. Its output, interpolated to the mel rate, conditions a
+U-Net that carries noise to mel frames along a straight flow (CosyVoice, arXiv 2407.05407; Matcha-TTS, arXiv
+2309.03199). Given frames at the
+front condition it too: those of a voice prompt or those decoded before.
 """
 
 import math
@@ -17,7 +18,9 @@ from .modeling_glm4_voice_speech_encoder import block_causal_mask
 
 
 def relative_positions(length: int, hidden_size: int, device: torch.device) -> torch.FloatTensor:
-    """Sines and cosines, interleaved, of the distances `length - 1` to `1 - length`: `(2 * length - 1, hidden_size)`."""
+    """
+    Sines and cosines, interleaved, of the distances `length - 1` to `1 - length`: `(2 * length - 1, hidden_size)`.
+    """
     distances = torch.arange(length - 1, -length, -1, device=device, dtype=torch.float32)
     exponents = torch.arange(0, hidden_size, 2, device=device, dtype=torch.float32)
     angles = distances[:, None] * torch.exp(exponents * (-math.log(10000.0) / hidden_size))
@@ -264,11 +267,11 @@ class Glm4VoiceFlow(nn.Module):
             codes (`torch.LongTensor` of shape `(batch_size, num_codes)`):
                 Codes, those of the given frames included.
             noise (`torch.FloatTensor` of shape `(batch_size or 1, num_mel_bins, num_frames)`):
-                Standard normal; it says how many frames there are.
+                Standard normal noise, as many frames as shall be made.
             given_mel (`torch.FloatTensor` of shape `(batch_size or 1, num_mel_bins, num_given_frames)`, *optional*):
-                The first of the frames, where they are known.
+                The first frames, where they are known.
             speaker_embedding (`torch.FloatTensor` of shape `(batch_size or 1, speaker_embedding_size)`, *optional*):
-                A voice; the released decoder was trained without, which is zeros.
+                A voice, by default zeros: the released decoder was trained without voices.
             num_inference_steps (`int`, *optional*), guidance_scale (`float`, *optional*):
                 See [`Glm4VoiceFlowConfig`], whose values are the defaults.
 
@@ -289,7 +292,7 @@ class Glm4VoiceFlow(nn.Module):
         if num_given_frames:
             given[..., :num_given_frames] = given_mel
         conditions = torch.cat([encoded, speaker[..., None].expand(batch_size, -1, num_frames), given], dim=1)
-        # guidance is away from what the model does without conditions
+        # the second half of the batch has no conditions: guidance leads away from what the model makes of it
         conditions = torch.cat([conditions, torch.zeros_like(conditions)])
 
         mel = noise.float().expand(batch_size, -1, -1)

@@ -11,7 +11,9 @@ from .configuration_glm4_voice_codec import Glm4VoiceTokenizerConfig
 
 
 def block_causal_mask(length: int, block_size: int, device: torch.device) -> torch.BoolTensor:
-    """`(length, length)`: True where a position (row) may attend: to all before it and to those of its own block."""
+    """
+    Mask `(length, length)`, True where a position (row) may attend: to all positions before it and to its own block.
+    """
     blocks = torch.arange(length, device=device) // block_size
     return blocks[:, None] >= blocks
 
@@ -35,7 +37,8 @@ class Glm4VoiceSpeechEncoder(nn.Module):
         r"""
         Args:
             input_features (`torch.FloatTensor` of shape `(batch_size, num_mel_bins, num_frames)`):
-                Log-mel frames of `WhisperFeatureExtractor`, 30 s at most; `num_frames` is a multiple of the 8 of a code.
+                Log-mel frames of `WhisperFeatureExtractor`, 30 s at most; `num_frames` is a multiple of the 8 of a
+                code.
             attention_mask (`torch.Tensor` of shape `(batch_size, num_frames)`):
                 1 on audio, 0 on the padding behind it.
 
@@ -44,7 +47,7 @@ class Glm4VoiceSpeechEncoder(nn.Module):
             shape; the latents that they are nearest to, `(batch_size, num_codes, d_model)`.
 
         Raises:
-            ValueError: the number of mel bins or frames is wrong.
+            ValueError: there is a wrong number of mel bins or frames.
         """
         config = self.config
         frames_per_code, max_frames = 2 * config.pooling_kernel_size, 2 * config.max_source_positions
@@ -56,9 +59,10 @@ class Glm4VoiceSpeechEncoder(nn.Module):
         num_frames = input_features.shape[2]
         if not 0 < num_frames <= max_frames or num_frames % frames_per_code:
             raise ValueError(
-                f"`input_features` must have 1 to {max_frames} frames, a multiple of {frames_per_code}, got {num_frames}."
+                f"`input_features` must have 1 to {max_frames} frames, a multiple of {frames_per_code}, got "
+                f"{num_frames}."
             )
-        # causal: as many frames of zeros in front as the kernel is wide, but for one
+        # causal convolutions: all padding, one frame less than the kernel's width, stands in front
         hidden_states = self.activation_fn(self.conv1(nn.functional.pad(input_features, (2, 0))))
         hidden_states = self.activation_fn(self.conv2(nn.functional.pad(hidden_states, (2, 0)))).transpose(1, 2)
         positions = torch.arange(hidden_states.shape[1], device=hidden_states.device)
@@ -77,10 +81,10 @@ class Glm4VoiceSpeechEncoder(nn.Module):
 
     def quantize(self, latents: torch.FloatTensor) -> torch.LongTensor:
         """Codes `(...)` of the codebook's vectors nearest to `latents` `(..., d_model)`, in float32."""
-        # through the module, which may keep its weights elsewhere
+        # call the module, because hooks may keep its weights on another device
         vectors = self.codebook(torch.arange(self.codebook.num_embeddings, device=latents.device)).float()
         latents = latents.float()
-        # the distance's square without the latent's own, which is the same for all vectors
+        # the squared distance without the latent's own square, which is the same for all vectors
         return (vectors.square().sum(-1) - 2 * latents @ vectors.T).argmin(-1)
 
 

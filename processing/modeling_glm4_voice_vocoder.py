@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """GLM-4-Voice's vocoder: mel frames to audio by a HiFT generator (arXiv 2309.09493), at once or piece by piece.
 
-A predicted pitch drives a source of harmonics and noise; convolutions shape its short-time spectrum, with the mel frames, into
-that of the speech. All of that reaches only so many frames to both sides, so that a piece of the frames with its surroundings
-gives the very samples that all of them give, where the source goes on in phase.
+A predicted pitch drives a source of harmonics and noise. Convolutions make the short-time spectrum of the speech from
+that of the source and the mel frames. They reach a fixed number of frames to both sides. So a piece of the frames with
+its surroundings gives the same samples as all frames at once, if the source goes on in phase.
 """
 
 import math
@@ -20,9 +20,10 @@ from .configuration_glm4_voice_codec import Glm4VoiceVocoderConfig
 @dataclass
 class Glm4VoiceVocoderState:
     r"""
-    What the vocoder carries from one piece of an utterance to the next. Its size does not depend on the utterance.
+    What the vocoder carries from one piece of an utterance to the next. Its size does not depend on the utterance's
+    length.
 
-    generator (`torch.Generator`): of the source's noise.
+    generator (`torch.Generator`): draws the source's noise.
     phase (`torch.DoubleTensor` of shape `(1, num_harmonics + 1)`, then `(batch_size, num_harmonics + 1)`): of the
         source's sines, in cycles.
     num_spoken (`int`): how many of the frames of `mel` have been spoken; the others wait for those behind them.
@@ -39,7 +40,7 @@ class Glm4VoiceVocoderState:
 
 def log_mel_spectrogram(waveform: torch.FloatTensor, config: Glm4VoiceVocoderConfig) -> torch.FloatTensor:
     r"""
-    The frames that the vocoder makes audio of, from audio: HiFi-GAN's (arXiv 2010.05646), to 8 kHz.
+    The mel frames of audio, as the vocoder reads them: those of HiFi-GAN (arXiv 2010.05646), up to 8 kHz.
 
     Args:
         waveform (`torch.FloatTensor` of shape `(batch_size, num_samples)`): audio at `config.sampling_rate` Hz.
@@ -125,7 +126,7 @@ class Glm4VoiceVocoder(nn.Module):
         for index, (rate, kernel_size) in enumerate(zip(config.upsample_rates, config.upsample_kernel_sizes)):
             size, padding = channels[index + 1], (kernel_size - rate) // 2
             self.upsamples.append(nn.ConvTranspose1d(channels[index], size, kernel_size, rate, padding))
-            # the source's spectrum has the rate behind the last upsampling
+            # the source's spectrum already has the rate that the frames have after the last upsampling
             stride = math.prod(config.upsample_rates[index + 1 :])
             source_kernel_size = 1 if stride == 1 else 2 * stride
             self.source_downsamples.append(nn.Conv1d(2 * num_bins, size, source_kernel_size, stride, stride // 2))
@@ -147,7 +148,7 @@ class Glm4VoiceVocoder(nn.Module):
     @property
     def context(self) -> int:
         """Frames to both sides that a frame's audio depends on, where the source is given."""
-        # from the output back, in steps of each upsampling
+        # counted from the output backwards, in the steps of each level
         istft = self.config.istft_n_fft // self.config.istft_hop_length
         reach, source_reach, steps_per_frame = 3 + istft, 0, math.prod(self.config.upsample_rates)
         for index in reversed(range(len(self.upsamples))):
@@ -172,20 +173,20 @@ class Glm4VoiceVocoder(nn.Module):
             mel (`torch.FloatTensor` of shape `(batch_size, num_mel_bins, num_frames)`):
                 All frames of an utterance, or its next ones.
             state ([`Glm4VoiceVocoderState`]):
-                From `init_state`, then after the piece before; brought forward in place.
+                From `init_state`; each call updates it in place for the next piece.
             is_final (`bool`, defaults to `True`):
-                Whether these are the last frames. Otherwise the last `context` and as many as the pitch predictor looks
-                ahead are held back.
+                Whether these are the last frames. Otherwise the last `context` frames are held back, and as many more
+                as the pitch predictor looks ahead.
 
         Returns:
-            `torch.FloatTensor` of shape `(batch_size, num_samples)`: `hop_length` samples for every frame that can be spoken.
-            The pieces put together are what all frames at once give, up to rounding.
+            `torch.FloatTensor` of shape `(batch_size, num_samples)`: `hop_length` samples for every frame that can be
+            spoken. The pieces put together are what all frames at once give, up to rounding.
         """
         hop = self.config.hop_length
         mel = mel.to(self.source_proj.weight.dtype)
         state.mel = mel if state.mel is None else torch.cat([state.mel, mel], dim=-1)
         num_frames = state.mel.shape[-1]
-        # the source of a frame needs the pitch, and that needs the frames behind it
+        # a frame's source needs its pitch, and each convolution of the pitch predictor looks one frame ahead
         num_sourced = 0 if state.source is None else state.source.shape[-1] // hop
         can_be_sourced = num_frames if is_final else num_frames - len(self.pitch_predictor.convs)
         if can_be_sourced > num_sourced:
@@ -208,19 +209,20 @@ class Glm4VoiceVocoder(nn.Module):
             state ([`Glm4VoiceVocoderState`]): its phase and its noise go on.
 
         Returns:
-            `torch.FloatTensor` of shape `(batch_size, num_frames * hop_length)`: harmonics where the frame is voiced, in
-            quiet noise, and else louder noise.
+            `torch.FloatTensor` of shape `(batch_size, num_frames * hop_length)`: harmonics in quiet noise where the
+            frame is voiced, louder noise elsewhere.
         """
         config, num_frames = self.config, f0.shape[1]
         f0 = f0.float().repeat_interleave(config.hop_length, dim=1)[..., None]
         harmonics = torch.arange(1, config.num_harmonics + 2, device=f0.device)
-        # in double precision, for the phase of a long utterance sums up the pitch of all its samples
+        # in double precision, because the phase is the sum of the pitch of all samples, whose rounding errors would
+        # add up
         phase = state.phase.to(f0.device)[:, None] + (f0.double() * harmonics / config.sampling_rate).cumsum(1)
         phase = phase - phase.round()
         state.phase = phase[:, -1]
         sines = config.source_amplitude * (2 * math.pi * phase.float()).sin()
         is_voiced = (f0 > config.voiced_threshold).float()
-        # one for all rows, so that a row does not depend on what else is in the batch
+        # all rows get the same noise, so that a row does not depend on what else is in the batch
         shape = (1, num_frames * config.hop_length, len(harmonics))
         noise = torch.randn(shape, generator=state.generator, device=state.generator.device).to(f0.device)
         noise_std = is_voiced * config.source_noise_std + (1 - is_voiced) * config.source_amplitude / 3
@@ -246,14 +248,14 @@ class Glm4VoiceVocoder(nn.Module):
         for index, upsample in enumerate(self.upsamples):
             hidden_states = upsample(nn.functional.leaky_relu(hidden_states, config.lrelu_slope))
             if index == len(self.upsamples) - 1:
-                # a transform has one frame more than it has hops
+                # the source's spectrum has one frame more than it has hops
                 hidden_states = nn.functional.pad(hidden_states, (1, 0), mode="reflect")
             shaped = self.source_resblocks[index](self.source_downsamples[index](spectrum))
             hidden_states = hidden_states + shaped
             hidden_states = sum(block(hidden_states) for block in self.resblocks[index]) / len(self.resblocks[index])
-        # here the published model has the rectifier's default slope
+        # no `lrelu_slope` here: the published model has PyTorch's default slope before its last convolution
         log_magnitude, phase = self.conv_post(nn.functional.leaky_relu(hidden_states)).float().chunk(2, dim=1)
-        # it takes the sine of what it calls a phase as the phase
+        # as the published model, which limits the phase to one radian by its sine
         spectrum = torch.polar(log_magnitude.exp().clamp(max=100.0), phase.sin())
         audio = torch.istft(spectrum, config.istft_n_fft, config.istft_hop_length, window=window)
         return audio.clamp(-config.audio_limit, config.audio_limit)

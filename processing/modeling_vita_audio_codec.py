@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A compact neural speech codec: one codebook, 12.5 codes per second, 16 kHz in and out.
 
-The encoder is a stack of convolutional blocks over log-mel frames; vector quantization makes a code of every 80 ms. The decoder is causal, but for a look-ahead of `decoder_lookahead` codes, and drives a source-filter vocoder:
-it predicts the pitch of a harmonic source and, every 5 ms, the spectral envelopes that shape this source and noise.
-Voice identity is an embedding beside the codes, so the codes need to carry only what is said and how.
+The encoder is a stack of convolutional blocks over log-mel frames; vector quantization makes a code of every 80 ms.
+The decoder is causal except for a look-ahead of `decoder_lookahead` codes. It predicts the pitch of a harmonic source
+and, every 5 ms, the spectral envelopes with which the vocoder shapes this source and noise. The voice is an embedding
+beside the codes, so the codes need to carry only what is said and how.
 """
 
 import math
@@ -34,9 +35,9 @@ class VitaAudioCodecEncoderOutput(ModelOutput):
     audio_codes_mask (`torch.BoolTensor` of shape `(batch_size, num_codes)`):
         True where a code stands for audio of the row, False where it pads.
     quantized_representation (`torch.FloatTensor` of shape `(batch_size, num_codes, codebook_dim)`):
-        The quantized latents, unit vectors, with gradients straight through the quantization.
+        The quantized latents: unit vectors, whose gradients pass straight through the quantization.
     latents (`torch.FloatTensor` of shape `(batch_size, num_codes, codebook_dim)`):
-        What the encoder wrote, before quantization.
+        The encoder's output before quantization.
     """
 
     audio_codes: torch.LongTensor | None = None
@@ -51,14 +52,16 @@ class VitaAudioCodecDecoderState:
     What a streaming `decode` carries from one chunk of codes to the next; made by
     [`VitaAudioCodec.init_decoder_state`]. Its size does not depend on the length of the utterance.
 
-    codes_to_skip (`int`): codes of look-ahead that still have to arrive before the first audio leaves.
+    codes_to_skip (`int`): codes of look-ahead that have to arrive before the first audio is made.
     convolutions (`list[torch.FloatTensor]`): the last inputs `(batch_size, kernel_size - 1, channels)` of every
         causal convolution.
     log_f0 (`torch.FloatTensor` of shape `(batch_size, 1)`): the last frame's log pitch in log Hz, None at the start.
     phase (`torch.DoubleTensor` of shape `(batch_size, 1)`): phase of the harmonic source in cycles since the start.
     sample_position (`int`): samples of source made so far.
-    source (`torch.FloatTensor` of shape `(batch_size, 2, 3 * synthesis_hop)`): the last samples of harmonic source and noise.
-    frames (`torch.FloatTensor` of shape `(batch_size, 3, synthesis_window)`): the last frames of output, which the next overlap.
+    source (`torch.FloatTensor` of shape `(batch_size, 2, 3 * synthesis_hop)`): the last samples of harmonic source and
+        noise.
+    frames (`torch.FloatTensor` of shape `(batch_size, 3, synthesis_window)`): the last frames of output, which overlap
+        the next.
     """
 
     codes_to_skip: int
@@ -113,7 +116,7 @@ def noise_loop() -> torch.Tensor:
 
 def log_mel_spectrogram(waveform: torch.Tensor, config: VitaAudioCodecConfig) -> torch.Tensor:
     r"""
-    Log-mel frames relative to the loudest bin of each row, so that codes do not depend on the level.
+    Log-mel frames relative to the loudest bin of each row, so that codes do not depend on how loud the audio is.
 
     Args:
         waveform (`torch.FloatTensor` of shape `(batch_size, num_samples)`): a multiple of `mel_hop_length` samples.
@@ -137,7 +140,8 @@ def pulse_train(phase: torch.Tensor, num_harmonics: torch.Tensor) -> torch.Tenso
 
     Args:
         phase (`torch.FloatTensor`): phase of the pitch in cycles, in `[-0.5, 0.5]`.
-        num_harmonics (`torch.FloatTensor`): how many; the fraction weighs one more, so that the sum is continuous in it.
+        num_harmonics (`torch.FloatTensor`): how many multiples. One more is weighted by the fraction, so that the sum
+            does not jump when the number changes.
     """
     whole = num_harmonics.floor()
     denominator = (math.pi * phase).sin()
@@ -158,7 +162,7 @@ class VitaAudioCodecQuantizer(nn.Module):
     def forward(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.LongTensor]:
         """Latents `(..., codebook_dim)` to quantized ones, gradients straight through, and codes `(...)`."""
         directions = nn.functional.normalize(latents, dim=-1)
-        # through the module, which may keep its weights elsewhere
+        # call the module, because hooks may keep its weights on another device
         vectors = self.from_codes(torch.arange(self.codebook.num_embeddings, device=latents.device))
         codes = (directions @ vectors.T).argmax(-1)
         return directions + (self.from_codes(codes) - directions).detach(), codes
@@ -181,12 +185,17 @@ class VitaAudioCodecBlock(nn.Module):
         self.scale = nn.Parameter(torch.full((hidden_size,), 0.1))
 
     def forward(self, hidden_states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """`mask` (batch_size, num_frames, 1) is 0 on padding, which thus looks like the end of the audio."""
+        """
+        `mask` `(batch_size, num_frames, 1)` is 0 on padding, so that padding is read as the zeros behind the audio's
+        end.
+        """
         padded = nn.functional.pad(hidden_states * mask, (0, 0, self.context // 2, self.context // 2))
         return self._mix(hidden_states, padded)
 
     def forward_causal(self, hidden_states: torch.Tensor, past: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """`past` (batch_size, kernel_size - 1, channels) are the frames before; returns the output and the next past."""
+        """
+        `past` `(batch_size, kernel_size - 1, channels)` are the frames before; returns the output and the next `past`.
+        """
         padded = torch.cat([past, hidden_states], dim=1)
         return self._mix(hidden_states, padded), padded[:, -self.context :]
 
@@ -278,8 +287,8 @@ class VitaAudioCodecDecoder(nn.Module):
 class VitaAudioCodecVocoder(nn.Module):
     """Source-filter synthesis: a band-limited pulse train and noise, each shaped by its envelope every 5 ms.
 
-    Each frame emits one hop of finished samples. Frame `j` filters the last four hops of source and adds them to the
-    output at hops `j` to `j + 3`, so what it predicts is heard about 10 ms after its own hop begins.
+    Each frame emits one hop of finished samples. Frame `j` filters the last four hops of the source and adds them to
+    the output at hops `j` to `j + 3`, so it is heard about 10 ms after its own hop begins.
     """
 
     def __init__(self, config: VitaAudioCodecConfig):
@@ -294,11 +303,12 @@ class VitaAudioCodecVocoder(nn.Module):
         r"""
         Args:
             log_f0 (`torch.FloatTensor` of shape `(batch_size, num_frames)`): log pitch in log Hz.
-            envelopes (`torch.FloatTensor` of shape `(batch_size, num_frames, 2, window_length // 2 + 1)`): log magnitudes.
-            state ([`VitaAudioCodecDecoderState`]): brought forward in place.
+            envelopes (`torch.FloatTensor` of shape `(batch_size, num_frames, 2, window_length // 2 + 1)`): log
+                magnitudes.
+            state ([`VitaAudioCodecDecoderState`]): updated in place for the next frames.
 
         Returns:
-            `torch.FloatTensor` of shape `(batch_size, num_frames * hop_length)`.
+            `torch.FloatTensor` of shape `(batch_size, num_frames * hop_length)`: audio at `sampling_rate` Hz.
         """
         num_frames = log_f0.shape[1]
         source = torch.cat([state.source, torch.stack(self._source(log_f0, state), dim=1)], dim=-1)
@@ -308,7 +318,7 @@ class VitaAudioCodecVocoder(nn.Module):
         shaped = (spectrum.transpose(1, 2) * envelopes.clamp(max=8.0).exp()).sum(2)
         # four overlapping squared windows add up to two
         frames = torch.fft.irfft(shaped, self.window_length) * window / 2
-        # frames, not their sum, are kept: added in another order they would differ in the last bit
+        # the state keeps frames, not their sum: sums in another order differ in the last bit
         frames = torch.cat([state.frames, frames], dim=1)
         state.frames = frames[:, -3:]
         length = (num_frames + 6) * self.hop_length
@@ -324,7 +334,8 @@ class VitaAudioCodecVocoder(nn.Module):
         state.log_f0 = track[:, -1:].float()
         ramp = torch.arange(1, self.hop_length + 1, device=log_f0.device) / self.hop_length
         f0 = (track[:, :-1, None] + (track[:, 1:] - track[:, :-1])[..., None] * ramp).flatten(1).exp()
-        # in double precision, for the phase of a long utterance sums up the pitch of all its samples
+        # in double precision, because the phase is the sum of the pitch of all samples, whose rounding errors would
+        # add up
         phase = torch.cat([state.phase, f0 / self.sampling_rate], dim=1).cumsum(1)[:, 1:]
         state.phase = phase[:, -1:]
         harmonic = pulse_train((phase - phase.round()).float(), (0.48 * self.sampling_rate / f0).float())
@@ -365,7 +376,7 @@ class VitaAudioCodecPreTrainedModel(PreTrainedAudioTokenizerBase):
         elif isinstance(module, VitaAudioCodecBlock):
             init.constant_(module.scale, 0.1)
         elif isinstance(module, VitaAudioCodecDecoder):
-            # start about as loud as speech is
+            # with this bias an untrained decoder is about as loud as speech
             init.constant_(module.envelope_head.bias, -4.0)
         elif isinstance(module, VitaAudioCodec):
             init.constant_(module.voice_log_f0, math.log(110.0))
@@ -373,8 +384,8 @@ class VitaAudioCodecPreTrainedModel(PreTrainedAudioTokenizerBase):
 
 class VitaAudioCodec(VitaAudioCodecPreTrainedModel):
     r"""
-    The compact speech codec: `encode` turns 16 kHz mono audio into 12.5 codes per second of one codebook, `decode` turns
-    codes into 16 kHz audio in one of the trained voices, at once or chunk by chunk.
+    The compact speech codec: `encode` turns 16 kHz mono audio into 12.5 codes per second of one codebook, `decode`
+    turns codes into 16 kHz audio in one of the trained voices, at once or chunk by chunk.
     """
 
     def __init__(self, config: VitaAudioCodecConfig):
@@ -402,7 +413,7 @@ class VitaAudioCodec(VitaAudioCodecPreTrainedModel):
             [`VitaAudioCodecEncoderOutput`]: `ceil(num_samples / hop_length)` codes a row.
 
         Raises:
-            ValueError: where `input_values` is not mono audio, or a row has no sample.
+            ValueError: `input_values` is not mono audio, or a row has no sample.
         """
         if input_values.ndim != 3 or input_values.shape[1] != 1:
             raise ValueError(f"`input_values` must be (batch_size, 1, num_samples), got {tuple(input_values.shape)}.")
@@ -428,7 +439,7 @@ class VitaAudioCodec(VitaAudioCodecPreTrainedModel):
         )
 
     def init_decoder_state(self, batch_size: int = 1) -> VitaAudioCodecDecoderState:
-        """State of a `decode` before its first chunk of codes; one per utterance, never shared."""
+        """The state of a `decode` before its first chunk of codes. Each utterance needs its own."""
         config, device = self.config, self.voice_log_f0.device
         widths = [
             width for width, depth in zip(config.decoder_hidden_sizes, config.decoder_depths) for _ in range(depth)
@@ -469,7 +480,7 @@ class VitaAudioCodec(VitaAudioCodecPreTrainedModel):
             utterance put together are what one call with all codes returns.
 
         Raises:
-            ValueError: where codes or `voice_id` are out of range or the shape is wrong.
+            ValueError: codes or `voice_id` are out of range, or the shape is wrong.
         """
         if audio_codes.ndim != 3 or audio_codes.shape[1] != 1:
             raise ValueError(f"`audio_codes` must be (batch_size, 1, num_codes), got {tuple(audio_codes.shape)}.")
@@ -500,19 +511,19 @@ class VitaAudioCodec(VitaAudioCodecPreTrainedModel):
         is_final: bool = True,
     ) -> VitaAudioCodecFrames:
         r"""
-        The decoder network without the vocoder: frames for every code whose look-ahead is there.
+        Runs the decoder without the vocoder: frames of every code whose look-ahead has arrived.
 
         Args:
             quantized (`torch.FloatTensor` of shape `(batch_size, num_codes, codebook_dim)`): latents.
             voice_ids (`torch.LongTensor` of shape `(batch_size,)`): voices.
-            state ([`VitaAudioCodecDecoderState`]): brought forward in place.
+            state ([`VitaAudioCodecDecoderState`]): updated in place for the next codes.
         """
         if is_final:
             quantized = nn.functional.pad(quantized, (0, 0, 0, self.config.decoder_lookahead))
         skipped = min(state.codes_to_skip, quantized.shape[1])
         state.codes_to_skip -= skipped
-        # One code at a time but in training: results must not depend on how an utterance is cut into chunks, not even
-        # in the last bit, because the phase of the source adds up all errors of the pitch.
+        # Outside of training one code at a time: results must not depend on how an utterance is cut into chunks, not
+        # even in the last bit, because the phase of the source adds up all errors of the pitch.
         parts = []
         for codes in quantized.split(max(1, quantized.shape[1]) if self.training else 1, dim=1):
             frames, state.convolutions = self.decoder(codes, voice_ids, state.convolutions)

@@ -1,19 +1,21 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The `audio-to-audio` pipeline: a question, spoken or written, or a conversation in, the answer's text and speech out."""
+"""
+The `audio-to-audio` pipeline: a spoken or written question or a conversation in, the answer's text and speech out.
+"""
 
 import copy
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from inspect import signature
 from itertools import count
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
-from transformers import AutoProcessor, GenerationConfig, Pipeline, ProcessorMixin
+from transformers import AutoProcessor, GenerationConfig, Pipeline, PreTrainedModel, ProcessorMixin
 from transformers.generation.streamers import BaseStreamer
 from transformers.pipelines.pt_utils import KeyDataset, PipelineDataset, PipelineIterator
 from transformers.utils.chat_template_utils import Chat
@@ -33,13 +35,13 @@ from .saving_vita_audio import saved_whole
 from .streaming_vita_audio import DEFAULT_CODES_PER_CHUNK, StreamClosed, VitaAudioSpeechStream, VitaAudioStreamer
 
 
-# About a minute of speech with its text
+# About a minute of speech with its text, where neither the caller nor the model says how much
 DEFAULT_MAX_NEW_TOKENS = 1024
 
-# What is not for `generate`
+# Keywords of the pipeline that are not for `generate`
 PREPROCESS_KEYWORDS = ("system_prompt", "sampling_rate", "return_transcript")
 
-# Of `generate`: what would be thrown away
+# Keywords of `generate` that ask for what the pipeline would throw away, with the value that does not
 ONE_ANSWER = {
     "num_return_sequences": 1,
     "return_dict_in_generate": False,
@@ -52,23 +54,27 @@ ONE_ANSWER = {
 # How far the language model may be ahead of the codec: about 10 s of speech with its text.
 MAX_QUEUED_TOKENS = 256
 
-# Nobody speaks faster, so less speech cannot be all of a text. The shipped model's voice has 20.
+# Nobody speaks faster, so shorter speech cannot be all of a text. The shipped model's voice speaks 20 characters a
+# second.
 MAX_CHARACTERS_PER_SECOND = 30
 
-# Of the loudest to the quietest 20 ms, but for a twentieth of either: speech has pauses between its sounds, noise and hum have not.
+# Speech has pauses between its sounds, noise and hum have none. So the loudest 20 ms of speech are louder by more than
+# this than the quietest, when a twentieth at either end is left out.
 MIN_LOUDNESS_RATIO = 1.5
 
 
 class AnswerWarning(UserWarning):
-    """Why an answer is not what was asked for, and what helps."""
+    """Says why an answer is not what was asked for, and what helps."""
 
 
 class PartStreamer(BaseStreamer):
     """
-    Passes on to the `streamer` of an answer what one of its generations writes, which neither begins nor ends it.
+    A streamer for one of the generations of an answer, which passes tokens on to the answer's `streamer`, but neither
+    the prompt nor the end.
 
     Args:
-        is_wanted (`Callable`, *optional*): whether a token is part of the answer; none is by default.
+        streamer ([`VitaAudioStreamer`]): the answer's, whose prompt has come and whose end is still to come.
+        is_wanted (`Callable`, *optional*): whether a token is part of the answer; by default no token is.
     """
 
     def __init__(self, streamer: VitaAudioStreamer, is_wanted: Callable[[int], bool] = lambda token_id: False):
@@ -76,7 +82,7 @@ class PartStreamer(BaseStreamer):
         self.is_wanted = is_wanted
         self.has_prompt = False
 
-    def put(self, value):
+    def put(self, value: torch.LongTensor):
         token_ids = [i for i in value.flatten().tolist() if self.is_wanted(i)] if self.has_prompt else []
         self.has_prompt = True
         if token_ids:
@@ -89,12 +95,15 @@ class PartStreamer(BaseStreamer):
 
 
 class AnswerStreamer(VitaAudioStreamer):
-    """A [`VitaAudioStreamer`] that calls `finish` with the text and the seconds of speech of the whole, and yields its chunks."""
+    """
+    A [`VitaAudioStreamer`] that ends with the chunks of `finish`, which gets the answer's text and its seconds of
+    speech.
+    """
 
     def __init__(self, *args, finish: Callable[[str, float], Iterator[dict]], **kwargs):
         super().__init__(*args, **kwargs)
         self.finish = finish
-        self.put(torch.zeros(1, 0))  # the prompt, of which nothing is needed
+        self.put(torch.zeros(1, 0))  # stands for the prompt, which `PartStreamer` does not pass on
 
     def __iter__(self) -> Iterator[dict]:
         seconds = 0.0
@@ -118,20 +127,21 @@ class VitaAudioPipeline(Pipeline):
 
     Args:
         codec_device (`str` or `torch.device`, *optional*):
-            Where the codec encodes and decodes, if not on the model's device.
+            The codec's device; the model's by default.
     """
 
-    # Its code is what the model's configuration names
+    # nothing to add in a saved folder: the model's configuration already names this code
     remote_code = {}
 
-    # None: it may be missing, of a model that is an object, and `__init__` finds it
+    # None makes it optional: `__init__` loads the processor of a model that was passed without one
     _load_processor = None
     _load_tokenizer = False
     _load_feature_extractor = False
     _load_image_processor = False
     _load_video_processor = False
 
-    # `_forward` has the keywords of `generate`: what the base class does with them changes from release to release
+    # The base class would change the keywords of `generate`, in another way in each release; `_forward` passes them
+    # itself.
     _pipeline_calls_generate = False
 
     def __init__(self, *args, codec_device: str | torch.device | None = None, **kwargs):
@@ -144,16 +154,17 @@ class VitaAudioPipeline(Pipeline):
         if not isinstance(kwargs.get("processor"), ProcessorMixin):
             kwargs["processor"] = _load_processor(kwargs.get("processor") or model.name_or_path, model)
         super().__init__(*args, **kwargs)
-        # Generation wants batches padded on the left, and audio is ids by then.
+        # generation goes on from the right end of each row
         self.tokenizer.padding_side = "left"
+        # the processor turns audio into ids; the base class would pad features
         self.feature_extractor = None
         if self.processor.audio_tokenizer is None:
             raise ValueError("The pipeline needs a processor with a speech codec, and this one has none.")
         for name, token_id in self.processor.speech_vocabulary.to_config().items():
             if getattr(self.model.config, name) != token_id:
                 raise ValueError(
-                    f"The processor is of another model: its tokenizer has {name} = {token_id}, but the model's configuration "
-                    f"{getattr(self.model.config, name)}."
+                    f"The processor is of another model: its tokenizer has {name} = {token_id}, but the model's "
+                    f"configuration {getattr(self.model.config, name)}."
                 )
         self.processor.audio_tokenizer.to(self.device if codec_device is None else codec_device)
 
@@ -165,37 +176,41 @@ class VitaAudioPipeline(Pipeline):
             inputs:
                 One of, or a list, dataset, column or generator of:
 
-                - a spoken question: a path or address of an audio file, its bytes, or an array of samples, see [`load_audio`];
+                - a spoken question: a path or address of an audio file, its bytes, or an array of samples, see
+                  [`load_audio`];
                 - a written question, a string that neither is a file or an address nor is named like one;
-                - a conversation as of [`VitaAudioProcessor.apply_chat_template`], whose last turn is the user's. An earlier
-                  answer of this pipeline may be the content of a turn, and stands for its text. A last turn that begins with
-                  `ASR_PROMPT` asks for the text of its audio, one with `TTS_PROMPT` for the speech of its text;
+                - a conversation as [`VitaAudioProcessor.apply_chat_template`] takes it, whose last turn is the user's.
+                  An earlier answer of this pipeline may be the content of a turn, and stands for its text. A last turn
+                  that begins with `ASR_PROMPT` asks for the text of its audio, one with `TTS_PROMPT` for the speech of
+                  its text;
                 - a row of a dataset with `"messages"` (and `"audios"`) or with an `"audio"`.
 
-                A written question is answered in text, as the models learn it, which is then spoken.
+                A written question is first answered in text, as the models learn it, and the text is then spoken.
             system_prompt (`str`, *optional*):
-                Before the last turn of a conversation without a turn of the system. By default a spoken question has
-                `SPOKEN_CHAT_SYSTEM_PROMPT` and all else none; None for none at all.
+                The system's turn before the last turn, where the conversation has none. By default it is
+                `SPOKEN_CHAT_SYSTEM_PROMPT` before a spoken question and left out otherwise; None leaves it out.
             return_transcript (`bool`, *optional*, defaults to `False`):
-                Whether to add the question in words, which takes one more generation where it was spoken.
+                Whether to add the question in words, which takes one more generation if it was spoken.
             batch_size (`int`, *optional*, defaults to 1):
                 Inputs that go through the model at once.
             sampling_rate (`int`, *optional*):
-                Of audios that are arrays, in Hz; the codec's by default.
+                Rate in Hz of audios that are arrays; the codec's by default.
             generate_kwargs (`dict`, *optional*), kwargs:
                 For `generate`, such as `max_new_tokens`, `do_sample` and `mctp_mode`.
 
         Returns:
-            `dict`, or a list (of a list) or an iterator of them: `"audio"`, a float32 `np.ndarray` of shape `(num_samples,)` in
-            [-1, 1], empty where the answer has no speech; `"sampling_rate"` (`int`) of it in Hz; `"text"` (`str`); on request
-            `"transcript"` (`str`, or None where nothing was asked). An input of several that is bad has an answer without text and
-            speech, with the reason in `"error"` (`str`), and the others are answered.
+            `dict`, or a list (of a list) or an iterator of them: `"audio"`, a float32 `np.ndarray` of shape
+            `(num_samples,)` in [-1, 1], empty where the answer has no speech; `"sampling_rate"` (`int`) of it in Hz;
+            `"text"` (`str`); on request
+            `"transcript"` (`str`, or None where nothing was asked). A bad input among several gets an answer without
+            text and speech, with the reason in `"error"` (`str`), and the others are answered.
 
-            An answer that was cut off, lacks speech or cannot be all that was asked for comes with an [`AnswerWarning`].
+            An answer that was cut off, lacks speech or cannot be all that was asked for comes with an
+            [`AnswerWarning`].
 
         Raises:
-            ValueError: an only input is empty or bad (see [`load_audio`] and [`VitaAudioProcessor.apply_chat_template`]), or a
-                keyword is none of these.
+            ValueError: a single input is empty or bad (see [`load_audio`] and
+                [`VitaAudioProcessor.apply_chat_template`]), or a keyword is none of these.
         """
         if isinstance(inputs, KeyDataset) and type(inputs.dataset).__module__.startswith("datasets."):
             inputs = inputs.dataset[inputs.key]
@@ -224,11 +239,12 @@ class VitaAudioPipeline(Pipeline):
             kwargs: as of `__call__`.
 
         Returns:
-            [`VitaAudioSpeechStream`]: iterator of `{"text": str}` and `{"audio": np.ndarray, "sampling_rate": int}`, and on request
-            `{"transcript": str}` at the end, so that the answer does not wait for it. The pieces of each kind put together are what
-            `__call__` returns, the audio as exactly as the codec streams (see [`VitaAudioStreamer`]). The model writes and the
-            codec speaks in two threads, from this call on. `cancel()` stops both from any thread, as does dropping the iterator;
-            an error in them is raised where it is read.
+            [`VitaAudioSpeechStream`]: iterator of `{"text": str}` and `{"audio": np.ndarray, "sampling_rate": int}`,
+            and on request `{"transcript": str}` at the end, so that the answer does not wait for it. The pieces of
+            each kind put together are what `__call__` returns, the audio as exactly as the codec streams (see
+            [`VitaAudioStreamer`]). The model writes and the codec speaks in two threads, which start with this call.
+            `cancel()` stops both from any thread, and so does dropping the iterator. An error in a thread is raised
+            where the iterator is read.
         """
         preprocess_params, generate_kwargs, _ = self._sanitize_parameters(**kwargs)
         if isinstance(inputs, (list, tuple)):
@@ -257,7 +273,10 @@ class VitaAudioPipeline(Pipeline):
 
     @saved_whole
     def save_pretrained(self, save_directory, **kwargs):
-        """The model and the processor with its codec, a whole Hub folder. `kwargs` as of [`PreTrainedModel.save_pretrained`]."""
+        """
+        The model and the processor with its codec, a whole Hub folder. `kwargs` as of
+        [`PreTrainedModel.save_pretrained`].
+        """
         self.model.save_pretrained(save_directory, **kwargs)
         if kwargs.get("is_main_process", True):
             self.processor.save_pretrained(save_directory)
@@ -274,7 +293,8 @@ class VitaAudioPipeline(Pipeline):
             kwargs[name] = value
         if unknown := kwargs.keys() - self._generate_keywords():
             raise ValueError(
-                f"{', '.join(f'`{name}`' for name in sorted(unknown))} is no keyword of this pipeline, nor of `generate`."
+                f"{', '.join(f'`{name}`' for name in sorted(unknown))} is no keyword of this pipeline, nor of "
+                "`generate`."
             )
         config = kwargs.get("generation_config")
         for name, value in ONE_ANSWER.items():
@@ -292,7 +312,7 @@ class VitaAudioPipeline(Pipeline):
     def preprocess(self, inputs, sampling_rate: int | None = None, return_transcript: bool = False, **system_prompt):
         messages = read_conversation(inputs.messages if isinstance(inputs, Chat) else inputs)
         for part in (part for message in messages for part in message["content"] if part["type"] == "audio"):
-            # once, for an address or a file in memory may have nothing left to be read
+            # once, because an address or a file in memory may be readable only once
             part["audio"] = self.processor.load_audio(part["audio"], sampling_rate)
         task, content = task_of(messages), messages[-1]["content"]
         text = "".join(part["text"] for part in content if part["type"] == "text").removeprefix(TTS_PROMPT)
@@ -305,14 +325,17 @@ class VitaAudioPipeline(Pipeline):
         return question
 
     def _check_question(self, text: str, audios: list[np.ndarray], num_tokens: int) -> None:
-        """Warns of a question that is unlike all that the model was trained with, and refuses one that it has no room for."""
+        """
+        Warns of a question that is unlike the training data, and raises ValueError for one longer than the model can
+        read.
+        """
         positions = getattr(self.model.config.text_config, "max_position_embeddings", None)
         if positions is not None and num_tokens > positions:
-            # not in a batch, where others would fail with it
+            # here, because in a batch the other questions would fail with it
             raise ValueError(f"The conversation has {num_tokens} tokens, but the model has positions for {positions}.")
         reasons = []
         letters = {character for character in text if character.isalpha()}
-        # written byte by byte
+        # a tokenizer writes letters that it was not trained on as several bytes
         unknown = [i for i in letters if len(self.tokenizer(i, add_special_tokens=False)["input_ids"]) > 1]
         if 2 * len(unknown) > len(letters):
             reasons.append(f"The letters of {text!r:.60} are of a language that this model's tokenizer does not know")
@@ -324,8 +347,8 @@ class VitaAudioPipeline(Pipeline):
                 reasons.append("The audio is equally loud throughout, as noise is and speech is not")
         if num_tokens > self.tokenizer.model_max_length:
             reasons.append(
-                f"The conversation has {num_tokens} tokens, more than the {self.tokenizer.model_max_length} that this model was "
-                "trained with; ask in less, or leave earlier turns out"
+                f"The conversation has {num_tokens} tokens, more than the {self.tokenizer.model_max_length} that this "
+                "model was trained with; ask in less, or leave earlier turns out"
             )
         for reason in reasons:
             warnings.warn(f"{reason}: the answer may be wrong.", AnswerWarning, stacklevel=2)
@@ -335,7 +358,10 @@ class VitaAudioPipeline(Pipeline):
         return answer
 
     def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
-        """As the base class's, where an input that is bad does not end it: it is left out of its batch, and has an answer that says so."""
+        """
+        As the base class's, but a bad input does not end the iteration: it is left out of its batch, and its answer
+        says why.
+        """
         numbers = count()
 
         def answer_batch(questions: list[dict]) -> dict:
@@ -356,7 +382,7 @@ class VitaAudioPipeline(Pipeline):
             batch_size=batch_size,
             collate_fn=list,
         )
-        # 2, as with 1 batches are not taken apart; it goes by the size of what comes
+        # at least 2, because with 1 PipelineIterator does not take batches apart; the last batch may be smaller
         batches = PipelineIterator(loader, answer_batch, {}, loader_batch_size=max(batch_size, 2))
         return PipelineIterator(batches, lambda batch: batch["answers"], {})
 
@@ -383,7 +409,7 @@ class VitaAudioPipeline(Pipeline):
         return answers
 
     def _write(self, questions: list[dict], **options) -> list[dict]:
-        """The `"generated_ids"` of each, `(1, sequence_length)`, and `"is_cut_off"`."""
+        """The `"generated_ids"` of each question, of shape `(1, sequence_length)`, and whether it `"is_cut_off"`."""
         rows = {
             name: [question[name][0].tolist() for question in questions] for name in self.processor.model_input_names
         }
@@ -394,13 +420,13 @@ class VitaAudioPipeline(Pipeline):
         ]
 
     def _to_be_read_aloud(self, question: dict, written: dict) -> str | None:
-        """The text of an answer to a written question, where that is all of it."""
+        """The text of an answer to a written question that has no speech yet."""
         (result,) = self.processor.post_process_generation(written["generated_ids"])
         text = result["text"].strip()
         return text if question["task"] == "written" and text and not result["audio_codes"] else None
 
     def _transcribe(self, question: dict, options: dict, **streamer) -> str | None:
-        """What the model hears in a question, or what was written."""
+        """The question in words: what the model hears in its audios, or its text."""
         options = {
             "do_sample": False,
             **{name: options[name] for name in ("mctp_mode",) if name in options},
@@ -432,7 +458,7 @@ class VitaAudioPipeline(Pipeline):
                 defaults.pop("max_new_tokens", None)
             generate_kwargs = {**defaults, **generate_kwargs, "return_dict_in_generate": False}
         else:
-            # transformers takes no keywords beside a configuration
+            # transformers takes no keywords beside a configuration, so the defaults go into a copy of it
             generate_kwargs = {**generate_kwargs, "generation_config": copy.deepcopy(given_config)}
             generate_kwargs["generation_config"].update(**defaults)
         model_inputs = {name: model_inputs[name] for name in self.processor.model_input_names}
@@ -457,7 +483,9 @@ class VitaAudioPipeline(Pipeline):
 
 
 def as_conversation(inputs: list | tuple) -> list[dict] | None:
-    """The messages that a list is, or that ask what it has samples of; None of a list of several inputs."""
+    """
+    The messages of a list that is a conversation, or the question of one that is an audio; None of a list of inputs.
+    """
     if is_conversation(inputs):
         return list(inputs)
     is_audio = len(inputs) > 0 and is_one_audio(inputs)
@@ -465,58 +493,64 @@ def as_conversation(inputs: list | tuple) -> list[dict] | None:
 
 
 def _warn(question: dict, text: str, seconds: float, is_cut_off: bool) -> None:
-    """Warns of an answer of that text and that much speech which cannot be all that was asked for."""
+    """Warns if an answer of this text and so many seconds of speech cannot be all that was asked for."""
     spoken = question["text"] if question["task"] == "tts" else text
     message = None
     if question["task"] == "tts" and text.strip() not in ("", spoken.strip()):
-        message = f"is what the model wrote, and may have spoken, in place of {spoken!r:.60}. It is unlike the texts of its training."
+        message = (
+            f"is what the model wrote, and may have spoken, in place of {spoken!r:.60}. It is unlike the texts of its "
+            "training."
+        )
     elif is_cut_off:
         message = "was cut off at the limit of its length; a larger `max_new_tokens` gives it room."
     elif not seconds and question["task"] != "asr":
         message = "has no speech. Ask in another way, or with another `system_prompt`."
     elif seconds and len(spoken) > MAX_CHARACTERS_PER_SECOND * seconds:
         message = (
-            f"is {seconds:.1f} s of speech, which cannot be all of a text of {len(spoken)} characters. The model speaks what is like "
-            "the texts that it was trained on: give it one sentence at a time."
+            f"is {seconds:.1f} s of speech, which cannot be all of a text of {len(spoken)} characters. The model speaks "
+            "what is like the texts that it was trained on: give it one sentence at a time."
         )
     if message is not None:
         warnings.warn(f"The answer {(text.strip() or spoken)!r:.60} {message}", AnswerWarning, stacklevel=2)
 
 
-def _load_processor(name_or_path: str, model) -> ProcessorMixin:
+def _load_processor(name_or_path: str, model: PreTrainedModel) -> ProcessorMixin:
     """
     Raises:
-        ValueError: it is not said where, as of a model that was not loaded from a folder or the Hub.
+        ValueError: `name_or_path` is empty, because the model was not loaded from a folder or the Hub.
     """
     if not name_or_path:
         raise ValueError("The pipeline needs `processor=`: the model was not loaded from a folder that has one.")
     is_of_model = name_or_path == model.name_or_path and not os.path.isdir(name_or_path)
     revision = {"revision": model.revision} if is_of_model else {}
-    # asked for once, by whoever loaded this code
+    # whoever loaded this code from a folder has already agreed to run the folder's code
     is_remote = __name__.startswith("transformers_modules.")
     return AutoProcessor.from_pretrained(name_or_path, trust_remote_code=is_remote, **revision)
 
 
 class _Rows(Dataset):
-    """Makes a dataset, or a column, of `datasets` one of PyTorch's, as the base class knows them."""
+    """A dataset of PyTorch, which the base class knows, of the rows of a dataset or column of `datasets`."""
 
-    def __init__(self, rows):
+    def __init__(self, rows: Sequence):
         self.rows = rows
 
     def __len__(self):
         return len(self.rows)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int):
         return self.rows[index]
 
 
 def _undecoded(rows):
-    """A dataset or a column of `datasets` whose audio stays in its files, for [`load_audio`] reads them without torchcodec."""
-    # whoever has a dataset has loaded it; a folder's code may import only what all have
+    """
+    A dataset or a column of `datasets` whose audio stays encoded: [`load_audio`] reads it, and does not need
+    torchcodec.
+    """
+    # Not imported, as a Hub folder's code may import only what all users have. Who has a dataset has imported it.
     datasets = sys.modules["datasets"]
     name = getattr(rows, "column_name", None)
     dataset = rows if name is None else rows.source
-    # a column of a column has the rows of a dataset that nobody has any more
+    # the source of a column of a column is no dataset, and has no features
     features = (dataset.features or {}) if hasattr(dataset, "cast_column") else {}
     for column, feature in features.items():
         if isinstance(feature, datasets.Audio):

@@ -113,7 +113,7 @@ class VitaAudioProcessor(ProcessorMixin):
         self,
         feature_extractor: EncodecFeatureExtractor,
         tokenizer: PreTrainedTokenizerBase,
-        audio_tokenizer: PreTrainedAudioTokenizerBase | None = None,
+        audio_tokenizer: SpeechCodec | None = None,
         chat_template: str | dict[str, str] | None = None,
         interleave_pattern: Sequence[int] = DEFAULT_INTERLEAVE_PATTERN,
         max_audio_seconds: float = 60.0,

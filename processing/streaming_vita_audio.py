@@ -37,7 +37,9 @@ def empty(items: queue.Queue):
 
 
 def pass_on_end(items: queue.Queue):
-    """Puts the mark of the end, for readers that may wait. Where there is no room for it, they have something to read."""
+    """
+    Puts the mark of the end, for readers that may wait. Where there is no room for it, they have something to read.
+    """
     try:
         items.put_nowait(None)
     except queue.Full:
@@ -48,14 +50,14 @@ class VitaAudioStreamer(BaseStreamer):
     r"""
     A `streamer` for `generate` that is iterated over from another thread, as [`TextIteratorStreamer`], for one prompt.
 
-    Iterating yields `{"text": str}` and `{"audio": np.ndarray, "sampling_rate": int}` as soon as they exist. Speech is decoded
-    when its end delimiter or `codes_per_chunk` codes have come. The pieces of text add up to the text of the whole answer. The
-    chunks of audio add up to its waveform, sample for sample where the codec's streaming is exact ([`VitaAudioCodec`]) and in
-    the same length where it goes by blocks ([`Glm4VoiceCodec`]). A codec that is no [`StreamingSpeechCodec`] gives all audio in
-    one chunk at the end.
+    Iterating yields `{"text": str}` and `{"audio": np.ndarray, "sampling_rate": int}` as soon as they exist. Speech is
+    decoded when its end delimiter or `codes_per_chunk` codes have come. The pieces of text add up to the text of the
+    whole answer. The chunks of audio add up to its waveform, sample for sample where the codec's streaming is exact
+    ([`VitaAudioCodec`]) and in the same length where it goes by blocks ([`Glm4VoiceCodec`]). A codec that is no
+    [`StreamingSpeechCodec`] gives all audio in one chunk at the end.
 
-    Tokens become text in `generate`'s thread and audio in the reader's, because `generate` must not wait for the codec.
-    [`VitaAudioSpeechStream`] gives the codec a thread of its own.
+    Tokens become text in `generate`'s thread and audio in the reader's, because `generate` must not wait for the
+    codec. [`VitaAudioSpeechStream`] gives the codec a thread of its own.
 
     Args:
         processor ([`VitaAudioProcessor`]):
@@ -181,9 +183,9 @@ class VitaAudioStreamer(BaseStreamer):
 
 class VitaAudioSpeechStream(Iterator[dict]):
     r"""
-    An answer while it is made: the language model writes in one thread, the codec speaks in another, and whoever iterates
-    gets the chunks of [`VitaAudioStreamer`]. Text is there as soon as it is written, also before the speech that was written
-    before it. Both threads wait when they are too far ahead. Made by [`VitaAudioPipeline.stream`].
+    An answer while it is made: the language model writes in one thread, the codec speaks in another, and whoever
+    iterates gets the chunks of [`VitaAudioStreamer`]. Text is there as soon as it is written, also before the speech
+    that was written before it. Both threads wait when they are too far ahead. Made by [`VitaAudioPipeline.stream`].
 
     Args:
         generate (`Callable`):
@@ -225,8 +227,8 @@ class VitaAudioSpeechStream(Iterator[dict]):
 
     def cancel(self):
         """
-        Ends the answer from any thread, without waiting: the reader gets nothing more, the language model stops at its next
-        token and the codec after the chunk it is at.
+        Ends the answer from any thread, without waiting: the reader gets nothing more, the language model stops at its
+        next token and the codec after the chunk it is at.
         """
         self._cancel()
 
