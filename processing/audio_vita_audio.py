@@ -45,7 +45,7 @@ SAMPLES = (np.ndarray, torch.Tensor, list, tuple, array.array)
 
 
 def load_audio(
-    source, sampling_rate: int, source_sampling_rate: int | None = None, max_seconds: float | None = None
+    source: Any, sampling_rate: int, source_sampling_rate: int | None = None, max_seconds: float | None = None
 ) -> np.ndarray:
     """
     Reads audio as mono samples at `sampling_rate`; channels are averaged, other rates resampled (soxr).
@@ -115,7 +115,7 @@ def load_audio(
     return np.ascontiguousarray(samples, dtype=np.float32).clip(-1, 1)
 
 
-def is_one_audio(source) -> bool:
+def is_one_audio(source: Any) -> bool:
     """
     Whether `source` is one audio and not several. A list of samples is one, and so is a pair of samples and their
     rate.
@@ -123,11 +123,11 @@ def is_one_audio(source) -> bool:
     return not isinstance(source, (list, tuple)) or _has_rate(source) or any(map(_is_number, source[:1]))
 
 
-def _is_number(value) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _has_rate(source) -> bool:
+def _has_rate(source: Any) -> bool:
     """
     Whether `source` is a pair of a rate and samples, as Gradio and `scipy.io.wavfile.read` give it, or of samples and
     a rate, as soundfile and torchaudio do.
@@ -158,7 +158,7 @@ def _from_dictionary(row: dict, sampling_rate: int | None) -> tuple[Any, int | N
     return source, sampling_rate
 
 
-def _open(source) -> tuple[str, BinaryIO]:
+def _open(source: str | os.PathLike | bytes | bytearray | memoryview | BinaryIO) -> tuple[str, BinaryIO]:
     """The name of a file for messages, and a stream of its bytes. What is no file on a disk is read into memory."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         return "the audio in memory", io.BytesIO(source)
@@ -196,7 +196,7 @@ def _open(source) -> tuple[str, BinaryIO]:
         return _read_all(name, stream)
 
 
-def _read_all(name: str, file) -> tuple[str, BinaryIO]:
+def _read_all(name: str, file: BinaryIO) -> tuple[str, BinaryIO]:
     """
     The name and the bytes of a file object, from its start where it can seek: one that was just written is at its end.
     """
@@ -259,7 +259,7 @@ def _decode_base64(text: str | bytes) -> bytes:
 class _HttpOnly(urllib.request.HTTPRedirectHandler):
     """Follows redirects to `http(s)://` alone."""
 
-    def redirect_request(self, request, file, code, message, headers, new_url):
+    def redirect_request(self, request, file, code, message, headers, new_url: str):
         if not new_url.lower().startswith(("http://", "https://")):
             raise urllib.error.URLError(f"it redirects to another kind of address, {new_url:.100}")
         return super().redirect_request(request, file, code, message, headers, new_url)
@@ -286,7 +286,7 @@ def _fetch(url: str) -> bytes:
     return bytes(content)
 
 
-def _to_float(samples) -> np.ndarray:
+def _to_float(samples: Any) -> np.ndarray:
     if isinstance(samples, (list, tuple)):
         samples = _to_array(samples)
     if isinstance(samples, torch.Tensor):

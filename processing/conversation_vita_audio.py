@@ -5,6 +5,7 @@
 import os
 import re
 from collections.abc import Sequence
+from typing import Any
 
 
 AUDIO_MARK = "<|audio|>"
@@ -51,7 +52,7 @@ CHAT_TEMPLATE = """\
 {%- endif %}"""
 
 
-def recognition_conversation(audio) -> list[dict]:
+def recognition_conversation(audio: Any) -> list[dict]:
     """
     A conversation that asks for the text of `audio`, anything that a part `{"type": "audio", "audio": ...}` takes.
     """
@@ -64,7 +65,7 @@ def synthesis_conversation(text: str) -> list[dict]:
     return [{"role": "user", "content": [{"type": "text", "text": TTS_PROMPT + text}]}]
 
 
-def spoken_conversation(audio, system_prompt: str | None = SPOKEN_CHAT_SYSTEM_PROMPT) -> list[dict]:
+def spoken_conversation(audio: Any, system_prompt: str | None = SPOKEN_CHAT_SYSTEM_PROMPT) -> list[dict]:
     """A conversation that asks the spoken question `audio`; a `system_prompt` of None leaves the system's turn out."""
     question = {"role": "user", "content": [{"type": "audio", "audio": audio}]}
     if system_prompt is None:
@@ -80,16 +81,16 @@ def is_written(text: str) -> bool:
     return not (LOCATION.match(text) or FILE_NAME.fullmatch(text.strip()) or os.path.exists(text))
 
 
-def is_conversation(inputs) -> bool:
+def is_conversation(inputs: Any) -> bool:
     """Whether `inputs` are messages `{"role", "content"}`, one or more."""
     return isinstance(inputs, (list, tuple)) and len(inputs) > 0 and _is_message(inputs[0])
 
 
-def _is_message(inputs) -> bool:
+def _is_message(inputs: Any) -> bool:
     return isinstance(inputs, dict) and {"role", "content"} <= inputs.keys()
 
 
-def read_conversation(inputs) -> list[dict]:
+def read_conversation(inputs: Any) -> list[dict]:
     """
     The messages of an input of the pipeline, in the form of [`split_at_marks`].
 
@@ -126,7 +127,7 @@ def read_conversation(inputs) -> list[dict]:
     return messages
 
 
-def _audio(inputs) -> dict:
+def _audio(inputs: Any) -> dict:
     if isinstance(inputs, dict) and inputs.get("audio") is not None:
         # a row of a dataset, or another answer of the pipeline
         rate = {"sampling_rate": inputs["sampling_rate"]} if inputs.get("sampling_rate") is not None else {}

@@ -122,7 +122,7 @@ class Glm4VoiceCodecPreTrainedModel(PreTrainedAudioTokenizerBase):
     _keep_in_fp32_modules_strict = ["vocoder"]
 
     @torch.no_grad()
-    def _init_weights(self, module):
+    def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
         if isinstance(module, Glm4VoiceSnake):
             init.ones_(module.alpha)

@@ -364,7 +364,7 @@ class VitaAudioCodecPreTrainedModel(PreTrainedAudioTokenizerBase):
     _no_split_modules = ["VitaAudioCodecBlock"]
 
     @torch.no_grad()
-    def _init_weights(self, module):
+    def _init_weights(self, module: nn.Module):
         if isinstance(module, (nn.Linear, nn.Conv1d)):
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
             init.zeros_(module.bias)

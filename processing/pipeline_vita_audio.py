@@ -8,9 +8,10 @@ import copy
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from inspect import signature
 from itertools import count
+from typing import Any
 
 import numpy as np
 import torch
@@ -156,7 +157,7 @@ class VitaAudioPipeline(Pipeline):
         super().__init__(*args, **kwargs)
         # generation goes on from the right end of each row
         self.tokenizer.padding_side = "left"
-        # the processor turns audio into ids; the base class would pad features
+        # there are no features for the base class: the processor turns audio into ids
         self.feature_extractor = None
         if self.processor.audio_tokenizer is None:
             raise ValueError("The pipeline needs a processor with a speech codec, and this one has none.")
@@ -168,7 +169,7 @@ class VitaAudioPipeline(Pipeline):
                 )
         self.processor.audio_tokenizer.to(self.device if codec_device is None else codec_device)
 
-    def __call__(self, inputs, **kwargs):
+    def __call__(self, inputs: Any, **kwargs):
         r"""
         Answers one or several inputs.
 
@@ -227,7 +228,7 @@ class VitaAudioPipeline(Pipeline):
         return super().__call__(inputs, **kwargs)
 
     def stream(
-        self, inputs, codes_per_chunk: int = DEFAULT_CODES_PER_CHUNK, max_queued_chunks: int = 16, **kwargs
+        self, inputs: Any, codes_per_chunk: int = DEFAULT_CODES_PER_CHUNK, max_queued_chunks: int = 16, **kwargs
     ) -> VitaAudioSpeechStream:
         r"""
         Answers one input piece by piece.
@@ -255,7 +256,7 @@ class VitaAudioPipeline(Pipeline):
         options = {**self._forward_params, **generate_kwargs}
         vocabulary, is_cut_off = self.processor.speech_vocabulary, []
 
-        def generate(streamer):
+        def generate(streamer: VitaAudioStreamer):
             (written,) = self._write([question], streamer=PartStreamer(streamer, lambda token_id: True), **options)
             is_cut_off.append(written["is_cut_off"])
             if (text := self._to_be_read_aloud(question, written)) is not None:
@@ -272,7 +273,7 @@ class VitaAudioPipeline(Pipeline):
         return VitaAudioSpeechStream(generate, streamer, max_queued_chunks)
 
     @saved_whole
-    def save_pretrained(self, save_directory, **kwargs):
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs):
         """
         The model and the processor with its codec, a whole Hub folder. `kwargs` as of
         [`PreTrainedModel.save_pretrained`].
@@ -309,7 +310,9 @@ class VitaAudioPipeline(Pipeline):
         names |= {name for name in vars(GenerationConfig()) if not name.startswith("_")}
         return (names | set(signature(self.model.generate).parameters)) - {"kwargs", "inputs"}
 
-    def preprocess(self, inputs, sampling_rate: int | None = None, return_transcript: bool = False, **system_prompt):
+    def preprocess(
+        self, inputs: Any, sampling_rate: int | None = None, return_transcript: bool = False, **system_prompt
+    ) -> dict:
         messages = read_conversation(inputs.messages if isinstance(inputs, Chat) else inputs)
         for part in (part for message in messages for part in message["content"] if part["type"] == "audio"):
             # once, because an address or a file in memory may be readable only once
@@ -353,11 +356,19 @@ class VitaAudioPipeline(Pipeline):
         for reason in reasons:
             warnings.warn(f"{reason}: the answer may be wrong.", AnswerWarning, stacklevel=2)
 
-    def run_single(self, inputs, preprocess_params, forward_params, postprocess_params):
+    def run_single(self, inputs: Any, preprocess_params: dict, forward_params: dict, postprocess_params: dict) -> dict:
         (answer,) = self._answer([self.preprocess(inputs, **preprocess_params)], forward_params)
         return answer
 
-    def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
+    def get_iterator(
+        self,
+        inputs: Iterable,
+        num_workers: int,
+        batch_size: int,
+        preprocess_params: dict,
+        forward_params: dict,
+        postprocess_params: dict,
+    ) -> Iterator[dict]:
         """
         As the base class's, but a bad input does not end the iteration: it is left out of its batch, and its answer
         says why.
@@ -386,7 +397,7 @@ class VitaAudioPipeline(Pipeline):
         batches = PipelineIterator(loader, answer_batch, {}, loader_batch_size=max(batch_size, 2))
         return PipelineIterator(batches, lambda batch: batch["answers"], {})
 
-    def _preprocess_or_error(self, inputs, **preprocess_params) -> dict:
+    def _preprocess_or_error(self, inputs: Any, **preprocess_params) -> dict:
         try:
             return self.preprocess(inputs, **preprocess_params)
         except (ValueError, TypeError, OSError) as error:
@@ -445,7 +456,7 @@ class VitaAudioPipeline(Pipeline):
         audio, sampling_rate = np.zeros(0, dtype=np.float32), self.processor.output_sampling_rate
         return {"audio": audio, "sampling_rate": sampling_rate, "text": "", "error": error}
 
-    def _forward(self, model_inputs, **generate_kwargs):
+    def _forward(self, model_inputs: dict, **generate_kwargs) -> dict:
         given_config = generate_kwargs.get("generation_config")
         config = self.model.generation_config if given_config is None else given_config
         defaults = {"return_dict_in_generate": False}
@@ -476,7 +487,7 @@ class VitaAudioPipeline(Pipeline):
             "is_cut_off": [is_full and not any(i in ends for i in row) for row in generated_ids.tolist()],
         }
 
-    def postprocess(self, model_outputs):
+    def postprocess(self, model_outputs: dict) -> dict:
         (result,) = self.processor.post_process_generation(model_outputs["generated_ids"])
         (audio,) = self.processor.decode_audio([result["audio_codes"]])
         return {"audio": audio, "sampling_rate": self.processor.output_sampling_rate, "text": result["text"]}
@@ -507,8 +518,8 @@ def _warn(question: dict, text: str, seconds: float, is_cut_off: bool) -> None:
         message = "has no speech. Ask in another way, or with another `system_prompt`."
     elif seconds and len(spoken) > MAX_CHARACTERS_PER_SECOND * seconds:
         message = (
-            f"is {seconds:.1f} s of speech, which cannot be all of a text of {len(spoken)} characters. The model speaks "
-            "what is like the texts that it was trained on: give it one sentence at a time."
+            f"is {seconds:.1f} s of speech, which cannot be all of a text of {len(spoken)} characters. The model "
+            "speaks what is like the texts that it was trained on: give it one sentence at a time."
         )
     if message is not None:
         warnings.warn(f"The answer {(text.strip() or spoken)!r:.60} {message}", AnswerWarning, stacklevel=2)
@@ -541,7 +552,7 @@ class _Rows(Dataset):
         return self.rows[index]
 
 
-def _undecoded(rows):
+def _undecoded(rows: Iterable) -> Iterable:
     """
     A dataset or a column of `datasets` whose audio stays encoded: [`load_audio`] reads it, and does not need
     torchcodec.

@@ -1,3 +1,3 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The command line. What is heavy is imported by the command that needs it."""
+"""The command line."""

@@ -3,8 +3,7 @@
 """
 The console command `vita-audio`.
 
-What it imports is light, so that its help and what is wrong with a command are there at once; what is heavy is imported by the
-command that needs it.
+This module imports nothing heavy, so that help and errors of usage come at once. Each command imports what it needs.
 """
 
 import argparse
@@ -18,7 +17,7 @@ from hub_cards.command_line import ArgumentParser, run_command
 
 
 PACKAGE = Path(find_spec("processing").origin).parent
-# an installed package has the model inside, a checkout beside
+# the shipped model lies inside the installed package, and in a checkout beside it
 DEFAULT_MODEL = next(
     filter(Path.is_dir, (folder / "pretrained" / "vita-audio-mini" for folder in (PACKAGE, PACKAGE.parent))),
     PACKAGE.parent / "pretrained" / "vita-audio-mini",
@@ -26,7 +25,7 @@ DEFAULT_MODEL = next(
 SAMPLE_QUESTION = DEFAULT_MODEL / "sample_question.wav"
 
 DELEGATED_COMMANDS = {"train": "Train a stage", "evaluate": "Score a model on held-out data in every mode"}
-EXTRAS = {"train": "train", "evaluate": "eval"}  # what `pip` has to install for them
+EXTRAS = {"train": "train", "evaluate": "eval"}  # the extras of this package that they need
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,10 +33,11 @@ def main(argv: list[str] | None = None) -> int:
     Runs a command.
 
     Args:
-        argv: its arguments; the process's by default.
+        argv (`list[str]`, *optional*): the command's arguments; the process's by default.
 
     Returns:
-        `int`: 0, or 1 where it failed, after one line on the standard error that says why. Wrong usage exits with 2.
+        `int`: 0, or 1 if the command failed, after one line on the standard error that says why. Wrong usage exits
+        with 2.
     """
     return run_command(run, "vita-audio", sys.argv[1:] if argv is None else argv)
 
@@ -67,9 +67,9 @@ def delegate(command: str, argv: list[str]) -> int | None:
 
 
 class Version(argparse.Action):
-    """Prints the versions of what an answer depends on."""
+    """Prints the versions of the packages that answers depend on."""
 
-    def __call__(self, parser, *args):
+    def __call__(self, parser: argparse.ArgumentParser, *args):
         print(*(f"{name} {metadata.version(name)}" for name in ("vita-audio", "transformers", "torch")), sep=", ")
         parser.exit()
 
@@ -94,8 +94,8 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("auto", "float32", "bfloat16", "float16"),
         help="type of the weights in memory (default: the one the model is computed in)",
     )
-    # Generation and speech decoding run in a thread each. On two busy cores, more threads inside of each make them wait for one
-    # another: a hundred times slower, measured with a small model.
+    # The language model and the codec run in a thread each. On two busy cores, operations of several threads wait for
+    # one another: the small model was a hundred times slower with them.
     model.add_argument(
         "--threads", type=int, default=1, help="CPU threads of each operation; more for large models (default: 1)"
     )
@@ -122,7 +122,7 @@ def build_parser() -> argparse.ArgumentParser:
     spoken.add_argument(
         "--output",
         "-o",
-        help="a wav, flac, ogg or mp3 file for the speech, and for that of several inputs a folder (default: in this folder)",
+        help="a wav, flac, ogg or mp3 file for the speech, or a folder for several inputs (default: in this folder)",
     )
     spoken.add_argument("--force", action="store_true", help="even over files that are there")
 
@@ -193,7 +193,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def parse_mode(text: str) -> str | list[int]:
-    """A mode's name, or its list of numbers with commas between them."""
+    """A mode's name as it is, or the numbers of a list such as `1,10,4,10`."""
     if not text.lstrip("-")[:1].isdigit():
         return text
     try:
@@ -202,13 +202,13 @@ def parse_mode(text: str) -> str | list[int]:
         raise argparse.ArgumentTypeError(f"{text!r:.200} is not a list of numbers such as 1,10,4,10") from None
 
 
-def run_speech(arguments) -> int:
+def run_speech(arguments: argparse.Namespace) -> int:
     from .speech import respond_to_all
 
     return respond_to_all(arguments, arguments.default_output)
 
 
-def run_export(arguments) -> int:
+def run_export(arguments: argparse.Namespace) -> int:
     from hub_cards.model_card import CARD_FILE, FILES_OF_THE_CARD, metadata_of, write_model_card
     from modeling_vita_audio.saving_vita_audio import check_is_free, written_whole
     from processing.export import export_repository
@@ -229,7 +229,7 @@ def run_export(arguments) -> int:
     return 0
 
 
-def run_push(arguments) -> int:
+def run_push(arguments: argparse.Namespace) -> int:
     from hub_cards.push import describe_push, push_folder
 
     if arguments.dry_run:
@@ -239,7 +239,7 @@ def run_push(arguments) -> int:
     return 0
 
 
-def run_card(arguments) -> int:
+def run_card(arguments: argparse.Namespace) -> int:
     from hub_cards.model_card import add_benchmarks, read_model_config, write_model_card
 
     read_model_config(Path(arguments.folder))

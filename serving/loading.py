@@ -1,35 +1,44 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Loading the model of a command, with an error that says what to do where it is not whole."""
+"""Loads the model of a command. Where it is not whole, the error says what to do."""
 
+from __future__ import annotations
+
+import argparse
 import gc
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hub_cards.command_line import check_place
 
 
-# What transformers' loading ends in where a file has JSON of another shape than it expects
+if TYPE_CHECKING:
+    from transformers import Pipeline, PreTrainedModel, ProcessorMixin
+
+
+# transformers' loading raises one of these if a file has JSON of another shape than it expects
 ERRORS_OF_MALFORMED_FILES = (AttributeError, KeyError, IndexError, TypeError, RecursionError)
 
-# What to do with a model of another type
+# What to do with a model of another type, by its type
 HINTS = dict.fromkeys(
     ("qwen2_mtp", "qwen2_mtp_sensevoice"),
-    " It is a released checkpoint, which `python -m modeling_vita_audio.convert_vita_audio_to_hf --input_dir {name} --output_dir "
-    "FOLDER` makes one of this package.",
+    " It is a released checkpoint. `python -m modeling_vita_audio.convert_vita_audio_to_hf --input_dir {name} "
+    "--output_dir FOLDER` converts it to this package's format.",
 ) | dict.fromkeys(
     ("glm4_voice_codec", "vita_audio_codec"),
-    " It is a speech codec, which `vita-audio export --model MODEL --codec {name} FOLDER` puts beside a language model.",
+    " It is a speech codec. `vita-audio export --model MODEL --codec {name} FOLDER` puts it beside a language model.",
 )
 
 
-def load_pipeline(arguments):
+def load_pipeline(arguments: argparse.Namespace) -> Pipeline:
     """
-    The [`VitaAudioPipeline`] that the options `--model`, `--revision`, `--codec`, `--device`, `--dtype` and `--threads` ask for.
+    The [`VitaAudioPipeline`] of the options `--model`, `--revision`, `--codec`, `--device`, `--dtype` and `--threads`.
 
     Raises:
-        ValueError, OSError: an option is wrong, or the model is malformed, not whole, or not there.
+        ValueError, OSError: an option is wrong, or the model is malformed, incomplete or not there.
+        TypeError: `--codec` is no speech codec.
     """
     codec = getattr(arguments, "codec", None)
     for option, name in (("--model", arguments.model), ("--codec", codec)):
@@ -43,8 +52,8 @@ def load_pipeline(arguments):
             raise ValueError(f"--{name} must be at least 1, got {value}.")
     if (seed := getattr(arguments, "seed", None)) is not None and not 0 <= seed < 2**32:
         raise ValueError(f"--seed must be between 0 and {2**32 - 1}, got {seed}.")
-    # The libraries make some hundred thousand objects that stay. To look through them again and again, at the end as well, takes a
-    # third of the time of a short answer.
+    # The libraries make some hundred thousand objects that stay. The garbage collector would look through them again
+    # and again, and at the end, which takes a third of the time of a short answer.
     gc.disable()
     try:
         return build_pipeline(arguments, codec)
@@ -53,7 +62,7 @@ def load_pipeline(arguments):
         gc.enable()
 
 
-def build_pipeline(arguments, codec: str | None):
+def build_pipeline(arguments: argparse.Namespace, codec: str | None) -> Pipeline:
     import torch
     import transformers
 
@@ -72,7 +81,8 @@ def build_pipeline(arguments, codec: str | None):
         model, processor = load(arguments.model, arguments.revision, arguments.dtype, codec)
     except ERRORS_OF_MALFORMED_FILES as error:
         raise ValueError(
-            f"{arguments.model} cannot be loaded, as a file in it is malformed ({type(error).__name__}: {error!s:.200})."
+            f"{arguments.model} cannot be loaded, because a file in it is malformed ({type(error).__name__}: "
+            f"{error!s:.200})."
         ) from error
     return VitaAudioPipeline(model, processor=processor, device=device)
 
@@ -97,8 +107,12 @@ def check_folder(option: str, name: str) -> None:
             raise ValueError(f"{path} must have a JSON object, but has {content!r:.200}.")
 
 
-def load(name: str, revision: str | None, dtype: str | None, codec_name: str | None):
-    """The model and the processor of a folder or Hub id; the processor is built where there is a codec beside it."""
+def load(
+    name: str, revision: str | None, dtype: str | None, codec_name: str | None
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """
+    The model and the processor of a folder or Hub id. With a `codec_name`, the processor is built from this codec.
+    """
     from transformers import AutoModel, AutoProcessor, PreTrainedConfig
     from transformers.utils import PROCESSOR_NAME, cached_file
 
@@ -118,14 +132,14 @@ def load(name: str, revision: str | None, dtype: str | None, codec_name: str | N
 
     if codec_name is None and not has(PROCESSOR_NAME):
         raise ValueError(
-            f"{name} has a language model alone, as converting a released one leaves it, and no speech codec. `vita-audio export "
-            f"--model {name} --codec CODEC FOLDER` puts both into one folder; the released models' codec is what `python -m "
-            "processing.convert_glm4_voice_to_hf` writes."
+            f"{name} has a language model, but no speech codec, as a converted model has none. `vita-audio export "
+            f"--model {name} --codec CODEC FOLDER` puts both into one folder; `python -m "
+            "processing.convert_glm4_voice_to_hf` writes the codec of the released models."
         )
     if codec_name is not None and has(PROCESSOR_NAME) and has("audio_tokenizer", "config.json"):
         raise ValueError(f"{name} has a processor with a codec of its own; leave --codec out.")
     if not has("tokenizer.json") and not has("tokenizer_config.json"):
-        raise ValueError(f"{name} has no tokenizer.json: it is that of the checkpoint that this was made from.")
+        raise ValueError(f"{name} has no tokenizer.json. The checkpoint that it was made from has it.")
     if codec_name is None:
         processor = AutoProcessor.from_pretrained(name, revision=revision)
         return AutoModel.from_pretrained(name, revision=revision, dtype=dtype), processor
@@ -135,8 +149,8 @@ def load(name: str, revision: str | None, dtype: str | None, codec_name: str | N
     return model, build_processor(name, revision, model, codec)
 
 
-def build_processor(name: str, revision: str | None, model, codec):
-    """The processor of a converted model: its tokenizer and a codec."""
+def build_processor(name: str, revision: str | None, model: PreTrainedModel, codec: PreTrainedModel) -> ProcessorMixin:
+    """The processor of a converted model, made of its tokenizer and a codec."""
     from transformers import AutoTokenizer
 
     from processing import VitaAudioProcessor

@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`vita-audio answer | ask | transcribe | speak`: inputs in; text, speech and times out."""
 
+from __future__ import annotations
+
+import argparse
 import io
 import json
 import os
@@ -11,11 +14,18 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hub_cards.command_line import explain, fail
 
 
-# By the ending of a file's name: what soundfile calls the format, and how samples are stored in it
+if TYPE_CHECKING:
+    import numpy as np
+
+    from processing import VitaAudioPipeline
+
+
+# soundfile's name of the format and of the samples in it, by the ending of a file's name
 FORMATS = {
     ".wav": ("WAV", "PCM_16"),
     ".flac": ("FLAC", "PCM_16"),
@@ -26,24 +36,26 @@ FORMATS = {
 COMMANDS_ON_TEXT = ("ask", "speak")
 STANDARD_INPUT = "-"
 
-# Programs that play a file; the first that is there is named
+# Programs that play a file. A report names the first that is installed.
 PLAYERS = ("afplay", "pw-play", "paplay", "aplay", "play", "ffplay", "xdg-open")
 
 
-def respond_to_all(arguments, default_output: str | None) -> int:
+def respond_to_all(arguments: argparse.Namespace, default_output: str | None) -> int:
     """
-    Answers, speaks or writes down all inputs of a command. Where one of several cannot be, an error says so, and the others are.
+    Answers, speaks or writes down all inputs of a command. If one of several inputs fails, an error is printed and the
+    others go on.
 
     Args:
-        arguments: of the command.
-        default_output: the name of a file that is overwritten without a question; None where no speech is written.
+        arguments (`argparse.Namespace`): the command's arguments.
+        default_output (`str`, *optional*): the name of a file that is overwritten without `--force`; None for a
+            command that writes no speech.
 
     Returns:
-        `int`: 0, or 1 where one could not be.
+        `int`: 0, or 1 if an input failed.
 
     Raises:
-        ValueError, OSError: an option, the model or the only input is wrong. What can be known before the model is loaded is said
-            before that.
+        ValueError, OSError: an option, the model or the only input is wrong. Options and the names of files are
+            checked before the model is loaded.
     """
     if arguments.command in COMMANDS_ON_TEXT:
         arguments.inputs = read_texts(arguments.inputs)
@@ -80,16 +92,17 @@ def respond_to_all(arguments, default_output: str | None) -> int:
 
 def read_texts(inputs: list[str]) -> list[str]:
     """
-    The texts that a command was given, the lines of the standard input for `-`.
+    The texts that a command was given, with the lines of the standard input in the place of `-`.
 
     Raises:
-        ValueError: one is a file, or has nothing in it that could be said.
+        ValueError: a text is the name of a file, or has neither a letter nor a digit.
     """
     texts = []
     for text in inputs:
         if os.path.isfile(text):
             raise ValueError(
-                f"{text} is a file, where a text is due. `- < {text}` takes its lines, and `vita-audio answer {text}` a spoken question."
+                f"{text} is a file, but the command takes a text. `- < {text}` takes the file's lines, and "
+                f"`vita-audio answer {text}` a spoken question."
             )
         texts += filter(str.strip, sys.stdin.read().splitlines()) if text == STANDARD_INPUT else [text]
     for text in texts or [""]:
@@ -101,19 +114,19 @@ def read_texts(inputs: list[str]) -> list[str]:
 def check_files_are_there(names: list[str]) -> None:
     """
     Raises:
-        FileNotFoundError: none of them is.
+        FileNotFoundError: none of the files is there.
     """
     if not any(os.path.exists(name) or name == STANDARD_INPUT or ":" in name for name in names):
         raise FileNotFoundError(f"There is no audio file {', '.join(names):.200}.")
 
 
-def plan_outputs(arguments, default_output: str) -> list[Path]:
+def plan_outputs(arguments: argparse.Namespace, default_output: str) -> list[Path]:
     """
-    The files for the speech of each input, in folders that are there.
+    The file for the speech of each input, in a folder that exists.
 
     Raises:
-        ValueError: the ending of a name is of no format, or a file is there already, is a folder or an input.
-        OSError: one cannot be written.
+        ValueError: the ending of a name is of no format, or a file exists, is a folder or an input.
+        OSError: a file cannot be written.
     """
     place = Path(arguments.output or default_output)
     if len(arguments.inputs) == 1 and not place.is_dir():
@@ -153,22 +166,22 @@ def check_output(output: Path, force: bool, is_folder_new: bool) -> None:
         raise OSError(f"The output {output} cannot be written: {error.strerror}.") from error
 
 
-def respond(arguments, pipe, name: str, output: Path | None) -> dict:
+def respond(arguments: argparse.Namespace, pipe: VitaAudioPipeline, name: str, output: Path | None) -> dict:
     """
-    Runs the model on one input, and writes the speech.
+    Runs the model on one input, and writes the speech to `output`.
 
     Returns:
-        `dict`: what the command reports. Times count from the moment that the input is in memory; a real-time factor is the time
-        needed over the length of the speech written, or read.
+        `dict`: the command's report. Times are in seconds, from the moment that the input is in memory. The real-time
+        factor is the time needed over the length of the speech that was written, or read.
     """
     import numpy as np
     from transformers import set_seed
 
-    # read beforehand, so that the time that takes is not the answer's
+    # before the clock starts: reading the input is no part of the answer's time
     inputs, source = read_input(arguments.command, pipe, name)
     options = {"mctp_mode": arguments.mctp_mode, "max_new_tokens": arguments.max_new_tokens}
     options = {name: value for name, value in options.items() if value is not None}
-    # a converted model's generation config may name none
+    # a converted model's generation config may name no mode
     mode = options.get("mctp_mode") or getattr(pipe.model.generation_config, "mctp_mode", None) or "vanilla"
     if arguments.seed is not None:
         set_seed(arguments.seed)
@@ -177,7 +190,7 @@ def respond(arguments, pipe, name: str, output: Path | None) -> dict:
     start = time.perf_counter()
     first_chunk_seconds, text, audio, heard = None, "", [], {}
     for chunk in pipe.stream(inputs, return_transcript=arguments.command == "answer", **options):
-        if "transcript" in chunk:  # the last one, which the answer did not wait for
+        if "transcript" in chunk:  # comes last, and its time is not the answer's
             heard = {"question": chunk["transcript"]}
             continue
         total_seconds = time.perf_counter() - start
@@ -186,7 +199,7 @@ def respond(arguments, pipe, name: str, output: Path | None) -> dict:
         text += chunk.get("text", "")
         audio += [chunk["audio"]] if "audio" in chunk else []
 
-    # of text that is spoken the model writes none
+    # in TTS the model writes no text: report the input
     report = {"input": name, "text": text.strip() or (source if arguments.command == "speak" else ""), "mode": mode}
     if output is None:
         report["audio_seconds"] = len(source) / pipe.processor.feature_extractor.sampling_rate
@@ -204,8 +217,8 @@ def respond(arguments, pipe, name: str, output: Path | None) -> dict:
     return report
 
 
-def read_input(command: str, pipe, name: str):
-    """What the pipeline is asked, and the text or samples in it."""
+def read_input(command: str, pipe: VitaAudioPipeline, name: str) -> tuple[list[dict] | np.ndarray, str | np.ndarray]:
+    """The pipeline's input for the command's input `name`, and the text or samples in it."""
     from processing.conversation_vita_audio import recognition_conversation, synthesis_conversation
 
     if command not in COMMANDS_ON_TEXT:
@@ -215,7 +228,7 @@ def read_input(command: str, pipe, name: str):
 
 
 def describe(report: dict) -> str:
-    """A report for people."""
+    """The report of [`respond`] in words."""
     lines = [f"Heard: {report['question']}"] if report.get("question") else []
     lines.append(report["text"])
     if "audio" in report:
@@ -230,10 +243,10 @@ def describe(report: dict) -> str:
     return "\n".join(lines)
 
 
-def write_audio(path: Path, samples, sampling_rate: int) -> None:
+def write_audio(path: Path, samples: np.ndarray, sampling_rate: int) -> None:
     """
-    Writes mono samples, in the format of the ending of `path`, beside it and moves them there, so that a full disk or a kill leaves
-    no half a file.
+    Writes mono samples in the format of the ending of `path`. They are written to a file beside it, which is renamed,
+    so that a full disk or a killed process leaves no half a file.
     """
     import soundfile
 

@@ -286,7 +286,7 @@ def write_bad_files():
         ),
         (["answer", "question.wav", "second.wav", "--output", "c.wav"], "The output of several inputs is a folder"),
         (["answer", "folder.wav"], "folder.wav is a folder, and no audio file"),
-        (["ask", "question.wav"], "question.wav is a file, where a text is due. `- < question.wav` takes its lines"),
+        (["ask", "question.wav"], "question.wav is a file, but the command takes a text. `- < question.wav` takes"),
         (["speak", ""], "nothing in it to be spoken"),
         (["answer", "a.wav", "b.wav"], "no audio file a.wav, b.wav"),
         (["answer", "question.wav", "--output", "/proc/a.wav"], "/proc/a.wav cannot be written"),
