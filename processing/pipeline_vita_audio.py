@@ -202,9 +202,9 @@ class VitaAudioPipeline(Pipeline):
         Returns:
             `dict`, or a list (of a list) or an iterator of them: `"audio"`, a float32 `np.ndarray` of shape
             `(num_samples,)` in [-1, 1], empty where the answer has no speech; `"sampling_rate"` (`int`) of it in Hz;
-            `"text"` (`str`); on request
-            `"transcript"` (`str`, or None where nothing was asked). A bad input among several gets an answer without
-            text and speech, with the reason in `"error"` (`str`), and the others are answered.
+            `"text"` (`str`); on request `"transcript"` (`str`, or None where nothing was asked). A bad input among
+            several gets an answer without text and speech, with the reason in `"error"` (`str`), and the others are
+            answered.
 
             An answer that was cut off, lacks speech or cannot be all that was asked for comes with an
             [`AnswerWarning`].

@@ -204,6 +204,6 @@ def test_full_disk_leaves_nothing_behind(pipe, tmp_path):
 
 def test_export_needs_a_codec(pipe, tmp_path):
     processor = VitaAudioProcessor(pipe.processor.feature_extractor, pipe.processor.tokenizer)
-    with pytest.raises(ValueError, match="no codec"):
+    with pytest.raises(ValueError, match="no speech codec"):
         export_repository(pipe.model, processor, tmp_path / "out")
     assert torch.is_tensor(pipe.model.lm_head.weight) and not (tmp_path / "out").exists()
