@@ -7,17 +7,13 @@ from pathlib import Path
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from .results import TASK_CATEGORIES
+
 
 TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md.jinja"
 DURATIONS_PICTURE = "durations.png"
 
 SIZE_LIMITS = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
-TASK_CATEGORIES = {
-    "asr": "automatic-speech-recognition",
-    "tts": "text-to-speech",
-    "sqa": "audio-to-audio",
-    "tqa": "question-answering",
-}
 
 
 def render_dataset_card(

@@ -20,9 +20,11 @@ import jsonschema
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
+from . import WRITTEN_BY_US
 from .plots import plot_losses
 from .results import benchmark_results, benchmark_table, eval_results, is_hub_id, loss_table, results_table
 from .schemas import CONFIG, RESULTS, TRAINER_STATE, TRAINING_RECORD, check_fields
+from .stages import STAGES
 
 
 CARD_FILE = "README.md"
@@ -54,21 +56,10 @@ SCHEMAS = {
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.jinja"
 
-# A card with this line is ours to write again.
-WRITTEN_BY_US = (
-    "<!-- Written by `vita-audio card` from the files of this folder. To edit it, delete this line first. -->"
-)
-
-# of transformers, as in `setup.py`
+# The releases of transformers that the code of a repository was tested with, as in `setup.py`
 TESTED_RELEASES = ">=5.19,<5.25"
 
 DEFAULT_LICENSE, DEFAULT_LANGUAGE = "apache-2.0", ["en"]
-STAGE_NAMES = {
-    1: "audio-text alignment",
-    2: "single MCTP module",
-    3: "multiple MCTP modules",
-    4: "supervised fine-tuning",
-}
 TAGS = ["vita-audio", "speech-language-model", "automatic-speech-recognition", "text-to-speech"]
 REQUIRED_METADATA = ("license", "language", "library_name", "pipeline_tag", "tags")
 # https://huggingface.co/docs/hub/model-cards#specifying-a-base-model
@@ -146,7 +137,7 @@ def render_model_card(
         revision=revision if repo_id else None,
         is_on_hub=repo_id is not None,
         stage=stage,
-        stage_names=STAGE_NAMES,
+        stages=STAGES,
         converted_from=converted_from,
         config=config,
         has_processor=(folder / PROCESSOR_FILE).is_file(),

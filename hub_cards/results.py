@@ -4,21 +4,39 @@
 
 import os
 import re
+from typing import NamedTuple
 
 from huggingface_hub import EvalResult
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 
-# set of a `results.json`: its task on the Hub, what it is, its split
-SETS = {
-    "asr": ("automatic-speech-recognition", "Speech recognition", "test"),
-    "asr_unseen_voice": ("automatic-speech-recognition", "Speech recognition, unseen voice", "test_voice"),
-    "tts": ("text-to-speech", "Text to speech", "test"),
-    "sqa": ("audio-to-audio", "Spoken question answering", "test"),
-    "sqa_unseen_voice": ("audio-to-audio", "Spoken question answering, unseen voice", "test_voice"),
-    "tqa": ("question-answering", "Text question answering", "test"),
+# What a conversation asks for, by its task on the Hub
+TASK_CATEGORIES = {
+    "asr": "automatic-speech-recognition",
+    "tts": "text-to-speech",
+    "sqa": "audio-to-audio",
+    "tqa": "question-answering",
 }
-# figure of a set: its metric on the Hub, its name
+TEST_SPLIT, UNSEEN_VOICE_SPLIT = "test", "test_voice"
+
+
+class EvaluationSet(NamedTuple):
+    """A set of a `results.json`: what its conversations ask for, what it is called, and the split they are of."""
+
+    task: str
+    title: str
+    split: str
+
+
+SETS = {
+    "asr": EvaluationSet("asr", "Speech recognition", TEST_SPLIT),
+    "asr_unseen_voice": EvaluationSet("asr", "Speech recognition, unseen voice", UNSEEN_VOICE_SPLIT),
+    "tts": EvaluationSet("tts", "Text to speech", TEST_SPLIT),
+    "sqa": EvaluationSet("sqa", "Spoken question answering", TEST_SPLIT),
+    "sqa_unseen_voice": EvaluationSet("sqa", "Spoken question answering, unseen voice", UNSEEN_VOICE_SPLIT),
+    "tqa": EvaluationSet("tqa", "Text question answering", TEST_SPLIT),
+}
+# The figures of a set: their metric on the Hub, their name
 METRICS = {
     "wer": ("wer", "Word error rate"),
     "cer": ("cer", "Character error rate"),
@@ -42,17 +60,17 @@ def eval_results(results: dict, dataset_id: str | None) -> list[EvalResult]:
     """
     return [
         EvalResult(
-            task_type=task_type,
+            task_type=TASK_CATEGORIES[task],
             task_name=task_name,
             dataset_type=dataset_id or "custom",
             dataset_name=dataset_id or ("The corpus" if "split" in results else "Held-out part of the corpus"),
-            dataset_split=results.get("split", split) if split == "test" else split,
+            dataset_split=results.get("split", split) if split == TEST_SPLIT else split,
             metric_type=METRICS[figure][0],
             metric_name=f"{METRICS[figure][1]} ({mode})",
             metric_value=round(value, 4),
             metric_args={"mctp_mode": mode},
         )
-        for name, (task_type, task_name, split) in SETS.items()
+        for name, (task, task_name, split) in SETS.items()
         for mode, sets in results["modes"].items()
         for figure, value in sets.get(name, {}).items()
         if figure in METRICS
@@ -70,10 +88,10 @@ def benchmark_results(benchmarks: dict) -> list[EvalResult]:
     for name, modes in benchmarks.items():
         for mode, figures in modes.items():
             # where there is no recogniser, nothing was spoken
-            of_speech = "text-to-speech" if "recognizer" in figures else "automatic-speech-recognition"
+            of_speech = TASK_CATEGORIES["tts" if "recognizer" in figures else "asr"]
             results += [
                 EvalResult(
-                    task_type=of_speech if figure in ("wer", "cer") else "question-answering",
+                    task_type=of_speech if figure in ("wer", "cer") else TASK_CATEGORIES["tqa"],
                     dataset_type=figures["dataset"] if is_hub_id(figures["dataset"]) else "custom",
                     dataset_name=name,
                     dataset_split=figures["split"],

@@ -4,11 +4,13 @@
 
 import jsonschema
 
+from .stages import STAGES
+
 
 TEXT, NUMBER, COUNT = {"type": "string"}, {"type": "number"}, {"type": "integer", "minimum": 0}
 TEXT_OR_NONE = {"type": ["string", "null"]}
 TEXTS_OR_NONE = {"type": ["array", "string", "null"], "items": TEXT}
-STAGE = {"enum": [1, 2, 3, 4]}
+STAGE = {"enum": list(STAGES)}
 PLACE = {
     "type": ["object", "null"],
     "properties": {"repo_id": TEXT_OR_NONE, "revision": TEXT_OR_NONE, "folder": TEXT, "stage": STAGE},

@@ -8,16 +8,18 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, ProcessorMixin
 
+from hub_cards import WRITTEN_BY_US
+
 from .saving_vita_audio import check_is_free, written_whole
 
 
-# `vita-audio card` and `push` replace a card that has this comment by a whole one.
+# The line `written_by_us` lets `vita-audio card` and `push` write a whole card in its place.
 MODEL_CARD = """\
 ---
 library_name: transformers
 pipeline_tag: audio-to-audio
 ---
-<!-- Written by `vita-audio card` from the files of this folder. To edit it, delete this line first. -->
+{written_by_us}
 
 A VITA-Audio model ([arXiv 2505.03739](https://arxiv.org/abs/2505.03739)): a spoken question in, a spoken answer out.
 
@@ -58,7 +60,9 @@ def export_repository(model: PreTrainedModel, processor: ProcessorMixin, folder:
     with written_whole(folder) as unfinished:
         model.save_pretrained(unfinished)
         processor.save_pretrained(unfinished)
-        (unfinished / "README.md").write_text(MODEL_CARD.format(name=folder.name), encoding="utf-8")
+        (unfinished / "README.md").write_text(
+            MODEL_CARD.format(name=folder.name, written_by_us=WRITTEN_BY_US), encoding="utf-8"
+        )
     return folder
 
 

@@ -28,11 +28,12 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from hub_cards.command_line import check_place, explain, naming
 from hub_cards.json_lines import read_json_lines
+from hub_cards.results import TASK_CATEGORIES
 from processing.conversation_vita_audio import ASR_PROMPT, AUDIO_MARK, TTS_PROMPT
 
 
 # What a conversation asks for: to write down speech, to speak a text, to answer a spoken or a written question.
-ASR, TTS, SPOKEN_QA, WRITTEN_QA = TASKS = ("asr", "tts", "sqa", "tqa")
+ASR, TTS, SPOKEN_QA, WRITTEN_QA = TASKS = tuple(TASK_CATEGORIES)
 QUESTION_TASKS = (SPOKEN_QA, WRITTEN_QA)
 ROLES = ("system", "user", "assistant")
 

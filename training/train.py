@@ -26,6 +26,7 @@ from transformers import AutoConfig, AutoModel, set_seed
 from hub_cards.command_line import check_place, name_as_typed, naming, no_empty_folder, run_command
 from hub_cards.model_card import TRAINING_RECORD_FILE, read_json
 from hub_cards.push import check_branch, create_repository
+from hub_cards.stages import STAGES
 from modeling_vita_audio import VitaAudioConfig, VitaAudioForConditionalGeneration
 from processing import VitaAudioProcessor
 from processing.codec_vita_audio import SpeechCodec, check_codec
@@ -38,7 +39,7 @@ from .hub import describe_start, find_checkpoint, hub_revision, place_of
 from .initialize import build_from_language_model, build_from_nothing
 from .settings import checking_settings, parse_settings, read_mapping
 from .temporary import disable_caching
-from .trainer import STAGES, VitaAudioSFTConfig, VitaAudioSFTTrainer
+from .trainer import VitaAudioSFTConfig, VitaAudioSFTTrainer
 
 
 PROG = "training.train"

@@ -11,29 +11,13 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from trl import SFTConfig, SFTTrainer
 
 from hub_cards.command_line import naming
+from hub_cards.stages import STAGES
 from modeling_vita_audio import MCTP_MODES, VitaAudioForConditionalGeneration
 
 from .checkpoints import CompleteCheckpointsMixin
 from .collator import PackedRowsCollator
 from .conversations import list_lengths
 from .hub import HubMixin
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What a stage trains, by which losses. Paper, section 3.4; `max_modules` None is all of them."""
-
-    trains_language_model: bool
-    trains_mctp_modules: bool
-    max_modules: int | None
-
-
-STAGES = {
-    1: Stage(trains_language_model=True, trains_mctp_modules=False, max_modules=0),
-    2: Stage(trains_language_model=False, trains_mctp_modules=True, max_modules=1),
-    3: Stage(trains_language_model=False, trains_mctp_modules=True, max_modules=None),
-    4: Stage(trains_language_model=True, trains_mctp_modules=True, max_modules=None),
-}
 
 
 ITS_OWN_LOSS = "the loss is the model's own, of the language model and of the MCTP modules"

@@ -16,11 +16,12 @@ from places import ROOT
 from safetensors.numpy import save, save_file
 from tiny_models import tiny_model, tiny_processor
 
+from hub_cards import WRITTEN_BY_US
 from hub_cards.dataset_card import render_dataset_card
-from hub_cards.model_card import WRITTEN_BY_US, check_metadata, is_ours, render_model_card, write_model_card
+from hub_cards.model_card import check_metadata, is_ours, render_model_card, write_model_card
 from hub_cards.plots import draw_losses, plot_losses
 from hub_cards.push import describe_push, plan_push
-from hub_cards.results import SETS, loss_table
+from hub_cards.results import loss_table
 from hub_cards.secret_scan import check_for_secrets
 from modeling_vita_audio import MCTP_MODES
 from processing.export import export_repository
@@ -537,9 +538,3 @@ def test_card_of_a_corpus():
     assert 'load_dataset("me/corpus", "conversations", split="train")' in card.text
     text = render_dataset_card("me/corpus", rows, [], "mit", ["en"]).text
     assert "Voices and durations: not recorded" in text and "synthetic" not in text
-
-
-def test_every_set_of_the_evaluation_has_a_name():
-    from training.evaluation.evaluate_held_out import SETS as EVALUATED_SETS
-
-    assert SETS.keys() == EVALUATED_SETS.keys()

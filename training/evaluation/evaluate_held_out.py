@@ -22,9 +22,9 @@ from tqdm import tqdm
 
 from hub_cards.command_line import ArgumentParser, check_place, name_as_typed, no_empty_folder, run_command
 from hub_cards.model_card import CARD_FILE, RESULTS_FILE, RESULTS_PICTURE, is_ours, write_model_card
+from hub_cards.results import SETS, TEST_SPLIT, UNSEEN_VOICE_SPLIT
 from modeling_vita_audio import MCTP_MODES
 from modeling_vita_audio.generation_vita_audio import resolve_mctp_mode
-from training.conversations import ASR, SPOKEN_QA, TTS, WRITTEN_QA
 from training.evaluation.benchmarks import Item, build_item
 from training.evaluation.harness import (
     SPEAKING_TASKS,
@@ -46,16 +46,6 @@ from training.evaluation.scoring import real_time_factor, word_error_rate
 
 
 PROG = "training.evaluation.evaluate_held_out"
-TEST_SPLIT, UNSEEN_VOICE_SPLIT = "test", "test_voice"
-# name of a set: what its conversations ask for, and their split
-SETS = {
-    "asr": (ASR, TEST_SPLIT),
-    "asr_unseen_voice": (ASR, UNSEEN_VOICE_SPLIT),
-    "tts": (TTS, TEST_SPLIT),
-    "sqa": (SPOKEN_QA, TEST_SPLIT),
-    "sqa_unseen_voice": (SPOKEN_QA, UNSEEN_VOICE_SPLIT),
-    "tqa": (WRITTEN_QA, TEST_SPLIT),
-}
 # of the sets that are scored, the first of these is what speed is measured with
 SPEED_SETS = ("sqa", "tts", "sqa_unseen_voice", "tqa", "asr", "asr_unseen_voice")
 NUM_SPEED_ITEMS = 20
@@ -77,7 +67,7 @@ def load_sets(
         FileNotFoundError, ValueError: as of [`~training.evaluation.harness.read_sets`], or one of `names` has no conversations.
     """
     of_split = {split: read_sets(corpus_dir, split, limit)}
-    if names is None or any(SETS[name][1] == UNSEEN_VOICE_SPLIT for name in names):
+    if names is None or any(SETS[name].split == UNSEEN_VOICE_SPLIT for name in names):
         try:
             of_split[UNSEEN_VOICE_SPLIT] = read_sets(corpus_dir, UNSEEN_VOICE_SPLIT, limit, with_others=False)
         except ValueError:
@@ -85,7 +75,7 @@ def load_sets(
                 raise
     sets = {
         name: of_split.get(split if set_split == TEST_SPLIT else set_split, {}).get(task, [])
-        for name, (task, set_split) in SETS.items()
+        for name, (task, _, set_split) in SETS.items()
     }
     if empty := [name for name in names or () if not sets[name]]:
         raise ValueError(f"{corpus_dir} has no conversations for the sets {', '.join(empty)}.")
@@ -127,7 +117,7 @@ def measure_speed(
 def evaluate(args: argparse.Namespace) -> tuple[dict, list[dict]]:
     rows = load_sets(args.corpus_dir, args.limit, args.sets, args.split)
     sets = {name: list(map(build_item, rows_of_set)) for name, rows_of_set in rows.items()}
-    is_heard = any(SETS[name][0] in SPEAKING_TASKS for name in sets)
+    is_heard = any(SETS[name].task in SPEAKING_TASKS for name in sets)
     recognizer = load_recognizer(args.recognizer) if is_heard else None
     model, processor = load_for_scoring(args.model, dtype=torch.float32)
     if args.mctp_mode is not None:
@@ -138,7 +128,7 @@ def evaluate(args: argparse.Namespace) -> tuple[dict, list[dict]]:
         modes[mode_name] = {}
         generate_kwargs = {"mctp_mode": mode, "max_new_tokens": args.max_new_tokens}
         for name in sets:
-            task, _ = SETS[name]
+            task = SETS[name].task
             responses, transcripts = ResponseLog(), ResponseLog()
             respond(model, processor, sets[name], responses, desc=f"{mode_name} {name}", **generate_kwargs)
             if task in SPEAKING_TASKS:

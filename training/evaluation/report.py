@@ -12,6 +12,8 @@ from modeling_vita_audio.saving_vita_audio import replaced_whole
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
+from hub_cards.results import NOT_MEASURED  # noqa: E402
+
 
 RESULTS_TABLE, CODEC_TABLE, BENCHMARK_TABLE = "results table", "codec table", "benchmark table"
 # heading, set, figure, number format
@@ -42,7 +44,7 @@ def results_table(results: dict) -> str:
     ]
     for mode, figures in results["modes"].items():
         cells = [
-            form.format(figures[name][key]) if key in figures.get(name, {}) else "not measured"
+            form.format(figures[name][key]) if key in figures.get(name, {}) else NOT_MEASURED
             for _, name, key, form in COLUMNS
         ]
         lines.append(f"| {mode} | " + " | ".join(cells) + " |")
