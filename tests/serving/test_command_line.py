@@ -269,7 +269,7 @@ def write_codec_checkpoint(folder):
 def test_what_users_get_wrong_is_one_line_from_every_command(module, argv, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("bad.yaml").write_text("output_dir: new/out\ncorpus: 3\n")
-    Path("codec.yaml").write_text("corpus_dir: bad\noutput_dir: new/out\nuse_cpu: true\n")
+    Path("codec.yaml").write_text("default_voice: joe\ncorpus_dir: bad\noutput_dir: new/out\nuse_cpu: true\n")
     write_codec_checkpoint(tmp_path / "spoilt")
     row = '{"messages": [{"role": "user", "content": "Hi"}]}\n'
     clip = '{"path": "a.wav", "text": "Hi", "voice": "joe", "split": "test"}\n'

@@ -11,24 +11,28 @@ from torch import nn
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
 
 
-# About -23 dB of full scale. A code says nothing of the level, so all that is trained on has one.
+# Root mean square of all clips: about -23 dB of full scale. Codes do not say how loud speech is, so all clips get one level.
 TARGET_RMS = 0.07
-# Coefficients of the cepstrum that are the spectral envelope: 2 ms at 16 kHz have the formants, and not the pitch of any voice
-# below 500 Hz.
+# Coefficients of the cepstrum (samples at 16 kHz) that make the spectral envelope: these 2 ms have the formants in them, and not
+# the pitch of a voice, whose period is longer up to 500 Hz.
 ENVELOPE_CEPSTRA = 32
-# Samples at 16 kHz: pieces of 16 ms, each moved by up to half the longest pitch period (60 Hz) to where it fits best.
+# Speech is stretched in pieces, one every 16 ms (samples at 16 kHz).
 STRETCH_HOP = 256
+# A piece is moved by up to 8 ms (samples at 16 kHz) to where it fits best: about half a period of 60 Hz, the lowest pitch.
 STRETCH_SEARCH = 128
-# The tempo changes every 0.2 s (samples at 16 kHz), about as often as a syllable. Deviation of the logarithm of the tempo.
+# The tempo changes every 0.2 s (samples at 16 kHz), about once a syllable.
 RHYTHM_SAMPLES = 3200
+# Standard deviation of the logarithm of the tempo
 RHYTHM_DEVIATION = 0.3
-# A microphone: gains in dB at frequencies that are evenly spaced, with lines in between.
+# The response of a microphone is drawn at so many evenly spaced frequencies, and linear in between.
 NUM_GAINS = 9
+# Standard deviation of these gains
 GAIN_DEVIATION_DB = 5.0
-# A share of the recordings is heard in a room that echoes for up to so many seconds.
+# Share of the recordings that are heard in a room
 ROOM_SHARE = 0.25
+# The longest time in which the echo of a room decays by 60 dB
 ROOM_SECONDS = 0.25
-# Hz; all voices of the corpus are within.
+# Where the pitch is looked for, in Hz; all voices of the corpus are within.
 F0_RANGE = (60.0, 400.0)
 
 

@@ -19,11 +19,11 @@ from training.codec.augmentation import TARGET_RMS, change_voice, disturb, pitch
 
 
 CLIP_FIELDS = {**dict.fromkeys(("path", "text", "voice", "split"), str), "duration": (int, float), "phonemes": list}
-# Speech that is played at a rate between these is that of another voice. Half of the clips of other voices than the default one are
-# changed so, and only phonemes are learnt from them.
+# Played at a rate between these, speech sounds like that of another voice: pitch and formants move together.
 OTHER_RATES = (0.8, 1.25)
+# Share of the clips of other voices than the default one that are changed so. Only phonemes are learnt from them.
 OTHER_RATE_SHARE = 0.5
-# Share of what is reconstructed that is encoded from another voice: one with pitch and formants at OTHER_RATES times theirs.
+# Share of the other clips that are encoded in another voice than they are decoded in, so that codes do not depend on the voice.
 OTHER_VOICE_SHARE = 0.5
 
 

@@ -14,9 +14,9 @@ from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
 from processing.modeling_vita_audio_codec import VitaAudioCodec, VitaAudioCodecBlock, VitaAudioCodecPreTrainedModel
 
 
-# The codebook starts as clusters of so many latents per code.
+# The codebook starts as the centres of clusters; so many latents for each code are clustered.
 LATENTS_PER_CODE = 20
-# Weight of the encoder's share in the codebook loss (arXiv 1711.00937, equation 3)
+# Weight of the commitment loss, which draws the encoder towards the codebook (arXiv 1711.00937, equation 3)
 COMMITMENT = 0.25
 
 

@@ -43,7 +43,7 @@ PHONEMES_NAME = "phonemes.json"  # in every checkpoint: what the phoneme head re
 @dataclass
 class CodecArguments:
     corpus_dir: str = field(metadata={"help": "Folder that `training.corpus.render` wrote."})
-    default_voice: str = field(default="joe", metadata={"help": "The voice that `decode` speaks with by default."})
+    default_voice: str = field(metadata={"help": "The voice that `decode` speaks with by default."})
     voices: list[str] | None = field(
         default=None, metadata={"help": "Voices to learn and to decode with; all of the corpus by default."}
     )

@@ -39,9 +39,9 @@ PREPARED_NAME = "prepared"  # folder of targets in a run's own
 @dataclass
 class TuningArguments:
     corpus_dir: str = field(metadata={"help": "Folder that `training.corpus.render` wrote."})
+    default_voice: str = field(metadata={"help": "The voice whose codes are kept."})
     parts: list[str] = field(metadata={"help": f"What is trained: {', '.join(PARTS)} or both."})
     start_from: str = field(metadata={"help": "Checkpoint of `training.codec.train` or of this script."})
-    default_voice: str = field(default="joe", metadata={"help": "The voice whose codes are kept."})
     codes_of: str | None = field(
         default=None,
         metadata={

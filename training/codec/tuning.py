@@ -1,8 +1,8 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What trains the encoder, the decoder or both of a codec whose codes are fixed.
+"""Trains the encoder, the decoder or both of a codec whose codes are fixed.
 
-The codebook stays, so a language model that was trained on the codes stays, too. The encoder learns to write, for any
+The codebook stays as it is, so a language model that was trained on the codes can be kept. The encoder learns to write, for any
 voice, the codes that the default voice has for the same text; the decoder learns to speak with the default voice, its own
 codes and those of other voices.
 """
@@ -48,29 +48,51 @@ from training.codec.pretraining import PhonemeHead, phoneme_loss, reconstruction
 
 
 PARTS = ("encoder", "decoder")
-# Formants of a clip at so many times theirs, whatever its pitch
+# The logits of codes are cosines, between -1 and 1, times this: without it, their softmax would be nearly even.
+CODE_SCALE = 16.0
+# Weight of the code loss on other voices and rhythms where the decoder is trained as well: it can learn to speak what the encoder
+# writes, so the encoder has to write the default voice's codes less exactly.
+OTHER_CODE_WEIGHT = 0.3
+
+# Shares of the clips, of other voices and of the default one, that get another rhythm and length. The default voice is fast and
+# even, and slow or uneven speech is hard to code.
+OTHER_RHYTHM_SHARE = 0.5
+DEFAULT_RHYTHM_SHARE = 0.25
+# The shortest and the longest that such a clip becomes, relative to its length.
+LENGTHS = (0.85, 1.4)
+
+# Share of the other voices' clips that are morphed towards the default voice, or away from it.
+MORPHED_SHARE = 0.3
+# How much of the default voice a morphed clip has. With more, it is heard where the two recordings are not aligned.
+DEFAULT_VOICE_SHARES = (-0.2, 0.6)
+# Share of all clips whose formants are moved, and the factors that they are moved by; the pitch stays.
+OTHER_FORMANT_SHARE = 0.3
 OTHER_FORMANTS = (0.85, 1.18)
-CODE_SCALE = 16.0  # of the cosines that are the logits of codes
-OTHER_CODE_WEIGHT = 0.3  # of the code loss of other voices and rhythms, where the decoder learns from them, too
-# Clips with another rhythm and so many times as long: the default voice is faster than most and even, and slow or uneven
-# speech is hard to code.
-LENGTHS, OTHER_RHYTHM_SHARE, DEFAULT_RHYTHM_SHARE = (0.85, 1.4), 0.5, 0.25
-# Clips of other voices in one that has so much of the default voice; more, and it is heard where they are not aligned.
-MORPHED_SHARE, DEFAULT_VOICE_SHARES = 0.3, (-0.2, 0.6)
-OTHER_FORMANT_SHARE = 0.3  # of all clips
-DISTURBED_SHARE = 0.5  # and of these, heard in rooms, through microphones and noise
-# Recordings of different voices are aligned by so many features; to hold a frame costs more.
-FRAMES_PER_CODE, NUM_CEPSTRA, HOLD_COST = 4, 14, 0.5
-PATH_SMOOTHING = 2.0  # hops of `STRETCH_HOP` samples
-# Clips of the default voice with a word that few have are drawn so many times more often.
-RARE_WORD_CLIPS, RARE_WORD_TIMES = 20, 4
+# Share of all clips that are heard in rooms, through microphones and with noise. The others stay as they were recorded.
+DISTURBED_SHARE = 0.5
+
+# Two recordings of a text are aligned in frames of 20 ms, a quarter of a code.
+FRAMES_PER_CODE = 4
+# The first coefficients of the cepstrum tell sounds apart, and not the pitch. The very first, the level, is left out.
+NUM_CEPSTRA = 14
+# Added to the cost (0 to 4) of a frame on which one of the recordings stands still.
+HOLD_COST = 0.5
+# Standard deviation of the filter that smooths the alignment, in hops of `STRETCH_HOP` samples; its steps would be heard.
+PATH_SMOOTHING = 2.0
+
+# Clips of the default voice that have a word of fewer than so many clips are drawn so many times as often.
+RARE_WORD_CLIPS = 20
+RARE_WORD_TIMES = 4
+
+# No more processes than this prepare clips, however many cores there are.
 MAX_PREPARING_PROCESSES = 8
+# What `cross_entropy` leaves out
 IGNORED = -100
 
 
 @dataclass
 class VitaAudioCodecTuningOutput(ModelOutput):
-    """Scalars: the sum and its parts; codes and phonemes are the encoder's, spectrum and pitch the decoder's."""
+    """Scalars: the sum and its parts. The encoder has the losses of codes and phonemes, the decoder those of spectrum and pitch."""
 
     loss: torch.Tensor | None = None
     code_loss: torch.Tensor | None = None
@@ -102,14 +124,13 @@ def follow_timing(codec: VitaAudioCodec, leader: np.ndarray, follower: np.ndarra
     similarity = sum(a @ b.T for a, b in zip(*features))
     holding = np.array([0, HOLD_COST, HOLD_COST])
     path = librosa.sequence.dtw(C=2 - similarity, weights_add=holding)[1][::-1].astype(float)
-    # of frames that are held, in either recording, the middle
+    # where one recording stands still, the other one's frames are replaced by the middle of them
     for axis in (1, 0):
         values, groups = np.unique(path[:, axis], return_inverse=True)
         other = np.bincount(groups, path[:, 1 - axis]) / np.bincount(groups)
         path = np.stack([other, values] if axis else [values, other], axis=1)
     times = np.arange(-(-len(leader) // STRETCH_HOP) + 1) * STRETCH_HOP / hop
     positions = np.interp(times, path[:, 0] + 0.5, path[:, 1] + 0.5)
-    # what is left of the path's steps would be heard
     even = np.linspace(positions[0], positions[-1], len(positions))
     positions = even + scipy.ndimage.gaussian_filter1d(positions - even, PATH_SMOOTHING, mode="nearest")
     return overlap_add(follower, (hop * positions).clip(0, len(follower)), len(leader))
@@ -177,7 +198,7 @@ class VitaAudioCodecForTuning(VitaAudioCodecPreTrainedModel):
             log_probs = self.phoneme_head(encoded.quantized_representation, mask[..., None].float())
             losses["phoneme_loss"] = phoneme_loss(log_probs, mask, labels)
         if "decoder" in self.parts:
-            # what language models write are the codes that the default voice has to keep
+            # the decoder must speak the codes that language models write, and those are the ones that have to be kept
             speech = encoded.quantized_representation
             kept = self.codec.quantizer.from_codes(target_codes.clamp(min=0)).to(speech.dtype)
             losses["spectral_loss"], losses["pitch_loss"] = reconstruction_losses(
@@ -203,7 +224,6 @@ class VitaAudioCodecForTuning(VitaAudioCodecPreTrainedModel):
             num_codes = int(mask[row].sum())
             targets[row, :num_codes] = align_codes(logits[row, :num_codes], target_codes[row, :num_codes])
         losses = nn.functional.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
-        # a decoder that is trained, too, can speak other codes
         other_weight = OTHER_CODE_WEIGHT if "decoder" in self.parts else 1.0
         return (losses * torch.where(keeps_codes, 1.0, other_weight)[:, None]).sum() / mask.sum()
 
@@ -325,7 +345,7 @@ class TuningClips(Dataset):
             num_frames = len(codes) * self.config.hop_length // self.config.synthesis_hop_length
             log_f0, voiced = pitch_track(target, self.config, num_frames)
             with replaced_whole(self._target_path(index)) as unfinished:
-                # half precision for the disk: 60 dB below each sample are enough
+                # half precision saves half of the disk; its error is 60 dB below each sample
                 np.savez(
                     unfinished,
                     target=target.astype(np.float16),

@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
+import yaml
+from places import ROOT
 from safetensors.torch import load_file
 from tiny_models import TRAINABLE_CODEC as TINY
 
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
 from processing.modeling_vita_audio_codec import VitaAudioCodec
 from training.codec import train as train_codec
+from training.codec import tune as tune_codec
 from training.codec.augmentation import change_rhythm, change_voice, morph, pitch_track, random_filters, warp_formants
 from training.codec.clips import CodecClips
 from training.codec.pretraining import VitaAudioCodecForPreTraining, spectral_loss, spherical_kmeans
@@ -219,7 +222,7 @@ def test_a_codec_learns_from_a_few_clips(corpus_dir):
 def test_the_command_trains_resumes_and_saves(corpus_dir, tmp_path, monkeypatch):
     config = tmp_path / "codec.yaml"
     config.write_text(
-        f"corpus_dir: {corpus_dir}\noutput_dir: {tmp_path / 'run'}\nuse_cpu: true\nquantize_after: 1\nmax_steps: 2\nsave_steps: 2\n"
+        f"corpus_dir: {corpus_dir}\noutput_dir: {tmp_path / 'run'}\ndefault_voice: joe\nuse_cpu: true\nquantize_after: 1\nmax_steps: 2\nsave_steps: 2\n"
         f"logging_steps: 1\nper_device_train_batch_size: 4\nlearning_rate: 1.0e-3\nreport_to: none\ncodec_config: {TINY}\n"
     )
     train_codec.main(["--config", str(config)])
@@ -253,7 +256,7 @@ def test_one_voice_can_be_learnt_alone_and_undisturbed(corpus_dir):
 def test_a_warm_start_matches_voices_and_phonemes_by_name(corpus_dir, tmp_path):
     config = tmp_path / "codec.yaml"
     config.write_text(
-        f"use_cpu: true\nmax_steps: 1\nsave_steps: 1\nper_device_train_batch_size: 4\n"
+        f"default_voice: joe\nuse_cpu: true\nmax_steps: 1\nsave_steps: 1\nper_device_train_batch_size: 4\n"
         f"learning_rate: 0.0\nreport_to: none\ncodec_config: {TINY}\n"
     )
     rows = [json.loads(line) for line in (corpus_dir / "clips.jsonl").read_text().splitlines()]
@@ -319,7 +322,7 @@ def test_half_stored_weights_load_as_they_were_rounded(tmp_path):
 def test_a_codec_run_says_what_was_changed(corpus_dir, tmp_path, capsys):
     config = tmp_path / "codec.yaml"
     config.write_text(
-        f"corpus_dir: {corpus_dir}\noutput_dir: {tmp_path / 'run'}\nuse_cpu: true\nmax_steps: 1\nsave_steps: 1\n"
+        f"corpus_dir: {corpus_dir}\noutput_dir: {tmp_path / 'run'}\ndefault_voice: joe\nuse_cpu: true\nmax_steps: 1\nsave_steps: 1\n"
         f"per_device_train_batch_size: 4\nreport_to: none\ncodec_config: {TINY}\n"
     )
     train_codec.main(["--config", str(config)])
@@ -329,3 +332,14 @@ def test_a_codec_run_says_what_was_changed(corpus_dir, tmp_path, capsys):
     with pytest.raises(ValueError, match="(?s)for a model of other sizes, give another `output_dir`.*size mismatch"):
         train_codec.main(["--config", str(config), "--max_steps", "2", "--codec_config", larger])
     assert "Going on from" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "module, arguments", [(train_codec, []), (tune_codec, ["--parts", "encoder", "--start_from", "codec"])]
+)
+def test_the_default_voice_is_named_by_the_settings(module, arguments, capsys):
+    with pytest.raises(SystemExit) as exit:
+        module.main([*arguments, "--corpus_dir", "corpus", "--output_dir", "out"])
+    assert exit.value.code == 2 and "required: --default_voice" in capsys.readouterr().err
+    for path in (ROOT / "training" / "configs" / "mini").glob("codec*.yaml"):
+        assert "default_voice" in yaml.safe_load(path.read_text())
