@@ -20,34 +20,35 @@ from .conversations import list_lengths
 from .hub import HubMixin
 
 
-ITS_OWN_LOSS = "the loss is the model's own, of the language model and of the MCTP modules"
-EXAMPLES_ARE_MADE = "the examples that are trained on have their ids and labels already"
+MODEL_HAS_LOSS = "the model computes its own loss, of the language model and of the MCTP modules"
+MODEL_IS_LOADED = "the trainer gets a model that is loaded already"
+EXAMPLES_ARE_MADE = "the trainer gets examples that have their ids and labels already"
 
-# Settings of `SFTConfig` that would have no effect here: the values that are taken, and why no others are
+# Settings of `SFTConfig` that would have no effect here: the values that are accepted, and why others are not
 REFUSED_SETTINGS = {
-    "label_smoothing_factor": ((0.0,), ITS_OWN_LOSS),
-    "loss_type": (("nll",), ITS_OWN_LOSS),
-    "router_aux_loss_coef": ((None, 0.0), ITS_OWN_LOSS),
+    "label_smoothing_factor": ((0.0,), MODEL_HAS_LOSS),
+    "loss_type": (("nll",), MODEL_HAS_LOSS),
+    "router_aux_loss_coef": ((None, 0.0), MODEL_HAS_LOSS),
     "use_liger_kernel": ((False,), "Liger has no kernels for this model"),
     "liger_kernel_config": ((None,), "Liger has no kernels for this model"),
-    "use_cache": ((False, None), "training has no use for a cache"),
-    "model_init_kwargs": ((None,), "the model is there already"),
+    "use_cache": ((False, None), "a cache is of no use in training"),
+    "model_init_kwargs": ((None,), MODEL_IS_LOADED),
     "chat_template_path": ((None,), EXAMPLES_ARE_MADE),
     "dataset_text_field": (("text",), EXAMPLES_ARE_MADE),
     "dataset_kwargs": ((None,), EXAMPLES_ARE_MADE),
-    "completion_only_loss": ((None,), "the loss is on what the assistant writes, always"),
-    "assistant_only_loss": ((False,), "the loss is on what the assistant writes, always"),
+    "completion_only_loss": ((None,), "the loss is always on what the assistant writes"),
+    "assistant_only_loss": ((False,), "the loss is always on what the assistant writes"),
     "truncation_mode": (("keep_start",), "examples that are too long are left out, not cut off"),
     "packing_strategy": (("bfd", "bfd_split"), "samples may not be cut in two, nor attend to one another"),
-    "do_predict": ((False,), "there is nothing to predict; `vita-audio evaluate` scores a model"),
+    "do_predict": ((False,), "this trainer predicts nothing; `vita-audio evaluate` scores a model"),
 }
 
 
-# Arguments of `SFTTrainer`, likewise
+# Arguments of `SFTTrainer` that would have no effect here, and why
 REFUSED_ARGUMENTS = {
-    "compute_loss_func": ITS_OWN_LOSS,
+    "compute_loss_func": MODEL_HAS_LOSS,
     "formatting_func": EXAMPLES_ARE_MADE,
-    "quantization_config": "the model is there already",
+    "quantization_config": MODEL_IS_LOADED,
     "data_collator": "packed rows need a collator of their own",
     "peft_config": "adapters are not trained here yet",
 }
@@ -56,8 +57,8 @@ REFUSED_ARGUMENTS = {
 @dataclass
 class VitaAudioSFTConfig(SFTConfig):
     r"""
-    Configuration of [`VitaAudioSFTTrainer`]: that of [`~trl.SFTConfig`], and what is listed here. The settings of the
-    paper are in `training/configs/paper_7b`. Settings that would have no effect are refused, see `REFUSED_SETTINGS`.
+    Configuration of [`VitaAudioSFTTrainer`]: the settings of [`~trl.SFTConfig`], and those that are listed here. The settings of
+    the paper are in `training/configs/paper_7b`. Settings that would have no effect are refused, see `REFUSED_SETTINGS`.
 
     > [!NOTE]
     > These parameters have default values different from [`~trl.SFTConfig`]: `packing=True`, `shuffle_dataset=True`,
@@ -67,16 +68,17 @@ class VitaAudioSFTConfig(SFTConfig):
     stage: int = field(
         default=1,
         metadata={
-            "help": "Training stage. 1: the whole language model, no MCTP modules. 2: the first MCTP module only. 3: all MCTP "
-            "modules only. 4: everything. The losses are those of what is trained.",
+            "help": "Training stage. 1: the whole language model, no MCTP modules. 2: the first MCTP module alone. 3: all MCTP "
+            "modules alone. 4: everything.",
             "choices": sorted(STAGES),
         },
     )
     num_mctp_modules: int = field(
-        default=10, metadata={"help": "Number of MCTP modules in stages 3 and 4. A model with fewer grows to it."}
+        default=10, metadata={"help": "Number of MCTP modules in stages 3 and 4. A model with fewer gets new ones."}
     )
     mctp_learning_rate_multiplier: float = field(
-        default=1.0, metadata={"help": "The learning rate of the MCTP modules is this times `learning_rate`."}
+        default=1.0,
+        metadata={"help": "Factor by which the learning rate of the MCTP modules differs from `learning_rate`."},
     )
     mctp_loss_weight: float = field(
         default=1.0, metadata={"help": "Weight of the mean of the MCTP modules' losses beside the language model's."}
@@ -92,7 +94,7 @@ class VitaAudioSFTConfig(SFTConfig):
     packing: bool = field(
         default=True,
         metadata={
-            "help": "Whether to pack samples into rows of at most `max_length` tokens. Nothing crosses a sample."
+            "help": "Whether to pack samples into rows of at most `max_length` tokens. Samples do not attend to one another."
         },
     )
     shuffle_dataset: bool = field(
@@ -104,7 +106,8 @@ class VitaAudioSFTConfig(SFTConfig):
     ddp_find_unused_parameters: bool | None = field(
         default=False,
         metadata={
-            "help": "The `find_unused_parameters` of distributed data parallel training. Every stage uses all it trains."
+            "help": "The `find_unused_parameters` of distributed data parallel training: every stage uses all parameters that it "
+            "trains."
         },
     )
 
@@ -118,7 +121,7 @@ class VitaAudioSFTConfig(SFTConfig):
             if getattr(self, name) <= 0:
                 raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
         for name, (accepted, reason) in REFUSED_SETTINGS.items():
-            # one that a release of TRL or transformers does not have is refused there
+            # a setting that this release of TRL or transformers does not have counts as accepted
             if (value := getattr(self, name, accepted[0])) not in accepted:
                 raise ValueError(f"`{name}={value!r}` is refused, as it would have no effect: {reason}.")
         if self.do_eval and self.eval_strategy == "no":
@@ -150,16 +153,28 @@ def has_flash_attention(model: VitaAudioForConditionalGeneration) -> bool:
 
 class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
     """
-    Trains one stage of a [`VitaAudioForConditionalGeneration`]. How it is pushed to the Hub, see [`~training.hub.HubMixin`].
+    Trains one stage of a [`VitaAudioForConditionalGeneration`]. [`~training.hub.HubMixin`] says how it is pushed to the Hub.
+
+    What it uses of [`~trl.SFTTrainer`]:
+
+    - shuffling and packing of the examples (`shuffle_dataset`, `packing`, `packing_strategy`, `eval_packing`);
+    - the batches for flash attention, which are one row without padding, and the base class of our collator for others;
+    - the columns that the batches need beside those of the model's `forward`, such as `seq_lengths`;
+    - the pad and end tokens, which it writes into the configurations of tokenizer and model (`pad_token`, `eos_token`);
+    - the means of the losses from one log to the next;
+    - its arguments, settings and defaults, so that who knows TRL knows this trainer. Adapters will come as its `peft_config`.
+
+    What it does not use: tokenization and chat templates, because speech codes are made before, see
+    [`~training.data.build_training_dataset`]; and the loss, which knows one head and no MCTP modules.
 
     Args:
         model ([`VitaAudioForConditionalGeneration`]): the model of the stage before. MCTP modules are added to it.
         args ([`VitaAudioSFTConfig`]): the stage and its settings.
-        kwargs: as of [`~trl.SFTTrainer`]; the datasets are those of [`~training.data.build_training_dataset`].
+        kwargs: those of [`~trl.SFTTrainer`]; the datasets are made by [`~training.data.build_training_dataset`].
 
     Raises:
         ValueError: an argument would have no effect.
-        TypeError: `model` is another model.
+        TypeError: `model` is of another class.
     """
 
     _tag_names = ["trl", "sft", "vita-audio"]
@@ -169,6 +184,7 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
         prepare_model_for_stage(model, args.stage, args.num_mctp_modules)
         super().__init__(model=model, args=args, **kwargs)
         if not has_flash_attention(model):
+            # SFTTrainer's batches are one long row, in which other attention than flash would need the square of its length.
             self.data_collator = PackedRowsCollator(
                 pad_token_id=self._tokenizer.pad_token_id, pad_to_multiple_of=args.pad_to_multiple_of
             )
@@ -225,7 +241,7 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
                     )
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        """As [`Trainer.create_optimizer`], with groups of their own for the MCTP modules."""
+        """As [`Trainer.create_optimizer`], with separate groups of parameters for the MCTP modules and their learning rate."""
         if self.optimizer is None:
             with naming("What `optim`, `optim_args` and the other settings of the optimizer say"):
                 super().create_optimizer(model)
@@ -237,7 +253,7 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
                 module_parameters = [parameter for parameter in parameters if id(parameter) in of_modules]
                 learning_rate = group["lr"] * self.args.mctp_learning_rate_multiplier
                 self.optimizer.add_param_group({**group, "params": module_parameters, "lr": learning_rate})
-            # the first group's rate is the one that is logged
+            # Empty groups go, because the learning rate that is logged is that of the first group.
             self.optimizer.param_groups = [group for group in self.optimizer.param_groups if group["params"]]
         return self.optimizer
 
@@ -246,7 +262,7 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
             return super().create_scheduler(*args, **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        # TRL's own loss knows of one head and no modules; the model's is the loss, as `Trainer` takes it
+        # `Trainer` takes the loss that the model returns. SFTTrainer would compute one of its own, of one head and no modules.
         inputs |= {
             "use_cache": False,
             "skip_logits": not return_outputs,
@@ -266,12 +282,12 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
             losses |= {f"mctp_loss_{k}": loss for k, loss in enumerate(outputs.mctp_losses, start=1)}
         values = torch.stack(list(losses.values())).detach()
         if num_items_in_batch is not None:
-            # shares of a mean over all batches of the step, in all processes
+            # With `num_items_in_batch` a loss is a share of the mean over all batches of the step, in all processes.
             values = values * self.accelerator.num_processes * self.current_gradient_accumulation_steps
         for name, value in zip(losses, self.accelerator.reduce(values, "mean").tolist()):
             metrics[name].append(value)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None):
         super()._save(output_dir, state_dict)
-        # pickled, with the Hub's token and this machine's paths in it
+        # It is a pickle, and has the Hub's token and this machine's paths in it.
         Path(output_dir or self.args.output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)
