@@ -23,7 +23,8 @@ from hub_cards.command_line import ArgumentParser, no_empty_folder, run_command
 from modeling_vita_audio.saving_vita_audio import replaced_whole
 from processing.conversation_vita_audio import ASR_PROMPT, AUDIO_MARK, SPOKEN_CHAT_SYSTEM_PROMPT, TTS_PROMPT
 
-from .sentences import Question, Sentence, all_facts, all_questions, all_sentences, stable_hash
+from .questions import Question, all_facts, all_questions, stable_hash
+from .sentences import Sentence, all_sentences
 from .voices import ALL_VOICES, HELD_OUT_VOICE, JOE, TRAINING_VOICES, Voice, check_programs, phonemize, speak
 
 
@@ -32,9 +33,6 @@ SAMPLING_RATE = 16_000
 # Part of every clip's id: raise it whenever the signal processing below changes.
 RENDERING_VERSION = 1
 
-TRAINING_VOICES_PER_QUESTION = 6
-# Names of countries and opposites occur in no other questions, so more voices say them.
-RARE_WORD_FAMILIES, TRAINING_VOICES_PER_RARE_WORD = ("capitals", "opposites"), 12
 TRAINING_VOICES_PER_SENTENCE = 1
 TEST_VOICES_PER_QUESTION = 2
 TEST_VOICES_PER_SENTENCE = 1
@@ -72,9 +70,7 @@ def draw_voices(text: str, count: int) -> list[Voice]:
 def question_clips(question: Question) -> list[Clip]:
     """The clips in which `question` is asked (in training also by joe, as speech to be learnt)."""
     if question.split == "train":
-        is_rare = question.fact.family in RARE_WORD_FAMILIES
-        count = TRAINING_VOICES_PER_RARE_WORD if is_rare else TRAINING_VOICES_PER_QUESTION
-        voices = draw_voices(question.text, count)
+        voices = draw_voices(question.text, question.fact.num_voices)
         return [Clip(question.text, voice.name, "train") for voice in voices]
     voices = draw_voices(question.text, TEST_VOICES_PER_QUESTION)
     clips = [Clip(question.text, voice.name, "test") for voice in voices]

@@ -17,8 +17,9 @@ import pytest
 import soundfile as sf
 from places import ROOT
 
-from training.corpus import render
-from training.corpus.sentences import NUMBERS, all_facts, all_questions, all_sentences
+from training.corpus import questions, render
+from training.corpus.questions import NUMBERS, all_facts, all_questions
+from training.corpus.sentences import all_sentences
 from training.corpus.voices import (
     ALL_VOICES,
     HELD_OUT_VOICE,
@@ -31,6 +32,7 @@ from training.corpus.voices import (
     kokoro_style,
     phonemize,
 )
+from training.evaluation.evaluate_held_out import load_sets
 from training.evaluation.normalizers import normalize_corpus_text
 from training.evaluation.scoring import answer_is_right
 
@@ -64,12 +66,12 @@ def test_every_fact_has_its_wordings_and_its_gold_in_the_answer():
 
 
 def test_a_tenth_is_held_out_and_never_said_in_training():
-    questions, sentences = all_questions(), all_sentences()
-    held_out_questions = {question.text for question in questions if question.split == "test"}
+    asked, sentences = all_questions(), all_sentences()
+    held_out_questions = {question.text for question in asked if question.split == "test"}
     held_out_sentences = {sentence.text for sentence in sentences if sentence.split == "test"}
-    assert len(held_out_questions) == round(0.1 * len(questions))
+    assert len(held_out_questions) == round(0.1 * len(asked))
     assert len(held_out_sentences) == round(0.1 * len(sentences)) == 920
-    training_wordings = Counter(question.fact for question in questions if question.split == "train")
+    training_wordings = Counter(question.fact for question in asked if question.split == "train")
     assert min(training_wordings[fact] for fact in all_facts()) >= 3
 
     held_out = {normalize_corpus_text(text) for text in held_out_questions | held_out_sentences}
@@ -151,6 +153,63 @@ def test_a_new_pattern_leaves_the_other_sentences_as_they_are():
     assert len(new) == 242 and sum(sentence.split == "test" for sentence in new) == 24
     # a pattern that has few sentences gives these
     assert len([sentence for sentence in both if "rope" in sentence.text]) == 12 * 10
+
+
+def seasons():
+    """A family as somebody would add it to `training/corpus/questions.py`: this function is all that there is of it."""
+    names = "spring summer autumn winter".split()
+    for index, name in enumerate(names):
+        for order, other in (("after", names[(index + 1) % 4]), ("before", names[index - 1])):
+            wordings = [
+                f"Which season comes {order} {name}?",
+                f"What season comes {order} {name}?",
+                f"What is the season {order} {name}?",
+                f"Tell me the season {order} {name}.",
+            ]
+            yield questions.make_fact("seasons", f"{other} comes {order} {name}.", other, wordings, num_voices=2)
+
+
+def planets():
+    wordings = [f"{start} planet is the hottest?" for start in ("Which", "What", "Do you know which", "And which")]
+    yield questions.make_fact("planets", "Venus is the hottest planet.", "Venus", wordings, ("Planet Venus",))
+
+
+def test_a_new_family_of_questions_is_one_function(tmp_path, monkeypatch):
+    """Clips, conversations, splits and evaluation follow, and what the shipped model was trained on stays as it is."""
+    old_clips, old_rows, old_questions = render.all_clips(), list(render.all_conversations()), all_questions()
+    monkeypatch.setattr(questions, "FAMILIES", dict(questions.FAMILIES))
+    functions = [planets, seasons]
+    for function in functions:
+        assert questions.register_family(function) is function
+    new_questions = all_questions()[len(old_questions) :]
+    assert all_questions()[: len(old_questions)] == old_questions
+    assert [question.fact.family for question in new_questions] == [
+        fact.family for function in functions for fact in function() for _ in fact.wordings
+    ]
+    of_seasons = [question for question in new_questions if question.fact.family == "seasons"]
+    assert len(of_seasons) == 32 and sum(question.split == "test" for question in of_seasons) == 3
+    held_out = {question.text for question in of_seasons if question.split == "test"}
+    clips = render.all_clips()
+    assert set(old_clips) < set(clips)
+    assert {clip.split for clip in clips if clip.text in held_out} == {"test", "test_voice"}
+    trained = [clip for clip in clips if clip.text == "Which season comes after spring?" and clip.voice != "joe"]
+    assert len(trained) == 2
+    rows = {row["id"]: row for row in render.all_conversations()}
+    assert [rows.pop(row["id"]) for row in old_rows] == old_rows
+    rows = list(rows.values())
+    assert {row["task"] for row in rows} == {"asr", "tts", "sqa", "tqa"}
+    (question,) = [row for row in rows if row["task"] == "tqa" and row["messages"][0]["content"] == min(held_out)]
+    assert question["split"] == "test" and question["accepted_answers"] == [question["answer"]]
+    # as `vita-audio evaluate` reads them, which counts recordings and does not open them
+    (tmp_path / "conversations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for row in rows:
+        for path in row["audios"]:
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).touch()
+    sets = load_sets(tmp_path)
+    assert {row["messages"][0]["content"] for row in sets["tqa"]} >= held_out
+    assert len(sets["sqa"]) == 2 * sum(question.split == "test" for question in new_questions)
+    assert len(sets["sqa_unseen_voice"]) == len(sets["sqa"]) / 2
 
 
 @pytest.mark.parametrize("slot", ["vehicle", "Animal", "two_words", "vehicle2"])
