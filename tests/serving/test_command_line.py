@@ -221,7 +221,7 @@ def test_what_the_hub_refuses_is_one_line_from_every_command(hub, nonsense, stat
 
 def write_codec_checkpoint(folder):
     folder.mkdir()
-    (folder / "config.json").write_text("{}")
+    (folder / "config.json").write_text('{"voice_names": ["joe"]}')
     (folder / "phonemes.json").write_text("[" * 100_000)
     (folder / "model.safetensors").write_bytes(b"cut off")
 
@@ -247,7 +247,7 @@ def write_codec_checkpoint(folder):
         (
             "training.evaluation.evaluate_codec",
             ["--codec", "spoilt", "--corpus_dir", "few"],
-            "has 1 held-out clips of the default",
+            "has 1 held-out clips of the codec's default voice, joe,",
         ),
         ("training.evaluation.corpus_benchmarks", ["--corpus_dir", "few"], "line 1 lacks `id`, which must be a text"),
         ("training.corpus.render", ["--limit", "0"], "limit must be at least 1"),

@@ -1,8 +1,12 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How well speech is understood after a round trip through a codec, decoded in its default voice, next to before.
+"""
+Scores a codec alone: how well a recogniser understands speech after a round trip through it, next to before.
 
-python -m training.evaluation.evaluate_codec --codec pretrained/vita-audio-mini/audio_tokenizer --corpus_dir corpus --output codec.json
+    python -m training.evaluation.evaluate_codec --codec pretrained/vita-audio-mini/audio_tokenizer --corpus_dir corpus \\
+        --output codec.json
+
+Every recording is decoded in the codec's default voice, the first of its names, as users of `decode` hear it.
 """
 
 import argparse
@@ -14,7 +18,7 @@ from pathlib import Path
 import soundfile as sf
 import torch
 from tqdm import tqdm
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from hub_cards.command_line import ArgumentParser, check_place, naming, no_empty_folder, run_command
 from hub_cards.json_lines import read_json_lines
@@ -27,30 +31,50 @@ from training.evaluation.scoring import word_error_rate
 
 PROG = "training.evaluation.evaluate_codec"
 CLIP_FIELDS = dict.fromkeys(("path", "text", "voice", "split"), str)
-GROUPS = {"joe": "the codec's default voice", "test": "other trained voices", "test_voice": "a voice never heard"}
+DEFAULT_VOICE_GROUP = "the codec's default voice"
+# the other recordings by their split
+GROUPS = {"test": "other trained voices", "test_voice": "a voice never heard"}
 
 
-def held_out_clips(corpus_dir: Path, number: int, seed: int = 0) -> list[dict]:
-    """`number` clips of held-out sentences, drawn evenly from the default voice and all others, the unseen one too."""
+def find_default_voice(config: PreTrainedConfig) -> str:
+    """
+    Raises:
+        ValueError: the codec does not name its voices, so that no recording can be told to be in the default one.
+    """
+    if not getattr(config, "voice_names", None):
+        raise ValueError("The codec has no `voice_names`, so its default voice cannot be found among the recordings.")
+    return config.voice_names[0]
+
+
+def held_out_clips(corpus_dir: Path, default_voice: str, number: int, seed: int = 0) -> list[dict]:
+    """
+    `number` clips of held-out sentences: half in the codec's default voice, half in others, the unseen one among them.
+
+    Raises:
+        OSError, ValueError: `clips.jsonl` is not there, is malformed, or has too few of either.
+    """
     path = corpus_dir / "clips.jsonl"
     clips = [clip for _, clip in read_json_lines(path, CLIP_FIELDS) if clip["split"] != "train"]
     generator = random.Random(seed)
-    default = [clip for clip in clips if clip["voice"] == "joe"]
-    others = [clip for clip in clips if clip["voice"] != "joe"]
+    default = [clip for clip in clips if clip["voice"] == default_voice]
+    others = [clip for clip in clips if clip["voice"] != default_voice]
     if len(default) < number // 2 or len(others) < number - number // 2:
         raise ValueError(
-            f"{path} has {len(default)} held-out clips of the default voice and {len(others)} of others, too few for {number} "
-            "together, half of them of either."
+            f"{path} has {len(default)} held-out clips of the codec's default voice, {default_voice}, and {len(others)} of "
+            f"others: too few for {number} together, half of them of either."
         )
     return generator.sample(default, number // 2) + generator.sample(others, number - number // 2)
 
 
 @torch.no_grad()
 def evaluate_codec(codec: SpeechCodec, corpus_dir: Path, clips: list[dict], recognizer: WhisperRecognizer) -> dict:
-    """Word error rates of the recogniser on the originals and on their round trips, for each group of voices.
-
-    Every recording is decoded in the codec's default voice, as users of `decode` hear it.
     """
+    Word error rates of the recogniser on the originals and on their round trips, for each group of voices.
+
+    Returns:
+        `dict`: `results`, for each group the number of `clips`, `wer_original` and `wer_decoded`; and `rows`, one for each clip.
+    """
+    default = find_default_voice(codec.config)
     rows = []
     for clip in tqdm(clips, desc="Round trips"):
         with naming(f"The clip {corpus_dir / clip['path']}"):
@@ -59,7 +83,7 @@ def evaluate_codec(codec: SpeechCodec, corpus_dir: Path, clips: list[dict], reco
         decoded = codec.decode(torch.tensor([[codes]])).audio_values.reshape(-1).numpy()
         rows.append(
             {
-                "group": GROUPS.get(clip["voice"]) or GROUPS[clip["split"]],
+                "group": DEFAULT_VOICE_GROUP if clip["voice"] == default else GROUPS.get(clip["split"], clip["split"]),
                 "reference": clip["text"],
                 "original": recognizer(waveform, sampling_rate),
                 "decoded": recognizer(decoded, output_sampling_rate(codec)),
@@ -91,7 +115,9 @@ def main(argv: list[str] | None = None) -> None:
     with no_empty_folder(args.output and args.output.parent):
         if args.output:
             args.output.parent.mkdir(parents=True, exist_ok=True)
-        clips = held_out_clips(args.corpus_dir, args.num_clips)
+        with naming(f"The configuration of {args.codec}"):
+            config = AutoConfig.from_pretrained(args.codec)
+        clips = held_out_clips(args.corpus_dir, find_default_voice(config), args.num_clips)
         with naming(f"The codec {args.codec}"):
             codec = AutoModel.from_pretrained(args.codec, dtype=torch.float32).eval()
         check_codec(codec, f"--codec {args.codec}")

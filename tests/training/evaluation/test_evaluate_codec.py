@@ -1,0 +1,40 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The command that scores a codec: whose recordings it takes, and in which groups it counts them."""
+
+import json
+
+import pytest
+from tiny_models import tiny_codec
+
+from hub_cards.command_line import run_command
+from training.evaluation import evaluate_codec
+
+
+def write_codec(folder, voice_names):
+    codec = tiny_codec()
+    codec.config.voice_names = voice_names
+    codec.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("default_voice", "others"),
+    [("joe", {"a voice never heard"}), ("flite-rms", {"other trained voices"})],
+)
+def test_the_default_voice_is_the_first_of_the_codec(default_voice, others, corpus_dir, tmp_path):
+    """Half of the recordings are in it, whatever it is called; the rest is grouped by its split."""
+    codec = write_codec(tmp_path / "codec", [default_voice])
+    arguments = ["--codec", str(codec), "--corpus_dir", str(corpus_dir), "--num_clips", "4"]
+    evaluate_codec.main([*arguments, "--output", str(tmp_path / "codec.json")])
+    report = json.loads((tmp_path / "codec.json").read_text())
+    assert set(report["results"]) == {"all", "the codec's default voice", *others}
+    assert report["results"]["the codec's default voice"]["clips"] == 2 and report["results"]["all"]["clips"] == 4
+    assert {"reference", "original", "decoded", "group"} == set(report["rows"][0])
+
+
+def test_a_codec_that_names_no_voice_is_refused(corpus_dir, tmp_path, capsys):
+    codec = write_codec(tmp_path / "codec", None)
+    arguments = ["--codec", str(codec), "--corpus_dir", str(corpus_dir)]
+    assert run_command(evaluate_codec.main, evaluate_codec.PROG, arguments) == 1
+    assert "error: The codec has no `voice_names`" in capsys.readouterr().err
