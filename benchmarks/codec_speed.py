@@ -1,10 +1,13 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Speed of the speech codecs: encoding, decoding at once and in chunks, and how soon the first audio is there.
+"""Speed of the speech codecs, not how well they sound, which `training.evaluation.evaluate_codec` scores.
 
     python -m benchmarks.codec_speed --output_dir benchmarks/results/cpu [--readme README.md]
 
-The compact codec is the shipped one; GLM-4-Voice's has its published shape and random weights, unless a folder is given.
+It times encoding, decoding at once and in chunks, and the first audio.
+
+The compact codec is the shipped one; GLM-4-Voice's has its published shape and random weights, unless a folder is
+given.
 """
 
 import argparse
@@ -25,7 +28,7 @@ from training.evaluation.report import fill_section, plt, write_atomically
 
 
 COMPACT_CODEC = "pretrained/vita-audio-mini/audio_tokenizer"
-# as the pipeline streams
+# as many as the pipeline streams
 CODES_PER_CHUNK = 8
 
 
@@ -39,7 +42,9 @@ def build_codecs(glm4_voice: Path | None, device: torch.device, dtype: torch.dty
     return {name: codec.eval().to(device) for name, codec in codecs.items()}
 
 
-def stream(codec, codes: torch.LongTensor, device: torch.device) -> tuple[float, float]:
+def stream(
+    codec: VitaAudioCodec | Glm4VoiceCodec, codes: torch.LongTensor, device: torch.device
+) -> tuple[float, float]:
     """Decodes chunk by chunk: seconds to the first audio, and to the last."""
     start, first = now(device), None
     state = codec.init_decoder_state(batch_size=1)
@@ -97,8 +102,8 @@ def measure(args: argparse.Namespace) -> dict:
 def speed_table(results: dict) -> str:
     """Markdown, a row for each codec."""
     lines = [
-        f"{results['seconds']:g} s of audio, {name_machine(results)}, medians of {results['rounds']} runs; seconds of work for "
-        f"a second of audio. GLM-4-Voice in {results['dtype']}; chunks of {results['codes_per_chunk']} codes.",
+        f"{results['seconds']:g} s of audio, {name_machine(results)}, medians of {results['rounds']} runs; seconds of "
+        f"work for a second of audio. GLM-4-Voice in {results['dtype']}; chunks of {results['codes_per_chunk']} codes.",
         "",
         "| codec | parameters | encode | decode | decode in chunks | first audio | peak memory of the process |",
         "|---|---|---|---|---|---|---|",

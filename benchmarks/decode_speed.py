@@ -1,11 +1,14 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Decoding speed of every mode, next to transformers' own Qwen2 and to what the memory allows, in one run.
+"""Speed of decoding at a published model's shape, not what it says, which `training.evaluation` scores.
 
     python -m benchmarks.decode_speed --output_dir benchmarks/results/cpu [--readme README.md]
 
-Random weights: speed does not depend on them, except in lossless mode, whose two ends are measured: no draft is right, and all
-drafts are. Takes turns between the rows, so that what else happens on the machine happens to all of them.
+It times every mode next to transformers' own Qwen2 and to what the memory allows, in one run.
+
+The weights are random, because speed does not depend on them. Only that of the lossless mode does, so its two ends are
+measured: no draft is right, and all drafts are. The rows take turns, so that other work of the machine slows all of
+them.
 """
 
 import argparse
@@ -54,17 +57,17 @@ class FirstChunk(BaseStreamer):
     def __init__(self):
         self.num_tokens, self.time = -1, None  # the prompt comes first
 
-    def put(self, value: torch.LongTensor):
+    def put(self, value: torch.LongTensor) -> None:
         self.num_tokens += 1
         if self.num_tokens == 11:
             self.time = time.perf_counter()
 
-    def end(self):
+    def end(self) -> None:
         pass
 
 
 class OneToken(LogitsProcessor):
-    """Leaves one token to choose."""
+    """Leaves only one token to choose."""
 
     def __init__(self, token_id: int):
         self.token_id = token_id
@@ -75,7 +78,9 @@ class OneToken(LogitsProcessor):
         return only
 
 
-def build_models(shape: str, device: torch.device, dtype: torch.dtype):
+def build_models(
+    shape: str, device: torch.device, dtype: torch.dtype
+) -> tuple[VitaAudioForConditionalGeneration, Qwen2ForCausalLM]:
     """Our model with random weights at a shape, and transformers' Qwen2 with the same weights, not copied."""
     if shape in SHAPES:
         text_config = {"model_type": "qwen2", "vocab_size": VOCAB_SIZE, "tie_word_embeddings": False, **SHAPES[shape]}
@@ -102,13 +107,18 @@ def measured_rows(
     for mode in ("boost", "turbo"):
         lossless = {"mctp_mode": mode, "mctp_verify": True, "mctp_speech_only_head": True}
         table[f"{mode}, lossless, no draft right"] = (model, lossless)
-        # with one token to choose, all writers agree
+        # with only one token to choose, the language model confirms every draft
         one_token = LogitsProcessorList([OneToken(model.config.speech_token_offset)])
         table[f"{mode}, lossless, all drafts right"] = (model, {**lossless, "logits_processor": one_token})
     return table
 
 
-def generate(model, device: torch.device, num_new_tokens: int, **kwargs) -> dict:
+def generate(
+    model: VitaAudioForConditionalGeneration | Qwen2ForCausalLM,
+    device: torch.device,
+    num_new_tokens: int,
+    **kwargs,
+) -> dict:
     """One run: its speed, and the time to the eleventh token."""
     prompt = torch.arange(1, NUM_PROMPT_TOKENS + 1, device=device)[None]
     if kwargs.get("mctp_speech_only_head"):
@@ -135,14 +145,14 @@ def generate(model, device: torch.device, num_new_tokens: int, **kwargs) -> dict
 
 
 def measure_bandwidth(device: torch.device, num_bytes: int = 2**30, repeats: int = 5) -> float:
-    """Bytes per second at which memory is read, the best of some tries of adding numbers up."""
-    # ones: pages of zeros are all the same page
+    """Bytes per second at which memory is read: the best of some tries to add numbers up."""
+    # ones, because pages of zeros are all the same page
     numbers = torch.ones(num_bytes // 4, dtype=torch.float32, device=device)
     return num_bytes / min(seconds_of(numbers.sum, device) for _ in range(repeats))
 
 
 def floor_of(model: VitaAudioForConditionalGeneration, mctp_mode: str, speech_only: bool, bandwidth: float) -> float:
-    """Tokens per second if nothing took time but to read each weight once for each forward that needs it."""
+    """Tokens per second if only reading each weight once for each forward that needs it took time."""
 
     def size(*modules: torch.nn.Module) -> int:
         return sum(p.numel() * p.element_size() for module in modules for p in module.parameters())

@@ -1,6 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Time, memory and the machine, as all benchmarks measure and name them."""
+"""Time, memory and the machine, as all speed benchmarks measure and name them. `training.evaluation` has scores."""
 
 import platform
 import time

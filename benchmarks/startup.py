@@ -1,8 +1,12 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-How long the command line takes to start: its help, a typing error, a file that is not there, and up to the first work of `answer`,
-which is where a file turns out to be no audio. `python -m benchmarks.startup --checkouts OLD .` compares two in one run.
+How long the command line takes to start, before there is anything that `training.evaluation` could score.
+
+    python -m benchmarks.startup --checkouts OLD .
+
+times the help, a typing error, a file that is not there, and the way to the first work of `answer`, where a file turns
+out to be no audio. It compares several checkouts in one run.
 """
 
 import argparse
@@ -26,7 +30,8 @@ COMMANDS = {
 
 
 def seconds_of(checkout: Path, argv: list[str], folder: str) -> float:
-    # where the command line was before it had a folder of its own
+    """Seconds that the command line of a checkout takes for `argv`, in `folder`."""
+    # older checkouts have the command line in `processing`
     module = "serving.cli" if (checkout / "serving").is_dir() else "processing.cli"
     environment = os.environ | {"PYTHONPATH": str(checkout.resolve()), "OMP_NUM_THREADS": "1"}
     start = time.perf_counter()
@@ -45,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
         Path(folder, "broken.wav").write_bytes(b"RIFF nothing")
         print(f"medians of {args.repeats} runs in seconds: {', '.join(map(str, args.checkouts))}; first over last")
         for name, command in COMMANDS.items():
-            # in turn, so that what else the machine does is shared
+            # the checkouts take turns, so that other work of the machine slows all of them
             runs = [[seconds_of(path, command, folder) for path in args.checkouts] for _ in range(args.repeats)]
             medians = [statistics.median(times) for times in zip(*runs)]
             print(f"{name:22}", *(f"{median:6.2f}" for median in medians), f"  {medians[0] / medians[-1]:.1f}x")

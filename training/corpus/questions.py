@@ -3,11 +3,12 @@
 """
 What the corpus asks and answers: families of facts in several wordings, and which of the wordings are held out.
 
-A new family is one function here with `@register_family`: the clips, the conversations of all tasks, the splits and the evaluation follow.
+A new family is one function here with `@register_family`: the clips, the conversations of all tasks, the splits and
+the evaluation follow.
 
-Everything is a pure function of the tables below, so two machines get the same texts and the same splits. Numbers are written as
-words. The wordings avoid what a small recogniser persistently misreads: it hears "the capital of France is Paris" as "Francis
-Paris", but not "Paris is the capital of France".
+Everything is a pure function of the tables below, so two machines get the same texts and the same splits. Numbers are
+written as words. The wordings avoid what a small recogniser persistently misreads: it hears "the capital of France is
+Paris" as "Francis Paris", but not "Paris is the capital of France".
 """
 
 import hashlib
@@ -17,10 +18,11 @@ from dataclasses import dataclass
 
 HELD_OUT_SHARE = 0.1
 MIN_TRAINING_WORDINGS = 3
-# How many training voices ask a question. Names of countries and opposites occur in no other questions, so more voices say them.
+# How many training voices ask a question. Names of countries and opposites occur in no other questions, so more voices
+# say them.
 VOICES, RARE_WORD_VOICES = 6, 12
-# The families that the shipped model was trained on share one draw of what is held out, so a change in one of them can change the
-# splits of all. Every other family has a draw of its own, and leaves these as they are.
+# The families that the shipped model was trained on share one draw of what is held out, so a change in one of them can
+# change the splits of all. Every other family has a draw of its own, and leaves these as they are.
 SHIPPED_FAMILIES = ("arithmetic", "calendar", "capitals", "opposites", "clock", "simple", "greetings")
 
 NUMBERS = (
@@ -72,7 +74,7 @@ CAPITALS = {
     "Colombia": "Bogota",
     "Wales": "Cardiff",
 }
-# No word occurs twice: each has one opposite here.
+# No word occurs twice, so each has one opposite.
 OPPOSITES = (
     "hot cold, big small, up down, left right, open closed, fast slow, day night, black white, old young, early late, "
     "full empty, clean dirty, good bad, true false, strong weak, long short, high low, easy difficult, hard soft, "
@@ -140,20 +142,25 @@ PLACES_FOR = {
 GREETINGS = {
     "Hello, it is nice to meet you.": "Hello.|Hi there.|Hello there.|Hello Luke.|Hi Luke.",
     "Good morning to you.": "Good morning.|Good morning, Luke.|A very good morning.|Good morning to you, Luke.",
-    "Good afternoon to you.": "Good afternoon.|Good afternoon, Luke.|A very good afternoon.|Good afternoon, my friend.",
+    "Good afternoon to you.": "Good afternoon.|Good afternoon, Luke.|A very good afternoon.|"
+    "Good afternoon, my friend.",
     "Good evening to you.": "Good evening.|Good evening, Luke.|A very good evening.|Good evening, my friend.",
     "Good night and sleep well.": "Good night.|Good night, Luke.|I am going to bed.|Good night, my friend.",
     "I am fine, thank you.": "How are you?|How are you today?|How do you feel?|Are you well?|How are you doing?",
-    "My name is Luke.": "What is your name?|Who are you?|Tell me your name.|What are you called?|May I know your name?",
+    "My name is Luke.": "What is your name?|Who are you?|Tell me your name.|What are you called?|"
+    "May I know your name?",
     "You are very welcome.": "Thank you.|Thank you very much.|Thanks a lot.|Many thanks.|I want to thank you.",
     "Goodbye, see you soon.": "Goodbye.|Goodbye, Luke.|See you later.|I have to go now.|See you soon, Luke.",
     "Yes, I can hear you well.": "Can you hear me?|Do you hear me?|Are you listening?|Can you hear my voice?",
     "Yes, I will help you.": "Can you help me?|Please help me.|I need your help.|Will you help me?",
-    "I am happy to meet you too.": "Nice to meet you.|I am happy to meet you.|Pleased to meet you.|It is good to meet you.",
-    "I can answer your questions.": "What can you do?|Tell me what you can do.|How can you help me?|What are you good at?",
+    "I am happy to meet you too.": "Nice to meet you.|I am happy to meet you.|Pleased to meet you.|"
+    "It is good to meet you.",
+    "I can answer your questions.": "What can you do?|Tell me what you can do.|How can you help me?|"
+    "What are you good at?",
     "I am a small computer program.": "What are you?|Are you a robot?|Are you a human?|Tell me what you are.",
     "That is all right.": "I am sorry.|I am very sorry.|Sorry about that.|Please forgive me.",
-    "Happy birthday to you.": "It is my birthday.|Today is my birthday.|My birthday is today.|I have a birthday today.",
+    "Happy birthday to you.": "It is my birthday.|Today is my birthday.|My birthday is today.|"
+    "I have a birthday today.",
 }
 
 
@@ -181,7 +188,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Question:
-    """One (fact, wording) pair; `split` is "train" or "test"."""
+    """A fact and one of its wordings; `split` is "train" or "test"."""
 
     fact: Fact
     text: str
@@ -371,7 +378,7 @@ def greetings() -> Iterator[Fact]:
 
 
 def facts_by_draw() -> list[list[Fact]]:
-    """All facts: first those of the shipped families, whose wordings are held out in one draw, then each other family's."""
+    """All facts, in groups whose wordings are held out in one draw: the shipped families, then each other family."""
     shipped = [fact for name in SHIPPED_FAMILIES for fact in FAMILIES[name]()]
     return [shipped, *(list(facts()) for name, facts in FAMILIES.items() if name not in SHIPPED_FAMILIES)]
 
@@ -382,7 +389,7 @@ def all_facts() -> list[Fact]:
 
 
 def all_questions() -> list[Question]:
-    """Every (fact, wording) pair, of each draw a tenth held out; each fact keeps at least three wordings for training."""
+    """Every wording of every fact. A tenth of each draw is held out; each fact keeps three wordings for training."""
     questions = []
     for facts in facts_by_draw():
         pairs = [(fact, text) for fact in facts for text in fact.wordings]

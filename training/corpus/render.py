@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Renders the corpus of the small checkpoint: `python -m training.corpus.render --output_dir DIR`.
 
-Writes `audio/<voice>/<id>.flac` (16 kHz, mono, 16 bit), `clips.jsonl` and `conversations.jsonl`. A clip's id is a hash of
-all that it is made from, and files appear whole or not at all, so a run that was stopped continues where it was.
+Writes `audio/<voice>/<id>.flac` (16 kHz, mono, 16 bit), `clips.jsonl` and `conversations.jsonl`. A clip's id is a hash
+of all that it is made from, and files appear whole or not at all, so a run that was stopped continues where it was.
 """
 
 import json
@@ -30,13 +30,14 @@ from .voices import ALL_VOICES, HELD_OUT_VOICE, JOE, TRAINING_VOICES, Voice, che
 
 PROG = "training.corpus.render"
 SAMPLING_RATE = 16_000
-# Part of every clip's id: raise it whenever the signal processing below changes.
+# A part of every clip's id. Raise it whenever the signal processing below changes, so that all clips are made anew.
 RENDERING_VERSION = 1
 
 TRAINING_VOICES_PER_SENTENCE = 1
 TEST_VOICES_PER_QUESTION = 2
 TEST_VOICES_PER_SENTENCE = 1
 
+# Frames that are this much quieter than the loudest one are silence.
 SILENCE_BELOW_PEAK_DB = 42.0
 LEADING_SILENCE_S = 0.05
 TRAILING_SILENCE_S = 0.1
@@ -68,7 +69,7 @@ def draw_voices(text: str, count: int) -> list[Voice]:
 
 
 def question_clips(question: Question) -> list[Clip]:
-    """The clips in which `question` is asked (in training also by joe, as speech to be learnt)."""
+    """The clips in which `question` is asked by other voices than the fixed joe's."""
     if question.split == "train":
         voices = draw_voices(question.text, question.fact.num_voices)
         return [Clip(question.text, voice.name, "train") for voice in voices]
@@ -88,7 +89,7 @@ def sentence_clips(sentence: Sentence) -> list[Clip]:
 
 
 def joe_clips() -> Iterator[Clip]:
-    """What the fixed joe says: every answer, training question and simple sentence once."""
+    """What the fixed joe says: every answer, every training question and every simple sentence, once each."""
     for answer in dict.fromkeys(fact.answer for fact in all_facts()):
         yield Clip(answer, JOE.name, "train")
     for question in all_questions():
@@ -111,7 +112,16 @@ def all_clips() -> list[Clip]:
 def all_conversations() -> Iterator[dict]:
     """Every conversation of the corpus, in the form of the rows of `conversations.jsonl`."""
 
-    def conversation(task, key, split, messages, audios, reference, answer="", accepted=()):
+    def conversation(
+        task: str,
+        key: str,
+        split: str,
+        messages: list[tuple[str, str]],
+        audios: list[str],
+        reference: str,
+        answer: str = "",
+        accepted: tuple[str, ...] = (),
+    ) -> dict:
         return {
             "id": f"{task}-{key}",
             "task": task,
@@ -123,7 +133,7 @@ def all_conversations() -> Iterator[dict]:
             "accepted_answers": list(accepted),
         }
 
-    def asr(clip: Clip):
+    def asr(clip: Clip) -> dict:
         messages = [("user", ASR_PROMPT + AUDIO_MARK), ("assistant", clip.text)]
         return conversation("asr", clip.id, clip.split, messages, [clip.path], clip.text)
 
@@ -152,7 +162,7 @@ def all_conversations() -> Iterator[dict]:
 
 
 def trim_silence(samples: np.ndarray, sampling_rate: int) -> np.ndarray:
-    """`samples` with 50 ms left before the first and 100 ms after the last sound (padded with zeros if need be)."""
+    """`samples` from 50 ms before the first sound to 100 ms after the last, padded with zeros if need be."""
     hop = sampling_rate // 100
     frames = np.pad(samples, (0, -len(samples) % hop)).reshape(-1, hop)
     level = np.sqrt((frames**2).mean(axis=1))
@@ -173,13 +183,13 @@ def _noise(length: int, pink: bool, rng: np.random.Generator) -> np.ndarray:
 
 
 def render_samples(clip: Clip) -> np.ndarray:
-    """The clip's samples, float32 at 16 kHz. Only joe's fixed voice is left without variations of speed, level and noise."""
+    """The clip, float32 `(num_samples,)` at 16 kHz. Speed, level and noise vary, except in joe's fixed voice."""
     rng = random.Random(clip.id)
     samples, sampling_rate = speak(clip.text, ALL_VOICES[clip.voice], rng)
     if np.abs(samples).max(initial=0.0) < 1e-3:
         raise RuntimeError(f"Voice {clip.voice} said nothing for {clip.text!r}.")
     fixed = clip.voice == JOE.name
-    # Playing at another rate moves speed and pitch together.
+    # Playing at another rate changes speed and pitch together.
     rate_change = 1.0 if fixed or rng.random() < 0.5 else rng.uniform(0.94, 1.06)
     samples = soxr.resample(samples, sampling_rate * rate_change, SAMPLING_RATE)
     samples = trim_silence(samples, SAMPLING_RATE)
@@ -208,14 +218,15 @@ def _render_job(job: tuple[Clip, Path]) -> dict:
     return render_clip(*job)
 
 
-def _write_jsonl(path: Path, rows) -> None:
+def _write_jsonl(path: Path, rows: list[dict]) -> None:
     with replaced_whole(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def render_corpus(output_dir: Path, limit: int | None = None, workers: int = 2) -> tuple[list[dict], list[dict]]:
-    """Renders all clips (or, spread over all kinds, `limit` of them) and the conversations whose audios are there.
+    """
+    Renders all clips, or `limit` of them from all kinds, and writes the conversations whose audios are there.
 
     Returns the rows of `clips.jsonl` and `conversations.jsonl`. Raises ValueError for a bad `limit` or `workers`, and
     RuntimeError if a synthesizer is missing or says nothing.

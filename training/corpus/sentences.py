@@ -22,8 +22,8 @@ VOCABULARY = {
     "color": "red blue green yellow white black brown pink orange purple",
     "animal": "cat dog horse cow bird fish rabbit lion tiger bear monkey elephant duck sheep mouse snake fox chicken",
     "animals": "cats dogs horses cows birds rabbits lions tigers bears monkeys elephants ducks snakes chickens",
-    "thing": "book ball cup box bag hat coat chair lamp key phone bottle basket clock umbrella pencil knife spoon plate "
-    "blanket letter picture",
+    "thing": "book ball cup box bag hat coat chair lamp key phone bottle basket clock umbrella pencil knife spoon "
+    "plate blanket letter picture",
     "things": "books balls cups boxes bags hats chairs lamps keys bottles pencils spoons plates letters pictures",
     "furniture": "table chair bed shelf desk sofa floor bench",
     "place": "garden park kitchen forest house school river field street market station library lake beach village",
@@ -38,8 +38,8 @@ VOCABULARY = {
     "moving": "sleeping,running,eating,playing,waiting,singing,walking",
     "where": "under the table,in the garden,near the river,behind the house,on the roof,by the door,across the street,"
     "in the forest,beside the lake,next to the school",
-    "activity": "play football,go swimming,visit our friends,clean the house,read a story,bake a cake,go to the market,"
-    "ride our bikes,work in the garden,watch a movie,listen to music",
+    "activity": "play football,go swimming,visit our friends,clean the house,read a story,bake a cake,"
+    "go to the market,ride our bikes,work in the garden,watch a movie,listen to music",
     "doing": "playing football,reading a story,baking a cake,cleaning the kitchen,watching a movie,riding their bikes,"
     "listening to music,walking to school,working in the garden,singing a song",
     "handled": "gave,showed,sold,brought,sent",
@@ -52,7 +52,7 @@ VOCABULARY = {
     "city": "Paris Berlin Rome Madrid London Dublin Oslo Vienna Athens Moscow Cairo Tokyo",
     "pronoun": "I We They You",
 }
-# The sentences that the shipped model was trained on come from these, in turn: a change here changes all of them.
+# The sentences that the shipped model was trained on come from these in turn, so a change here changes all of them.
 TEMPLATES = (
     "The {color} {animal} {moved} {where}.",
     "The {size} {animal} is {moving} {where}.",
@@ -93,9 +93,10 @@ TEMPLATES = (
     "At {hour} o'clock {name} will {activity}.",
     "The {place} in {city} is {weather} in {month}.",
 )
-# A new pattern is a line here. It is drawn for itself, and leaves the sentences of all others as they are.
+# A new pattern is a line here. Its sentences have a draw of their own, and those of all others stay as they are.
 MORE_TEMPLATES: tuple[str, ...] = ()
 SENTENCES_PER_TEMPLATE = NUM_SIMPLE_SENTENCES // len(TEMPLATES)
+# After so many draws without a new sentence, a pattern is taken to have no more.
 MAX_VAIN_DRAWS = 1000
 
 
@@ -108,14 +109,14 @@ class Sentence:
 
 
 def _fill(template: str, rng: random.Random) -> str:
-    """One sentence of `template`: a slot takes a word of its list, `{slot2}` another one than `{slot}`."""
+    """One sentence of `template`: `{slot}` becomes a word of its list, and `{slot2}` another word of that list."""
     chosen: dict[str, str] = {}
 
     def fill_slot(match: re.Match) -> str:
         if match[1] not in VOCABULARY:
             raise ValueError(
-                f"The pattern {template!r} has the slot {match[0]}, but there is no list of words {match[1]!r}: add it to "
-                "VOCABULARY in training/corpus/sentences.py."
+                f"The pattern {template!r} has the slot {match[0]}, but there is no list of words {match[1]!r}: add "
+                "it to VOCABULARY in training/corpus/sentences.py."
             )
         words = VOCABULARY[match[1]]
         options = [word for word in words.split("," if "," in words else None) if word not in chosen.values()]
@@ -127,7 +128,7 @@ def _fill(template: str, rng: random.Random) -> str:
 
 
 def _draw(templates: tuple[str, ...], rng: random.Random, number: int, taken: set[str]) -> list[str]:
-    """`number` distinct sentences that are not `taken`, the templates in turn; fewer where these have no more."""
+    """`number` different sentences that are not `taken`, from the templates in turn; fewer if they have no more."""
     texts: dict[str, None] = {}
     num_vain = 0
     for template in itertools.cycle(templates):
@@ -141,7 +142,7 @@ def _draw(templates: tuple[str, ...], rng: random.Random, number: int, taken: se
 
 @cache
 def all_sentences(more_templates: tuple[str, ...] = MORE_TEMPLATES) -> tuple[Sentence, ...]:
-    """`NUM_SIMPLE_SENTENCES` distinct simple sentences, then those of `more_templates`; of each group a tenth held out."""
+    """`NUM_SIMPLE_SENTENCES` sentences, then those of `more_templates`; a tenth of each group is held out."""
     # of the shipped families alone, so that a new one leaves the sentences of the shipped model as they are
     taken = {text for fact in facts_by_draw()[0] for text in (fact.answer, *fact.wordings)}
     groups = [_draw(TEMPLATES, random.Random("vita-audio sentences"), NUM_SIMPLE_SENTENCES, taken)]

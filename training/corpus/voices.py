@@ -21,6 +21,7 @@ import random
 import shutil
 import string
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -31,7 +32,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Voice:
-    """A voice: `engine` is one of the table above, `setting` its own name of the voice, `weight` how often it asks."""
+    """`engine` is one of the table above, `setting` the engine's name for the voice, `weight` how often it asks."""
 
     name: str
     engine: str
@@ -50,7 +51,8 @@ ESPEAK_SETTINGS = (
     "en-029+m5 en-029+f2 en-gb-x-rp+m6 en-gb-x-rp+f3 en-gb-x-rp+klatt4 en-gb-x-rp+david"
 ).split()
 
-# Shares of Kokoro's style packs. Its only man is mixed with women, or moved away from them, into more speakers.
+# Shares of Kokoro's style packs. Its only male voice is mixed with female ones, or moved away from them, to get more
+# speakers.
 KOKORO_SETTINGS = {
     "alpha": "1.0*jf_alpha",
     "gongitsune": "1.0*jf_gongitsune",
@@ -63,7 +65,7 @@ KOKORO_SETTINGS = {
     "kumo-not-gongitsune": "1.2*jm_kumo+-0.2*jf_gongitsune",
 }
 
-# Voices of people, or learnt from people, say most clips, the robotic ones are there for their variety; Kokoro is slow.
+# Voices of people, or learnt from people, say most clips. The robotic ones add variety. Kokoro is slow, so it says few.
 TRAINING_VOICES = (
     Voice("joe-varied", "piper", "varied", weight=4.0),
     Voice("flite-slt", "flite", "slt", weight=4.0),
@@ -96,10 +98,10 @@ _WAV_HEADER_BYTES = 44
 ALL_VOICES = {voice.name: voice for voice in (JOE, HELD_OUT_VOICE, *TRAINING_VOICES)}
 
 
-def check_programs(voices) -> None:
-    """Raises RuntimeError naming every synthesizer that `voices` need and that this machine lacks."""
+def check_programs(voices: Iterable[Voice]) -> None:
+    """Raises RuntimeError, which names every synthesizer that `voices` need and this machine lacks."""
     voices, missing = list(voices), []
-    # phonemes are always Piper's
+    # Piper makes the phonemes of every clip
     for engine in sorted({"piper", *(voice.engine for voice in voices)}):
         if engine in PROGRAMS:
             program, package = PROGRAMS[engine]

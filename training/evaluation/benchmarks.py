@@ -1,11 +1,12 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-The published benchmarks: where each is, which of its columns is what, and its rows as prompts with their references.
+Benchmarks: the YAML files that describe them, and the rows of their datasets as prompts with what answers are measured
+by.
 
-Each is a YAML file in `training/evaluation/benchmarks/`; a new one is one more file, there or anywhere. It describes the set on the
-Hub, and a folder on this machine in the same form does as well. `training.evaluation.corpus_benchmarks` brings the small corpus
-into these forms.
+A benchmark is a YAML file in `training/evaluation/benchmarks/`, or one anywhere else. It describes a dataset on the
+Hub; a folder on this machine in the same form can take its place. `training.evaluation.corpus_benchmarks` brings the
+small corpus into the forms of the published ones.
 """
 
 import hashlib
@@ -52,21 +53,23 @@ SEED_TTS_META_FILE = "meta.lst"
 @dataclass(frozen=True)
 class Benchmark:
     """
-    A test set in the form of `datasets`, as a YAML file describes it whose keys are these but `name`.
+    A test set in the form of `datasets`, as its YAML file describes it. The keys of the file are these fields but
+    `name`.
 
     Args:
-        name: of its file.
+        name: The file's name without its ending.
         task: "asr", "tts", "sqa" or "tqa".
-        columns: the dataset's column for each role: `audio`, `text` (said or to be said), `voice` (a recording of the voice to
-            speak with), `question` (written), `answers` (a string, a list of strings, or `{"value", "aliases"}` as in TriviaQA),
-            `id`, and of questions `accepted_answers` (more of them) and `reference` (a whole sentence: the answer must stand
-            where it stands there, see [`~training.evaluation.scoring.answer_is_right`]). A column of the last three that the
-            dataset lacks is done without.
-        split: of the dataset.
-        normalizer: "whisper_english" for a published set, "corpus" for text as in the small corpus, see
+        columns: For each role the name of the dataset's column. The roles are `audio`, `text` (what is said or has to
+            be said), `voice` (a recording of the voice to speak with), `question` (in writing), `answers` (a string, a
+            list of strings, or `{"value", "aliases"}` as in TriviaQA), `id`, and for questions `accepted_answers`
+            (more answers) and `reference` (a whole sentence; an answer at its beginning or end must stand there in a
+            response as well, see [`~training.evaluation.scoring.answer_is_right`]). A dataset may lack the columns of
+            the last three.
+        split: The dataset's split that is scored.
+        normalizer: "whisper_english" for published sets, "corpus" for texts as the small corpus has them, see
             `training.evaluation.normalizers`.
-        dataset_name: Hub id or folder; None where a folder has to be named with `--dataset_name`.
-        config_name: of the dataset.
+        dataset_name: Hub id or folder. Without it a run has to name a folder with `--dataset_name`.
+        config_name: The dataset's configuration.
     """
 
     name: str
@@ -79,7 +82,7 @@ class Benchmark:
 
 
 def list_benchmarks() -> list[str]:
-    """The names of the benchmarks that the package has, each of which is a file in `training/evaluation/benchmarks/`."""
+    """The names of the package's benchmarks: those of the files in `training/evaluation/benchmarks/`."""
     return sorted(path.stem for path in BENCHMARKS_FOLDER.glob("*.yaml"))
 
 
@@ -112,7 +115,8 @@ def read_benchmark(name_or_path: str) -> Benchmark:
     benchmark = Benchmark(name=path.stem, **values)
     if missing := [role for role in REQUIRED[benchmark.task] if role not in benchmark.columns]:
         raise ValueError(
-            f"{path}, line {lines['columns']}: `columns` has no {', '.join(missing)}, which the task '{benchmark.task}' needs."
+            f"{path}, line {lines['columns']}: `columns` has no {', '.join(missing)}, which the task "
+            f"'{benchmark.task}' needs."
         )
     return benchmark
 
@@ -135,10 +139,10 @@ class Item:
     A prompt with what the response to it is measured by.
 
     Args:
-        id: of its own in the benchmark.
-        messages: the prompt, contents as lists of parts.
-        reference: what is said or to be said; of questions a whole right answer, or "" where there is none.
-        accepted_answers: to a question; any of them is right.
+        id: Unlike that of any other item of the benchmark.
+        messages: The prompt: messages whose contents are lists of parts.
+        reference: What is said or has to be said. For a question a whole right answer, or "" where there is none.
+        accepted_answers: The right answers to a question, each of them enough.
     """
 
     id: str
@@ -151,7 +155,7 @@ class Item:
         return [part["audio"] for message in self.messages for part in message["content"] if part["type"] == "audio"]
 
     def with_audios(self, audios: Sequence) -> "Item":
-        """The item with other sources in place of its audios, in order."""
+        """The item with `audios` in place of its own, in their order."""
         audios = iter(audios)
         contents = [
             [{**part, "audio": next(audios)} if part["type"] == "audio" else part for part in message["content"]]
@@ -166,19 +170,19 @@ class BenchmarkItems(Sequence):
     The rows of a benchmark's dataset as [`Item`]s, each made when it is asked for.
 
     Args:
-        benchmark ([`Benchmark`]).
-        dataset ([`Dataset`]): in its form, the audio columns not decoded.
-        limit (`int`, *optional*): so many rows, drawn with a fixed seed; all by default.
-        with_voice (`bool`): whether the model gets the recording of the voice to speak with, where there is one.
+        benchmark ([`Benchmark`]): What the dataset's columns are.
+        dataset ([`Dataset`]): Its audio columns are not decoded.
+        limit (`int`, *optional*): Number of rows, drawn with a fixed seed; all by default.
+        with_voice (`bool`): Whether the model gets the recording of the voice to speak with, where there is one.
 
     Raises:
-        ValueError: a column that is needed is missing, an id comes twice, or a row lacks what it is measured by.
+        ValueError: A column that is needed is missing, an id comes twice, or a row lacks what it is measured by.
     """
 
     def __init__(self, benchmark: Benchmark, dataset: Dataset, limit: int | None = None, with_voice: bool = True):
         self.task, names = benchmark.task, benchmark.columns
         self.normalize = find_normalizer(benchmark.normalizer)
-        # which of the columns is in the prompt as audio
+        # the role of the column whose audio is in the prompt
         self.audio_role = "audio" if self.task in (ASR, SPOKEN_QA) else None
         if self.task == TTS and "voice" in names and with_voice:
             self.audio_role = "voice"
@@ -187,8 +191,8 @@ class BenchmarkItems(Sequence):
         if missing:
             missing = ", ".join(f"{role} ({names[role]})" if role in names else role for role in missing)
             raise ValueError(
-                f"The dataset has no column for {missing}; its columns are {', '.join(dataset.column_names)}. Name the right "
-                "ones with --columns, such as audio=recording."
+                f"The dataset has no column for {missing}; its columns are {', '.join(dataset.column_names)}. "
+                "Name the right ones with --columns, such as audio=recording."
             )
         optional = ("id", *(("accepted_answers", "reference") if "answers" in needed else ()))
         self.columns = {role: names[role] for role in (*needed, *optional) if names.get(role) in dataset.column_names}
@@ -197,6 +201,7 @@ class BenchmarkItems(Sequence):
         self._check_rows()
 
     def _check_rows(self) -> None:
+        # all rows, without their audio, before the model starts to work
         columns = {role: name for role, name in self.columns.items() if role != self.audio_role}
         silent = self.dataset.select_columns(list(dict.fromkeys(columns.values()))) if columns else [{}] * len(self)
         seen = set()
@@ -214,7 +219,7 @@ class BenchmarkItems(Sequence):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Item:
-        if not 0 <= index < len(self):  # ends an iteration
+        if not 0 <= index < len(self):  # an IndexError ends an iteration
             raise IndexError(index)
         row = self.dataset[index]
         values = {role: row[name] for role, name in self.columns.items()}
@@ -244,13 +249,13 @@ class BenchmarkItems(Sequence):
 
 def build_item(row: dict) -> Item:
     """
-    A conversation without its last turn, and what that turn is measured by.
+    An item whose prompt is a conversation without its last turn, which says what a response is measured by.
 
     Args:
-        row: of [`~training.conversations.read_conversations`].
+        row: One of [`~training.conversations.read_conversations`].
 
     Raises:
-        ValueError: its last turn is not the assistant's, or has no words to be measured by.
+        ValueError: The last turn is not the assistant's, or has no words to measure by.
     """
     *prompt, answer = row["messages"]
     if answer["role"] != "assistant" or not prompt:
@@ -262,7 +267,7 @@ def build_item(row: dict) -> Item:
 
 
 def list_answers(answers: str | dict | Sequence[str] | None) -> list[str]:
-    """Accepted answers of a column's value: one string, several, or TriviaQA's `{"value", "aliases"}`."""
+    """The answers in a column's value: a string, a list of strings, or TriviaQA's `{"value", "aliases"}`."""
     if answers is None:
         return []
     if isinstance(answers, str):
@@ -276,24 +281,24 @@ def load_benchmark_dataset(
     benchmark: Benchmark, dataset_name: str | None = None, config_name: str | None = None
 ) -> Dataset:
     """
-    The dataset of a benchmark; its audio columns give the files as they are.
+    Loads the split of a benchmark's dataset; its audio columns give files, which are not decoded.
 
     Args:
-        benchmark ([`Benchmark`]).
-        dataset_name: another Hub id than the benchmark's own, or a folder: one that `datasets` loads or has saved to disk, or
-            a folder of the Seed-TTS test set with `meta.lst`.
-        config_name: of the dataset named; of the benchmark's own by default.
+        benchmark ([`Benchmark`]): Says which dataset and split.
+        dataset_name: Another Hub id than the benchmark's own, or a folder: one that `datasets` loads or has saved to
+            disk, or one of the Seed-TTS test set with `meta.lst`.
+        config_name: Configuration of the dataset; the benchmark's own by default, if the dataset is.
 
     Raises:
-        FileNotFoundError, ConnectionError: there is no such dataset, or it cannot be reached.
-        ValueError: no dataset is named, or it has no such split, or no rows.
+        FileNotFoundError, ConnectionError: There is no such dataset, or it cannot be reached.
+        ValueError: No dataset is named, or it has no such split, or no rows.
     """
     if dataset_name is None:
         dataset_name, config_name = benchmark.dataset_name, config_name or benchmark.config_name
     if dataset_name is None:
         raise ValueError(
-            f"{benchmark.name} has no dataset on the Hub: give a folder as `--dataset_name`, which for seed_tts_en is `en` of the "
-            f"Seed-TTS test set, with `{SEED_TTS_META_FILE}`."
+            f"{benchmark.name} has no dataset on the Hub: give a folder as `--dataset_name`, which for seed_tts_en is "
+            f"`en` of the Seed-TTS test set, with `{SEED_TTS_META_FILE}`."
         )
     if (Path(dataset_name) / SEED_TTS_META_FILE).is_file():
         dataset = read_seed_tts(Path(dataset_name))
@@ -303,7 +308,7 @@ def load_benchmark_dataset(
         raise ValueError(f"{dataset_name} has no rows in the split '{benchmark.split}'.")
     for name, feature in dataset.features.items():
         if isinstance(feature, Audio):
-            # files as they are: the processor decodes them
+            # the processor decodes the files
             dataset = dataset.cast_column(name, Audio(decode=False))
     return dataset
 
@@ -326,12 +331,12 @@ def read_seed_tts(folder: Path) -> Dataset:
 
 
 def draw(number: int, limit: int | None, seed: int = 0) -> list[int]:
-    """Indices of `limit` of `number` rows, drawn with a fixed seed; all in their order without a limit."""
+    """Indices of `limit` out of `number` rows, drawn with a fixed seed; without a limit all, in their order."""
     return list(range(number)) if limit is None else random.Random(seed).sample(range(number), min(limit, number))
 
 
 def items_fingerprint(items: Sequence[Item]) -> str:
-    """Hash of all that the items say, the content of their audio files included."""
+    """Hash of all that is in the items, with the content of their audio files."""
     digest = hashlib.blake2b(digest_size=12)
     for item in items:
         for audio in item.audios:

@@ -1,14 +1,15 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Brings the held-out sets of the small corpus into the form of the published benchmarks, for `training.evaluation.evaluate_benchmarks`.
+"""
+Writes the held-out sets of the small corpus in the forms of the published benchmarks, for `evaluate_benchmarks`.
 
     python -m training.evaluation.corpus_benchmarks --corpus_dir corpus --output_dir corpus/benchmarks
     python -m training.evaluation.evaluate_benchmarks --model pretrained/vita-audio-mini --benchmark llama_questions \\
-        --dataset_name corpus/benchmarks/llama_questions --output_dir runs/benchmarks
+        --dataset_name corpus/benchmarks/llama_questions --normalizer corpus --output_dir runs/benchmarks
 
-Each becomes a folder that `datasets.load_dataset` loads, with the columns of the published set, its audio files inside; Seed-TTS
-becomes a folder with `meta.lst`. Questions have two columns more, `accepted_answers` and `reference`, so that they are scored
-as `training.evaluation.evaluate_held_out` scores them.
+Each becomes a folder that `datasets.load_dataset` loads, with the columns of the published set and the audio files
+inside; Seed-TTS becomes a folder with `meta.lst`. Questions have two more columns, `accepted_answers` and `reference`.
+With these and `--normalizer corpus` the scores are those of `training.evaluation.evaluate_held_out`.
 """
 
 import argparse
@@ -37,7 +38,7 @@ CLIP_FIELDS = dict.fromkeys(("path", "text", "voice", "split"), str)
 
 
 class Corpus:
-    """What a rendered corpus has in `conversations.jsonl` and `clips.jsonl`."""
+    """A rendered corpus: the rows of its `conversations.jsonl` and `clips.jsonl`."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -125,7 +126,7 @@ def web_questions_row(corpus: Corpus, row: dict) -> dict:
 
 @dataclass(frozen=True)
 class Form:
-    """A benchmark and the set of the small corpus, by task and split, that takes its place."""
+    """The set of the small corpus that takes the place of a benchmark, and how its rows get the benchmark's form."""
 
     task: str
     split: str
@@ -133,7 +134,7 @@ class Form:
     audio_column: str = "audio"
 
 
-# Together they are the sets of `training.evaluation.evaluate_held_out`; Seed-TTS has that of LibriTTS.
+# Together they are the sets of `training.evaluation.evaluate_held_out`. Seed-TTS gets the set that LibriTTS has.
 FORMS = {
     "librispeech_test_clean": Form("asr", "test", librispeech_row),
     "librispeech_test_other": Form("asr", "test_voice", librispeech_row),
@@ -151,7 +152,7 @@ def write_dataset(corpus: Corpus, name: str, folder: Path) -> int:
     rows = corpus.rows(form.task, form.split)
     rows = [form.build_row(corpus, row) for row in tqdm(rows, desc=name, leave=False)]
     dataset = Dataset.from_list(rows).cast_column(form.audio_column, Audio(decode=False))
-    # `datasets` would otherwise load them undecoded, which the published ones are not
+    # so that `datasets` decodes the column when it loads it, as it does with the published sets
     dataset = dataset.cast_column(form.audio_column, Audio())
     (folder / "data").mkdir()
     dataset.to_parquet(folder / "data" / f"{read_benchmark(name).split}-00000-of-00001.parquet")
@@ -159,7 +160,7 @@ def write_dataset(corpus: Corpus, name: str, folder: Path) -> int:
 
 
 def write_seed_tts(corpus: Corpus, folder: Path) -> int:
-    """Writes `meta.lst` and the recordings of the voices; each text has the recording of the text after it as its voice."""
+    """Writes `meta.lst` and the recordings of voices: the voice of each text is the recording of the text after it."""
     rows = corpus.rows(*SEED_TTS_SET)
     (folder / "prompt-wavs").mkdir()
     lines = []
@@ -176,7 +177,8 @@ def write_benchmarks(corpus_dir: Path, output_dir: Path) -> dict[str, int]:
     Writes a folder for each benchmark into `output_dir`, whole or not at all, and returns their numbers of rows.
 
     Raises:
-        OSError, ValueError: the corpus is not there or has none of a set; before anything is written for that benchmark.
+        OSError, ValueError: The corpus is not there, or has no conversations for a benchmark, whose folder is then not
+            written.
     """
     corpus = Corpus(corpus_dir)
     output_dir.mkdir(parents=True, exist_ok=True)

@@ -2,12 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores a checkpoint on a published benchmark, or on conversations of your own, in text and speech.
 
-    python -m training.evaluation.evaluate_benchmarks --model MODEL --benchmark llama_questions --output_dir runs/benchmarks
-    python -m training.evaluation.evaluate_benchmarks --model MODEL --dataset_name FOLDER --output_dir runs/benchmarks
+    python -m training.evaluation.evaluate_benchmarks --model MODEL --benchmark llama_questions --output_dir runs/all
+    python -m training.evaluation.evaluate_benchmarks --model MODEL --benchmark my_set.yaml --output_dir runs/all
+    python -m training.evaluation.evaluate_benchmarks --model MODEL --dataset_name FOLDER --output_dir runs/all
 
-Speech is scored by what an independent recogniser hears. Every response is written to disk as soon as the model has given it, so
-the same command goes on where it was stopped, and a run with another recogniser listens to the responses that are there. Several
-benchmarks share an output folder: `results.json`, `results.md` and `results.png` show all of them.
+Speech is scored by what an independent recogniser hears. Every response is written to disk as soon as the model has
+given it. So the same command goes on where it was stopped, and a run with another recogniser listens to the responses
+that are there. Several benchmarks share an output folder: `results.json`, `results.md` and `results.png` show all of
+them.
 """
 
 import argparse
@@ -20,6 +22,8 @@ from pathlib import Path
 
 from hub_cards.command_line import ArgumentParser, no_empty_folder, run_command
 from hub_cards.model_card import read_json
+from modeling_vita_audio import VitaAudioForConditionalGeneration
+from processing import VitaAudioProcessor
 from training.conversations import SPOKEN_QA, WRITTEN_QA
 from training.data import codec_fingerprint
 from training.evaluation.benchmarks import (
@@ -46,7 +50,7 @@ from training.evaluation.harness import (
     score,
 )
 from training.evaluation.normalizers import CORPUS, NORMALIZERS, describe_normalizer
-from training.evaluation.recognition import load_recognizer, name_of
+from training.evaluation.recognition import PipelineRecognizer, WhisperRecognizer, load_recognizer, name_of
 from training.evaluation.report import (
     BENCHMARK_TABLE,
     benchmark_table,
@@ -62,15 +66,15 @@ PROG = "training.evaluation.evaluate_benchmarks"
 @dataclass(frozen=True)
 class ScoredSet:
     """
-    What is scored together, under one name in the results.
+    Items that are scored together.
 
     Args:
-        name: of the results.
+        name: What they are called in the results.
         task: "asr", "tts", "sqa" or "tqa".
-        items: prompts with their references.
-        dataset: where they are from, as the results say it.
-        split: of the dataset.
-        normalizer: what the texts go through before they are compared, see `training.evaluation.normalizers`.
+        items: Prompts with their references.
+        dataset: The dataset that they are from, as the results name it.
+        split: Its split.
+        normalizer: What texts go through before they are compared, see `training.evaluation.normalizers`.
     """
 
     name: str
@@ -82,20 +86,17 @@ class ScoredSet:
 
     @property
     def is_spoken(self) -> bool:
-        """Whether the responses are speech that a recogniser has to hear."""
+        """Whether the responses are speech, which a recogniser has to write down."""
         return self.task in SPEAKING_TASKS
 
 
 def load_sets(args: argparse.Namespace) -> list[ScoredSet]:
-    """
-    Raises:
-        FileNotFoundError, ConnectionError, ValueError: the dataset is not there, or not of the form that it should have.
-    """
+    """The items of a benchmark, or of conversations as for training if no benchmark is named."""
     return [load_published_set(args)] if args.benchmark is not None else load_own_sets(args)
 
 
 def load_published_set(args: argparse.Namespace) -> ScoredSet:
-    """A benchmark's rows, from its dataset on the Hub or from the one that the arguments name."""
+    """The rows of a benchmark's dataset, or of another one that the arguments name."""
     benchmark = read_benchmark(args.benchmark)
     if args.written_questions:
         if benchmark.task != SPOKEN_QA:
@@ -103,7 +104,7 @@ def load_published_set(args: argparse.Namespace) -> ScoredSet:
                 f"{benchmark.name} has no questions: --written_questions is for sets of spoken questions."
             )
         benchmark = replace(benchmark, task=WRITTEN_QA, name=f"{benchmark.name}_written")
-    # what the command says instead of the file
+    # what the command line says goes before what the file says
     benchmark = replace(
         benchmark,
         columns=benchmark.columns | dict(args.columns),
@@ -117,10 +118,11 @@ def load_published_set(args: argparse.Namespace) -> ScoredSet:
 
 
 def load_own_sets(args: argparse.Namespace) -> list[ScoredSet]:
-    """Conversations as for training: a set for each task among them, named after the dataset and the task."""
+    """Conversations as for training: a set for each of their tasks, named after the dataset and the task."""
     if args.dataset_name is None:
         raise ValueError(
-            f"Give a --benchmark, one of {', '.join(list_benchmarks())} or a YAML file, or a --dataset_name of your own."
+            f"Give a --benchmark, which is one of {', '.join(list_benchmarks())} or a YAML file, or a --dataset_name "
+            "of your own."
         )
     split, dataset_name = args.dataset_split or "test", name_of(args.dataset_name)
     stem, normalizer = Path(dataset_name).stem, args.normalizer or CORPUS
@@ -133,17 +135,18 @@ def load_own_sets(args: argparse.Namespace) -> list[ScoredSet]:
 
 def evaluate_benchmarks(args: argparse.Namespace) -> dict:
     """
-    Scores one benchmark, or conversations, in the modes asked for, and adds the figures to those in the output folder.
+    Scores a model on one benchmark, or on conversations, in each mode, and adds the figures to those in the output
+    folder.
 
     Returns:
-        `dict`: all that is in the folder's `results.json` now.
+        `dict`: all that the folder's `results.json` has then.
 
     Raises:
-        ValueError, OSError, ImportError: the dataset, the recogniser or the model is not there or does not fit; all before the
-            model starts to work.
+        ValueError, OSError, ImportError: The dataset, the recogniser or the model is not there or does not fit, which
+            is known before the model starts to work.
     """
     model_name = f"{name_of(args.model)}@{args.revision}" if args.revision else name_of(args.model)
-    # before the work: a folder with another model's results is refused at once
+    # before the work, because a folder with results of another model is refused
     results = read_results(args.output_dir, model_name)
     sets = load_sets(args)
     recognizer = None
@@ -155,7 +158,7 @@ def evaluate_benchmarks(args: argparse.Namespace) -> dict:
     weights = codec_fingerprint(model)
     read_results(args.output_dir, model_name, weights)
     for scored in sets:
-        # all that a response depends on, besides its mode
+        # all that a response depends on, except its mode
         settings = {
             "weights": weights,
             "codec": codec_fingerprint(processor.audio_tokenizer),
@@ -176,16 +179,23 @@ def evaluate_benchmarks(args: argparse.Namespace) -> dict:
 
 
 def evaluate_in_mode(
-    scored: ScoredSet, mode: str | list[int], model, processor, recognizer, settings: dict, args: argparse.Namespace
+    scored: ScoredSet,
+    mode: str | list[int],
+    model: VitaAudioForConditionalGeneration,
+    processor: VitaAudioProcessor,
+    recognizer: WhisperRecognizer | PipelineRecognizer | None,
+    settings: dict,
+    args: argparse.Namespace,
 ) -> dict:
     """
-    Has the model respond, the recogniser listen, and the responses scored; what is on disk already is not done again.
+    Has the model respond and the recogniser listen, and scores what they gave. What is on disk already is not done
+    again.
 
     Args:
-        settings: what the responses depend on, besides their mode: others have files of their own.
+        settings: All that responses depend on, except their mode. Responses of other settings are in other files.
 
     Returns:
-        `dict`: the figures, with all that they were measured with.
+        `dict`: the figures, and what they were measured on and with.
     """
     name = f"{scored.name}-{name_of_mode(mode)}"
     settings = settings | {"mctp_mode": mode}
@@ -213,7 +223,7 @@ def evaluate_in_mode(
 
 
 def write_report(results: dict, output_dir: Path, readme: Path | None) -> None:
-    """Shows all results of the folder: as a table on the terminal, in `results.md` and in a README, and as a picture."""
+    """Shows all results of the folder, in a table (on the terminal, in `results.md`, in a README) and a picture."""
     table = benchmark_table(results)
     write_atomically(output_dir / "results.md", table + "\n")
     plot_benchmarks(results, output_dir / "results.png")
@@ -223,21 +233,21 @@ def write_report(results: dict, output_dir: Path, readme: Path | None) -> None:
 
 
 def log_path(folder: Path, name: str, settings: dict) -> Path:
-    """A file of its own for what has its own settings, so that responses of different ones never mix."""
+    """A file whose name has a hash of the settings, so that responses of different settings never mix."""
     digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=6).hexdigest()
     return folder / f"{name}-{digest}.jsonl"
 
 
 def read_results(output_dir: Path, model: str, weights: str | None = None) -> dict:
     """
-    What is in the folder's `results.json` so far.
+    Reads what the folder's `results.json` has so far.
 
     Args:
-        model: its name.
-        weights: a hash of them, once they are loaded.
+        model: The model's name.
+        weights: A hash of its weights, once they are loaded.
 
     Raises:
-        ValueError: it is of another model, or of other weights.
+        ValueError: The file is of another model, or of other weights.
     """
     path = output_dir / "results.json"
     if not path.exists():
@@ -253,8 +263,8 @@ def parse_benchmark(text: str) -> str:
     """A benchmark's name, or the path of its YAML file."""
     if text not in list_benchmarks() and not text.endswith((".yaml", ".yml")):
         raise argparse.ArgumentTypeError(
-            f"there is no benchmark {text!r}, but {', '.join(list_benchmarks())}; one of your own is a YAML file like theirs in "
-            "training/evaluation/benchmarks, given by its path"
+            f"there is no benchmark {text!r}, but {', '.join(list_benchmarks())}; one of your own is a YAML file like "
+            "theirs in training/evaluation/benchmarks, given by its path"
         )
     return text
 
@@ -276,8 +286,8 @@ def main(argv: list[str] | None = None) -> None:
         "--benchmark",
         type=parse_benchmark,
         metavar="NAME|FILE.yaml",
-        help=f"one of {', '.join(list_benchmarks())}, or a YAML file of one of your own, as in training/evaluation/benchmarks; "
-        "without it the dataset has conversations, as for training",
+        help=f"one of {', '.join(list_benchmarks())}, or the YAML file of one of your own, as in "
+        "training/evaluation/benchmarks; without it the dataset has conversations, as for training",
     )
     parser.add_argument("--dataset_name", help="Hub id, folder or file of the dataset; the published one by default")
     parser.add_argument("--dataset_config", help="configuration of the dataset")

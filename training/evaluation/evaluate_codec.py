@@ -1,10 +1,10 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Scores a codec alone: how well a recogniser understands speech after a round trip through it, next to before.
+Scores a codec alone: how well a recogniser understands speech before and after a round trip through the codec.
 
-    python -m training.evaluation.evaluate_codec --codec pretrained/vita-audio-mini/audio_tokenizer --corpus_dir corpus \\
-        --output codec.json
+    python -m training.evaluation.evaluate_codec --codec pretrained/vita-audio-mini/audio_tokenizer \\
+        --corpus_dir corpus --output codec.json
 
 Every recording is decoded in the codec's default voice, the first of its names, as users of `decode` hear it.
 """
@@ -32,14 +32,14 @@ from training.evaluation.scoring import word_error_rate
 PROG = "training.evaluation.evaluate_codec"
 CLIP_FIELDS = dict.fromkeys(("path", "text", "voice", "split"), str)
 DEFAULT_VOICE_GROUP = "the codec's default voice"
-# the other recordings by their split
+# of other voices by their split
 GROUPS = {"test": "other trained voices", "test_voice": "a voice never heard"}
 
 
 def find_default_voice(config: PreTrainedConfig) -> str:
     """
     Raises:
-        ValueError: the codec does not name its voices, so that no recording can be told to be in the default one.
+        ValueError: The codec does not name its voices, so recordings in its default voice cannot be found.
     """
     if not getattr(config, "voice_names", None):
         raise ValueError("The codec has no `voice_names`, so its default voice cannot be found among the recordings.")
@@ -51,7 +51,7 @@ def held_out_clips(corpus_dir: Path, default_voice: str, number: int, seed: int 
     `number` clips of held-out sentences: half in the codec's default voice, half in others, the unseen one among them.
 
     Raises:
-        OSError, ValueError: `clips.jsonl` is not there, is malformed, or has too few of either.
+        OSError, ValueError: `clips.jsonl` is not there, is malformed, or has too few clips of either kind.
     """
     path = corpus_dir / "clips.jsonl"
     clips = [clip for _, clip in read_json_lines(path, CLIP_FIELDS) if clip["split"] != "train"]
@@ -60,8 +60,8 @@ def held_out_clips(corpus_dir: Path, default_voice: str, number: int, seed: int 
     others = [clip for clip in clips if clip["voice"] != default_voice]
     if len(default) < number // 2 or len(others) < number - number // 2:
         raise ValueError(
-            f"{path} has {len(default)} held-out clips of the codec's default voice, {default_voice}, and {len(others)} of "
-            f"others: too few for {number} together, half of them of either."
+            f"{path} has {len(default)} held-out clips of the codec's default voice, {default_voice}, and "
+            f"{len(others)} of others, too few for {number} together, half of them of either."
         )
     return generator.sample(default, number // 2) + generator.sample(others, number - number // 2)
 
@@ -72,7 +72,8 @@ def evaluate_codec(codec: SpeechCodec, corpus_dir: Path, clips: list[dict], reco
     Word error rates of the recogniser on the originals and on their round trips, for each group of voices.
 
     Returns:
-        `dict`: `results`, for each group the number of `clips`, `wer_original` and `wer_decoded`; and `rows`, one for each clip.
+        `dict`: `results`, which are for each group the number of `clips`, `wer_original` and `wer_decoded`; and
+        `rows`, one for each clip.
     """
     default = find_default_voice(codec.config)
     rows = []

@@ -4,9 +4,9 @@
 
     python -m training.evaluation.evaluate_held_out --model pretrained/vita-audio-mini --corpus_dir corpus
 
-writes `results.json` and the picture `results.png`, by default into the model's folder, whose card then shows them. Of the rendered corpus,
-nothing that is scored was trained on: sentences and (fact, wording) pairs are held out, and one whole voice. Of conversations of
-your own, those of the split `test` are scored, and those without a split.
+It writes `results.json` and the picture `results.png`, by default into the model's folder, whose card then shows them.
+What it scores of the rendered corpus was not trained on: sentences, (fact, wording) pairs and one whole voice are held
+out. Of conversations of your own it scores those of the split `test` and those without a split.
 """
 
 import argparse
@@ -23,8 +23,9 @@ from tqdm import tqdm
 from hub_cards.command_line import ArgumentParser, check_place, name_as_typed, no_empty_folder, run_command
 from hub_cards.model_card import CARD_FILE, RESULTS_FILE, RESULTS_PICTURE, is_ours, write_model_card
 from hub_cards.results import SETS, TEST_SPLIT, UNSEEN_VOICE_SPLIT
-from modeling_vita_audio import MCTP_MODES
+from modeling_vita_audio import MCTP_MODES, VitaAudioForConditionalGeneration
 from modeling_vita_audio.generation_vita_audio import resolve_mctp_mode
+from processing import VitaAudioProcessor
 from training.evaluation.benchmarks import Item, build_item
 from training.evaluation.harness import (
     SPEAKING_TASKS,
@@ -46,7 +47,7 @@ from training.evaluation.scoring import real_time_factor, word_error_rate
 
 
 PROG = "training.evaluation.evaluate_held_out"
-# of the sets that are scored, the first of these is what speed is measured with
+# speed is measured with the first of these sets that is scored
 SPEED_SETS = ("sqa", "tts", "sqa_unseen_voice", "tqa", "asr", "asr_unseen_voice")
 NUM_SPEED_ITEMS = 20
 
@@ -55,16 +56,17 @@ def load_sets(
     corpus_dir: str | Path, limit: int | None = None, names: Iterable[str] | None = None, split: str = TEST_SPLIT
 ) -> dict[str, list[dict]]:
     """
-    The conversations of every set.
+    Reads the conversations of every set.
 
     Args:
-        corpus_dir: what [`~training.conversations.read_conversations`] reads.
-        limit: at most so many of each, drawn with a fixed seed; all by default.
-        names: of the sets; by default all of which there are conversations.
-        split: what is scored, of others than the unseen voice's.
+        corpus_dir: What [`~training.conversations.read_conversations`] reads.
+        limit: At most this many of each set, drawn with a fixed seed; all by default.
+        names: The sets to read; by default all that have conversations.
+        split: Takes the place of `test` in the sets of that split.
 
     Raises:
-        FileNotFoundError, ValueError: as of [`~training.evaluation.harness.read_sets`], or one of `names` has no conversations.
+        FileNotFoundError, ValueError: As [`~training.evaluation.harness.read_sets`], or one of `names` has no
+            conversations.
     """
     of_split = {split: read_sets(corpus_dir, split, limit)}
     if names is None or any(SETS[name].split == UNSEEN_VOICE_SPLIT for name in names):
@@ -84,13 +86,19 @@ def load_sets(
 
 @torch.no_grad()
 def measure_speed(
-    model, processor, items: list[Item], modes: Iterable[str | list[int]], **generate_kwargs
-) -> dict[str, dict]:
+    model: VitaAudioForConditionalGeneration,
+    processor: VitaAudioProcessor,
+    items: list[Item],
+    modes: Iterable[str | list[int]],
+    **generate_kwargs,
+) -> dict[str, dict[str, float]]:
     """
-    One request at a time, each in all modes in turn so that a busy machine is so for all of them.
+    Measures one request at a time. Each goes through all modes in turn, so that other work of the machine slows all of
+    them.
 
     Returns:
-        `dict`: for each mode new tokens per second of `generate`, and seconds of work per second of speech.
+        `dict`: for each mode `tokens_per_second` of `generate` and, where there is speech, `real_time_factor`, which
+        is seconds of work per second of it.
     """
     modes = {name_of_mode(mode): mode for mode in modes}
     num_tokens, generate_seconds = dict.fromkeys(modes, 0), dict.fromkeys(modes, 0.0)
@@ -115,6 +123,7 @@ def measure_speed(
 
 
 def evaluate(args: argparse.Namespace) -> tuple[dict, list[dict]]:
+    """Scores and times the model in all modes: what `results.json` has, and a line for each answer."""
     rows = load_sets(args.corpus_dir, args.limit, args.sets, args.split)
     sets = {name: list(map(build_item, rows_of_set)) for name, rows_of_set in rows.items()}
     is_heard = any(SETS[name].task in SPEAKING_TASKS for name in sets)
@@ -151,7 +160,7 @@ def evaluate(args: argparse.Namespace) -> tuple[dict, list[dict]]:
     if recognizer is not None:
         results["recognizer"] = recognizer.name
     if "tts" in rows:
-        # how well the recogniser does on the speech that the model learnt from
+        # the errors that are the recogniser's own: it hears the speech that the model learnt from
         references = [row["reference"] for row in rows["tts"]]
         heard = [
             recognizer(processor.load_audio(row["audios"][-1]), processor.feature_extractor.sampling_rate)
@@ -161,8 +170,8 @@ def evaluate(args: argparse.Namespace) -> tuple[dict, list[dict]]:
     return results | {"modes": modes}, lines
 
 
-def possible_modes(model) -> list[str]:
-    """The names of the modes for which the model has modules enough."""
+def possible_modes(model: VitaAudioForConditionalGeneration) -> list[str]:
+    """The names of the modes for which the model has enough modules."""
     names = []
     for name in MCTP_MODES:
         try:
@@ -185,10 +194,10 @@ def main(argv: list[str] | None = None) -> None:
     )
     add_mode_argument(parser, "all that the model has modules for")
     parser.add_argument(
-        "--sets", nargs="+", choices=list(SETS), help="what is scored (default: all that there are conversations of)"
+        "--sets", nargs="+", choices=list(SETS), help="what is scored (default: all that have conversations)"
     )
     parser.add_argument("--split", default=TEST_SPLIT, help=f"of the conversations (default: {TEST_SPLIT})")
-    parser.add_argument("--limit", type=int, default=150, help="conversations of each set")
+    parser.add_argument("--limit", type=int, default=150, help="at most so many conversations of each set")
     parser.add_argument("--max_new_tokens", type=int, default=256)
     parser.add_argument(
         "--recognizer", help="model of faster-whisper or transformers, by name or folder; Whisper tiny.en by default"
@@ -204,7 +213,8 @@ def main(argv: list[str] | None = None) -> None:
             parser.error(f"--{name} must be at least 1, got {getattr(args, name)}")
     check_place(args.model)
     output_dir = args.output_dir or Path(args.model)
-    # before the work: what can not be written is known at once; an empty folder would hide a model on the Hub
+    # The folders are made before the work, so that one that cannot be written fails at once. None is made for a model
+    # on the Hub, because an empty folder of its name would hide it.
     if args.output_dir is None and not output_dir.is_dir():
         parser.error(f"--output_dir is needed: {args.model} is no folder here that results could be written to.")
     with no_empty_folder(output_dir), no_empty_folder(args.lines and args.lines.parent):

@@ -1,10 +1,11 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-From prompts to scores, for every command here that scores a model: responses, transcripts of their speech, figures.
+The steps from prompts to scores that all commands share which score a model: responses, transcripts of their speech,
+figures.
 
-`evaluate_held_out` runs these steps on held-out conversations, `evaluate_benchmarks` on published sets and keeps what each step
-wrote on disk, so that a run that was stopped goes on.
+`evaluate_held_out` runs them on held-out conversations, in memory. `evaluate_benchmarks` runs them on published sets
+and keeps on disk what each step gave, so that a run that was stopped goes on.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import PreTrainedConfig
+from transformers import BatchFeature, PreTrainedConfig
 
 from hub_cards.command_line import check_place, naming
 from hub_cards.json_lines import read_json_lines
@@ -27,10 +28,11 @@ from processing import VitaAudioProcessor
 from training.conversations import ASR, QUESTION_TASKS, SPOKEN_QA, TASKS, TTS, read_conversations, task_of
 from training.evaluation.benchmarks import Item, draw
 from training.evaluation.normalizers import CORPUS
+from training.evaluation.recognition import PipelineRecognizer, WhisperRecognizer
 from training.evaluation.scoring import answer_is_right, character_error_rate, real_time_factor, word_error_rate
 
 
-# The tasks whose responses are listened to.
+# The tasks whose responses are speech, which a recogniser has to write down.
 SPEAKING_TASKS = (TTS, SPOKEN_QA)
 
 
@@ -39,18 +41,17 @@ class ResponseLog:
     Rows by their `id`, in memory and in a file of JSON lines that is only ever appended to.
 
     Args:
-        path (`Path`, *optional*): what a run that was stopped has left there is read; a last line without its end, which a kill
-            in the middle of writing leaves behind, is cut off. Without a path the rows are in memory only.
+        path (`Path`, *optional*): The file. Rows that a stopped run has left in it are read. A last line without its
+            end is cut off, because a kill in the middle of writing leaves one behind. Without a path the rows are in
+            memory only.
 
     Raises:
-        ValueError: a line is not what was written here.
+        ValueError: A line is not one that this class has written.
     """
 
     def __init__(self, path: Path | None = None):
         self.path, self.rows = path, {}
-        if path is None:
-            return
-        if not path.exists():
+        if path is None or not path.exists():
             return
         content = path.read_bytes()
         end = content.rfind(b"\n") + 1
@@ -63,7 +64,7 @@ class ResponseLog:
             raise ValueError(f"{error} Remove the file to start anew.") from error
 
     def append(self, rows: list[dict]) -> None:
-        """Keeps `rows`; they are on disk when this returns."""
+        """Adds `rows`, which are on disk when this returns."""
         self.rows |= {row["id"]: row for row in rows}
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,15 +74,15 @@ class ResponseLog:
                 os.fsync(file.fileno())
 
 
-def build_prompts(processor, items: Sequence[Item]) -> dict:
-    """Inputs of `generate` for the prompts of `items`, padded on the left."""
+def build_prompts(processor: VitaAudioProcessor, items: Sequence[Item]) -> BatchFeature:
+    """Inputs of `generate` for the prompts of `items`: `(num_items, length)`, padded on the left."""
     return processor.apply_chat_template(
         [item.messages for item in items], tokenize=True, return_dict=True, add_generation_prompt=True
     )
 
 
-def load_audios(processor, item: Item) -> tuple[Item, float]:
-    """The item with the samples of its audios, and how many seconds they last; a bad audio is named by the item."""
+def load_audios(processor: VitaAudioProcessor, item: Item) -> tuple[Item, float]:
+    """The item with the samples of its audios, and the seconds that these last; an error names the item."""
     try:
         audios = [processor.load_audio(audio) for audio in item.audios]
     except (ValueError, OSError) as error:
@@ -91,13 +92,20 @@ def load_audios(processor, item: Item) -> tuple[Item, float]:
 
 @torch.no_grad()
 def respond(
-    model, processor, items: Sequence[Item], log: ResponseLog, batch_size: int = 16, desc: str = "", **generate_kwargs
+    model: VitaAudioForConditionalGeneration,
+    processor: VitaAudioProcessor,
+    items: Sequence[Item],
+    log: ResponseLog,
+    batch_size: int = 16,
+    desc: str = "",
+    **generate_kwargs,
 ) -> None:
     """
-    Has the model respond to `items`, greedily and in batches that are the same however often the run is stopped.
+    Writes the model's greedy response to each item to `log`. However often a run is stopped, its batches are the same,
+    so it ends with the responses of a run that was not.
 
-    Rows of `log`: `id`, `text` (`str`), `audio_codes` (`list[int]`), `num_tokens` that were written, `seconds` of work (an
-    equal share of its batch's, tokenizing the prompt included) and `audio_seconds` of the prompt.
+    Rows of `log`: `id`, `text` (`str`), `audio_codes` (`list[int]`), `num_tokens` that the model wrote, `seconds` of
+    work (an equal share of its batch's, which includes tokenizing the prompt) and `audio_seconds` of the prompt.
     """
     for start in tqdm(range(0, len(items), batch_size), desc=f"{desc} responses", unit="batch"):
         batch = [items[index] for index in range(start, min(start + batch_size, len(items)))]
@@ -119,12 +127,19 @@ def respond(
         )
 
 
-def listen(processor, recognizer, items: Sequence[Item], responses: dict, log: ResponseLog, desc: str = "") -> None:
+def listen(
+    processor: VitaAudioProcessor,
+    recognizer: WhisperRecognizer | PipelineRecognizer,
+    items: Sequence[Item],
+    responses: dict[str, dict],
+    log: ResponseLog,
+    desc: str = "",
+) -> None:
     """
-    Has the recogniser write down the speech of `responses`, rows of [`respond`] by their ids.
+    Writes to `log` what the recogniser hears in the speech of `responses`, which are rows of [`respond`] by their ids.
 
-    Rows of `log`: `id`, `heard` (`str`, empty where there is no speech), `seconds` of decoding the speech, and
-    `audio_seconds` of it.
+    Rows of `log`: `id`, `heard` (`str`, empty where there is no speech), `seconds` that decoding the speech took, and
+    `audio_seconds`, which the speech lasts.
     """
     for item_id in tqdm([item.id for item in items], desc=f"{desc} listening"):
         if item_id in log.rows:
@@ -138,19 +153,24 @@ def listen(processor, recognizer, items: Sequence[Item], responses: dict, log: R
 
 
 def score(
-    task: str, items: Sequence[Item], responses: dict, transcripts: dict, normalizer: str = CORPUS
+    task: str,
+    items: Sequence[Item],
+    responses: dict[str, dict],
+    transcripts: dict[str, dict],
+    normalizer: str = CORPUS,
 ) -> tuple[dict, list[dict]]:
     """
-    Figures of a benchmark, and a line for each of its items.
+    Compares responses with their references.
 
     Args:
         task: "asr", "tts", "sqa" or "tqa".
-        responses, transcripts: rows of [`respond`] and [`listen`] by the ids of the items; the latter of speech only.
-        normalizer: of `training.evaluation.normalizers`; what is compared goes through it.
+        responses, transcripts: Rows of [`respond`] and [`listen`] by the ids of the items. Only tasks whose responses
+            are speech need transcripts.
+        normalizer: One of `training.evaluation.normalizers`. Both sides of a comparison go through it.
 
     Returns:
-        `dict` of `conversations` (their number) and, as the task has them, `wer`, `cer`, `text_accuracy` and
-        `speech_accuracy`; and `list[dict]`.
+        `tuple`: a `dict` of `conversations` (their number) and, as the task has them, `wer`, `cer`, `text_accuracy`
+        and `speech_accuracy`; and a `list[dict]`, a line for each item.
     """
     lines = []
     for item in items:
@@ -176,10 +196,12 @@ def score(
     return figures, lines
 
 
-def measure_throughput(task: str, items: Sequence[Item], responses: dict, transcripts: dict) -> dict:
+def measure_throughput(
+    task: str, items: Sequence[Item], responses: dict[str, dict], transcripts: dict[str, dict]
+) -> dict[str, float]:
     """
-    Speed of the batches: `tokens_per_second`, and `real_time_factor`, which is work per second of the speech that was
-    recognised or generated; the latter only where there is speech.
+    Speed of the batches: `tokens_per_second`, and where there is speech `real_time_factor`, which is seconds of work
+    per second of the speech that the model recognised or generated.
     """
     rows = [responses[item.id] for item in items]
     work = [row["seconds"] for row in rows]
@@ -194,13 +216,15 @@ def measure_throughput(task: str, items: Sequence[Item], responses: dict, transc
     return speed
 
 
-def load_for_scoring(name_or_path: str, revision: str | None = None, dtype="auto", device: str = "cpu"):
+def load_for_scoring(
+    name_or_path: str, revision: str | None = None, dtype: str | torch.dtype = "auto", device: str = "cpu"
+) -> tuple[VitaAudioForConditionalGeneration, VitaAudioProcessor]:
     """
     A model and its processor with its codec, on `device`.
 
     Raises:
-        OSError: there is no such model.
-        ValueError: it is another model, or one that can neither hear nor speak.
+        OSError: There is no such model.
+        ValueError: The model is of another type, or its processor has no codec, so that it can neither hear nor speak.
     """
     check_place(name_or_path)
     with naming(f"The configuration of {name_or_path}"):
@@ -222,16 +246,19 @@ def read_sets(
     source: str | os.PathLike, split: str, limit: int | None = None, with_others: bool = True
 ) -> dict[str, list[dict]]:
     """
-    Conversations to be scored, by what they ask for.
+    Reads conversations to be scored.
 
     Args:
-        source: of [`~training.conversations.read_conversations`].
-        split: which ones.
-        limit: at most so many of each, drawn with a fixed seed; all by default.
-        with_others: whether those without a split belong to it, too.
+        source: What [`~training.conversations.read_conversations`] reads.
+        split: The conversations of this split are taken.
+        limit: At most this many of each task, drawn with a fixed seed; all by default.
+        with_others: Whether conversations without a split are taken as well.
+
+    Returns:
+        `dict`: for each task, such as "asr", the rows that ask for it.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such source, a row in it is malformed, or none is of the split.
+        FileNotFoundError, ValueError: There is no such source, a row in it is malformed, or none is of the split.
     """
     sets = {task: [] for task in TASKS}
     for row in read_conversations(source, split):
@@ -241,13 +268,14 @@ def read_sets(
     if not any(sets.values()):
         splits = sorted({str(row["split"]) for row in read_conversations(source)})
         raise ValueError(
-            f"{source} has no conversations of the split '{split}'; its splits are {', '.join(splits) or 'none'}. To score others, "
-            "which the model may have been trained on, name their split."
+            f"{source} has no conversations of the split '{split}'; its splits are {', '.join(splits) or 'none'}. To "
+            "score others, which the model may have been trained on, name their split."
         )
     return {task: [rows[index] for index in draw(len(rows), limit)] for task, rows in sets.items() if rows}
 
 
 def add_mode_argument(parser: argparse.ArgumentParser, default: str) -> None:
+    """Adds `--mctp_mode`, whose `default` is said in words."""
     parser.add_argument(
         *("--mctp_mode", "--mode", "--modes"),
         nargs="+",
@@ -261,6 +289,7 @@ def parse_mode(text: str) -> str | list[int]:
     """A mode's name, or its list of numbers with commas between them."""
     try:
         mode = text if text in MCTP_MODES else [int(number) for number in text.split(",")]
+        # only the form is checked here; `check_modes` knows how many modules the model has
         resolve_mctp_mode(mode, 10**6)
     except ValueError:
         raise argparse.ArgumentTypeError(
@@ -270,13 +299,14 @@ def parse_mode(text: str) -> str | list[int]:
 
 
 def name_of_mode(mode: str | list[int]) -> str:
+    """A mode as results and names of files have it: "boost", or "1_10_4_10" for a list."""
     return mode if isinstance(mode, str) else "_".join(map(str, mode))
 
 
-def check_modes(modes: Sequence[str | list[int]], model) -> None:
+def check_modes(modes: Sequence[str | list[int]], model: VitaAudioForConditionalGeneration) -> None:
     """
     Raises:
-        ValueError: the model has fewer modules than one of the modes needs.
+        ValueError: The model has fewer modules than one of the modes needs.
     """
     for mode in modes:
         resolve_mctp_mode(mode, model.config.num_mctp_modules)

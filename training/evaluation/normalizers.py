@@ -1,10 +1,12 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-The two normalizers of English text, which make one form of what is written in several ways, before texts are compared.
+Two normalizers of English text. Texts go through one of them before they are compared, so that "4" and "four" are the
+same.
 
-Published sets are scored with `WHISPER_ENGLISH`, Whisper's own normalizer, as others score them. Held-out conversations and data
-of one's own are scored with `CORPUS`, which knows what the small corpus and a small recogniser write differently.
+Published sets are scored with `WHISPER_ENGLISH`, Whisper's own normalizer, as others score them. Held-out
+conversations and conversations of one's own are scored with `CORPUS`, which repairs what a small recogniser writes for
+words of the corpus.
 """
 
 import json
@@ -25,8 +27,8 @@ _SMALL_NUMBERS = (
 ).split()
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 _SIGNS = {"+": "plus", "-": "minus", "−": "minus", "–": "minus", "=": "is"}
-# One spelling for what is spoken alike but written in several ways, of the words that the corpus has. Only for the corpus: in
-# other texts "passed" is not "past", so scores with these are not comparable with anybody's.
+# One spelling for words of the corpus that are spoken alike but written in several ways. This is for the corpus only:
+# in other texts "passed" is not "past", so scores with this table cannot be compared with those that others publish.
 _SPELLINGS = {
     "grey": "gray",
     "colour": "color",
@@ -66,7 +68,7 @@ def find_normalizer(name: str) -> Callable[[str], str]:
 
 
 def describe_normalizer(name: str) -> str:
-    """The name, for files of results; of Whisper's it says as well where its table of spellings is not installed."""
+    """The name for files of results, which also say when Whisper's table of spellings was not installed."""
     if name == WHISPER_ENGLISH and find_spec(SPELLINGS_PACKAGE) is None:
         return f"{name}, without its spellings"
     return name
@@ -80,7 +82,7 @@ def _whisper_normalizer() -> Callable[[str], str]:
         table = files(SPELLINGS_PACKAGE) / "normalizers" / "english.json"
         spellings = json.loads(table.read_text(encoding="utf-8"))
     normalize = EnglishTextNormalizer(spellings)
-    # it leaves spaces at the ends where it has removed signs
+    # it leaves a space where it has removed a sign at an end
     return lambda text: normalize(text).strip()
 
 

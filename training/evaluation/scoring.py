@@ -3,8 +3,8 @@
 """
 Scores: word and character error rates, right answers and the real-time factor.
 
-Texts are compared after a normalizer of `training.evaluation.normalizers`, "corpus" by default; published sets are scored with
-"whisper_english".
+Texts go through a normalizer of `training.evaluation.normalizers` before they are compared: "corpus" by default,
+"whisper_english" for published sets.
 """
 
 import math
@@ -25,7 +25,7 @@ def word_error_rate(references: Sequence[str], hypotheses: Sequence[str], normal
 
 
 def character_error_rate(references: Sequence[str], hypotheses: Sequence[str], normalizer: str = CORPUS) -> float:
-    """Character errors per character of `references`, the spaces between words among them; else as `word_error_rate`."""
+    """Like `word_error_rate`, of characters; the space between two words is one."""
     return jiwer.cer(*_normalize_pairs(references, hypotheses, normalizer))
 
 

@@ -156,7 +156,7 @@ def test_a_new_pattern_leaves_the_other_sentences_as_they_are():
 
 
 def seasons():
-    """A family as somebody would add it to `training/corpus/questions.py`: this function is all that there is of it."""
+    """A family as somebody would add it to `training/corpus/questions.py`: one function."""
     names = "spring summer autumn winter".split()
     for index, name in enumerate(names):
         for order, other in (("after", names[(index + 1) % 4]), ("before", names[index - 1])):

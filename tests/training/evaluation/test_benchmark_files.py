@@ -1,6 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A benchmark is one YAML file: those of the package, one of your own, and what is wrong in a file named with its line."""
+"""A benchmark is one YAML file, of the package or your own; what is wrong in it is named with its line."""
 
 import json
 
@@ -23,7 +23,7 @@ def score(path, model_dir, tiny_ctc_dir, output_dir, *arguments):
 
 
 def test_a_new_benchmark_is_one_yaml(model_dir, tiny_ctc_dir, corpus_dir, tmp_path):
-    """Recordings with names of columns of their own, and a YAML that says what they are: nothing in the package is edited."""
+    """Recordings, and a YAML that says what their columns are; nothing in the package is edited."""
     recordings = sorted(corpus_dir.glob("*.flac"))[:3]
     texts = ["The colour is grey.", "He passed.", "Twenty-one cats"]
     rows = {"key": ["x", "y", "z"], "sound": list(map(str, recordings)), "said": texts}

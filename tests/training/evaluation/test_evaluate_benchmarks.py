@@ -1,6 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmarks' forms, and the command on them: it scores as `evaluate_held_out` does, goes on when killed, refuses bad input."""
+"""The forms of benchmarks, and the command: it scores as `evaluate_held_out`, goes on after a kill, refuses bad input."""
 
 import json
 import signal

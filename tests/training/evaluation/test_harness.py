@@ -1,6 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""From prompts to scores: responses that do not depend on batches, logs that survive a kill, and recognisers by their names."""
+"""From prompts to scores: responses do not depend on batches, logs survive a kill, recognisers are found by name."""
 
 from dataclasses import replace
 from importlib.util import find_spec

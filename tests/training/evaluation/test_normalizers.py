@@ -1,6 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Whisper's normalizer, as published sets are scored, next to that of the corpus, whose values are in `test_scoring`."""
+"""Whisper's normalizer next to that of the corpus; more values of the latter are in `test_scoring`."""
 
 import pytest
 
