@@ -150,7 +150,9 @@ def missed_faults(rooms: list[str]) -> list[str]:
             code, line = outcome(folder, room)
             print(f"{room}, as it is: {line}", flush=True)
             if code != 0:
-                raise RuntimeError(f"The tests of {room} fail before any fault is planted:\n{(folder / 'log.txt').read_text()}")
+                raise RuntimeError(
+                    f"The tests of {room} fail before any fault is planted:\n{(folder / 'log.txt').read_text()}"
+                )
             for fault in FAULTS[room]:
                 path, content = plant(folder, room, *fault)
                 code, line = outcome(folder, room)

@@ -232,7 +232,11 @@ def test_a_wheel_has_what_is_no_module(tmp_path):
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300)
     for room in (room for floor in FLOORS for room in floor if "." not in room and room != "benchmarks"):
         assert (tmp_path / room / "py.typed").exists(), room
-    for pattern in ("training/configs/**/*.yaml", "hub_cards/templates/*.jinja", "training/evaluation/benchmarks/*.yaml"):
+    for pattern in (
+        "training/configs/**/*.yaml",
+        "hub_cards/templates/*.jinja",
+        "training/evaluation/benchmarks/*.yaml",
+    ):
         files = {path.relative_to(ROOT) for path in ROOT.glob(pattern)}
         assert files and files == {path.relative_to(tmp_path) for path in tmp_path.glob(pattern)}
     assert (tmp_path / "processing" / "pretrained" / "vita-audio-mini" / "model.safetensors").exists()

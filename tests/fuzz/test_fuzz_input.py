@@ -5,48 +5,42 @@
 import base64
 import io
 
-import av
 import numpy as np
 import soundfile
 from fuzz_values import CLEAR_ERRORS, VALUES
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
+from recordings import recording
 
 from processing.audio_vita_audio import load_audio
 from processing.conversation_vita_audio import AUDIO_KEYS
 
 
+SAMPLES = 0.3 * np.sin(np.arange(4000) / 20)
+
+
 def whole_file(format, subtype=None):
     content = io.BytesIO()
-    soundfile.write(content, 0.3 * np.sin(np.arange(4000) / 20), 16000, format=format, subtype=subtype)
-    return content.getvalue()
-
-
-def recording(container_format, codec, rate=16000):
-    content = io.BytesIO()
-    with av.open(content, "w", format=container_format) as container:
-        stream = container.add_stream(codec, rate=rate, layout="mono")
-        resampler = av.AudioResampler(stream.format, "mono", rate, stream.codec_context.frame_size or None)
-        samples = (0.3 * np.sin(np.arange(4000) / 20)).astype(np.float32)
-        frame = av.AudioFrame.from_ndarray(samples[None], format="flt", layout="mono")
-        frame.sample_rate, frame.pts = 16000, 0
-        for resampled in resampler.resample(frame) + resampler.resample(None):
-            container.mux(stream.encode(resampled))
-        container.mux(stream.encode(None))
+    soundfile.write(content, SAMPLES, 16000, format=format, subtype=subtype)
     return content.getvalue()
 
 
 FILES = [whole_file("WAV"), whole_file("FLAC"), whole_file("OGG"), whole_file("MP3"), whole_file("WAV", "FLOAT")]
 FILES += [whole_file("WAV", "GSM610"), whole_file("CAF"), whole_file("AIFF")]
-FILES += [recording("webm", "libopus", 48000), recording("ipod", "aac"), recording("3gp", "amr_nb", 8000)]
 FILES += [
-    recording("adts", "aac"),
-    recording("amr", "amr_nb", 8000),
-    recording("ogg", "flac"),
-    recording("caf", "alac"),
+    recording(SAMPLES, 16000, *form)
+    for form in (
+        ("webm", "libopus", 48000),
+        ("ipod", "aac", 16000),
+        ("3gp", "amr_nb", 8000),
+        ("adts", "aac", 16000),
+        ("amr", "amr_nb", 8000),
+        ("ogg", "flac", 16000),
+        ("caf", "alac", 16000),
+        ("wav", "adpcm_g726", 8000),
+    )
 ]
-FILES += [recording("wav", "adpcm_g726", 8000)]
 
 
 @st.composite

@@ -21,6 +21,7 @@ import pytest
 import soundfile
 import torch
 from places import FIXTURES
+from recordings import recording
 
 from processing import audio_vita_audio, media_vita_audio
 from processing.audio_vita_audio import load_audio
@@ -408,19 +409,6 @@ class Pipe(io.BytesIO):
         return False
 
 
-def recording(container_format, codec, rate, channels="mono", output=io.BytesIO, samples=CHIRP):
-    output = output()
-    with av.open(output, "w", format=container_format) as container:
-        stream = container.add_stream(codec, rate=rate, layout=channels, bit_rate=64000)
-        resampler = av.AudioResampler(stream.format, channels, rate, stream.codec_context.frame_size or None)
-        frame = av.AudioFrame.from_ndarray(samples[None], format="flt", layout="mono")
-        frame.sample_rate, frame.pts = 48000, 0
-        for resampled in resampler.resample(frame) + resampler.resample(None):
-            container.mux(stream.encode(resampled))
-        container.mux(stream.encode(None))
-    return output.getvalue()
-
-
 RECORDINGS = {
     "webm": ("webm", "libopus", 48000, "stereo", Pipe),
     "webm of samples": ("matroska", "pcm_s16le", 16000, "mono", Pipe),
@@ -440,7 +428,7 @@ RECORDINGS = {
 
 @pytest.mark.parametrize("name", RECORDINGS)
 def test_recordings_of_browsers_and_phones(name):
-    content = recording(*RECORDINGS[name])
+    content = recording(CHIRP, 48000, *RECORDINGS[name])
     loaded = load_audio(content, 16000, max_seconds=2)
     assert 15500 < len(loaded) < 18000
     expected = load_audio((48000, CHIRP), 16000)[2000:8000]
@@ -453,7 +441,7 @@ def test_recordings_of_browsers_and_phones(name):
 
 
 def test_a_recording_is_bounded():
-    content = recording(*RECORDINGS["webm"], samples=np.tile(CHIRP, 60))
+    content = recording(np.tile(CHIRP, 60), 48000, *RECORDINGS["webm"])
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match=r"lasts 5.0 s, longer than the limit of max_audio_seconds = 5"):
@@ -461,18 +449,18 @@ def test_a_recording_is_bounded():
         assert tracemalloc.get_traced_memory()[1] < 10e6
     finally:
         tracemalloc.stop()
-    short = recording("mov", "pcm_s16le", 16000, samples=CHIRP[:1000])
+    short = recording(CHIRP[:1000], 48000, "mov", "pcm_s16le", 16000)
     with pytest.raises(ValueError, match="lasts 0.021 s, shorter than"):
         load_audio(short, 16000)
     with pytest.raises(ValueError, match="from 1000 to 768000, got 800"):
-        load_audio(recording("mov", "pcm_s16le", 800), 16000)
+        load_audio(recording(CHIRP, 48000, "mov", "pcm_s16le", 800), 16000)
     with pytest.raises(ValueError, match="corrupt, or not a webm or Matroska file"):
         load_audio(content[:40], 16000)
 
 
 def test_the_decoder_that_is_missing_is_named(monkeypatch, tmp_path):
     kinds = {"webm": "webm", "m4a": "m4a", "3gp": "3gp", "aac": "aac", "flac from a pipe": "flac", "caf": "caf"}
-    contents = {kind: recording(*RECORDINGS[name]) for name, kind in kinds.items()}
+    contents = {kind: recording(CHIRP, 48000, *RECORDINGS[name]) for name, kind in kinds.items()}
     monkeypatch.setitem(sys.modules, "av", None)
     for kind, content in contents.items():
         (tmp_path / "a").write_bytes(content)

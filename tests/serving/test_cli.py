@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -335,12 +336,13 @@ def test_wrong_usage_exits_with_2(argv, capsys):
     assert "usage: vita-audio" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate"])
-def test_train_and_evaluate_pass_their_arguments_on(command, capsys):
+@pytest.mark.parametrize("command, options", [("train", "--stage --hub_model_id"), ("evaluate", "--mctp_mode --sets")])
+def test_train_and_evaluate_pass_their_arguments_on(command, options, capsys):
     with pytest.raises(SystemExit) as exit:
         main([command, "--help"])
     assert exit.value.code == 0
-    assert "--" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.startswith("usage: ") and set(options.split()) <= set(re.findall(r"--\w+", said))
 
 
 def test_what_an_answer_that_was_killed_has_left_goes_with_the_next(tmp_path):

@@ -294,7 +294,11 @@ def kill_once(work: Work, kind, place: Path, case, whole: dict, draw: random.Ran
     (since,) = draw.choices(["start", "written", "visible"], [1, 2, 2])
     delay = draw.uniform(0, times["over" if since == "start" else "all"] - times[since])
     process = work.start(command, arguments, temporary)
+    end = time.monotonic() + MAX_SECONDS
     while since != "start" and process.is_alive() and signs(work, place)[since] == before[since]:
+        if time.monotonic() > end:
+            process.kill()
+            raise AssertionError(f"nothing was {since} in {MAX_SECONDS} s")
         time.sleep(0.0005)
     process.join(delay)
     if not process.is_alive():
@@ -319,7 +323,8 @@ def kill(work: Work, what: str, kills: int, draw: random.Random) -> dict:
     """The report of one kind."""
     kind, place = KINDS[what](work), work.folder / what
     wholes, outcomes, faults, too_late = {}, collections.Counter(), [], 0
-    while sum(outcomes.values()) < kills:
+    # commands that are too quick for most of the kills would be repeated for ever
+    while sum(outcomes.values()) < kills and too_late < 20 * kills:
         case = kind.case(draw)
         if case not in wholes:
             wholes[case] = undisturbed(work, kind, place, case)

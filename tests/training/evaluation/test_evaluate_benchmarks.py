@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import soundfile as sf
 from datasets import Audio, Dataset, DatasetDict, load_dataset
+from pictures import drawn_colors
 from places import ROOT
 from tiny_models import tiny_model
 
@@ -200,7 +201,7 @@ def test_figures_are_those_of_the_evaluation(run, model_dir, corpus_dir, tiny_ct
         f"| llama_questions | boost | 3 | – | – | {right:.1%} | 0.0% | {tiny_ctc_dir.name} | corpus |"
         in readme.read_text()
     )
-    assert (tmp_path / "out" / "results.png").read_bytes().startswith(b"\x89PNG")
+    assert drawn_colors(tmp_path / "out" / "results.png") >= 2
     lines = [json.loads(line) for line in (tmp_path / "out" / "llama_questions-boost.jsonl").read_text().splitlines()]
     assert len(lines) == 3 and {"id", "reference", "text", "heard", "speech_is_right"} <= set(lines[0])
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
+from pictures import drawn_colors
 from tiny_models import tiny_model, tiny_processor
 
 from hub_cards.model_card import write_model_card
@@ -91,7 +92,7 @@ def test_the_command_writes_figures_picture_and_table(model, processor, corpus_d
     assert list(results["modes"]) == ["vanilla", "turbo"]
     assert results["modes"]["turbo"]["sqa"]["conversations"] == 3
     assert results["modes"]["turbo"]["speed"]["tokens_per_second"] > 0
-    assert (tmp_path / "model" / "results.png").read_bytes().startswith(b"\x89PNG")
+    assert drawn_colors(tmp_path / "model" / "results.png") >= 2
     assert len((tmp_path / "lines.jsonl").read_text().splitlines()) == 18
     text = readme.read_text()
     assert results_table(results) in text and "old" not in text
