@@ -90,8 +90,8 @@ class VitaAudioProcessor(ProcessorMixin):
             With the tokens `<|audio|>`, `<|begin_of_audio|>`, `<|end_of_audio|>` and contiguous `<|audio_0|>`,
             `<|audio_1|>`, ...
         audio_tokenizer ([`SpeechCodec`], *optional*):
-            The speech codec. A [`StreamingSpeechCodec`] is heard while the answer is written. Without a codec the processor
-            handles text and codes made before. The name of the argument is that of transformers' processors.
+            The speech codec. A [`StreamingSpeechCodec`] is heard while the answer is written. Without a codec the
+            processor handles text and codes made before. The name of the argument is that of transformers' processors.
         chat_template (`str`, *optional*):
             By default ChatML without a default system turn. What the model writes is in `{% generation %}` blocks.
         interleave_pattern (`list[int]`, *optional*, defaults to `[1, 10, 4, 10]`):
@@ -141,7 +141,9 @@ class VitaAudioProcessor(ProcessorMixin):
 
     @classmethod
     def from_codec(cls, tokenizer: PreTrainedTokenizerBase, codec: SpeechCodec, **kwargs: Any) -> "VitaAudioProcessor":
-        """A processor for audio at the codec's rate, of a tokenizer with speech tokens. `kwargs` are those of `__init__`."""
+        """
+        A processor for audio at the codec's rate, of a tokenizer with speech tokens. `kwargs` are those of `__init__`.
+        """
         check_codec(codec, "`codec`")
         extractor = EncodecFeatureExtractor(feature_size=1, sampling_rate=codec.config.sampling_rate)
         return cls(extractor, tokenizer, codec, **kwargs)
@@ -354,8 +356,8 @@ class VitaAudioProcessor(ProcessorMixin):
 
     def build_prompt(self, messages: list[dict]) -> BatchFeature:
         r"""
-        What [`~VitaAudioProcessor.apply_chat_template`] makes of a conversation that the model is to answer, without reading
-        and checking its audio once more.
+        What [`~VitaAudioProcessor.apply_chat_template`] makes of a conversation that the model is to answer, without
+        reading and checking its audio once more.
 
         Args:
             messages (`list[dict]`): as there; each audio is what [`~VitaAudioProcessor.load_audio`] returned.
