@@ -175,6 +175,14 @@ def test_a_lost_codec_can_be_put_back(folder, question, tmp_path, capsys):
     assert f"--codec {model} must be a speech codec, got a VitaAudio" in capsys.readouterr().err
     assert main(["export", "--model", str(model), "--codec", str(tmp_path / "codec"), str(tmp_path / "whole")]) == 0
     assert main(["answer", question, "--model", str(tmp_path / "whole")]) == 0
+
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "interleave_pattern": [2, 6]}))
+    assert main(["export", "--model", str(model), "--codec", str(tmp_path / "codec"), str(tmp_path / "other")]) == 0
+    layouts = [json.loads((tmp_path / name / "processor_config.json").read_text()) for name in ("whole", "other")]
+    # of a config that does not say it: the default mode of decoding
+    assert [layout["interleave_pattern"] for layout in layouts] == [[1, 10, 4, 10], [2, 6]]
+
     (model / "tokenizer.json").unlink()
     (model / "tokenizer_config.json").unlink()
     assert main(["answer", question, "--model", str(model)]) == 1
