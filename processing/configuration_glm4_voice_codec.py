@@ -82,8 +82,8 @@ CODEC_BOUNDS = {
 @strict
 class Glm4VoiceTokenizerConfig(PreTrainedConfig):
     r"""
-    Configuration of [`Glm4VoiceSpeechEncoder`]: an encoder like Whisper's (by default the first half of that of Whisper
-    large v3), and a codebook after it.
+    Configuration of [`Glm4VoiceSpeechEncoder`]: an encoder like Whisper's (by default the first half of that of
+    Whisper large v3), and a codebook after it.
 
     Args:
         sampling_rate (`int`, defaults to 16000):

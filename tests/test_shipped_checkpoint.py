@@ -36,7 +36,7 @@ def test_checkpoint_is_small_and_has_all_the_code():
 
 def test_its_code_imports_only_what_transformers_brings():
     """Also what a function imports: transformers asks for all of it before it loads a file."""
-    usual = {"torch", "transformers", "numpy", "safetensors", "huggingface_hub", "jinja2", "packaging"}
+    usual = {"torch", "transformers", "tokenizers", "numpy", "safetensors", "huggingface_hub", "jinja2", "packaging"}
     for path in MINI.glob("*.py"):
         assert set(get_imports(path)) - sys.stdlib_module_names <= usual, path.name
 

@@ -75,8 +75,8 @@ def released_model() -> VitaAudioForConditionalGeneration:
 
 def original_mctp_losses(model, batch: dict[str, list[int]]) -> list[float]:
     """
-    The modules' losses of packed samples as the original has them: the last column of a sample that module k can fill is to
-    predict token k of the next sample. Ours has no target there; all others are the same.
+    Computes the modules' losses of packed samples as the original does: the last column of a sample that module k can
+    fill predicts token k of the next sample. In our loss that column has no target; all other targets are the same.
     """
     batch = {name: torch.tensor([batch[name]]) for name in ("input_ids", "position_ids", "labels")}
     mctp_logits = model(**batch, output_mctp_logits=True).mctp_logits

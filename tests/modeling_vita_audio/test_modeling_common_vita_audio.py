@@ -68,7 +68,7 @@ def fetch_suite() -> Path:
 
 @pytest.fixture(scope="module")
 def suite(pytestconfig):
-    """The module with `ModelTesterMixin`. Without network the test is skipped, which pytest's summary says; under .ci/run it fails."""
+    """The module with `ModelTesterMixin`. Without network the test is skipped, and pytest says so; under .ci/run it fails."""
     try:
         folder = fetch_suite()
     except (OSError, subprocess.CalledProcessError) as error:
@@ -107,7 +107,7 @@ class VitaAudioModelTester:
 
 
 NOT_APPLICABLE = {
-    "test_generation_tester_mixin_inheritance": "The distribution has no tests of generation; ours are in another file.",
+    "test_generation_tester_mixin_inheritance": "The sdist has no tests of generation; ours are in another file.",
     "test_causal_lm_loss_honors_shift_labels": "`shift_labels` are refused: each MCTP module shifts labels itself.",
 }
 

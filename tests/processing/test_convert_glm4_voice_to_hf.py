@@ -250,8 +250,8 @@ def test_all_that_is_wrong_with_the_tensors_is_in_one_error(source, output):
         "The weights do not fit the configuration. In the tokenizer's weights missing: codebook.weight; misshaped: "
         "conv1.weight (64, 80, 3) instead of (64, 128, 3). In the flow's weights missing: "
         "decoder.estimator.up_blocks.1.2.bias, encoder.encoders.1.norm_ff.bias; unexpected: extra.weight. In the "
-        "vocoder's weights missing: ups.1.weight; unexpected: ups.1.weight_v; misshaped: resblocks.5.convs2.2.bias (3,) "
-        "instead of (16,)."
+        "vocoder's weights missing: ups.1.weight; unexpected: ups.1.weight_v; misshaped: resblocks.5.convs2.2.bias "
+        "(3,) instead of (16,)."
     )
 
 
