@@ -68,7 +68,7 @@ def fetch_suite() -> Path:
 
 @pytest.fixture(scope="module")
 def suite(pytestconfig):
-    """The module with `ModelTesterMixin`. Without network the test is skipped, and pytest says so; under .ci/run it fails."""
+    """The module with `ModelTesterMixin`. Without network the test is skipped; under .ci/run it fails."""
     try:
         folder = fetch_suite()
     except (OSError, subprocess.CalledProcessError) as error:
