@@ -1,6 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Cards and pushing: what a model or a corpus needs to be found and used on the Hub."""
+"""Cards of models and corpora, and pushing to the Hub."""
 
 # A card with this line is written anew. The line is in every card that we write, and who edits one deletes it.
 WRITTEN_BY_US = (

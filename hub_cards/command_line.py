@@ -1,6 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What all commands share: one spelling of their options, and one line for what goes wrong."""
+"""What all commands share: the spelling of their options, and one line for each error."""
 
 import argparse
 import linecache
@@ -22,13 +22,13 @@ OUR_PACKAGES |= {"transformers_modules"}
 
 class ArgumentParser(argparse.ArgumentParser):
     """
-    One whose options may be spelled with dashes or underscores between their words, as those of transformers' parsers may.
-    They are defined with underscores.
+    A parser that takes options with dashes or underscores between their words, as transformers' parsers do. Options
+    are defined with underscores.
     """
 
     def parse_known_args(self, args=None, namespace=None):
         args = list(sys.argv[1:] if args is None else args)
-        # what follows a bare `--` are no options
+        # arguments after a bare `--` are no options
         end = args.index("--") if "--" in args else len(args)
         args[:end] = map(with_underscores, args[:end])
         return super().parse_known_args(args, namespace)
@@ -51,8 +51,8 @@ def run_command(command: Callable[[list[str] | None], int | None], prog: str, ar
         argv: its arguments; the process's by default. With `--traceback` among them, errors are raised as they are.
 
     Returns:
-        `int`: the exit code: 1 where it failed, after one line on the standard error that says why. Above this line stands the
-        traceback, unless the error is one that [`explain`] knows as a user's mistake.
+        `int`: the exit code, which is 1 after an error. Then the last line on the standard error says what went wrong.
+        Above it is the traceback, unless the error is one that [`explain`] knows.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if TRACEBACK in argv:
@@ -71,13 +71,13 @@ def run_command(command: Callable[[list[str] | None], int | None], prog: str, ar
 
 
 def name_as_typed(command: str, prog: str) -> str:
-    """What was typed to run the module `prog`, such as `training.train`: that, or `vita-audio` and its `command`."""
+    """The name under which a module was run: `prog`, such as `training.train`, or `vita-audio` with its `command`."""
     typed = os.path.basename(sys.argv[0])
     return f"{typed} {command}" if typed == "vita-audio" else prog
 
 
 def is_path(name: str) -> bool:
-    """Whether a name is that of a place on this machine, there or not, rather than one on the Hub, USER/NAME."""
+    """Whether a name is a path on this machine, even one of nothing, and no Hub id USER/NAME."""
     folder = os.path.dirname(name)
     return (
         os.path.exists(name)
@@ -91,7 +91,7 @@ def is_path(name: str) -> bool:
 def check_place(name: str) -> None:
     """
     Raises:
-        FileNotFoundError: there is nothing of that name here, and it is none of the Hub's either.
+        FileNotFoundError: `name` is a path of nothing.
     """
     if is_path(name) and not os.path.exists(name):
         if name.partition("/")[0] in CHECKOUT_FOLDERS:
@@ -103,11 +103,11 @@ def check_place(name: str) -> None:
 
 @contextmanager
 def naming(what: str) -> Iterator[None]:
-    """For what others have made: what goes wrong inside is said of `what`, which is not there or not as it should be."""
+    """For reading files that others have made: errors inside say that `what` is missing or broken."""
     try:
         yield
     except OSError as error:
-        # without what it came from, which need not be explained once more
+        # The cause is left out, because `explain` has put it into the message.
         raise OSError(f"{what} cannot be loaded: {explain(error)}") from None
     except Exception as error:
         raise ValueError(
@@ -117,7 +117,7 @@ def naming(what: str) -> Iterator[None]:
 
 @contextmanager
 def no_empty_folder(folder: str | Path | None) -> Iterator[None]:
-    """Removes `folder`, and those it lies in, where they were not there before and an error inside has left them empty."""
+    """After an error inside, removes `folder` and the folders above it that are new and empty."""
     path = Path(folder or ".").absolute()
     new = [place for place in (path, *path.parents) if not place.exists()]
     try:
@@ -140,9 +140,9 @@ def one_line(error: Exception) -> str:
 
 def is_raised_by_us(error: Exception) -> bool:
     """
-    Whether the error comes from a `raise` in our own code. Whoever wrote that line knew what the user did wrong, and says so;
-    the same type of error from within a library can as well be a bug, which is found by its traceback alone. A class of its own
-    would not do, because the code of Hub folders cannot import one from here.
+    Whether the error comes from a `raise` in our own code. Such a line says what the user did wrong. The same error
+    out of a library may be a bug, which nobody finds without its traceback. A class for users' mistakes would not do,
+    because the code of Hub folders cannot import it from here.
     """
     *_, (frame, line) = traceback.walk_tb(error.__traceback__)
     package = (frame.f_globals.get("__package__") or "").partition(".")[0]
@@ -150,7 +150,7 @@ def is_raised_by_us(error: Exception) -> bool:
 
 
 def explain(error: Exception) -> str | None:
-    """One line on a user's mistake, a file, a missing library or the Hub; None on any other error, which may be a bug."""
+    """One line on a mistake of the user, a file, a library or the Hub; None for other errors, which may be bugs."""
     from json import JSONDecodeError
     from pickle import UnpicklingError
 
@@ -160,23 +160,22 @@ def explain(error: Exception) -> str | None:
     from safetensors import SafetensorError
     from yaml import YAMLError
 
-    # transformers hides what the Hub has answered behind plain errors
+    # transformers raises a plain OSError from what the Hub has answered.
     cause = error.__cause__ if type(error) is OSError and error.__cause__ is not None else error
     if isinstance(cause, (HfHubHTTPError, httpx.TransportError)):
         from .push import describe
 
         return describe(cause, getattr(cause, "repo_id", None) or "the repository")
     message = one_line(error)
-    # these say by their type what is missing or wrong: a file, the disk, a library, a name for the Hub, a configuration
+    # These types say what is wrong: a file or the disk, a library, a Hub id, a configuration.
     if isinstance(error, (OSError, ImportError, HFValidationError, StrictDataclassError)):
         return message
     if isinstance(error, (ValueError, TypeError)) and is_raised_by_us(error):
         return message
     if isinstance(error, TemplateError):
-        return f"The chat template (chat_template.jinja of the processor) refuses the conversation, or is broken: {message}"
+        return f"The chat template, chat_template.jinja, refuses the conversation, or is broken: {message}"
     if isinstance(error, (SafetensorError, UnpicklingError, YAMLError, JSONDecodeError, UnicodeDecodeError)):
         return f"A file is broken or not what it should be: {message}"
-    # JSON that is nested without end is no bug of ours
     if isinstance(error, RecursionError) and "JSON" in message:
         return f"A file is nested too deeply: {message}"
     return None

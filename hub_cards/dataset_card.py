@@ -1,6 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The card of a training corpus, from its rows."""
+"""Writes the card of a training corpus from its rows."""
 
 from collections import Counter
 from pathlib import Path

@@ -1,6 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Files of JSON lines; what is wrong in one is said with its line."""
+"""Reads files of JSON lines. Errors name the line."""
 
 import json
 import os
@@ -11,15 +11,15 @@ def read_json_lines(
     path: str | os.PathLike, fields: dict[str, type | tuple[type, ...]] | None = None
 ) -> Iterator[tuple[int, dict]]:
     """
-    The rows of a file, by the numbers of their lines, from 1 on. Empty lines are passed over.
+    The rows of a file with the numbers of their lines, from 1 on. Empty lines are passed over.
 
     Args:
-        path: of the file.
-        fields: what each row must have, with its type.
+        path: the file.
+        fields: the fields that each row must have, and their types.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a line is no JSON object, or lacks a field; file and line are named.
+        ValueError: a line is no JSON object, or lacks a field. The message names file and line.
     """
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):

@@ -1,15 +1,15 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-The card of a model, from the files in its folder alone:
+Writes the card of a model, from the files in its folder alone:
 
-- `config.json`, the weights' headers: what it is;
-- `training_args.json` and `trainer_state.json`, which training writes: how it came to be;
-- `results.json`, `results.png`, which evaluation writes, and `benchmarks.json`, the `results.json` of published benchmarks
-  that `training.evaluation.evaluate_benchmarks` writes elsewhere: how good it is;
-- the card that is there: licence and languages and, of a converted release, where it is from.
+- `config.json` and the headers of the weights say what the model is;
+- `training_args.json` and `trainer_state.json`, which training writes, say how it was trained;
+- `results.json` and `results.png`, which evaluation writes, and `benchmarks.json`, a copy of the `results.json` of
+  `training.evaluation.evaluate_benchmarks`, say how good it is;
+- the card that is there has licence and languages and, if the model is a converted release, its origin.
 
-What has no file is said to be missing.
+If a file is missing, the card says so.
 """
 
 import json
@@ -78,17 +78,17 @@ def render_model_card(
 ) -> ModelCard:
     """
     Args:
-        folder: of a complete model, as `vita-audio export` and training write it.
-        repo_id: where it is, or will be, on the Hub; by default where training pushes it, if it does.
-        revision: of `repo_id`, for the snippet that loads it.
+        folder: folder of a complete model, as `vita-audio export` and training write it.
+        repo_id: Hub id of the model, now or later; by default the one that training pushes to, if it does.
+        revision: branch of `repo_id`, for the example that loads the model.
         license: the Hub's identifier of the licence; by default that of the card that is there or of the training run.
-        language: codes of the languages; by default as the licence.
-        converted_from: the Hub id of a released checkpoint that this is a conversion of.
+        language: codes of the languages; by default those of the card that is there or of the training run.
+        converted_from: Hub id of the released checkpoint that the model was converted from.
 
     Raises:
         FileNotFoundError: there is no model in the folder.
-        ValueError: a file in it is malformed, the folder has a model of another type, or `repo_id`, `license` or `language` is not as the
-            Hub has it.
+        ValueError: a file in the folder is malformed, its model is of another type, or the Hub does not accept
+            `repo_id`, `license` or `language`.
     """
     folder = Path(folder)
     config = read_model_config(folder)
@@ -160,9 +160,9 @@ def write_model_card(folder: str | Path, overwrite: bool = False, **kwargs) -> P
     Writes the card, and the picture of the losses where a training run has left them.
 
     Args:
-        folder: of a complete model.
-        overwrite: also where the card that is there was edited by hand.
-        kwargs: of [`render_model_card`].
+        folder: folder of a complete model.
+        overwrite: whether a card that was edited by hand is replaced, too.
+        kwargs: arguments of [`render_model_card`].
 
     Raises:
         ValueError: the card that is there was edited by hand.
@@ -184,7 +184,7 @@ def write_model_card(folder: str | Path, overwrite: bool = False, **kwargs) -> P
 
 def add_benchmarks(folder: str | Path, results_file: str | Path) -> None:
     """
-    Puts the figures of `training.evaluation.evaluate_benchmarks` where the card is written from, without this machine's paths.
+    Copies the figures of `training.evaluation.evaluate_benchmarks` into the folder of a model, without paths of this machine.
 
     Raises:
         ValueError: the file has no figures of benchmarks.
@@ -202,14 +202,14 @@ def add_benchmarks(folder: str | Path, results_file: str | Path) -> None:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a card can be written without the loss of anything: there is none, or it has our line."""
+    """Whether a card can be written anew: there is none, or it was not edited by hand."""
     return not path.exists() or WRITTEN_BY_US in path.read_text(encoding="utf-8")
 
 
 def check_metadata(card: ModelCard, path: str | Path = CARD_FILE) -> None:
     """
     Raises:
-        ValueError: the card lacks metadata that the Hub shows and finds a model by, or some of it is wrong.
+        ValueError: the card lacks metadata that the Hub needs to show and find a model, or some of it is wrong.
     """
     missing = [f"`{key}`" for key in REQUIRED_METADATA if not card.data.get(key)]
     if missing:
@@ -230,7 +230,7 @@ def check_metadata(card: ModelCard, path: str | Path = CARD_FILE) -> None:
 
 
 def base_model_of(record: dict, repo_id: str | None) -> str | None:
-    """The model on the Hub that a run started from or, where that was a stage in the same repository, its base model."""
+    """The Hub id that a run started from or, if that is a stage in the same repository, the base model of it."""
     starts_from = (record.get("starts_from") or {}).get("repo_id")
     return record.get("base_model") if starts_from in (None, repo_id) else starts_from
 
@@ -247,24 +247,24 @@ def read_model_config(folder: Path) -> dict:
 
 
 def metadata_of(path: Path) -> dict:
-    """Metadata of a card; none where there is no card."""
+    """The metadata of a card; empty if there is no card."""
     return load_card(path, ignore_metadata_errors=True).data.to_dict() if path.is_file() else {}
 
 
 def load_card(path: Path, **kwargs) -> ModelCard:
     """
     Raises:
-        ValueError: it is no text, or its metadata is malformed.
+        ValueError: the file is no text, or its metadata is malformed.
     """
     try:
         return ModelCard.load(path, **kwargs)
-    # what is wrong with metadata ends in an error of YAML, or in any other of the client
+    # huggingface_hub checks nothing, so that wrong metadata can lead to any error.
     except Exception as error:
         raise ValueError(f"{path} is no card with valid metadata: {str(error):.200}") from error
 
 
 def count_parameters(folder: Path) -> int | None:
-    """The number of parameters in a folder's weights, the codec's not counted; None where there are none."""
+    """The number of parameters in a folder's weights, without the codec; None if there are no weights."""
     from safetensors import SafetensorError, safe_open
 
     total = 0

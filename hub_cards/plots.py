@@ -8,7 +8,7 @@ from .results import logged_losses
 
 
 def plot_losses(log_history: list[dict], path: str | Path) -> None:
-    """Draws the losses of a trainer's log over the steps: the whole, the language model's and each module's, evaluations dashed."""
+    """Draws the losses of a trainer's log over the steps. Losses of evaluations are dashed."""
     draw_losses(log_history).savefig(path, dpi=100)
 
 
@@ -17,7 +17,7 @@ def draw_losses(log_history: list[dict]):
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    # without pyplot, so that a push in the background can draw, too
+    # pyplot must not be used in the background, where pushes run.
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     names = logged_losses(log_history)
@@ -28,7 +28,7 @@ def draw_losses(log_history: list[dict]):
         for logged_name, style in ((name, "-"), (f"eval_{name}", "o--")):
             points = [(entry["step"], entry[logged_name]) for entry in log_history if logged_name in entry]
             if points:
-                # a line through one point alone would not be seen
+                # A line through a single point would not be visible.
                 style = "o" if len(points) == 1 else style
                 axes.plot(*zip(*points), style, label=logged_name, color=colors[name], linewidth=1, markersize=3)
     axes.set(xlabel="step", ylabel="loss (nats)")

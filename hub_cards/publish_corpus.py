@@ -4,8 +4,8 @@
 
     python -m hub_cards.publish_corpus --corpus_dir corpus --repo_id user/corpus [--private]
 
-`training.train --dataset_name user/corpus` reads it back. A run that was stopped goes on when it is started again: files that
-the Hub has are not sent twice.
+`training.train --dataset_name user/corpus` reads it back. If a run was stopped, the next one sends only the files that
+the Hub has not got yet.
 """
 
 import argparse
@@ -58,12 +58,12 @@ FIELDS = {
     CONVERSATIONS: {"messages": list},
     CLIPS: {**dict.fromkeys(("path", "text", "voice", "split"), str), "duration": (int, float)},
 }
-# what a stopped run loses at most
+# A run that is stopped loses at most one shard.
 MAX_SHARD_SIZE = "200MB"
 
 
 def read_rows(path: Path) -> list[dict]:
-    """Rows of `conversations.jsonl` or `clips.jsonl`; none where there is no file."""
+    """The rows of `conversations.jsonl` or `clips.jsonl`; none if there is no such file."""
     return [row for _, row in read_json_lines(path, FIELDS[path.stem])] if path.is_file() else []
 
 
@@ -128,8 +128,8 @@ def publish_corpus(
 
     Raises:
         FileNotFoundError: there is no such folder, or audio files are missing.
-        ValueError: there is a secret in the rows, one names what is no audio in the folder, or `license` or `language` is
-            not as the Hub has it.
+        ValueError: there is a secret in the rows, one names what is no audio in the folder, or `license` or `language`
+            is not as the Hub has it.
         PushError: the Hub refused, or could not be reached.
     """
     check_fields({"license": license, "language": language}, "the card")
@@ -146,7 +146,7 @@ def publish_corpus(
     for name, part in parts.items():
         push = partial(part.push_to_hub, repo_id, name, set_default=name == CONVERSATIONS)
         call_hub(partial(push, commit_message=f"Upload {name}", max_shard_size=MAX_SHARD_SIZE), repo_id, api)
-    # what `datasets` has written of the configurations stays
+    # The metadata that `datasets` has written about the configurations is kept.
     card = call_hub(partial(DatasetCard.load, repo_id), repo_id, api)
     card = render_dataset_card(repo_id, rows[CONVERSATIONS], rows[CLIPS], license, language, card.data.to_dict())
     with tempfile.TemporaryDirectory() as folder:
@@ -169,7 +169,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--license", default=DEFAULT_LICENSE, help="of the sentences and voices")
     parser.add_argument("--language", nargs="+", default=DEFAULT_LANGUAGE)
     args = parser.parse_args(argv)
-    # what `datasets` makes on the way lies in a temporary folder and is gone at the end
+    # Without its cache, `datasets` uses a temporary folder that is deleted at the end.
     datasets.disable_caching()
     repo_id = publish_corpus(args.corpus_dir, args.repo_id, args.private, args.license, args.language)
     print(f"{args.corpus_dir} is the dataset {repo_id}.")

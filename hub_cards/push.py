@@ -1,6 +1,8 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Pushing a complete folder to the Hub: what is sent, what never is, and what to do when the line breaks."""
+"""
+Pushes a complete folder to the Hub: chooses the files, looks for secrets, and tries again if the connection fails.
+"""
 
 import fnmatch
 import glob
@@ -45,15 +47,16 @@ from .model_card import (
 from .secret_scan import check_for_secrets, environment_secrets
 
 
-# What a repository is made of. Everything else stays at home: pickles, optimizer states, logs, hidden files.
+# The files of a repository. All others are left out: pickles, optimizer states, logs, hidden files.
 SENT_SUFFIXES = {".safetensors", ".json", ".jinja", ".py", ".md", ".txt", ".model", ".png", ".wav", ".flac"}
 SENT_NAMES = {"LICENSE", "NOTICE"}
-# of checkpoints, where they are asked for
+# Further files of checkpoints, if those are pushed
 CHECKPOINT_SUFFIXES = {".pt", ".pth"}
 CHECKPOINT_FOLDERS = ("checkpoint-*", "last-checkpoint")
 NEVER_SENT_FOLDERS = ("unfinished", "runs", "wandb", "__pycache__")
 
-# Of an earlier model in the repository, these would pass for this one's.
+# Files of an earlier model in the repository, which are deleted before a push: they would pass for files of the new
+# model.
 REPLACED_FILES = [
     "model*.safetensors",
     "model.safetensors.index.json",
@@ -65,29 +68,29 @@ REPLACED_FILES = [
     BENCHMARKS_FILE,
 ]
 
-# Waits before another try, each a second and more after the client's own tries within a request.
+# Seconds before each further try. Within a try, the client itself repeats requests.
 RETRY_WAITS_S = (1, 4, 15, 60)
 RETRIED_STATUS_CODES = {408, 409, 412, 429, 500, 502, 503, 504}
 
 
-# `git check-ref-format`, nearly
+# Names that `git check-ref-format` refuses
 BAD_BRANCH = re.compile(r"[\s~^:?*\[\\\x00-\x1f\x7f]|\.\.|//|@\{|^[-/]|(^|/)\.|(\.lock|[./])$|^@$")
 
 
 class PushError(OSError):
-    """Nothing, or not everything, has reached the Hub. What is here is untouched, and the push can be made again."""
+    """The Hub has got nothing, or not all. The files here are untouched, and the push can be repeated."""
 
 
 @dataclass(frozen=True)
 class PushPlan:
-    """What of a folder is sent: `files`, the sizes in bytes by their paths; and `left_out`, what is not."""
+    """The files of a folder that are sent, with their sizes in bytes, and the paths that are `left_out`."""
 
     files: dict[str, int]
     left_out: list[str]
 
     @property
     def warning(self) -> str:
-        """A line on what is missing in the folder, or nothing."""
+        """A line about what the folder lacks; empty if it lacks nothing."""
         return (
             "" if PROCESSOR_FILE in self.files else "No processor: it can be converted or exported, but not be asked."
         )
@@ -108,8 +111,8 @@ def plan_push(folder: str | Path, with_checkpoints: bool = False, secrets: dict[
         secrets: by their names, values that must not be in a file, besides those of the environment.
 
     Raises:
-        FileNotFoundError: there is no model in the folder, or none of the speech codec that its processor names, or a link in its
-            place.
+        FileNotFoundError: the folder has no model, or not the speech codec that its processor names; links do not
+            count.
         ValueError: the model is of another type, or there is a secret in a file; the file is named, the secret is not.
     """
     folder = Path(folder)
@@ -125,7 +128,8 @@ def plan_push(folder: str | Path, with_checkpoints: bool = False, secrets: dict[
     for name in ("audio_tokenizer/config.json", "audio_tokenizer/*.safetensors") if names_codec else ():
         if not fnmatch.filter(files, name):
             raise FileNotFoundError(
-                f"{folder / PROCESSOR_FILE} names a speech codec, but there is no {name} among the regular files of {folder}."
+                f"{folder / PROCESSOR_FILE} names a speech codec, but there is no {name} among the regular files of "
+                f"{folder}."
             )
     secrets = (secrets or {}) | environment_secrets()
     for path in files:
@@ -139,7 +143,8 @@ def walk(folder: Path, root: Path, files: dict[str, int], left_out: list[str], w
         name = path.relative_to(root).as_posix()
         target = path.resolve()
         if path.is_symlink() and not (target.is_file() and root.resolve() in target.parents):
-            # never followed: what it points to was not put here to be shared, and a folder above has no end
+            # Links to other folders are not followed: their targets were not put here to be shared, and may contain
+            # this folder.
             left_out.append(f"{name} (a link)")
         elif path.is_dir():
             never = path.name.startswith(".") or path.name in NEVER_SENT_FOLDERS
@@ -166,14 +171,13 @@ def push_folder(
     api: HfApi | None = None,
 ) -> str:
     """
-    Sends a complete model, with its card. A card that is ours, or missing, is written first, for this place on the Hub; one
-    that was edited by hand is sent as it is.
+    Sends a complete model with its card. The card is written first, unless it was edited by hand.
 
-    A push that broke off goes on where it was: files that the Hub has are not sent again.
+    If a push breaks off, the next one goes on where it was: files that the Hub has are not sent again.
 
     Args:
-        folder: of the model.
-        repo_id: such as `"user/name"`; it is created if there is none.
+        folder: folder of the model.
+        repo_id: Hub id such as `"user/name"`; the repository is created if there is none.
         revision: branch, created if there is none. By default the main one and, before it, that of the model's stage.
         private: whether a new repository is private; by default as the owner's account has it.
         commit_message: the first line of the commit.
@@ -191,7 +195,7 @@ def push_folder(
     read_model_config(folder)
     revisions = branches_of(folder, revision)
     if is_ours(folder / CARD_FILE):
-        # its snippet loads from the first
+        # The example on the card loads the model from the first branch.
         write_model_card(folder, repo_id=repo_id, revision=revisions[0])
     plan = plan_push(folder, with_checkpoints, {"the token of the Hub": api.token} if api.token else None)
     card = load_card(folder / CARD_FILE)
@@ -217,7 +221,7 @@ def push_folder(
 
 def describe_push(folder: str | Path, repo_id: str, revision: str | None = None) -> str:
     """
-    What [`push_folder`] would send, without the Hub and without writing anything.
+    Says what [`push_folder`] would send. Does not ask the Hub, and writes nothing.
 
     Raises:
         FileNotFoundError, ValueError: as of [`push_folder`].
@@ -235,7 +239,7 @@ def describe_push(folder: str | Path, repo_id: str, revision: str | None = None)
 
 def branches_of(folder: Path, revision: str | None) -> list[str | None]:
     """
-    Where a model is pushed to: the branch `revision` or, by default, those of [`default_revisions`].
+    The branches that a model is pushed to: `revision` or, by default, those of [`default_revisions`].
 
     Raises:
         ValueError: as of [`check_branch`].
@@ -247,14 +251,14 @@ def branches_of(folder: Path, revision: str | None) -> list[str | None]:
 def check_branch(revision: str | None) -> None:
     """
     Raises:
-        ValueError: git would not have a branch of that name.
+        ValueError: git accepts no branch of that name.
     """
     if revision and BAD_BRANCH.search(revision):
         raise ValueError(f"{revision!r:.200} cannot be the name of a branch; one such as stage1 or my-branch can.")
 
 
 def default_revisions(record: dict) -> list[str | None]:
-    """The branches of a model, by the record of its training: that of its stage, if it is one, and the main one (None)."""
+    """The branches that a model goes to by default: that of its stage, if it is one, and the main branch (None)."""
     return [f"stage{record['stage']}", None] if "stage" in record else [None]
 
 
@@ -265,7 +269,7 @@ def create_repository(
     Creates a repository if there is none.
 
     Returns:
-        `str`: its whole id, with the owner.
+        `str`: the whole Hub id, with the owner.
 
     Raises:
         PushError: the token is wrong or may not write there, or the Hub could not be reached.
@@ -277,10 +281,10 @@ def create_repository(
 
 def call_hub(call: Callable, repo_id: str, api: HfApi):
     """
-    Calls the Hub, again and again where the line or the Hub itself fails.
+    Calls the Hub. Tries again if the connection or the Hub itself fails.
 
     Raises:
-        PushError: it was refused, or failed to the end; one line.
+        PushError: the Hub refused, or all tries failed. The message is one line.
     """
     for wait in (*RETRY_WAITS_S, None):
         try:
@@ -293,14 +297,14 @@ def call_hub(call: Callable, repo_id: str, api: HfApi):
                 raise PushError(describe(error, repo_id, api.endpoint)) from error
             tqdm.write(f"{describe(error, repo_id, api.endpoint)} Another try in {wait} s.", file=sys.stderr)
             time.sleep(wait)
-        # what the client ends in where the answer is not the Hub's, as that of a proxy or a login page
+        # The client raises any of these if the answer is not that of a Hub but, for example, of a login page.
         except (ValueError, TypeError, LookupError, AttributeError, AssertionError) as error:
             reason = f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
             raise PushError(f"The answer of {api.endpoint} for {repo_id} is not that of a Hub ({reason}).") from error
 
 
 def describe(error: Exception, repo_id: str, endpoint: str = constants.ENDPOINT) -> str:
-    """One line that says what the Hub's refusal means, without tokens and request ids."""
+    """One line about an error of the Hub and what to do, without tokens and request ids."""
     status_code = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     reason = " ".join(str(getattr(error, "server_message", None) or error).split()).rstrip(".")
     if isinstance(error, RevisionNotFoundError):
@@ -309,8 +313,8 @@ def describe(error: Exception, repo_id: str, endpoint: str = constants.ENDPOINT)
         return f"{repo_id} is gated: ask for access on its page at {endpoint}, with the account of the token."
     if isinstance(error, RepositoryNotFoundError):
         return (
-            f"There is no repository {repo_id} at {endpoint}, or it is private: set HF_TOKEN to a token that may read it, or "
-            "log in with `hf auth login`."
+            f"There is no repository {repo_id} at {endpoint}, or it is private: set HF_TOKEN to a token that may read "
+            "it, or log in with `hf auth login`."
         )
     if status_code == 401 or isinstance(error, LocalTokenNotFoundError):
         return f"The Hub at {endpoint} does not know the token: set HF_TOKEN, or log in with `hf auth login`."

@@ -1,6 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The measured figures of `training.evaluation.evaluate_held_out` and `training.evaluation.evaluate_benchmarks`, as the Hub and as people read them."""
+"""The figures that `training.evaluation` measures, in the metadata and in the tables of a card."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from huggingface_hub import EvalResult
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 
-# What a conversation asks for, by its task on the Hub
+# The tasks of conversations, and what the Hub calls them
 TASK_CATEGORIES = {
     "asr": "automatic-speech-recognition",
     "tts": "text-to-speech",
@@ -87,7 +87,7 @@ def benchmark_results(benchmarks: dict) -> list[EvalResult]:
     results = []
     for name, modes in benchmarks.items():
         for mode, figures in modes.items():
-            # where there is no recogniser, nothing was spoken
+            # Only spoken answers need a recogniser.
             of_speech = TASK_CATEGORIES["tts" if "recognizer" in figures else "asr"]
             results += [
                 EvalResult(

@@ -1,6 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What is in the files that a card is written from, as far as the card reads them, and in its metadata."""
+"""Schemas of the files that a card is written from, as far as the card reads them, and of its metadata."""
 
 import jsonschema
 
@@ -18,16 +18,17 @@ PLACE = {
 
 # https://huggingface.co/docs/hub/repositories-licenses
 LICENSES = """
-    apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode-openrail-m afl-3.0
-    artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0 cc-by-2.5 cc-by-3.0
-    cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0
-    cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cdla-sharing-1.0 cdla-permissive-1.0 cdla-permissive-2.0 wtfpl ecl-2.0
-    epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 eupl-1.2 agpl-3.0 gfdl gpl gpl-2.0 gpl-3.0 lgpl lgpl-2.1 lgpl-3.0 isc h-research
-    intel-research lppl-1.3c ms-pl apple-ascl apple-amlr mpl-2.0 odc-by odbl openmdw-1.0 openrail++ osl-3.0 postgresql ofl-1.1
-    ncsa unlicense zlib pddl lgpl-lr deepfloyd-if-license fair-noncommercial-research-license llama2 llama3 llama3.1 llama3.2
-    llama3.3 llama4 gemma grok2-community unknown other
+    apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode-openrail-m
+    afl-3.0 artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0 cc-by-2.5
+    cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0
+    cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cdla-sharing-1.0 cdla-permissive-1.0
+    cdla-permissive-2.0 wtfpl ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 eupl-1.2 agpl-3.0 gfdl gpl gpl-2.0 gpl-3.0
+    lgpl lgpl-2.1 lgpl-3.0 isc h-research intel-research lppl-1.3c ms-pl apple-ascl apple-amlr mpl-2.0 odc-by odbl
+    openmdw-1.0 openrail++ osl-3.0 postgresql ofl-1.1 ncsa unlicense zlib pddl lgpl-lr deepfloyd-if-license
+    fair-noncommercial-research-license llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 gemma grok2-community unknown
+    other
 """.split()
-# ISO 639, and what the Hub takes besides
+# Codes of ISO 639, and the other two that the Hub accepts
 LANGUAGE = {"type": "string", "pattern": "^([a-z]{2,3}(-[A-Za-z0-9]{2,8})*|multilingual|code)$"}
 NAME = {"type": "string", "pattern": r"^[\w.:+-]+$"}
 
@@ -47,7 +48,7 @@ CONFIG = {
     "properties": {"model_type": TEXT, "num_mctp_modules": COUNT},
 }
 
-# Of one mode: the figures of each set
+# The figures of each set, in one mode
 SETS_OF_FIGURES = {
     "type": "object",
     "additionalProperties": {"type": "object", "additionalProperties": {"type": ["number", "null"]}},
@@ -128,7 +129,7 @@ TRAINER_STATE = {
 def check_fields(metadata: dict, source: str) -> None:
     """
     Raises:
-        ValueError: a field of a card's metadata is not as the Hub takes it; it says so of `source`.
+        ValueError: the Hub does not accept a field of a card's metadata. The message names `source`.
     """
     try:
         jsonschema.validate(metadata, METADATA)

@@ -26,8 +26,8 @@ from huggingface_hub import get_token
 from safetensors import SafetensorError, safe_open
 
 
-# Those of detect-secrets that know a secret by its form. Its others guess by entropy or by a name beside it, and would take
-# hashes, codes and samples for secrets.
+# The detectors of detect-secrets that know a secret by its form. The others guess by entropy or by a name next to it,
+# and would take hashes, codes and samples for secrets.
 DETECTORS = [
     AWSKeyDetector(),
     AzureStorageKeyDetector(),
@@ -46,7 +46,7 @@ DETECTORS = [
     StripeDetector(),
 ]
 
-# Forms that are newer than its last release, or that it does not know
+# Forms of secrets that the latest detect-secrets does not know
 PATTERNS = {
     "Hugging Face Token": r"(?<![A-Za-z0-9])(?:hf|api_org)_[A-Za-z0-9]{30,}",
     "GitHub Token": r"github_pat_[A-Za-z0-9_]{22,}",
@@ -61,7 +61,7 @@ PATTERNS = {
 SECRET_VARIABLE = re.compile(r"(TOKEN|SECRET|PASSWORD|API_KEY|ACCESS_KEY)$")
 SHORTEST_SECRET = 12
 
-# Numbers, samples and pixels: a form that is short is in them by chance
+# In files of numbers, samples and pixels, short forms occur by chance.
 BINARY_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".png", ".pt", ".pth", ".bin", ".arrow", ".parquet"}
 
 
@@ -75,9 +75,9 @@ def environment_secrets() -> dict[str, str]:
 def check_for_secrets(path: Path, secrets: dict[str, str], name: str | None = None) -> None:
     """
     Args:
-        path: a file. Of weights the metadata is looked at.
-        secrets: by their names, values that must not be in it.
-        name: what it will be called; its own name by default.
+        path: a file. Of weights, only the metadata is searched.
+        secrets: values that must not be in the file, by their names.
+        name: name that the file will have on the Hub; its own name by default.
 
     Raises:
         ValueError: one of `secrets`, or what looks like one, is in the file or its name. The secret is not repeated.
@@ -92,7 +92,7 @@ def check_for_secrets(path: Path, secrets: dict[str, str], name: str | None = No
 
 
 def texts_of(path: Path) -> Iterator[str]:
-    """What is written in a file, whatever its encoding."""
+    """The texts in a file, whatever its encoding is."""
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, framework="np") as file:
@@ -104,7 +104,7 @@ def texts_of(path: Path) -> Iterator[str]:
     content = path.read_bytes()
     yield content.decode("utf-8", errors="replace")
     if b"\0" in content:
-        # UTF-16 and UTF-32 of what is ASCII
+        # ASCII in UTF-16 or UTF-32
         yield content.replace(b"\0", b"").decode("latin-1")
 
 

@@ -15,7 +15,8 @@ class Stage:
         trains_language_model: whether the language model, its embeddings and its head are trained, or frozen.
         trains_mctp_modules: whether the MCTP modules are trained.
         max_modules: how many MCTP modules the model has in this stage; None for as many as the settings say.
-        answers_questions: whether the model has learnt to answer spoken questions, which the example on the card asks it.
+        answers_questions: whether the model has learnt to answer spoken questions, which the example on the card asks
+            it.
         description: for the card, what was trained and what the model cannot do yet.
     """
 
@@ -34,8 +35,8 @@ STAGES = {
         trains_mctp_modules=False,
         max_modules=0,
         answers_questions=False,
-        description="all of the language model was trained to read and to write speech. It has no MCTP modules yet, so it writes "
-        "one token per forward, and it has not learnt to answer spoken questions.",
+        description="all of the language model was trained to read and to write speech. It has no MCTP modules yet, "
+        "so it writes one token per forward, and it has not learnt to answer spoken questions.",
     ),
     2: Stage(
         "single MCTP module",
@@ -43,8 +44,8 @@ STAGES = {
         trains_mctp_modules=True,
         max_modules=1,
         answers_questions=False,
-        description="the first MCTP module was trained, the language model is that of stage 1. It has not learnt to answer "
-        "spoken questions.",
+        description="the first MCTP module was trained, the language model is that of stage 1. It has not learnt to "
+        "answer spoken questions.",
     ),
     3: Stage(
         "multiple MCTP modules",
@@ -52,8 +53,8 @@ STAGES = {
         trains_mctp_modules=True,
         max_modules=None,
         answers_questions=False,
-        description="all MCTP modules were trained, the language model is that of stage 1. It has not learnt to answer spoken "
-        "questions.",
+        description="all MCTP modules were trained, the language model is that of stage 1. It has not learnt to "
+        "answer spoken questions.",
     ),
     4: Stage(
         "supervised fine-tuning",

@@ -1,8 +1,9 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Puts a trained stage together as the small checkpoint of this repository: weights in half precision, without its code.
+"""Makes the small checkpoint of this repository from a trained stage: half precision, without code files.
 
-python -m training.assemble --model runs/mini/stage4 --sample_question question.wav --output_dir pretrained/vita-audio-mini
+    python -m training.assemble --model runs/mini/stage4 --sample_question question.wav \\
+        --output_dir pretrained/vita-audio-mini
 """
 
 import argparse
@@ -33,8 +34,8 @@ def assemble(model_dir: Path, sample_question: Path, output_dir: Path, codec_dir
     Args:
         model_dir: folder of a trained stage, with its processor.
         sample_question: recording that the command line answers by default.
-        output_dir: where to; what is there stays until all is written.
-        codec_dir: a codec to ship in place of the processor's, one with the same codebook that was tuned further.
+        output_dir: folder of the checkpoint. What is in it stays until the new one is whole.
+        codec_dir: a codec to ship in place of the processor's: one with the same codebook that was tuned further.
 
     Raises:
         ValueError: the codec in `codec_dir` has another codebook than the one that the model was trained with.
@@ -60,14 +61,14 @@ def assemble(model_dir: Path, sample_question: Path, output_dir: Path, codec_dir
     output_dir.absolute().parent.mkdir(parents=True, exist_ok=True)
     with replaced_whole(output_dir) as unfinished:
         export_repository(model, processor, unfinished)
-        # its code has one source in this repository, from which `setup.py` takes it
+        # `setup.py` adds the code files, which have their one source in this repository.
         for path in unfinished.glob("*.py"):
             path.unlink()
         shutil.copyfile(sample_question, unfinished / SAMPLE_QUESTION)
         for name in (TRAINING_RECORD_FILE, TRAINER_STATE_FILE):
             if (model_dir / name).is_file():
                 shutil.copyfile(model_dir / name, unfinished / name)
-    # to be written again, by `vita-audio card`, when there are results
+    # `vita-audio card` writes it again when there are results.
     write_model_card(output_dir)
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints that count only when they are whole: a run that is killed while it saves goes on from the one before."""
+"""Checkpoints count only if they are whole: a run that was killed while it saved goes on from the one before."""
 
 import dataclasses
 import json
@@ -23,10 +23,11 @@ from hub_cards.command_line import naming
 from hub_cards.model_card import TRAINING_RECORD_FILE, read_json
 
 
-# Written last into a checkpoint's folder: without it, the checkpoint is not whole.
+# This file is written last into a checkpoint's folder. Without it, the checkpoint is not whole.
 COMPLETE_FILE = "complete"
 
-# The settings that a card shows: these and no others, for among the others are tokens and this machine's paths.
+# The settings that a record and its card show. No others are shown, because among them are tokens and paths of this
+# machine.
 RECORDED_SETTINGS = (
     "learning_rate",
     "mctp_learning_rate_multiplier",
@@ -50,7 +51,7 @@ RECORDED_SETTINGS = (
     "interleave_pattern",
     "seed",
 )
-# Others that make a difference to the weights; recorded where they are not as they are by default.
+# Further settings that change the weights. They are recorded if they are not the default ones.
 RARE_SETTINGS = (
     "adam_epsilon",
     "lr_scheduler_kwargs",
@@ -67,15 +68,16 @@ RARE_SETTINGS = (
 )
 # Optimizers whose moments have the shapes of the weights.
 PLAIN_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused")
-# What of a record says how the model is shown, not how it was made; and what two records of one run have alike.
+# Entries of a record that say how the model is shown, and not how it was made
 FOR_THE_CARD_ALONE = ("repo_id", "revision", "license", "language")
+# Entries that are the same in all records of a run, unless its settings were changed
 COMPARED_ENTRIES = ("stage", "dataset", "tasks", "num_examples", "dtype", "text_vocab_size", "codec", "answer_codec")
 
 
 def describe_settings(args: TrainingArguments) -> dict:
-    """What of the arguments makes the weights, for the record of a run."""
+    """The arguments that make the weights, for the record of a run."""
     settings = args.to_dict()
-    # one of the two says how long the run is
+    # Only one of the two says how long the run is.
     del settings["num_train_epochs" if args.max_steps > 0 else "max_steps"]
     defaults = {field.name: field.default for field in dataclasses.fields(args)}
     names = [*RECORDED_SETTINGS, *(name for name in RARE_SETTINGS if getattr(args, name, None) != defaults.get(name))]
@@ -83,7 +85,7 @@ def describe_settings(args: TrainingArguments) -> dict:
 
 
 def describe_machine(args: TrainingArguments) -> dict:
-    """What a run runs on, and with, for its record."""
+    """The hardware and the versions that a run uses, for its record."""
     name = torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else args.device.type
     versions = {module.__name__: module.__version__ for module in (transformers, trl, datasets, torch)}
     return {
@@ -93,8 +95,8 @@ def describe_machine(args: TrainingArguments) -> dict:
 
 
 def describe_changes(old: dict, new: dict) -> list[str]:
-    """What is different in the record `new` of a run, such as "learning_rate from 0.001 to 0.0005"."""
-    # as JSON has it
+    """The differences between two records of a run, such as "learning_rate from 0.001 to 0.0005"."""
+    # The old record was read from JSON, so tuples are lists there.
     new = json.loads(json.dumps(new))
     if "settings" not in old:
         return []
@@ -107,7 +109,7 @@ def describe_changes(old: dict, new: dict) -> list[str]:
 def read_state(checkpoint: str | os.PathLike) -> TrainerState:
     """
     Raises:
-        ValueError: there is no state of a trainer in the folder, or it is malformed.
+        ValueError: the folder has no state of a trainer, or a malformed one.
     """
     path = Path(checkpoint, TRAINER_STATE_NAME)
     state = read_json(path)
@@ -121,18 +123,19 @@ def check_optimizer_state(checkpoint: str | os.PathLike) -> None:
     """
     Raises:
         FileNotFoundError: `checkpoint` is no folder.
-        ValueError: it has no optimizer state, without which a run would go on at a new start of its learning rate, or what the
-            trainer says of it is malformed.
+        ValueError: the checkpoint has no optimizer state, without which the learning rate would start again from the
+            beginning; or its trainer state is malformed.
     """
     folder = Path(checkpoint)
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no checkpoint {folder} to resume from.")
-    # of FSDP and DeepSpeed, too
+    # FSDP and DeepSpeed have other names for it.
     has_optimizer = any(any(folder.glob(pattern)) for pattern in ("optimizer*", "global_step*"))
     if not has_optimizer or not (folder / SCHEDULER_NAME).is_file():
         raise ValueError(
-            f"{folder} has no state of the optimizer and the learning rate (`save_only_model`, or no checkpoint at all), so no run "
-            "can go on from it. To start a new one from its weights, give it as `model_name_or_path`, with another `output_dir`."
+            f"{folder} has no state of the optimizer and the learning rate (`save_only_model`, or no checkpoint at "
+            "all), so no run can go on from it. To start a new one from its weights, give it as "
+            "`model_name_or_path`, with another `output_dir`."
         )
     read_state(folder)
 
@@ -149,12 +152,12 @@ def last_complete_checkpoint(output_dir: str | os.PathLike) -> str | None:
 
 class CompleteCheckpointsMixin:
     """
-    For a [`~transformers.Trainer`] that can `describe_run`: marks the checkpoints that are whole, with the record of the run, and
-    starts again from these alone.
+    For a [`~transformers.Trainer`] with a method `describe_run`: marks the checkpoints that are whole, adds the record
+    of the run to them, and resumes from these checkpoints alone.
 
     Attributes:
-        past (`dict`): of a run that goes on, or is finished, the record of how it came so far.
-        is_finished (`bool`): whether nothing was trained, as the run was over before.
+        past (`dict`): the record of the run up to the checkpoint that it goes on from.
+        is_finished (`bool`): whether nothing was trained, because the run was over before.
     """
 
     past: dict = {}
@@ -162,9 +165,10 @@ class CompleteCheckpointsMixin:
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         """
-        As [`Trainer.train`]; with `resume_from_checkpoint=True` a checkpoint that is not whole is passed over. One that is not
-        there, or that has no state of the optimizer, is refused. From one of the last step, nothing is trained any more. What
-        goes on, is over or has changed is said in one line.
+        As [`Trainer.train`], with these differences: `resume_from_checkpoint=True` passes over checkpoints that are
+        not whole. A checkpoint that does not exist, or has no state of the optimizer, is refused. From a checkpoint of
+        the last step, nothing is trained. A line says whether the run goes on or is over, and which settings have
+        changed.
 
         Raises:
             ValueError: a checkpoint is broken, or the run is over and was made with other settings.
@@ -181,13 +185,15 @@ class CompleteCheckpointsMixin:
             if state.global_step >= planned:
                 if changes and state.global_step < state.max_steps:
                     raise ValueError(
-                        f"The run in {self.args.output_dir} was stopped after step {state.global_step} of {state.max_steps}, and {planned} "
-                        f"are asked for: ask for more than {state.global_step}, or give another `output_dir`."
+                        f"The run in {self.args.output_dir} was stopped after step {state.global_step} of "
+                        f"{state.max_steps}, and {planned} are asked for: ask for more than {state.global_step}, or "
+                        "give another `output_dir`."
                     )
                 if changes:
                     raise ValueError(
-                        f"The run in {self.args.output_dir} is over since step {state.global_step}, and its weights were made with "
-                        f"other settings: {', '.join(changes)}. To train with the new ones, give another `output_dir`."
+                        f"The run in {self.args.output_dir} is over since step {state.global_step}, and its weights "
+                        f"were made with other settings: {', '.join(changes)}. To train with the new ones, give "
+                        "another `output_dir`."
                     )
                 self.accelerator.print(
                     f"The run in {self.args.output_dir} is over since step {state.global_step}: nothing is trained."
@@ -204,10 +210,10 @@ class CompleteCheckpointsMixin:
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def complete_record(self) -> dict:
-        """The record of the run, with what it took from the past: all that made the weights."""
+        """The record of the run, with the changes of its settings on the way: all that made the weights."""
         record = self.describe_run()
         if self.is_finished:
-            # what was given now is for the card alone
+            # The settings that were given now made no weights; those for the card are taken.
             return record | {name: value for name, value in self.past.items() if name not in FOR_THE_CARD_ALONE}
         return record | ({"changes": self.past["changes"]} if "changes" in self.past else {})
 
@@ -220,7 +226,7 @@ class CompleteCheckpointsMixin:
     def _load_optimizer_and_scheduler(self, checkpoint):
         with naming(f"The state of the optimizer in {checkpoint} (optimizer.pt, scheduler.pt)"):
             super()._load_optimizer_and_scheduler(checkpoint)
-            # torch looks at the shapes in the first step alone
+            # torch would notice wrong shapes in the first step only, and with a message that names no file.
             if checkpoint is not None and self.args.optim in PLAIN_OPTIMIZERS and not self.is_deepspeed_enabled:
                 for parameter, state in self.optimizer.state.items():
                     for name in ("exp_avg", "exp_avg_sq"):
@@ -240,10 +246,12 @@ class CompleteCheckpointsMixin:
         return math.ceil(self.args.num_train_epochs * steps_per_epoch)
 
     def _end_at(self, checkpoint: str, state: TrainerState) -> TrainOutput:
-        """The end of a run whose last step is done: [`Trainer`] would take one more where that is in the midst of an epoch."""
+        """
+        Ends a run whose last step is done. [`Trainer`] would take one more step if that is in the middle of an epoch.
+        """
         record = Path(self.args.output_dir, TRAINER_STATE_NAME)
         if record.is_file() and (finished := read_state(self.args.output_dir)).global_step == state.global_step:
-            # with the summary of the whole run
+            # The state in `output_dir` has the summary of the whole run, which the checkpoint lacks.
             state.log_history = finished.log_history
         self.state = state
         self._delete_old_checkpoints(self.args.output_dir)
@@ -256,15 +264,14 @@ class CompleteCheckpointsMixin:
         run_dir = self._get_output_dir(trial=trial)
         folder = Path(run_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         complete = folder / COMPLETE_FILE
-        # there is one where a run went back to an earlier checkpoint
+        # The folder exists already if the run went back to an earlier checkpoint.
         if self.args.should_save:
             complete.unlink(missing_ok=True)
         self.accelerator.wait_for_everyone()
-        # the older ones stay until this one is whole
+        # `Trainer` would delete older checkpoints before this one is whole.
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             if self.args.should_save:
-                # first, so that it is pushed with the rest
                 folder.mkdir(parents=True, exist_ok=True)
                 record = json.dumps(self.complete_record(), indent=2)
                 (folder / TRAINING_RECORD_FILE).write_text(record + "\n", encoding="utf-8")
@@ -279,7 +286,9 @@ class CompleteCheckpointsMixin:
         self._delete_old_checkpoints(run_dir)
 
     def _delete_old_checkpoints(self, run_dir: str) -> None:
-        """Keeps `save_total_limit` checkpoints. What a run that was killed has written, or deleted, in part is none."""
+        """
+        Keeps `save_total_limit` checkpoints. Those that a killed run has written or deleted in part do not count.
+        """
         limit = self.args.save_total_limit
         if not self.args.should_save or limit is None or limit <= 0:
             return
@@ -288,8 +297,8 @@ class CompleteCheckpointsMixin:
                 shutil.rmtree(path, ignore_errors=True)
         best = self.state.best_model_checkpoint and str(Path(self.state.best_model_checkpoint))
         checkpoints = sort_checkpoints(run_dir, use_mtime=True, best_model_checkpoint=best)
-        # the best one stays, whatever the limit, as does the newest
+        # The best and the newest checkpoint stay, whatever the limit is.
         for path in checkpoints[: -max(limit, len({best, *checkpoints[-1:]} - {None}))]:
-            # from here on it does not count, however far its deletion comes
+            # Without this file it does not count, even if its deletion is interrupted.
             Path(path, COMPLETE_FILE).unlink()
             shutil.rmtree(path, ignore_errors=True)

@@ -1,8 +1,8 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Conversations to train on and to score with, from where they are: JSON lines, a folder of audio files with their texts, or a dataset
-of `datasets`.
+Reads conversations, to train on and to score with, from JSON lines, from a folder of audio files with their texts, or
+from a dataset of `datasets`.
 """
 
 import csv
@@ -47,7 +47,8 @@ CONVERSATION_FEATURES = Features(
     }
 )
 
-# Of a dataset without `messages`: its recordings, and what is said in them under the first of these names that there is.
+# The columns of a dataset without `messages`: its recordings and, under the first of these names that it has, their
+# texts.
 RECORDING_COLUMN, TEXT_COLUMNS = "audio", ("transcription", "text", "sentence", "transcript")
 
 
@@ -62,8 +63,9 @@ def load_conversations(
 
     Args:
         source: what [`read_conversations`] reads.
-        split: which ones to take; those without a split belong to every one.
-        tasks: which tasks to take, by the field `task` or by their form. One that is named twice is taken twice.
+        split: the split to take. Conversations without a split belong to every split.
+        tasks: the tasks to take, by the field `task` or by the form of the conversations. A task that is named twice
+            is taken twice.
         cache_dir: where `datasets` keeps what it reads from JSON lines.
 
     Returns:
@@ -71,22 +73,23 @@ def load_conversations(
 
     Raises:
         FileNotFoundError: there is no such file, nor such a dataset.
-        ValueError: a row is malformed (its line is named), or none is left.
+        ValueError: a row is malformed (the message names its line), or no conversation is left.
     """
     if tasks is not None and not tasks:
         raise ValueError("`tasks` is empty; leave it out to take all.")
     files = find_row_files(source)
     if files:
-        # a list is what `datasets` reads one by one: the tasks come one after the other, as they do from a dataset
+        # `datasets` takes a list among these arguments for shards and reads them one by one. So the tasks come one
+        # after the other, as they do from a dataset.
         arguments = {"source": str(Path(source).resolve()), "split": split, "tasks": tasks}
-        # once for its errors, which `datasets` would hide in one of its own, and for its number
+        # All rows are read once before `datasets` does, which would hide their errors behind one of its own.
         num_conversations = sum(1 for _ in generate_rows(**arguments))
         if num_conversations > 0:
             return Dataset.from_generator(
                 generate_rows,
                 features=CONVERSATION_FEATURES,
                 cache_dir=None if cache_dir is None else os.fspath(cache_dir),
-                # the time of the last change, so that a changed file is read anew
+                # With the time of its last change, `datasets` reads a changed file anew.
                 gen_kwargs=arguments | {"changed": tuple(file.stat().st_mtime_ns for file in files)},
             )
         conversations = []
@@ -112,22 +115,23 @@ def read_conversations(source: str | os.PathLike, split: str | None = ALL_SPLITS
     Reads conversations one by one.
 
     Args:
-        source: a JSON-lines file; a folder with `conversations.jsonl` in it, such as `training.corpus.render` writes; a folder of
-            audio files with `metadata.csv` or `metadata.jsonl`, in it or in those of its splits; or a dataset of `datasets`:
-            saved to disk, a folder that it loads, or on the Hub, where `hub_cards.publish_corpus` puts one. Each row has
-            `messages`, whose contents have one mark `<|audio|>` per audio, and `audios`: paths relative to the JSON-lines file,
-            or an audio column. Or it has a recording, as `file_name` or `audio`, and, as `transcription`, `text`, `sentence` or
-            `transcript`, what is said there: a conversation that writes it down, and one that speaks it.
-        split: of which to take the rows; those without one belong to every split. All by default.
+        source: a JSON-lines file; a folder with `conversations.jsonl` in it, such as `training.corpus.render` writes;
+            a folder of audio files with `metadata.csv` or `metadata.jsonl`, in it or in those of its splits; or a
+            dataset of `datasets`: saved to disk, a folder that it loads, or on the Hub, where
+            `hub_cards.publish_corpus` puts one. Each row has `messages`, whose contents have one mark `<|audio|>` per
+            audio, and `audios`: paths relative to the JSON-lines file, or an audio column. Or it has a recording, as
+            `file_name` or `audio`, and, as `transcription`, `text`, `sentence` or `transcript`, what is said there: a
+            conversation that writes it down, and one that speaks it.
+        split: the split to take; all by default. Rows without a split belong to every split.
 
     Returns:
-        Iterator of `dict`: `id`, by default the number of the line or row, from 1 on; `task`, by default as [`task_of`] finds it;
-        `split` or None; `messages`; `audios`; `reference`, by default the assistant's text or what is to be spoken; and
-        `accepted_answers` to questions, by default the reference.
+        Iterator of `dict`: `id`, by default the number of the line or row, from 1 on; `task`, by default as
+        [`task_of`] finds it; `split` or None; `messages`; `audios`; `reference`, by default the assistant's text or
+        what is to be spoken; and `accepted_answers` to questions, by default the reference.
 
     Raises:
         FileNotFoundError: there is no such file, nor such a dataset.
-        ValueError: a row is malformed; its line is named.
+        ValueError: a row is malformed; the message names its line.
     """
     if not find_row_files(source):
         columns, split = load_columns(os.fspath(source), split)
@@ -136,7 +140,7 @@ def read_conversations(source: str | os.PathLike, split: str | None = ALL_SPLITS
 
 
 def find_row_files(source: str | os.PathLike) -> list[Path]:
-    """The files whose lines are the conversations, or the recordings, of `source`; none where `datasets` has to read it."""
+    """The files of `source` whose lines are conversations or recordings; none if `datasets` has to read `source`."""
     path = Path(source)
     if path.is_file():
         return [path] if path.suffix != ".parquet" else []
@@ -146,7 +150,7 @@ def find_row_files(source: str | os.PathLike) -> list[Path]:
 
 
 def read_rows(source: str | os.PathLike) -> Iterator[dict]:
-    """The rows of the files of `source`, complete and with the paths of their audios."""
+    """The complete rows of the files of `source`, with the paths of their audios."""
     lines, known = {}, set()
     for path in find_row_files(source):
         reader = read_metadata(path, Path(source)) if path.name in METADATA_FILES else read_json_lines(path)
@@ -167,15 +171,16 @@ def read_rows(source: str | os.PathLike) -> Iterator[dict]:
 
 def read_metadata(path: Path, source: Path) -> Iterator[tuple[int, dict]]:
     """
-    Conversations about the recordings that are listed in a `metadata.csv` or `metadata.jsonl`, and the numbers of their lines.
-    `datasets` would need torchcodec to read them.
+    Conversations about the recordings that a `metadata.csv` or `metadata.jsonl` lists, and the numbers of their lines.
+    It is not read by `datasets`, which would need torchcodec.
     """
     for number, row in read_json_lines(path) if path.suffix == ".jsonl" else read_csv(path):
         name = row.get("file_name")
         text = next((row[column] for column in TEXT_COLUMNS if isinstance(row.get(column), str)), "").strip()
         if not isinstance(name, str) or not name or not text:
             raise ValueError(
-                f"{path}, line {number} needs a `file_name` and the text of the recording, as one of {', '.join(TEXT_COLUMNS)}."
+                f"{path}, line {number} needs a `file_name` and the text of the recording, as one of "
+                f"{', '.join(TEXT_COLUMNS)}."
             )
         folder, *_ = Path(os.path.relpath(path.parent / name, source)).parts
         split = next((str(split) for split, names in SPLIT_KEYWORDS.items() if folder in names), None)
@@ -216,7 +221,7 @@ def complete_rows(rows: Iterable[dict], source: str) -> Iterator[dict]:
 
 def complete_row(row: dict, place: str, number: int) -> dict:
     """
-    A row with all that a conversation has.
+    Checks a row and fills in the fields that may be left out.
 
     Raises:
         ValueError: the row is no conversation.
@@ -271,20 +276,22 @@ def count_marks(messages: list[dict]) -> int:
 
 
 def task_of(messages: list[dict], task: str | None = None) -> str:
-    """Which of `TASKS` a conversation is: the one that `task` says or, where that has a name of its own, what its form is."""
+    """
+    The one of `TASKS` that a conversation is: `task` if it is one of them, otherwise the one that its form is of.
+    """
     if task in TASKS:
         return task
     user = " ".join(message["content"] for message in messages[:-1] if message["role"] == "user")
     answer = messages[-1]["content"]
     is_heard, is_spoken = AUDIO_MARK in user, AUDIO_MARK in answer
     if is_heard:
-        # recordings alone are questions; beside them it says what is to be done
+        # A recording alone is a question. A text beside it is an instruction.
         return ASR if user.replace(AUDIO_MARK, "").strip() and not is_spoken else SPOKEN_QA
     return TTS if is_spoken and (answer.strip() == AUDIO_MARK or user.startswith(TTS_PROMPT)) else WRITTEN_QA
 
 
 def reference_of(messages: list[dict]) -> str:
-    """What is to be said in the last turn: the text of the answer or, where it has none, the text that is to be spoken."""
+    """The text of the last turn: the text of the answer or, if it has none, the text that is to be spoken."""
     answer = messages[-1]["content"].replace(AUDIO_MARK, "").strip()
     users = [message["content"] for message in messages[:-1] if message["role"] == "user"]
     return answer or (users[-1].removeprefix(TTS_PROMPT).replace(AUDIO_MARK, "").strip() if users else "")
@@ -292,8 +299,11 @@ def reference_of(messages: list[dict]) -> str:
 
 def load_columns(source: str, split: str | None) -> tuple[Dataset, str | None]:
     """
-    The conversations of a dataset, with the columns `messages` and `audios`, not decoded, and others where it has them; and the
-    split that they are of, or None where they are of every one.
+    Loads the conversations of a dataset.
+
+    Returns:
+        The dataset, with the columns `messages` and `audios` (not decoded) and maybe others; and the split that its
+        rows are of, or None if they are of every split.
 
     Raises:
         FileNotFoundError: there is no such file, nor such a dataset.
@@ -303,7 +313,7 @@ def load_columns(source: str, split: str | None) -> tuple[Dataset, str | None]:
     if isinstance(dataset, DatasetDict):
         dataset = concatenate_datasets(list(dataset.values()))
     if Path(source, "state.json").is_file():
-        # saved to disk alone, and not as one of several
+        # A dataset that was saved alone, and not in a `DatasetDict`, has no splits.
         split = ALL_SPLITS
     names = dataset.column_names
     if "messages" in names:
@@ -313,7 +323,7 @@ def load_columns(source: str, split: str | None) -> tuple[Dataset, str | None]:
         if not isinstance(audios, List):
             raise ValueError(f"The column `audios` of {source} must have a list of audios in each row, not {audios}.")
         if isinstance(audios.feature, Audio):
-            # files as they are: the processor decodes them
+            # The files are not decoded here, because the processor decodes them.
             dataset = dataset.cast_column("audios", List(Audio(decode=False)))
         return dataset, split
     text_column = next((name for name in TEXT_COLUMNS if name in names), None)
@@ -326,7 +336,7 @@ def load_columns(source: str, split: str | None) -> tuple[Dataset, str | None]:
 
 
 def transcribed_conversations(dataset: Dataset, text_column: str, source: str) -> Dataset:
-    """Of each recording with its text a conversation that writes it down, and one that speaks it."""
+    """Two conversations for each recording with its text: one that writes it down, and one that speaks it."""
     dataset = dataset.cast_column(RECORDING_COLUMN, Audio(decode=False))
     for number, text in enumerate(dataset[text_column], start=1):
         if not isinstance(text, str) or not text.strip():
@@ -360,7 +370,7 @@ def transcribed_conversations(dataset: Dataset, text_column: str, source: str) -
 
 
 def transcribed_turns(text: str) -> dict[str, list[dict]]:
-    """The messages, by their tasks, that a recording and its text make."""
+    """The messages of the two conversations that a recording with its `text` makes, by their tasks."""
     turns = {ASR: (ASR_PROMPT + AUDIO_MARK, text), TTS: (TTS_PROMPT + text, AUDIO_MARK)}
     return {
         task: [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
@@ -370,11 +380,11 @@ def transcribed_turns(text: str) -> dict[str, list[dict]]:
 
 def load_any_dataset(source: str, split: str | None, config_name: str | None = None) -> Dataset | DatasetDict:
     """
-    What `datasets` has saved to disk or loads, from a folder, a Parquet file or the Hub.
+    Loads a dataset that `datasets` has saved to disk, or that it loads from a folder, a Parquet file or the Hub.
 
     Raises:
         FileNotFoundError: there is nothing of that name.
-        ValueError: it has no such split, or cannot be read.
+        ValueError: the dataset has no such split, or cannot be read.
     """
     path = Path(source)
     check_place(source)
@@ -388,14 +398,14 @@ def load_any_dataset(source: str, split: str | None, config_name: str | None = N
     except HfHubHTTPError as error:
         raise OSError(f"{source} cannot be loaded: {explain(error)}") from None
     except DatasetsError as error:
-        # what is the matter stands behind one that is the same for all
+        # The message of a `DatasetsError` is always the same; its cause says what is wrong.
         cause = error.__cause__ or error
         if isinstance(cause, ImportError):
-            # `datasets` asks for torchcodec, which would not help
+            # `datasets` asks for torchcodec here, which would not help.
             cause = f"it has no {CONVERSATIONS_FILE} nor, beside its audio files, {' or '.join(METADATA_FILES)}."
         raise ValueError(f"{source} cannot be read as a dataset: {cause}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        # of files that are not what their names say
+        # Files that are not what their names say lead to any of these.
         raise ValueError(f"{source} cannot be read as a dataset: {error!r}") from error
     if isinstance(dataset, DatasetDict) and split is not ALL_SPLITS:
         if split not in dataset:
@@ -405,7 +415,7 @@ def load_any_dataset(source: str, split: str | None, config_name: str | None = N
 
 
 def conversation_texts(conversations: Dataset) -> Iterator[str]:
-    """The texts of the conversations, without the marks, for training a tokenizer."""
+    """The texts of the conversations without the marks of audio, for the training of a tokenizer."""
     for messages in conversations["messages"]:
         for message in messages:
             yield from message["content"].split(AUDIO_MARK)

@@ -100,7 +100,8 @@ class SpeechCodeCache:
             ValueError, OSError: a file cannot be read, or is refused by the processor; it is named.
         """
         state = PartialState()
-        # Sorted by size, so that a batch has little padding; the longest first, so that too little memory shows at once.
+        # Sorted by size, so that a batch has little padding; the longest first, so that too little memory shows at
+        # once.
         missing = sorted((key for key in sizes if key not in self.codes), key=lambda key: (-sizes[key], key))
         missing = missing[state.process_index :: state.num_processes]
         new_codes = {}
@@ -128,8 +129,8 @@ def hash_audios(conversations: Dataset) -> tuple[list[list[str]], dict[str, int]
     Reads all audio files of the conversations once.
 
     Returns:
-        The keys of each conversation's audios; and, by their keys, the sizes of the files in bytes, and where one of them is:
-        the row, and the place among its audios.
+        The keys of each conversation's audios; and, by their keys, the sizes of the files in bytes, and where one of
+        them is: the row, and the place among its audios.
 
     Raises:
         OSError: a file cannot be read.
@@ -164,8 +165,8 @@ def without_long_examples(examples: Dataset, max_length: int) -> Dataset:
         )
     if len(fitting) < len(examples):
         logger.warning(
-            f"{len(examples) - len(fitting)} of {len(examples)} conversations are longer than max_length = {max_length} "
-            f"and are left out; the longest has {max(lengths)} tokens."
+            f"{len(examples) - len(fitting)} of {len(examples)} conversations are longer than max_length = "
+            f"{max_length} and are left out; the longest has {max(lengths)} tokens."
         )
     return examples.select(fitting)
 
@@ -185,11 +186,11 @@ def build_training_dataset(
         conversations ([`Dataset`]): from [`load_conversations`].
         processor ([`VitaAudioProcessor`]): with its codec.
         cache_dir: where the speech codes are kept, see [`SpeechCodeCache`].
-        max_length: conversations of more tokens are left out, because an example without its end would teach the model to never
-            stop.
+        max_length: conversations of more tokens are left out, because an example without its end would teach the model
+            to never stop.
         num_proc: processes that tokenise.
-        answer_codec ([`SpeechCodec`], *optional*): what assistants' audio is encoded with instead of the
-            processor's codec, which has the same codebook.
+        answer_codec ([`SpeechCodec`], *optional*): what assistants' audio is encoded with instead of
+            the processor's codec, which has the same codebook.
 
     Returns:
         [`Dataset`] with the columns `input_ids` and `labels`, lists of one length.

@@ -1,6 +1,8 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Pushing of whole repositories (model, processor, codec, code and card) by the arguments of transformers' `Trainer`."""
+"""
+Pushing of whole repositories (model, processor, codec, code and card) by the arguments of transformers' `Trainer`.
+"""
 
 import copy
 import dataclasses
@@ -48,7 +50,9 @@ LINKED_SUFFIXES = {".safetensors", ".pt", ".pth"}
 
 
 def place_of(name_or_path: str, revision: str | None = None) -> dict:
-    """Where something is: `repo_id` and `revision` on the Hub or, without the rest of its path, the `folder` or file here."""
+    """
+    `repo_id` and `revision` of something on the Hub; of a file or folder here its name, without the rest of the path.
+    """
     if os.path.exists(name_or_path):
         return {"folder": Path(name_or_path).resolve().name}
     return {"repo_id": name_or_path, "revision": revision}
@@ -56,15 +60,16 @@ def place_of(name_or_path: str, revision: str | None = None) -> dict:
 
 def describe_start(name_or_path: str | None, revision: str | None = None) -> dict:
     """
-    What a run starts from, for its record.
+    Describes the model that a run starts from, for the run's record.
 
     Args:
-        name_or_path: of the stage before or of a language model, a folder or a Hub id; None for a start from nothing.
+        name_or_path: folder or Hub id of the stage before or of a language model; None for random weights.
         revision: of the Hub id.
 
     Returns:
-        `dict`: `starts_from`, a place or None; `stages`, the places of the stages before; `base_model`, the Hub id of the language
-        model that the first of them started from, or None; and, where its card has them, `license` and `language`.
+        `dict`: `starts_from`, a place or None; `stages`, the places of the stages before; `base_model`, the Hub id of
+        the language model that the first of them started from, or None; and `license` and `language`, if its card has
+        them.
     """
     if name_or_path is None:
         return {"starts_from": None, "stages": [], "base_model": None}
@@ -101,13 +106,13 @@ def find_checkpoint(name_or_path: str, revision: str, token: str | None = None) 
     The checkpoint that a run goes on from.
 
     Args:
-        name_or_path: a folder; or a Hub id, or `ID@REVISION`, to which `hub_strategy` `checkpoint` or `all_checkpoints` has
-            pushed one.
+        name_or_path: a folder; or a Hub id, or `ID@REVISION`, to which `hub_strategy` `checkpoint` or
+            `all_checkpoints` has pushed one.
         revision: of a Hub id without one.
-        token: of the Hub; by default that of the environment.
+        token: token of the Hub; by default that of the environment.
 
     Raises:
-        FileNotFoundError: there is no such folder, and it is no Hub id.
+        FileNotFoundError: there is no such folder, and the name is no Hub id.
         ValueError: the folder has no optimizer state, or the repository has no checkpoint.
         PushError: there is no such repository or revision.
     """
@@ -124,7 +129,7 @@ def find_checkpoint(name_or_path: str, revision: str, token: str | None = None) 
             steps[int(match[2] or 0)] = match[1]
     if not steps:
         raise ValueError(
-            f"{repo_id} at {revision} has no checkpoint to go on from; `hub_strategy` `checkpoint` pushes the last one."
+            f"{repo_id} at {revision} has no checkpoint to go on from; `hub_strategy: checkpoint` pushes one."
         )
     folder = steps[max(steps)]
     root = call_hub(
@@ -134,7 +139,7 @@ def find_checkpoint(name_or_path: str, revision: str, token: str | None = None) 
 
 
 def link_or_copy(source: str, target: str) -> None:
-    """Links what is large and will not be changed, where the disk can; copies the rest."""
+    """Links large files, which are never changed, if the disk can do that, and copies the others."""
     try:
         if Path(source).suffix in LINKED_SUFFIXES:
             os.link(source, target)
@@ -145,7 +150,7 @@ def link_or_copy(source: str, target: str) -> None:
 
 
 def drop_outdated_results(new: Path, old: Path) -> None:
-    """Deletes from a model's folder `old` what was measured with it, if the weights in `new` are others."""
+    """Deletes the measured results from the folder `old` of a model, if the weights in `new` are other ones."""
     weights = [path.name for path in new.glob("*.safetensors")]
     equal, _, _ = filecmp.cmpfiles(new, old, weights, shallow=False)
     outdated = [old / name for name in (RESULTS_FILE, RESULTS_PICTURE, BENCHMARKS_FILE) if (old / name).is_file()]
@@ -238,33 +243,33 @@ class HubMixin:
     `hub_model_id`, `hub_strategy`, `hub_token`, `hub_private_repo` and `hub_always_push` mean what they mean for
     [`~transformers.Trainer`].
 
-    Pushes go to the branch `hub_revision`. Without one they go to `stage1` to `stage4` and, at the end of the run, to the main
-    branch as well, which therefore has the newest model that was trained to its end.
+    Pushes go to the branch `hub_revision`. Without one they go to `stage1` to `stage4` and, at the end of the run, to
+    the main branch as well, which therefore has the newest model that was trained to its end.
 
-    A push in the midst of a run that fails is a warning. The one at the end is made when the model is whole in `output_dir`:
-    if it fails, [`PushError`] says what to type to make it again.
+    If a push in the middle of a run fails, a warning says so. The push at the end comes after the model is whole in
+    `output_dir`; if it fails, [`PushError`] says what to type to repeat it.
 
     Attributes:
-        origin (`dict`): for the card, what the trainer cannot know: what [`describe_start`] returns, and `dataset`, `tasks`,
-            `num_examples`, `license` and `language`.
+        origin (`dict`): entries of the record that the trainer cannot know: those of [`describe_start`], `dataset`,
+            `tasks`, `num_examples`, `license` and `language`.
     """
 
     origin: dict = {}
 
     def __init__(self, *, args: TrainingArguments, **kwargs):
         strategy, args = args.hub_strategy, copy.copy(args)
-        # With this strategy the Trainer pushes nothing in the midst of a run: it would send pickles, and no processor. The
-        # callback does it instead.
+        # With this strategy, `Trainer` itself pushes nothing in the middle of a run: it would send pickles, and no
+        # codec. The callback pushes instead.
         args.hub_strategy = HubStrategy.END
         super().__init__(args=args, **kwargs)
         self.pushes = PushCallback(self.hub_model_id, strategy)
         self.add_callback(self.pushes)
 
     def create_model_card(self, *args, **kwargs) -> None:
-        """Does nothing, because TRL calls this at every checkpoint, and the card is written when a repository is whole."""
+        """Does nothing. TRL calls this at every checkpoint, but our card is written for a whole repository."""
 
     def describe_run(self) -> dict:
-        """The record of the run that its card is written from."""
+        """The record of the run, from which the card is written."""
         return {
             "stage": self.args.stage,
             "repo_id": self.hub_model_id,
@@ -275,7 +280,7 @@ class HubMixin:
         }
 
     def save_repository(self) -> None:
-        """Writes the complete repository beside `output_dir`'s files and then puts it in place, the weights last."""
+        """Writes the complete repository into a folder in `output_dir`, and then moves it up, the weights last."""
         output_dir = Path(self.args.output_dir)
         unfinished = output_dir / UNFINISHED_FOLDER
         try:
@@ -302,8 +307,8 @@ class HubMixin:
         private: bool | None = None,
     ) -> str | Future | None:
         """
-        Saves the complete repository into `output_dir` and pushes it. Replaces that of [`~transformers.Trainer`], which
-        sends neither the code, nor the codec, nor our card.
+        Saves the complete repository into `output_dir` and pushes it. Replaces that of [`~transformers.Trainer`],
+        which sends neither the code, nor the codec, nor our card.
 
         Args:
             commit_message: by default, the end of the stage.

@@ -1,6 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What stage 1 starts from: a language model that learns to speak, or nothing at all."""
+"""The models that stage 1 can start from: a language model that has to learn to speak, or random weights."""
 
 from collections.abc import Iterable
 
@@ -14,7 +14,7 @@ from processing import VitaAudioProcessor
 from .tokenizer import add_audio_tokens, train_tokenizer
 
 
-# Matrices of such sizes are fast on GPUs; the released checkpoints' vocabulary is a multiple of it, too.
+# GPUs are fast on matrices whose sizes are multiples of this. The vocabulary of the released checkpoints is one, too.
 VOCAB_MULTIPLE = 8
 
 
@@ -22,12 +22,12 @@ def build_from_nothing(
     text_config: dict, texts: Iterable[str], text_vocab_size: int, codec, attn_implementation: str | None = None
 ) -> tuple[VitaAudioForConditionalGeneration, VitaAudioProcessor]:
     """
-    A model with random weights and a tokenizer trained for it.
+    Builds a model with random weights, and trains a tokenizer for it.
 
     Args:
-        text_config: of the language model, as in [`VitaAudioConfig`]; its vocabulary is set here.
-        texts: what the tokenizer is trained on.
-        text_vocab_size: its size without speech tokens, see [`~training.tokenizer.train_tokenizer`].
+        text_config: configuration of the language model, as in [`VitaAudioConfig`]; its `vocab_size` is set here.
+        texts: the texts that the tokenizer is trained on.
+        text_vocab_size: size of the vocabulary without speech tokens, see [`~training.tokenizer.train_tokenizer`].
         codec ([`SpeechCodec`]): the speech codec.
         attn_implementation: such as `"sdpa"`.
     """
@@ -46,8 +46,8 @@ def build_from_language_model(
     name_or_path: str, codec, **kwargs
 ) -> tuple[VitaAudioForConditionalGeneration, VitaAudioProcessor]:
     """
-    A language model of transformers, its embeddings and head enlarged by the speech vocabulary. New rows are drawn around
-    the mean of the old ones.
+    Loads a language model of transformers, and enlarges its embeddings and its head by the speech vocabulary. The new
+    rows are random, with the mean and covariance of the old ones.
 
     Args:
         name_or_path: such as `"Qwen/Qwen2.5-7B-Instruct"`.
@@ -55,7 +55,7 @@ def build_from_language_model(
         kwargs: of `from_pretrained`, such as `dtype`, `attn_implementation` and `revision`.
 
     Raises:
-        ValueError: it is a model of another kind.
+        ValueError: the model is of another kind.
     """
     tokenizer = AutoTokenizer.from_pretrained(
         name_or_path, revision=kwargs.get("revision"), trust_remote_code=kwargs.get("trust_remote_code")
@@ -63,8 +63,8 @@ def build_from_language_model(
     language_model = AutoModelForCausalLM.from_pretrained(name_or_path, **kwargs)
     if not (hasattr(language_model, "model") and hasattr(language_model, "lm_head")):
         raise ValueError(
-            f"{name_or_path} has a model of the type {language_model.config.model_type!r}; stage 1 starts from a decoder-only "
-            "language model such as Qwen2."
+            f"{name_or_path} has a model of the type {language_model.config.model_type!r}; stage 1 starts from a "
+            "decoder-only language model such as Qwen2."
         )
     add_audio_tokens(tokenizer, codec.config.codebook_size)
     language_model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=VOCAB_MULTIPLE)

@@ -1,6 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The settings of a run, from a YAML file and the command line. What is wrong there is named with its file and line."""
+"""Reads the settings of a run from a YAML file and the command line. Errors name the file and the line."""
 
 import argparse
 import difflib
@@ -19,9 +19,9 @@ from transformers.hf_argparser import string_to_bool
 from hub_cards.command_line import is_raised_by_us, one_line
 
 
-# no setting needs larger ones, and what counts with them overflows
+# No setting needs a larger number, and arithmetic with larger ones can overflow.
 LARGEST_NUMBER = 2**53
-# of what there must be some, if it is given
+# Settings that count something, of which there must be at least one
 AT_LEAST_ONE = (
     "per_device_train_batch_size",
     "per_device_eval_batch_size",
@@ -33,7 +33,7 @@ AT_LEAST_ONE = (
 
 
 class SettingsLoader(yaml.SafeLoader):
-    """Reads a YAML file of settings, and for the names among them their lines. Nothing comes twice, no alias is followed."""
+    """Reads a YAML file of settings. Names that come twice, and aliases, are errors."""
 
     def compose_node(self, parent, index):
         if self.check_event(yaml.AliasEvent):
@@ -53,11 +53,11 @@ class SettingsLoader(yaml.SafeLoader):
 def read_config(path: str | os.PathLike) -> tuple[dict, dict[str, int]]:
     """
     Returns:
-        The settings in a YAML file, and the line of each, from 1 on.
+        The settings in a YAML file, and the number of the line of each, from 1 on.
 
     Raises:
-        ValueError: it is no YAML of settings; file and, where there is one, line are named.
-        OSError: it cannot be read.
+        ValueError: the file is no YAML of settings. The message names the file and, where it is known, the line.
+        OSError: the file cannot be read.
     """
     try:
         loader = SettingsLoader(Path(path).read_text(encoding="utf-8"))
@@ -72,7 +72,7 @@ def read_config(path: str | os.PathLike) -> tuple[dict, dict[str, int]]:
         place = f"{path}, line {mark.line + 1}" if mark is not None else str(path)
         raise ValueError(f"{place} is no YAML of settings: {getattr(error, 'problem', None) or error}.") from error
     except ValueError as error:
-        # such as a date that is none, or a number of too many digits
+        # such as a date that does not exist, or a number with too many digits
         raise ValueError(f"{path} has a value that cannot be read: {error}") from error
     if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
         raise ValueError(
@@ -90,7 +90,7 @@ def describe_kind(value) -> str:
 def check_setting(value, kind) -> None:
     """
     Raises:
-        ValueError: `value` is not of the type hint `kind`, or no number that can be used.
+        ValueError: `value` does not fit the type hint `kind`, or has a number that cannot be used.
     """
     if not fits(value, kind):
         name = (
@@ -123,7 +123,8 @@ def fits(value, kind) -> bool:
     if kind is types.NoneType:
         return value is None
     if kind in (int, float, bool) and isinstance(value, str):
-        # YAML reads 1e-3 as a text; the parser makes a number of it, as of what the command line says
+        # YAML reads 1e-3 as text. The parser turns it into a number later, as it does with arguments of the command
+        # line.
         try:
             return -LARGEST_NUMBER <= (string_to_bool if kind is bool else kind)(value) <= LARGEST_NUMBER
         except (ValueError, argparse.ArgumentTypeError):
@@ -138,10 +139,11 @@ def fits(value, kind) -> bool:
 @contextmanager
 def checking_settings() -> Iterator[None]:
     """
-    For code of transformers and TRL that checks settings: its errors say what a user got wrong, as ours do.
+    Turns errors of transformers and TRL into ours. For code that checks settings, whose errors say what a user did
+    wrong.
 
     Raises:
-        ValueError: what was wrong inside.
+        ValueError: a setting was refused.
     """
     try:
         yield
@@ -153,10 +155,10 @@ def checking_settings() -> Iterator[None]:
 
 def parse_settings(dataclass_types: tuple[type, ...], prog: str, argv: list[str] | None = None) -> tuple:
     """
-    The settings of a run.
+    Reads the settings of a run.
 
     Args:
-        dataclass_types: what they are, as of transformers' `HfArgumentParser`.
+        dataclass_types: the dataclasses of the settings, as transformers' `HfArgumentParser` takes them.
         prog: name of the command.
         argv: `--config FILE.yaml` and settings that override it; the process's arguments by default.
 
@@ -164,7 +166,7 @@ def parse_settings(dataclass_types: tuple[type, ...], prog: str, argv: list[str]
         An instance of each of `dataclass_types`.
 
     Raises:
-        ValueError, OSError: the file or a setting in it is not as it should be. Wrong usage of the command line exits with 2.
+        ValueError, OSError: the file or a setting is wrong. Wrong usage of the command line exits with 2 instead.
     """
     # here, because evaluation reads its YAML files with this module and needs no trl
     from trl import TrlParser
@@ -179,7 +181,7 @@ def parse_settings(dataclass_types: tuple[type, ...], prog: str, argv: list[str]
         kinds = {"env": dict}
         for dataclass_type in dataclass_types:
             kinds |= get_type_hints(dataclass_type)
-        # transformers' hint has no True, which it takes
+        # transformers accepts True here as well, which its type hint leaves out
         kinds["resume_from_checkpoint"] |= bool
         for name, value in settings.items():
             place = f"{path}, line {lines[name]}"
@@ -201,7 +203,7 @@ def parse_settings(dataclass_types: tuple[type, ...], prog: str, argv: list[str]
         )
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    # what is left of the parser's own is `--config`
+    # the parser adds an object for its own option `--config`
     instances = instances[: len(dataclass_types)]
     for name in AT_LEAST_ONE:
         for value in (getattr(instance, name, None) for instance in instances):
@@ -212,10 +214,10 @@ def parse_settings(dataclass_types: tuple[type, ...], prog: str, argv: list[str]
 
 def read_mapping(value: dict | str | None, name: str) -> dict | None:
     """
-    A setting that is a mapping, or JSON of one on the command line.
+    Reads a setting that is a mapping in a YAML file, and JSON of a mapping on the command line.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: `value` is neither.
     """
     try:
         mapping = json.loads(value) if isinstance(value, str) else value

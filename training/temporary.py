@@ -1,6 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What `datasets` makes on the way, in a temporary folder: gone at the end or, after a kill, when the next run starts."""
+"""Removes the temporary folder of `datasets`: at the end of a run or, if that was killed, when the next run starts."""
 
 import shutil
 from pathlib import Path
@@ -13,7 +13,7 @@ from modeling_vita_audio.saving_vita_audio import UNFINISHED_SUFFIX, leftovers, 
 
 
 def disable_caching() -> None:
-    """As that of `datasets`, which removes its temporary folder by itself where the process is not killed."""
+    """As `datasets.disable_caching`, whose temporary folder `datasets` removes itself unless the process is killed."""
     datasets.disable_caching()
     ours = Path(get_temporary_cache_files_directory())
     (ours / f"{owner_prefix()}datasets{UNFINISHED_SUFFIX}").touch()

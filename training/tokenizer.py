@@ -1,6 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A tokenizer trained from nothing, for models that do not start from an LLM with one of its own."""
+"""Trains a tokenizer, for models that do not start from a language model, which would bring one."""
 
 import json
 from collections.abc import Iterable
@@ -21,14 +21,15 @@ AUDIO_SPECIAL_TOKENS = ["<|begin_of_audio|>", "<|end_of_audio|>", "<|audio|>"]
 def add_audio_tokens(tokenizer, num_speech_tokens: int) -> int:
     """
     Appends the speech vocabulary to a tokenizer in place: the delimiters `<|begin_of_audio|>` and `<|end_of_audio|>`,
-    the mark `<|audio|>`, then `<|audio_0|>` .. `<|audio_{num_speech_tokens - 1}|>`, contiguous and last. All are special:
-    `split_special_tokens=True` keeps user text from turning into speech, `skip_special_tokens=True` drops them.
+    the mark `<|audio|>`, then `<|audio_0|>` .. `<|audio_{num_speech_tokens - 1}|>`, contiguous and last. All are
+    special: `split_special_tokens=True` keeps user text from turning into speech, `skip_special_tokens=True` drops
+    them.
 
     Returns:
         `int`: the id of `<|audio_0|>`, the `speech_token_offset` of the model's configuration.
 
     Raises:
-        ValueError: the tokenizer has some of the tokens already, elsewhere than at its end.
+        ValueError: the tokenizer has some of the tokens already, and not at its end.
     """
     tokens = AUDIO_SPECIAL_TOKENS + [f"<|audio_{code}|>" for code in range(num_speech_tokens)]
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in tokens])
@@ -36,8 +37,8 @@ def add_audio_tokens(tokenizer, num_speech_tokens: int) -> int:
     ids = tokenizer.convert_tokens_to_ids(tokens[len(AUDIO_SPECIAL_TOKENS) :])
     if ids != list(range(offset, offset + num_speech_tokens)) or ids[-1] != len(tokenizer) - 1:
         raise ValueError(
-            "The tokenizer holds some of the tokens <|audio_0|>, <|audio_1|>, ... already, where they are not contiguous "
-            "and last. A tokenizer without speech tokens is needed, or one that got all of them from here."
+            "The tokenizer holds some of the tokens <|audio_0|>, <|audio_1|>, ... already, where they are not "
+            "contiguous and last. A tokenizer without speech tokens is needed, or one that got all of them from here."
         )
     return offset
 
@@ -51,8 +52,9 @@ def train_tokenizer(
 
     Args:
         texts: what to train on. Any text can be tokenised afterwards, byte by byte at worst.
-        vocab_size: size of the text vocabulary, the 256 bytes and the six special tokens included. With around 1000 the
-            words of a small domain are mostly single tokens. Fewer come out where the texts have no more pairs to merge.
+        vocab_size: size of the text vocabulary, the 256 bytes and the six special tokens included. With around 1000
+            the words of a small domain are mostly single tokens. Fewer come out where the texts have no more pairs to
+            merge.
         num_speech_tokens: size of the codec's codebook; the speech tokens come on top of `vocab_size`.
         model_max_length: the longest sequence of the model, in tokens.
 

@@ -5,9 +5,9 @@
     python -m training.train --config training/configs/mini/stage1.yaml [--learning_rate 1e-3 ...]
     accelerate launch --config_file training/configs/accelerate/fsdp.yaml -m training.train --config ...
 
-A run that was stopped goes on where it was when it is started again. `output_dir` ends as a complete repository: the trained
-model, its processor, their code, the record of the run, the curves of its losses and the card. The next stage takes the model
-from there or, where `push_to_hub` has sent it (see `training.hub`), from the Hub:
+A run that was stopped goes on where it was when the command is started again. At the end, `output_dir` is a complete
+repository: the trained model, its processor, their code, the record of the run, the curves of its losses and the card.
+The next stage takes the model from there or, if `push_to_hub` has sent it (see `training.hub`), from the Hub:
 
     ... --stage 1 --push_to_hub --hub_model_id user/name
     ... --stage 2 --push_to_hub --hub_model_id user/name --model_name_or_path user/name --model_revision stage1
@@ -43,7 +43,7 @@ from .trainer import VitaAudioSFTConfig, VitaAudioSFTTrainer
 
 
 PROG = "training.train"
-# of a language model's configuration, what is set while it is loaded and trained
+# Entries of a language model's configuration that are no sizes of it: loading and training set them.
 NO_SIZES = {
     "vocab_size",
     "dtype",
@@ -63,8 +63,9 @@ class VitaAudioScriptArguments:
 
     dataset_name: str = field(
         metadata={
-            "help": "Conversations: a JSON-lines file, a folder with `conversations.jsonl`, or a dataset of `datasets` with "
-            "the columns `messages` and `audios`, or `audio` and `transcription`, as of a folder with `metadata.csv`."
+            "help": "Conversations: a JSON-lines file, a folder with `conversations.jsonl`, or a dataset of "
+            "`datasets` with the columns `messages` and `audios`, or `audio` and `transcription`, as of a folder with "
+            "`metadata.csv`."
         }
     )
     dataset_train_split: str = field(default="train", metadata={"help": "Split to train on."})
@@ -74,18 +75,20 @@ class VitaAudioScriptArguments:
     tasks: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Tasks to train on, by the field `task` or the form; all by default. One named twice counts twice."
+            "help": "Tasks to train on, by the field `task` or the form of the conversations; all by default. A task "
+            "that is named twice is trained twice."
         },
     )
     code_cache_dir: str = field(
         default="runs/codes",
-        metadata={"help": "Folder for speech codes, which are made once for each codec and clip."},
+        metadata={"help": "Folder that keeps speech codes, so that each clip is encoded once by each codec."},
     )
     model_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "Model to start from: the `output_dir` or Hub id of the stage before or, for stage 1, a language model of "
-            "transformers such as `Qwen/Qwen2.5-7B-Instruct`. Without it, stage 1 starts from nothing with `text_config`."
+            "help": "Model to start from: the `output_dir` or Hub id of the stage before or, for stage 1, a language "
+            "model of transformers such as `Qwen/Qwen2.5-7B-Instruct`. Without it, stage 1 starts from nothing with "
+            "`text_config`."
         },
     )
     model_revision: str | None = field(
@@ -98,8 +101,8 @@ class VitaAudioScriptArguments:
     answer_codec_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "Speech codec whose codes answers are learnt in: the one that the model learnt to speak with, where the "
-            "processor's encoder was tuned since. By default the processor's."
+            "help": "Speech codec that makes the codes of answers: the one that the model learnt to speak with, if "
+            "the processor's encoder was tuned since then. By default the processor's codec."
         },
     )
     text_config: dict | str | None = field(
@@ -109,16 +112,22 @@ class VitaAudioScriptArguments:
         default=1000,
         metadata={"help": "Size of the tokenizer trained for a start from nothing, without speech tokens."},
     )
-    dtype: str = field(default="float32", metadata={"help": "Type of the weights: that of the optimizer's steps."})
+    dtype: str = field(
+        default="float32", metadata={"help": "Type of the weights in memory, in which the optimizer updates them."}
+    )
     attn_implementation: str | None = field(
         default=None, metadata={"help": "`sdpa` (default), `flash_attention_2`, `flash_attention_3` or `eager`."}
     )
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads of torch; all by default."})
     license: str | None = field(
-        default=None, metadata={"help": "Licence on the model's card; that of the model it starts from by default."}
+        default=None,
+        metadata={"help": "Licence on the model's card; by default that of the model that the run starts from."},
     )
     language: list[str] | None = field(
-        default=None, metadata={"help": "Languages on the model's card, such as `en`; by default as `license`."}
+        default=None,
+        metadata={
+            "help": "Languages on the model's card, such as `en`; by default those of the model it starts from."
+        },
     )
 
     def __post_init__(self):
@@ -149,11 +158,11 @@ def load_model_and_processor(
     checkpoint: str | None,
 ) -> tuple[VitaAudioForConditionalGeneration, VitaAudioProcessor]:
     """
-    What the stage starts from or, where it can be loaded from there, goes on with: a tokenizer trained once more could be
-    another one if the conversations have changed.
+    Loads the model that the stage starts from, or the checkpoint that the run goes on from. The checkpoint comes
+    first, because a tokenizer that is trained anew would be another one if the conversations have changed.
 
     Raises:
-        ValueError: a start of stage 1 has no codec, or that of another stage no model of ours.
+        ValueError: stage 1 has no codec, or another stage starts from a model that is not ours.
         OSError: there is no such model or revision.
     """
     stage, trust = training_args.stage, {"trust_remote_code": training_args.trust_remote_code}
@@ -172,14 +181,16 @@ def load_model_and_processor(
         if config.model_type == VitaAudioConfig.model_type:
             if script_args.codec_name_or_path is not None and name_or_path == script_args.model_name_or_path:
                 raise ValueError(
-                    f"`codec_name_or_path` has no effect: {name_or_path} has a processor with the codec that it was trained with."
+                    f"`codec_name_or_path` has no effect: {name_or_path} has a processor with the codec that it was "
+                    "trained with."
                 )
             with naming(f"The model {name_or_path}"):
                 processor = VitaAudioProcessor.from_pretrained(name_or_path, revision=revision, **trust)
                 model = VitaAudioForConditionalGeneration.from_pretrained(name_or_path, **model_kwargs)
             if processor.audio_tokenizer is None:
                 raise ValueError(
-                    f"The processor of {name_or_path} has no speech codec: `vita-audio export --codec` puts one into it."
+                    f"The processor of {name_or_path} has no speech codec: `vita-audio export --codec` puts one into "
+                    "it."
                 )
             return model, processor
         if stage > 1:
@@ -208,7 +219,7 @@ def load_model_and_processor(
 def check_sizes(script_args: VitaAudioScriptArguments, training_args: VitaAudioSFTConfig, checkpoint: str) -> None:
     """
     Raises:
-        ValueError: the model of a run that goes on is another one than that of the settings, which would be passed over.
+        ValueError: the settings ask for another model than the checkpoint's, with which the run would silently go on.
     """
     record = read_json(Path(checkpoint, TRAINING_RECORD_FILE)) or {}
     with naming(f"The configuration of the checkpoint {checkpoint}"):
@@ -232,16 +243,16 @@ def check_sizes(script_args: VitaAudioScriptArguments, training_args: VitaAudioS
                 trust_remote_code=training_args.trust_remote_code,
             ).get_text_config()
         except OSError:
-            # a run that goes on does without what it started from
+            # A run goes on from its checkpoint, even if the model that it started from is gone.
             start = config.text_config
     sizes, new_sizes = config.text_config.to_dict(), start.to_dict()
-    # set by the tokenizer, or by how the model was loaded
     names = sizes.keys() & new_sizes.keys() - NO_SIZES
     pairs |= {name: (sizes[name], new_sizes[name]) for name in sorted(names)}
     if differences := [f"{name} {old}, not {new}" for name, (old, new) in pairs.items() if old != new]:
         raise ValueError(
-            f"The run in {training_args.output_dir} would go on from {checkpoint}, whose model has {'; '.join(differences)}. Start "
-            "a new run in another `output_dir`, or give the settings that this one had."
+            f"The run in {training_args.output_dir} would go on from {checkpoint}, whose model has "
+            f"{'; '.join(differences)}. Start a new run in another `output_dir`, or give the settings that this one "
+            "had."
         )
 
 
@@ -267,14 +278,14 @@ def load_answer_codec(name_or_path: str, codec: SpeechCodec, trust_remote_code: 
     kinds = [(type(x).__name__, x.config.codebook_size) for x in (answer_codec, codec)]
     if kinds[0] != kinds[1]:
         raise ValueError(
-            f"`answer_codec_name_or_path`, {name_or_path}, is a {kinds[0][0]} of {kinds[0][1]} codes, but the processor has a "
-            f"{kinds[1][0]} of {kinds[1][1]} codes."
+            f"`answer_codec_name_or_path`, {name_or_path}, is a {kinds[0][0]} of {kinds[0][1]} codes, but the "
+            f"processor has a {kinds[1][0]} of {kinds[1][1]} codes."
         )
     return answer_codec
 
 
 def describe_origin(script_args: VitaAudioScriptArguments, num_examples: int) -> dict:
-    """What the model's card says of where the run came from."""
+    """The entries of the run's record that say what it started from and was trained on."""
     origin = {
         **describe_start(script_args.model_name_or_path, script_args.model_revision),
         "dataset": place_of(script_args.dataset_name),
@@ -292,7 +303,9 @@ def describe_origin(script_args: VitaAudioScriptArguments, num_examples: int) ->
 
 
 def find_start(training_args: VitaAudioSFTConfig) -> str | None:
-    """The checkpoint that the run goes on from, if any: the one that was asked for, or the newest in `output_dir`."""
+    """
+    The checkpoint that the run goes on from: the one asked for, or the newest in `output_dir`; None for a new run.
+    """
     asked = training_args.resume_from_checkpoint
     if str(asked).lower() in ("none", "true"):
         checkpoint = last_complete_checkpoint(training_args.output_dir)
@@ -326,7 +339,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def run(script_args: VitaAudioScriptArguments, training_args: VitaAudioSFTConfig) -> None:
     if training_args.push_to_hub and training_args.process_index == 0:
-        # before the work: what the Hub refuses now, it would refuse at the end
+        # The repository is created before the work, because the Hub would refuse at the end what it refuses now.
         check_branch(training_args.hub_revision)
         name = training_args.hub_model_id or Path(training_args.output_dir).absolute().name
         create_repository(name, training_args.hub_private_repo, HfApi(token=training_args.hub_token))
@@ -344,7 +357,7 @@ def run(script_args: VitaAudioScriptArguments, training_args: VitaAudioSFTConfig
         check_interleave_pattern(training_args.interleave_pattern)
         processor.interleave_pattern = training_args.interleave_pattern
     if training_args.max_length is not None:
-        # beyond it the pipeline warns
+        # The pipeline warns of conversations that are longer than the model was trained on.
         processor.tokenizer.model_max_length = training_args.max_length
 
     codec, answer_codec = processor.audio_tokenizer, None

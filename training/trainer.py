@@ -57,8 +57,9 @@ REFUSED_ARGUMENTS = {
 @dataclass
 class VitaAudioSFTConfig(SFTConfig):
     r"""
-    Configuration of [`VitaAudioSFTTrainer`]: the settings of [`~trl.SFTConfig`], and those that are listed here. The settings of
-    the paper are in `training/configs/paper_7b`. Settings that would have no effect are refused, see `REFUSED_SETTINGS`.
+    Configuration of [`VitaAudioSFTTrainer`]: the settings of [`~trl.SFTConfig`], and those that are listed here. The
+    settings of the paper are in `training/configs/paper_7b`. Settings that would have no effect are refused, see
+    `REFUSED_SETTINGS`.
 
     > [!NOTE]
     > These parameters have default values different from [`~trl.SFTConfig`]: `packing=True`, `shuffle_dataset=True`,
@@ -68,8 +69,8 @@ class VitaAudioSFTConfig(SFTConfig):
     stage: int = field(
         default=1,
         metadata={
-            "help": "Training stage. 1: the whole language model, no MCTP modules. 2: the first MCTP module alone. 3: all MCTP "
-            "modules alone. 4: everything.",
+            "help": "Training stage. 1: the whole language model, no MCTP modules. 2: the first MCTP module alone. 3: "
+            "all MCTP modules alone. 4: everything.",
             "choices": sorted(STAGES),
         },
     )
@@ -86,15 +87,16 @@ class VitaAudioSFTConfig(SFTConfig):
     interleave_pattern: list[int] | None = field(
         default=None,
         metadata={
-            "help": "Text and speech tokens of each chunk of an interleaved answer, also the default decoding schedule of "
-            "the trained model. By default the processor's, which is `1 10 4 10` if it was not changed."
+            "help": "Text and speech tokens of each chunk of an interleaved answer, also the default decoding "
+            "schedule of the trained model. By default the processor's, which is `1 10 4 10` if it was not changed."
         },
     )
 
     packing: bool = field(
         default=True,
         metadata={
-            "help": "Whether to pack samples into rows of at most `max_length` tokens. Samples do not attend to one another."
+            "help": "Whether to pack samples into rows of at most `max_length` tokens. Samples do not attend to one "
+            "another."
         },
     )
     shuffle_dataset: bool = field(
@@ -106,8 +108,8 @@ class VitaAudioSFTConfig(SFTConfig):
     ddp_find_unused_parameters: bool | None = field(
         default=False,
         metadata={
-            "help": "The `find_unused_parameters` of distributed data parallel training: every stage uses all parameters that it "
-            "trains."
+            "help": "The `find_unused_parameters` of distributed data parallel training: every stage uses all "
+            "parameters that it trains."
         },
     )
 
@@ -139,8 +141,8 @@ def prepare_model_for_stage(model: VitaAudioForConditionalGeneration, stage: int
     num_modules = num_mctp_modules if plan.max_modules is None else plan.max_modules
     if model.config.num_mctp_modules > num_modules:
         raise ValueError(
-            f"The model has {model.config.num_mctp_modules} MCTP modules, but stage {stage} is for {num_modules}. It starts "
-            "from the model of the stage before."
+            f"The model has {model.config.num_mctp_modules} MCTP modules, but stage {stage} is for {num_modules}. It "
+            "starts from the model of the stage before."
         )
     model.grow_mctp_modules(num_modules)
     model.requires_grad_(plan.trains_language_model)
@@ -153,16 +155,20 @@ def has_flash_attention(model: VitaAudioForConditionalGeneration) -> bool:
 
 class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
     """
-    Trains one stage of a [`VitaAudioForConditionalGeneration`]. [`~training.hub.HubMixin`] says how it is pushed to the Hub.
+    Trains one stage of a [`VitaAudioForConditionalGeneration`]. [`~training.hub.HubMixin`] says how it is pushed to
+    the Hub.
 
     What it uses of [`~trl.SFTTrainer`]:
 
     - shuffling and packing of the examples (`shuffle_dataset`, `packing`, `packing_strategy`, `eval_packing`);
-    - the batches for flash attention, which are one row without padding, and the base class of our collator for others;
+    - the batches for flash attention, which are one row without padding, and the base class of our collator for
+      others;
     - the columns that the batches need beside those of the model's `forward`, such as `seq_lengths`;
-    - the pad and end tokens, which it writes into the configurations of tokenizer and model (`pad_token`, `eos_token`);
+    - the pad and end tokens, which it writes into the configurations of tokenizer and model (`pad_token`,
+      `eos_token`);
     - the means of the losses from one log to the next;
-    - its arguments, settings and defaults, so that who knows TRL knows this trainer. Adapters will come as its `peft_config`.
+    - its arguments, settings and defaults, so that who knows TRL knows this trainer. Adapters will come as its
+      `peft_config`.
 
     What it does not use: tokenization and chat templates, because speech codes are made before, see
     [`~training.data.build_training_dataset`]; and the loss, which knows one head and no MCTP modules.
@@ -184,7 +190,8 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
         prepare_model_for_stage(model, args.stage, args.num_mctp_modules)
         super().__init__(model=model, args=args, **kwargs)
         if not has_flash_attention(model):
-            # SFTTrainer's batches are one long row, in which other attention than flash would need the square of its length.
+            # SFTTrainer's batches are one long row, in which other attention than flash would need the square of its
+            # length.
             self.data_collator = PackedRowsCollator(
                 pad_token_id=self._tokenizer.pad_token_id, pad_to_multiple_of=args.pad_to_multiple_of
             )
@@ -197,8 +204,8 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
     def _check_arguments(self, model, args: VitaAudioSFTConfig, **kwargs) -> None:
         if not isinstance(model, VitaAudioForConditionalGeneration):
             raise TypeError(
-                f"`model` must be a VitaAudioForConditionalGeneration, got a {type(model).__name__}. Adapters (PEFT) are not "
-                "trained here yet."
+                f"`model` must be a VitaAudioForConditionalGeneration, got a {type(model).__name__}. Adapters (PEFT) "
+                "are not trained here yet."
             )
         for name, reason in REFUSED_ARGUMENTS.items():
             if kwargs.get(name) is not None:
@@ -210,38 +217,43 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
             raise ValueError("`mctp_learning_rate_multiplier` has no effect on an optimizer that is there already.")
         if args.padding_free and not has_flash_attention(model):
             raise ValueError(
-                "`padding_free=True` has an effect with flash attention alone; set it as `attn_implementation`, or leave it out."
+                "`padding_free=True` has an effect with flash attention alone; set it as `attn_implementation`, or "
+                "leave it out."
             )
         asked, made_with = args.interleave_pattern, kwargs["processing_class"].interleave_pattern
         if asked is not None and list(asked) != made_with:
             raise ValueError(
-                f"`interleave_pattern` is {list(asked)}, but the processor, with which the examples were made, has {made_with}."
+                f"`interleave_pattern` is {list(asked)}, but the processor, with which the examples were made, "
+                f"has {made_with}."
             )
         if asked is None and model.config.interleave_pattern not in (None, made_with):
             raise ValueError(
                 f"The model was trained with the `interleave_pattern` {model.config.interleave_pattern}, but the "
-                f"processor, with which the examples were made, has {made_with}. Set `interleave_pattern` to train another "
-                "layout."
+                f"processor, with which the examples were made, has {made_with}. Set `interleave_pattern` to "
+                "train another layout."
             )
         for name in ("train_dataset", "eval_dataset"):
             datasets = kwargs.get(name)
             for dataset in datasets.values() if isinstance(datasets, dict) else filter(None, [datasets]):
                 if not {"input_ids", "labels"} <= set(dataset.column_names or ()):
                     raise ValueError(
-                        f"`{name}` must have the columns `input_ids` and `labels`, as `build_training_dataset` makes them of "
-                        f"conversations; it has {dataset.column_names}."
+                        f"`{name}` must have the columns `input_ids` and `labels`, as `build_training_dataset` makes "
+                        f"them of conversations; it has {dataset.column_names}."
                     )
                 if (
                     args.max_length is not None
                     and (longest := max(list_lengths(dataset, "input_ids"))) > args.max_length
                 ):
                     raise ValueError(
-                        f"`{name}` has a row of {longest} tokens, more than `max_length` = {args.max_length}, and rows are not cut; "
-                        "`build_training_dataset` with this `max_length` leaves it out."
+                        f"`{name}` has a row of {longest} tokens, more than `max_length` = {args.max_length}, and "
+                        "rows are not cut; `build_training_dataset` with this `max_length` leaves it out."
                     )
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        """As [`Trainer.create_optimizer`], with separate groups of parameters for the MCTP modules and their learning rate."""
+        """
+        As [`Trainer.create_optimizer`], with separate groups of parameters for the MCTP modules and their learning
+        rate.
+        """
         if self.optimizer is None:
             with naming("What `optim`, `optim_args` and the other settings of the optimizer say"):
                 super().create_optimizer(model)
@@ -262,7 +274,8 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
             return super().create_scheduler(*args, **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        # `Trainer` takes the loss that the model returns. SFTTrainer would compute one of its own, of one head and no modules.
+        # `Trainer` takes the loss that the model returns. SFTTrainer would compute one of its own, of one head and no
+        # modules.
         inputs |= {
             "use_cache": False,
             "skip_logits": not return_outputs,

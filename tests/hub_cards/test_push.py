@@ -1,8 +1,8 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Stages and corpora on the Hub of `hub_server`, by the unmodified client: one process publishes a corpus and runs the command
-line, and another, where none of our packages can be imported, loads what came of it.
+Stages and corpora on the Hub of `hub_server`, by the unmodified client: one process publishes a corpus and runs the
+command line, and another, where none of our packages can be imported, loads what came of it.
 """
 
 import json

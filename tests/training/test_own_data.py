@@ -224,7 +224,8 @@ def test_a_missing_folder_is_said_to_be_one(name, model_dir, tmp_path, monkeypat
         ),
         (
             lambda lines: [lines[0], lines[1].replace('"user"', '"usr"')],
-            "conversations.jsonl, line 2 is not a conversation: unknown role 'usr'; roles are system, user and assistant",
+            "conversations.jsonl, line 2 is not a conversation: unknown role 'usr'; roles are system, user and "
+            "assistant",
         ),
         (lambda lines: [lines[0].replace('"assistant"', '"tool"'), lines[1]], "line 1 is .* unknown role 'tool'"),
         (lambda lines: [line.replace("messages", "turns") for line in lines], "line 1 .* no list of `messages`"),

@@ -407,8 +407,8 @@ def test_a_run_that_was_stopped_is_not_said_to_be_over(folder, tmp_path, capsys,
         path.unlink()
     code, out, err = run_again(capsys, folder, tmp_path, max_steps=max_steps)
     assert code == 1 and err.endswith(
-        f"The run in {tmp_path / 'run'} was stopped after step 2 of 3, and {max_steps} are asked for: ask for more than 2, or give "
-        "another `output_dir`."
+        f"The run in {tmp_path / 'run'} was stopped after step 2 of 3, and {max_steps} are asked for: ask for more "
+        "than 2, or give another `output_dir`."
     )
 
 

@@ -133,7 +133,9 @@ def test_learning_rates_and_weight_decay(start, tmp_path):
 
 
 def alone_losses(model, samples):
-    """Sums of the losses of samples, each in a forward of its own, and the number of labels that each head predicts."""
+    """
+    Sums of the losses of samples, each in a forward of its own, and the number of labels that each head predicts.
+    """
     sums, counts = torch.zeros(NUM_MODULES + 1), torch.zeros(NUM_MODULES + 1)
     for input_ids, labels in samples:
         with torch.no_grad():

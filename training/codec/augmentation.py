@@ -1,6 +1,8 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Recordings as other voices, rhythms, microphones and rooms would have them, for the training of the compact codec."""
+"""
+Recordings as other voices, rhythms, microphones and rooms would have them, for the training of the compact codec.
+"""
 
 import librosa
 import numpy as np
@@ -11,14 +13,16 @@ from torch import nn
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
 
 
-# Root mean square of all clips: about -23 dB of full scale. Codes do not say how loud speech is, so all clips get one level.
+# Root mean square of all clips: about -23 dB of full scale. Codes do not say how loud speech is, so all clips get one
+# level.
 TARGET_RMS = 0.07
-# Coefficients of the cepstrum (samples at 16 kHz) that make the spectral envelope: these 2 ms have the formants in them, and not
-# the pitch of a voice, whose period is longer up to 500 Hz.
+# Coefficients of the cepstrum (samples at 16 kHz) that make the spectral envelope: these 2 ms have the formants in
+# them, and not the pitch of a voice, whose period is longer up to 500 Hz.
 ENVELOPE_CEPSTRA = 32
 # Speech is stretched in pieces, one every 16 ms (samples at 16 kHz).
 STRETCH_HOP = 256
-# A piece is moved by up to 8 ms (samples at 16 kHz) to where it fits best: about half a period of 60 Hz, the lowest pitch.
+# A piece is moved by up to 8 ms (samples at 16 kHz) to where it fits best: about half the longest
+# period of a pitch (60 Hz).
 STRETCH_SEARCH = 128
 # The tempo changes every 0.2 s (samples at 16 kHz), about once a syllable.
 RHYTHM_SAMPLES = 3200
@@ -53,8 +57,8 @@ def pitch_track(waveform: np.ndarray, config: VitaAudioCodecConfig, num_frames: 
 
 def overlap_add(waveform: np.ndarray, positions: np.ndarray, num_samples: int) -> np.ndarray:
     """
-    WSOLA (Verhelst and Roelands, 1993): `num_samples` samples from pieces of `waveform`, one every `STRETCH_HOP` samples.
-    Each is taken near its one of the `positions`, in samples, from where it best continues the piece before.
+    WSOLA (Verhelst and Roelands, 1993): `num_samples` samples from pieces of `waveform`, one every `STRETCH_HOP`
+    samples. Each is taken near its one of the `positions`, in samples, from where it best continues the piece before.
     """
     hop, search = STRETCH_HOP, STRETCH_SEARCH
     padded = np.pad(waveform, (search, 3 * hop + search))
@@ -83,8 +87,8 @@ def change_rhythm(waveform: np.ndarray, num_samples: int, generator: torch.Gener
 
 def change_voice(waveform: np.ndarray, factor: float, sampling_rate: int) -> np.ndarray:
     """
-    `waveform` `(num_samples,)` with pitch and formants at `factor` times theirs, what is said when it was, to about 10 ms:
-    played at another rate and then brought back to its length.
+    `waveform` `(num_samples,)` with pitch and formants at `factor` times theirs, what is said when it was, to about 10
+    ms: played at another rate and then brought back to its length.
     """
     resampled = soxr.resample(waveform, factor * sampling_rate, sampling_rate)
     times = np.arange(-(-len(waveform) // STRETCH_HOP) + 1) * STRETCH_HOP
@@ -105,7 +109,7 @@ def _with_gains(spectrum: torch.Tensor, log_gains: torch.Tensor, num_samples: in
 
 
 def warp_formants(waveform: np.ndarray, factor: float) -> np.ndarray:
-    """`waveform` `(num_samples,)` with formants at `factor` times theirs, and its pitch: the vocal tract of somebody else."""
+    """`waveform` `(num_samples,)` with its formants, and not its pitch, at `factor` times theirs: another vocal tract."""
     spectrum, envelope = _spectral_envelope(waveform)
     positions = (torch.arange(257) / factor).clamp(max=255.999)
     below = positions.long()
@@ -116,8 +120,8 @@ def warp_formants(waveform: np.ndarray, factor: float) -> np.ndarray:
 
 def morph(waveform: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
     """
-    `waveform` `(num_samples,)` in a voice between its own and that of `other`, which says the same at the same time, or
-    beyond its own where the `share` of the other one is negative.
+    `waveform` `(num_samples,)` in a voice between its own and that of `other`, which says the same at the same time,
+    or beyond its own where the `share` of the other one is negative.
     """
     spectrum, envelope = _spectral_envelope(waveform)
     _, other_envelope = _spectral_envelope(other)
@@ -126,8 +130,8 @@ def morph(waveform: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
 
 def random_filters(num_filters: int, num_samples: int, sampling_rate: int) -> torch.Tensor:
     """
-    Frequency responses `(num_filters, num_samples // 2 + 1)` of random microphones and, `ROOM_SHARE` of them, rooms: noise
-    that decays by 60 dB in at most `ROOM_SECONDS`, 3 to 20 dB below the direct sound.
+    Frequency responses `(num_filters, num_samples // 2 + 1)` of random microphones and, `ROOM_SHARE` of them, rooms:
+    noise that decays by 60 dB in at most `ROOM_SECONDS`, 3 to 20 dB below the direct sound.
     """
     gains = GAIN_DEVIATION_DB * torch.randn(num_filters, 1, NUM_GAINS)
     gains = nn.functional.interpolate(gains, num_samples // 2 + 1, mode="linear", align_corners=True)[:, 0]
@@ -142,8 +146,8 @@ def random_filters(num_filters: int, num_samples: int, sampling_rate: int) -> to
 
 def disturb(waveforms: torch.Tensor, mask: torch.Tensor, sampling_rate: int) -> torch.Tensor:
     """
-    `waveforms` `(batch, samples)` as heard through random filters, with another spectral tilt and, half of them, noise at
-    10 to 40 dB below the speech; `mask` is 1 on audio.
+    `waveforms` `(batch, samples)` as heard through random filters, with another spectral tilt and, half of them, noise
+    at 10 to 40 dB below the speech; `mask` is 1 on audio.
     """
     num_clips, num_samples = waveforms.shape
     # circular, so with room for the echoes

@@ -23,7 +23,8 @@ CLIP_FIELDS = {**dict.fromkeys(("path", "text", "voice", "split"), str), "durati
 OTHER_RATES = (0.8, 1.25)
 # Share of the clips of other voices than the default one that are changed so. Only phonemes are learnt from them.
 OTHER_RATE_SHARE = 0.5
-# Share of the other clips that are encoded in another voice than they are decoded in, so that codes do not depend on the voice.
+# Share of the other clips that are encoded in another voice than they are decoded in, so that codes do not depend on
+# the voice.
 OTHER_VOICE_SHARE = 0.5
 
 
@@ -59,10 +60,12 @@ def pad_to_codes(waveforms: list[torch.Tensor], hop_length: int) -> tuple[torch.
 
 
 class CodecClips(Dataset):
-    """Clips of a rendered corpus as tensors for [`VitaAudioCodecForPreTraining`]; the first voice is the default one, seen twice.
+    """
+    Clips of a rendered corpus as tensors for [`VitaAudioCodecForPreTraining`]. The first voice is the
+    default one, whose clips are drawn twice.
 
-    Half of the clips to be reconstructed are encoded in another voice than the one to decode: codes must be those of all
-    voices. Of voices other than the default one, half are only read.
+    Half of the clips to be reconstructed are encoded in another voice than the one to decode: codes must be those of
+    all voices. Of voices other than the default one, half are only read.
 
     Raises:
         ValueError: one of the `voices` says nothing.

@@ -33,8 +33,8 @@ class VitaAudioCodecForPreTrainingOutput(ModelOutput):
 
 class PhonemeHead(nn.Module):
     """
-    Reads phonemes from latents, 4 CTC steps a code; needed for training only. A single block sees three codes either way:
-    one that saw more would learn the sentences by heart and forgive unclear codes.
+    Reads phonemes from latents, 4 CTC steps a code; needed for training only. A single block sees three codes either
+    way: one that saw more would learn the sentences by heart and forgive unclear codes.
     """
 
     def __init__(self, config: VitaAudioCodecConfig, num_phonemes: int, hidden_size: int = 256, depth: int = 1):
@@ -44,7 +44,10 @@ class PhonemeHead(nn.Module):
         self.out_proj = nn.Linear(hidden_size, 4 * (num_phonemes + 1))
 
     def forward(self, quantized: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Latents `(batch, codes, codebook_dim)` to log-probabilities `(batch, 4 * codes, num_phonemes + 1)`, blank first."""
+        """
+        Latents `(batch, codes, codebook_dim)` to log-probabilities `(batch, 4 * codes, num_phonemes + 1)`, blank
+        first.
+        """
         hidden_states = self.in_proj(quantized)
         for block in self.blocks:
             hidden_states = block(hidden_states, mask)
@@ -89,7 +92,9 @@ def reconstruction_losses(
     voiced_mask: torch.Tensor,
     median_log_f0: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Spectral and pitch losses of what is decoded from the latents `speech`; the rest is as in the models' `forward`."""
+    """
+    Spectral and pitch losses of what is decoded from the latents `speech`; the rest is as in the models' `forward`.
+    """
     state = codec.init_decoder_state(speech.shape[0])
     frames = codec.decode_frames(speech, voice_ids, state)
     # the source follows the true pitch, so that its harmonics lie on those of the target

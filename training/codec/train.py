@@ -55,8 +55,8 @@ class CodecArguments:
     quantize_after: int | None = field(
         default=None,
         metadata={
-            "help": "Steps without quantization. Then the codebook is set to the latents' clusters. By default 600, but a "
-            "codebook that a run started with is kept."
+            "help": "Steps without quantization. Then the codebook is set to the latents' clusters. By default 600, "
+            "but a codebook that a run started with is kept."
         },
     )
     codec_config: dict | str | None = field(
@@ -65,7 +65,8 @@ class CodecArguments:
     warm_start_from: str | None = field(
         default=None,
         metadata={
-            "help": "Checkpoint of another run, maybe with other voices and phonemes, to start from; everything is trained."
+            "help": "Checkpoint of another run, maybe with other voices and phonemes, to start from; everything is "
+            "trained."
         },
     )
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads for torch; all by default."})
@@ -147,8 +148,8 @@ def check_checkpoint(checkpoint: Path, names: Iterable[str]) -> None:
 
 def warm_start(model: VitaAudioCodecForPreTraining, checkpoint: str | Path, phonemes: list[str]) -> list[str]:
     """
-    Loads what a checkpoint of another run has and `model` can use: voices by their names, phonemes by their symbols, all
-    else by name and shape. New voices start as the mean of the old ones.
+    Loads what a checkpoint of another run has and `model` can use: voices by their names, phonemes by their symbols,
+    all else by name and shape. New voices start as the mean of the old ones.
 
     Returns:
         Names of the tensors of `model` that the checkpoint has nothing for.

@@ -8,8 +8,8 @@
     python -m training.codec.tune --config training/configs/mini/codec_answers.yaml
 
 `accelerate launch` runs it on several processes. Started again with the same `output_dir` it goes on from the newest
-checkpoint. The codec is in `output_dir/codec`; after its decoder was tuned it speaks in the default voice alone. Targets
-are computed first and kept in `output_dir/prepared`.
+checkpoint. The codec is in `output_dir/codec`; after its decoder was tuned it speaks in the default voice alone.
+Targets are computed first and kept in `output_dir/prepared`.
 """
 
 import json

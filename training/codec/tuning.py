@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains the encoder, the decoder or both of a codec whose codes are fixed.
 
-The codebook stays as it is, so a language model that was trained on the codes can be kept. The encoder learns to write, for any
-voice, the codes that the default voice has for the same text; the decoder learns to speak with the default voice, its own
-codes and those of other voices.
+The codebook stays as it is, so a language model that was trained on the codes can be kept. The encoder learns to
+write, for any voice, the codes that the default voice has for the same text; the decoder learns to speak with the
+default voice, its own codes and those of other voices.
 """
 
 import os
@@ -50,12 +50,12 @@ from training.codec.pretraining import PhonemeHead, phoneme_loss, reconstruction
 PARTS = ("encoder", "decoder")
 # The logits of codes are cosines, between -1 and 1, times this: without it, their softmax would be nearly even.
 CODE_SCALE = 16.0
-# Weight of the code loss on other voices and rhythms where the decoder is trained as well: it can learn to speak what the encoder
-# writes, so the encoder has to write the default voice's codes less exactly.
+# Weight of the code loss on other voices and rhythms where the decoder is trained as well: it can learn to speak what
+# the encoder writes, so the encoder has to write the default voice's codes less exactly.
 OTHER_CODE_WEIGHT = 0.3
 
-# Shares of the clips, of other voices and of the default one, that get another rhythm and length. The default voice is fast and
-# even, and slow or uneven speech is hard to code.
+# Shares of the clips, of other voices and of the default one, that get another rhythm and length. The default voice is
+# fast and even, and slow or uneven speech is hard to code.
 OTHER_RHYTHM_SHARE = 0.5
 DEFAULT_RHYTHM_SHARE = 0.25
 # The shortest and the longest that such a clip becomes, relative to its length.
@@ -68,7 +68,8 @@ DEFAULT_VOICE_SHARES = (-0.2, 0.6)
 # Share of all clips whose formants are moved, and the factors that they are moved by; the pitch stays.
 OTHER_FORMANT_SHARE = 0.3
 OTHER_FORMANTS = (0.85, 1.18)
-# Share of all clips that are heard in rooms, through microphones and with noise. The others stay as they were recorded.
+# Share of all clips that are heard in rooms, through microphones and with noise. The others stay as they were
+# recorded.
 DISTURBED_SHARE = 0.5
 
 # Two recordings of a text are aligned in frames of 20 ms, a quarter of a code.
@@ -77,7 +78,8 @@ FRAMES_PER_CODE = 4
 NUM_CEPSTRA = 14
 # Added to the cost (0 to 4) of a frame on which one of the recordings stands still.
 HOLD_COST = 0.5
-# Standard deviation of the filter that smooths the alignment, in hops of `STRETCH_HOP` samples; its steps would be heard.
+# Standard deviation of the filter that smooths the alignment, in hops of `STRETCH_HOP` samples; its steps would be
+# heard.
 PATH_SMOOTHING = 2.0
 
 # Clips of the default voice that have a word of fewer than so many clips are drawn so many times as often.
@@ -92,7 +94,10 @@ IGNORED = -100
 
 @dataclass
 class VitaAudioCodecTuningOutput(ModelOutput):
-    """Scalars: the sum and its parts. The encoder has the losses of codes and phonemes, the decoder those of spectrum and pitch."""
+    """
+    Scalars: the sum and its parts. The encoder has the losses of codes and phonemes, the decoder those of spectrum and
+    pitch.
+    """
 
     loss: torch.Tensor | None = None
     code_loss: torch.Tensor | None = None
@@ -109,8 +114,8 @@ def code_logits(codec: VitaAudioCodec, latents: torch.Tensor) -> torch.Tensor:
 
 def follow_timing(codec: VitaAudioCodec, leader: np.ndarray, follower: np.ndarray) -> np.ndarray:
     """
-    `follower` `(num_samples,)` with every sound when `leader`, another recording of the same text, has it: as many samples
-    as `leader`. Frames of 20 ms are aligned by their cepstra and by the encoder's latents.
+    `follower` `(num_samples,)` with every sound when `leader`, another recording of the same text, has it: as many
+    samples as `leader`. Frames of 20 ms are aligned by their cepstra and by the encoder's latents.
     """
     hop = codec.config.hop_length // FRAMES_PER_CODE
     features = []
@@ -138,8 +143,8 @@ def follow_timing(codec: VitaAudioCodec, leader: np.ndarray, follower: np.ndarra
 
 def align_codes(logits: torch.Tensor, codes: torch.LongTensor) -> torch.LongTensor:
     """
-    Dynamic time warping of another recording's `codes` `(num_codes,)` to `logits` `(num_frames, codebook_size)` of codes:
-    for each frame the code it should have, `(num_frames,)`.
+    Dynamic time warping of another recording's `codes` `(num_codes,)` to `logits` `(num_frames, codebook_size)` of
+    codes: for each frame the code it should have, `(num_frames,)`.
     """
     cost = -logits.detach()[:, codes].float().numpy()
     path = librosa.sequence.dtw(C=cost - cost.min())[1]
@@ -151,9 +156,9 @@ def align_codes(logits: torch.Tensor, codes: torch.LongTensor) -> torch.LongTens
 
 class VitaAudioCodecForTuning(VitaAudioCodecPreTrainedModel):
     """
-    Trains the encoder, whose codes the frozen phoneme head has to read and which are to be the default voice's, the decoder
-    in the default voice, or both. Then the decoder speaks what the encoder writes, and gradients pass the codes straight
-    through: what is written is what can be spoken.
+    Trains the encoder, the decoder in the default voice, or both. The encoder's codes are to be those of the default
+    voice, and the frozen phoneme head has to read them. Where both are trained, the decoder speaks what the encoder
+    writes, and gradients pass straight through the codes, so that the encoder learns to write what can be spoken.
     """
 
     def __init__(self, config: VitaAudioCodecConfig, num_phonemes: int, parts: Iterable[str] = PARTS):
@@ -183,8 +188,8 @@ class VitaAudioCodecForTuning(VitaAudioCodecPreTrainedModel):
             padding_mask (`torch.LongTensor` of shape `(batch_size, num_samples)`): 1 on audio.
             target_codes (`torch.LongTensor` of shape `(batch_size, max_codes)`): what the default voice has for this
                 text at this time, padded with -100.
-            keeps_codes (`torch.BoolTensor` of shape `(batch_size,)`): whether they are those of the default voice's own
-                recording. They have to stay as they are; others are aligned to what the encoder writes.
+            keeps_codes (`torch.BoolTensor` of shape `(batch_size,)`): whether they are those of the default voice's
+                own recording. They have to stay as they are; others are aligned to what the encoder writes.
             labels (`torch.LongTensor` of shape `(batch_size, num_phonemes)`): phonemes from 1 on, padded with 0.
             target_values (`torch.FloatTensor` of shape `(batch_size, num_samples)`): what `target_codes` are of.
             log_f0 (`torch.FloatTensor` of shape `(batch_size, num_frames)`): its log pitch, see `pitch_track`.
@@ -230,12 +235,13 @@ class VitaAudioCodecForTuning(VitaAudioCodecPreTrainedModel):
 
 class TuningClips(Dataset):
     """
-    Training clips of a corpus for [`VitaAudioCodecForTuning`]: all of the default voice, those with rare words more often
-    and those at the paths `answers` `answer_times`, and of other voices what the default one says, too. They are faster or
-    slower than they were recorded, in a rhythm of their own, and if `is_disturbed` they are encoded in other voices, through
-    microphones, in rooms and noise.
+    Training clips of a corpus for [`VitaAudioCodecForTuning`]: all of the default voice, those with rare words more
+    often and those at the paths `answers` `answer_times`, and of other voices what the default one says, too. They are
+    faster or slower than they were recorded, in a rhythm of their own, and if `is_disturbed` they are encoded in other
+    voices, through microphones, in rooms and noise.
 
-    Targets are what `codec`, which is not trained itself, makes of a clip. [`~TuningClips.prepare`] writes them to `folder`.
+    Targets are what `codec`, which is not trained itself, makes of a clip. [`~TuningClips.prepare`] writes them to
+    `folder`.
     """
 
     def __init__(

@@ -222,8 +222,9 @@ def test_a_codec_learns_from_a_few_clips(corpus_dir):
 def test_the_command_trains_resumes_and_saves(corpus_dir, tmp_path, monkeypatch):
     config = tmp_path / "codec.yaml"
     config.write_text(
-        f"corpus_dir: {corpus_dir}\noutput_dir: {tmp_path / 'run'}\ndefault_voice: joe\nuse_cpu: true\nquantize_after: 1\nmax_steps: 2\nsave_steps: 2\n"
-        f"logging_steps: 1\nper_device_train_batch_size: 4\nlearning_rate: 1.0e-3\nreport_to: none\ncodec_config: {TINY}\n"
+        f"corpus_dir: {corpus_dir}\noutput_dir: {tmp_path / 'run'}\ndefault_voice: joe\nuse_cpu: "
+        "true\nquantize_after: 1\nmax_steps: 2\nsave_steps: 2\nlogging_steps: 1\nper_device_train_batch_size: "
+        f"4\nlearning_rate: 1.0e-3\nreport_to: none\ncodec_config: {TINY}\n"
     )
     train_codec.main(["--config", str(config)])
     history = json.loads((tmp_path / "run" / "checkpoint-2" / "trainer_state.json").read_text())["log_history"]
@@ -322,8 +323,8 @@ def test_half_stored_weights_load_as_they_were_rounded(tmp_path):
 def test_a_codec_run_says_what_was_changed(corpus_dir, tmp_path, capsys):
     config = tmp_path / "codec.yaml"
     config.write_text(
-        f"corpus_dir: {corpus_dir}\noutput_dir: {tmp_path / 'run'}\ndefault_voice: joe\nuse_cpu: true\nmax_steps: 1\nsave_steps: 1\n"
-        f"per_device_train_batch_size: 4\nreport_to: none\ncodec_config: {TINY}\n"
+        f"corpus_dir: {corpus_dir}\noutput_dir: {tmp_path / 'run'}\ndefault_voice: joe\nuse_cpu: true\nmax_steps: "
+        f"1\nsave_steps: 1\nper_device_train_batch_size: 4\nreport_to: none\ncodec_config: {TINY}\n"
     )
     train_codec.main(["--config", str(config)])
     with pytest.raises(ValueError, match="is over since step 1, .* phoneme_loss_weight from 1.0 to 0.5"):

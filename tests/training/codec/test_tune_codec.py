@@ -55,8 +55,8 @@ def command(corpus_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tuning")
     config = folder / "config.yaml"
     config.write_text(
-        f"corpus_dir: {corpus_dir}\ndefault_voice: joe\nuse_cpu: true\nmax_steps: 2\nsave_steps: 1\nper_device_train_batch_size: 4\n"
-        "logging_steps: 1\nlearning_rate: 3.0e-3\nreport_to: none\n"
+        f"corpus_dir: {corpus_dir}\ndefault_voice: joe\nuse_cpu: true\nmax_steps: 2\nsave_steps: "
+        "1\nper_device_train_batch_size: 4\nlogging_steps: 1\nlearning_rate: 3.0e-3\nreport_to: none\n"
     )
     first = folder / "first.yaml"
     first.write_text(f"{config.read_text()}quantize_after: 0\ncodec_config: {TINY}\n")
