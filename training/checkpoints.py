@@ -10,11 +10,13 @@ import platform
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import datasets
 import torch
 import transformers
 import trl
+from torch import nn
 from transformers import TrainerState, TrainingArguments
 from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, sort_checkpoints
@@ -217,13 +219,13 @@ class CompleteCheckpointsMixin:
             return record | {name: value for name, value in self.past.items() if name not in FOR_THE_CARD_ALONE}
         return record | ({"changes": self.past["changes"]} if "changes" in self.past else {})
 
-    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None):
         with naming(
             f"The weights in {resume_from_checkpoint} (for a model of other sizes, give another `output_dir`)"
         ):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
-    def _load_optimizer_and_scheduler(self, checkpoint):
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None):
         with naming(f"The state of the optimizer in {checkpoint} (optimizer.pt, scheduler.pt)"):
             super()._load_optimizer_and_scheduler(checkpoint)
             # torch would notice wrong shapes in the first step only, and with a message that names no file.
@@ -233,7 +235,7 @@ class CompleteCheckpointsMixin:
                         if (value := state[name]).shape != parameter.shape:
                             raise ValueError(f"{name} of the shape {value.shape} for weights of {parameter.shape}")
 
-    def _load_rng_state(self, checkpoint):
+    def _load_rng_state(self, checkpoint: str | None):
         with naming(f"The state of the random numbers in {checkpoint} (rng_state*.pth)"):
             super()._load_rng_state(checkpoint)
 
@@ -260,7 +262,7 @@ class CompleteCheckpointsMixin:
             self._load_best_model()
         return TrainOutput(state.global_step, math.nan, {})
 
-    def _save_checkpoint(self, model, trial):
+    def _save_checkpoint(self, model: nn.Module, trial: Any):
         run_dir = self._get_output_dir(trial=trial)
         folder = Path(run_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         complete = folder / COMPLETE_FILE

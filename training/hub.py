@@ -17,7 +17,7 @@ from pathlib import Path
 
 from accelerate.logging import get_logger
 from huggingface_hub import HfApi, snapshot_download
-from transformers import TrainerCallback, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from transformers.utils import cached_file
 
@@ -96,7 +96,7 @@ def describe_start(name_or_path: str | None, revision: str | None = None) -> dic
     return start | {"starts_from": place, "stages": stages, "base_model": record["base_model"]}
 
 
-def hub_revision(args) -> str:
+def hub_revision(args: TrainingArguments) -> str:
     """The branch that a run pushes to while it goes on."""
     return args.hub_revision or default_revisions({"stage": args.stage})[0]
 
@@ -179,13 +179,13 @@ class PushCallback(TrainerCallback):
         self.repo_id, self.strategy = repo_id, strategy
         self.push_in_progress: Future | None = None
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         if state.is_world_process_zero:
             # of a run that was killed during a push
             for leftover in Path(args.output_dir).glob(f"{STAGING_PREFIX}*"):
                 shutil.rmtree(leftover)
 
-    def on_save(self, args, state, control, **kwargs):
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         if self.repo_id is None or self.strategy == HubStrategy.END or not state.is_world_process_zero:
             return
         if self.push_in_progress is not None and not self.push_in_progress.done() and not args.hub_always_push:
@@ -221,7 +221,7 @@ class PushCallback(TrainerCallback):
 
         self.start(push)
 
-    def on_train_end(self, args, state, control, **kwargs):
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         self.wait()
 
     def start(self, push: Callable[[], str | None]) -> Future:

@@ -19,7 +19,11 @@ VOCAB_MULTIPLE = 8
 
 
 def build_from_nothing(
-    text_config: dict, texts: Iterable[str], text_vocab_size: int, codec, attn_implementation: str | None = None
+    text_config: dict,
+    texts: Iterable[str],
+    text_vocab_size: int,
+    codec: SpeechCodec,
+    attn_implementation: str | None = None,
 ) -> tuple[VitaAudioForConditionalGeneration, VitaAudioProcessor]:
     """
     Builds a model with random weights, and trains a tokenizer for it.
@@ -43,7 +47,7 @@ def build_from_nothing(
 
 
 def build_from_language_model(
-    name_or_path: str, codec, **kwargs
+    name_or_path: str, codec: SpeechCodec, **kwargs
 ) -> tuple[VitaAudioForConditionalGeneration, VitaAudioProcessor]:
     """
     Loads a language model of transformers, and enlarges its embeddings and its head by the speech vocabulary. The new

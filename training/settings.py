@@ -35,12 +35,12 @@ AT_LEAST_ONE = (
 class SettingsLoader(yaml.SafeLoader):
     """Reads a YAML file of settings. Names that come twice, and aliases, are errors."""
 
-    def compose_node(self, parent, index):
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
         if self.check_event(yaml.AliasEvent):
             raise yaml.constructor.ConstructorError(None, None, "aliases are not taken", self.peek_event().start_mark)
         return super().compose_node(parent, index)
 
-    def construct_mapping(self, node, deep=False):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
         for key, _ in node.value:
             name = key.value if isinstance(key, yaml.ScalarNode) else None
@@ -81,13 +81,13 @@ def read_config(path: str | os.PathLike) -> tuple[dict, dict[str, int]]:
     return settings, {key.value: key.start_mark.line + 1 for key, _ in node.value}
 
 
-def describe_kind(value) -> str:
+def describe_kind(value: Any) -> str:
     if value is None:
         return "file without any"
     return "mapping of other keys than names" if isinstance(value, dict) else f"{type(value).__name__}"
 
 
-def check_setting(value, kind) -> None:
+def check_setting(value: Any, kind: Any) -> None:
     """
     Raises:
         ValueError: `value` does not fit the type hint `kind`, or has a number that cannot be used.
@@ -102,7 +102,7 @@ def check_setting(value, kind) -> None:
             raise ValueError(f"has a number that is not finite, or too large: {str(number):.30}")
 
 
-def walk_numbers(value):
+def walk_numbers(value: Any) -> Iterator[int | float]:
     if isinstance(value, (int, float)):
         yield value
     elif isinstance(value, (list, dict)):
@@ -110,7 +110,7 @@ def walk_numbers(value):
             yield from walk_numbers(element)
 
 
-def fits(value, kind) -> bool:
+def fits(value: Any, kind: Any) -> bool:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         return any(fits(value, argument) for argument in arguments)

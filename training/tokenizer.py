@@ -9,7 +9,7 @@ from tokenizers import AddedToken
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
-from transformers import Qwen2Tokenizer
+from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer
 
 from processing.conversation_vita_audio import CHAT_TEMPLATE
 
@@ -18,7 +18,7 @@ TEXT_SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 AUDIO_SPECIAL_TOKENS = ["<|begin_of_audio|>", "<|end_of_audio|>", "<|audio|>"]
 
 
-def add_audio_tokens(tokenizer, num_speech_tokens: int) -> int:
+def add_audio_tokens(tokenizer: PreTrainedTokenizerBase, num_speech_tokens: int) -> int:
     """
     Appends the speech vocabulary to a tokenizer in place: the delimiters `<|begin_of_audio|>` and `<|end_of_audio|>`,
     the mark `<|audio|>`, then `<|audio_0|>` .. `<|audio_{num_speech_tokens - 1}|>`, contiguous and last. All are

@@ -4,10 +4,13 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.utils import ModelOutput
 from trl import SFTConfig, SFTTrainer
 
 from hub_cards.command_line import naming
@@ -201,7 +204,7 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
         mode = next((name for name, schedule in MCTP_MODES.items() if schedule == layout), layout)
         model.generation_config.mctp_mode = mode if max(layout[1::2]) <= model.config.num_mctp_modules else "vanilla"
 
-    def _check_arguments(self, model, args: VitaAudioSFTConfig, **kwargs) -> None:
+    def _check_arguments(self, model: Any, args: VitaAudioSFTConfig, **kwargs) -> None:
         if not isinstance(model, VitaAudioForConditionalGeneration):
             raise TypeError(
                 f"`model` must be a VitaAudioForConditionalGeneration, got a {type(model).__name__}. Adapters (PEFT) "
@@ -249,7 +252,7 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
                         "rows are not cut; `build_training_dataset` with this `max_length` leaves it out."
                     )
 
-    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """
         As [`Trainer.create_optimizer`], with separate groups of parameters for the MCTP modules and their learning
         rate.
@@ -273,7 +276,13 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
         with naming("What `lr_scheduler_type` and `lr_scheduler_kwargs` say"):
             return super().create_scheduler(*args, **kwargs)
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict,
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ):
         # `Trainer` takes the loss that the model returns. SFTTrainer would compute one of its own, of one head and no
         # modules.
         inputs |= {
@@ -288,7 +297,7 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
         self._log_losses(outputs, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
-    def _log_losses(self, outputs, num_items_in_batch) -> None:
+    def _log_losses(self, outputs: ModelOutput, num_items_in_batch: torch.Tensor | int | None) -> None:
         metrics = self._metrics["train" if self.model.training else "eval"]
         losses = {} if outputs.lm_loss is None else {"lm_loss": outputs.lm_loss}
         if outputs.mctp_losses is not None:

@@ -1,6 +1,7 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
 import copy
+import dataclasses
 import math
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from tiny_models import tiny_codec
 from transformers import set_seed
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from hub_cards import schemas
+from hub_cards.stages import STAGES
 from training.checkpoints import COMPLETE_FILE, last_complete_checkpoint
 from training.conversations import conversation_texts, load_conversations
 from training.data import build_training_dataset
@@ -111,6 +114,22 @@ def test_a_stage_takes_no_model_of_a_later_one(start):
 def test_bad_settings_are_named(tmp_path, name, value):
     with pytest.raises(ValueError, match=name):
         VitaAudioSFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **{name: value})
+
+
+def test_a_new_stage_is_one_entry(start, tmp_path, monkeypatch):
+    """One that trains two modules beside a frozen language model."""
+    new = dataclasses.replace(
+        STAGES[2], name="two MCTP modules", max_modules=2, description="two modules were trained."
+    )
+    monkeypatch.setitem(STAGES, 5, new)
+    monkeypatch.setitem(schemas.STAGE, "enum", list(STAGES))
+    trainer = make_trainer(start, tmp_path, 5)
+    assert trainer.model.config.num_mctp_modules == 2
+    trained = {name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
+    assert trained and all(name.startswith("model.mctp_modules.") for name in trained)
+    trainer.train()
+    trainer.save_repository()
+    assert "**Stage 5 of 5, two MCTP modules**: two modules were trained." in (tmp_path / "README.md").read_text()
 
 
 def test_learning_rates_and_weight_decay(start, tmp_path):

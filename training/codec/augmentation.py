@@ -109,7 +109,7 @@ def _with_gains(spectrum: torch.Tensor, log_gains: torch.Tensor, num_samples: in
 
 
 def warp_formants(waveform: np.ndarray, factor: float) -> np.ndarray:
-    """`waveform` `(num_samples,)` with its formants, and not its pitch, at `factor` times theirs: another vocal tract."""
+    """`waveform` `(num_samples,)` with its formants, not its pitch, at `factor` times theirs: another vocal tract."""
     spectrum, envelope = _spectral_envelope(waveform)
     positions = (torch.arange(257) / factor).clamp(max=255.999)
     below = positions.long()

@@ -14,12 +14,15 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import broadcast
 from safetensors.torch import load_file
+from torch import nn
+from torch.utils.data import Dataset
 from tqdm import tqdm
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from hub_cards.command_line import naming, no_empty_folder, run_command
@@ -80,23 +83,25 @@ class VitaAudioCodecTrainer(CompleteCheckpointsMixin, Trainer):
     def describe_run(self) -> dict:
         return {"settings": self.origin | describe_settings(self.args), **describe_machine(self.args)}
 
-    def _get_train_sampler(self, train_dataset=None):
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedSampler:
         lengths = [round(100 * clip["duration"]) for clip in self.train_dataset.clips]
         return LengthGroupedSampler(self.args.train_batch_size, lengths=lengths)
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self, model: nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch: Any = None
+    ):
         outputs = model(**inputs)
         self.loss_parts = {name: value for name, value in outputs.items() if name != "loss"}
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
-    def _save(self, output_dir=None, state_dict=None):
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None):
         super()._save(output_dir, state_dict)
         if not self.args.should_save:
             return
         path = Path(output_dir or self.args.output_dir) / PHONEMES_NAME
         path.write_text(json.dumps(self.train_dataset.phonemes, ensure_ascii=False) + "\n", encoding="utf-8")
 
-    def log(self, logs, start_time=None):
+    def log(self, logs: dict[str, float], start_time: float | None = None):
         if "loss" in logs:
             logs |= {name: round(value.item(), 4) for name, value in self.loss_parts.items()}
         super().log(logs, start_time)
@@ -108,7 +113,14 @@ class QuantizationStart(TrainerCallback):
     def __init__(self, clips: CodecClips, first_step: int):
         self.clips, self.first_step = clips, first_step
 
-    def on_step_begin(self, args, state, control, model=None, **kwargs):
+    def on_step_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: VitaAudioCodecForPreTraining | None = None,
+        **kwargs,
+    ):
         model.is_quantizing = state.global_step >= self.first_step
         if state.global_step == self.first_step:
             model.initialize_codebook(tqdm(self._batches(args.train_batch_size), desc="Clustering latents"))
@@ -121,7 +133,7 @@ class QuantizationStart(TrainerCallback):
             yield self.clips.collate([self.clips[int(i)] for i in torch.randint(len(self.clips), (batch_size,))])
 
 
-def describe_origin(arguments) -> dict:
+def describe_origin(arguments: Any) -> dict:
     """Of a script's arguments what makes the weights; of folders their names alone."""
     settings = {name: value for name, value in vars(arguments).items() if name != "num_threads" and value is not None}
     for name in ("corpus_dir", "warm_start_from", "start_from", "codes_of"):
