@@ -103,7 +103,8 @@ def speed_table(results: dict) -> str:
     """Markdown, a row for each codec."""
     lines = [
         f"{results['seconds']:g} s of audio, {name_machine(results)}, medians of {results['rounds']} runs; seconds of "
-        f"work for a second of audio. GLM-4-Voice in {results['dtype']}; chunks of {results['codes_per_chunk']} codes.",
+        f"work for a second of audio. GLM-4-Voice in {results['dtype']}; "
+        f"chunks of {results['codes_per_chunk']} codes.",
         "",
         "| codec | parameters | encode | decode | decode in chunks | first audio | peak memory of the process |",
         "|---|---|---|---|---|---|---|",

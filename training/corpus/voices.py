@@ -65,7 +65,7 @@ KOKORO_SETTINGS = {
     "kumo-not-gongitsune": "1.2*jm_kumo+-0.2*jf_gongitsune",
 }
 
-# Voices of people, or learnt from people, say most clips. The robotic ones add variety. Kokoro is slow, so it says few.
+# Voices of people, or learnt from people, say most clips. The robotic ones add variety. Kokoro says few: it is slow.
 TRAINING_VOICES = (
     Voice("joe-varied", "piper", "varied", weight=4.0),
     Voice("flite-slt", "flite", "slt", weight=4.0),

@@ -49,7 +49,7 @@ from training.evaluation.harness import (
     respond,
     score,
 )
-from training.evaluation.normalizers import CORPUS, NORMALIZERS, describe_normalizer
+from training.evaluation.normalizers import CORPUS, NORMALIZERS
 from training.evaluation.recognition import PipelineRecognizer, WhisperRecognizer, load_recognizer, name_of
 from training.evaluation.report import (
     BENCHMARK_TABLE,
@@ -214,7 +214,7 @@ def evaluate_in_mode(
         **figures,
         "dataset": scored.dataset,
         "split": scored.split,
-        "normalizer": describe_normalizer(scored.normalizer),
+        "normalizer": scored.normalizer,
         "batch_size": args.batch_size,
         "max_new_tokens": args.max_new_tokens,
         **({"recognizer": recognizer.name} if scored.is_spoken else {}),

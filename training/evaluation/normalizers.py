@@ -16,9 +16,12 @@ from functools import cache
 from importlib.resources import files
 from importlib.util import find_spec
 
+from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+
 
 CORPUS, WHISPER_ENGLISH = NORMALIZERS = ("corpus", "whisper_english")
-# the package that has Whisper's table of British and American spellings; transformers has the normalizer without it
+# Whisper's table of British and American spellings is in this package. transformers has the normalizer without its
+# table, which comes with checkpoints of Whisper only.
 SPELLINGS_PACKAGE = "whisper_normalizer"
 
 _SMALL_NUMBERS = (
@@ -60,28 +63,19 @@ def find_normalizer(name: str) -> Callable[[str], str]:
         name: one of `NORMALIZERS`.
 
     Raises:
-        ValueError: there is no normalizer of that name.
+        ImportError: Whisper's table of spellings is not installed.
+        ValueError: There is no normalizer of that name.
     """
     if name not in NORMALIZERS:
         raise ValueError(f"There is no normalizer {name!r}; there are {', '.join(NORMALIZERS)}.")
-    return normalize_corpus_text if name == CORPUS else _whisper_normalizer()
-
-
-def describe_normalizer(name: str) -> str:
-    """The name for files of results, which also say when Whisper's table of spellings was not installed."""
-    if name == WHISPER_ENGLISH and find_spec(SPELLINGS_PACKAGE) is None:
-        return f"{name}, without its spellings"
-    return name
-
-
-def _whisper_normalizer() -> Callable[[str], str]:
-    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
-
-    spellings = {}
-    if find_spec(SPELLINGS_PACKAGE) is not None:
-        table = files(SPELLINGS_PACKAGE) / "normalizers" / "english.json"
-        spellings = json.loads(table.read_text(encoding="utf-8"))
-    normalize = EnglishTextNormalizer(spellings)
+    if name == CORPUS:
+        return normalize_corpus_text
+    if find_spec(SPELLINGS_PACKAGE) is None:
+        raise ImportError(
+            f"scoring published sets needs the module `{SPELLINGS_PACKAGE}`: `pip install vita-audio[eval]`."
+        )
+    table = files(SPELLINGS_PACKAGE) / "normalizers" / "english.json"
+    normalize = EnglishTextNormalizer(json.loads(table.read_text(encoding="utf-8")))
     # it leaves a space where it has removed a sign at an end
     return lambda text: normalize(text).strip()
 

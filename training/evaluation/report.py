@@ -75,7 +75,7 @@ def benchmark_table(results: dict) -> str:
     for benchmark, modes in results["benchmarks"].items():
         for mode, figures in modes.items():
             cells = [f"{figures[key]:.1%}" if key in figures else "–" for key in BENCHMARK_FIGURES]
-            # results of before there were two normalizers name none
+            # older results name no normalizer, because there was only one
             cells += [figures.get(key, "–") for key in ("recognizer", "normalizer")]
             cells = [benchmark, mode, str(figures["conversations"]), *cells]
             lines.append(f"| {' | '.join(cells)} |")

@@ -1,6 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What tests of evaluation share: a corpus of tones, also in the forms of benchmarks, a tiny model and a tiny recogniser."""
+"""What tests of evaluation share: a corpus of tones, also in the forms of benchmarks, a tiny model and recogniser."""
 
 import json
 

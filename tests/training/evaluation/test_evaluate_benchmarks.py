@@ -1,6 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The forms of benchmarks, and the command: it scores as `evaluate_held_out`, goes on after a kill, refuses bad input."""
+"""The forms of benchmarks; the command scores as `evaluate_held_out`, goes on after a kill, refuses bad input."""
 
 import json
 import signal

@@ -4,8 +4,9 @@
 
 import pytest
 
-from training.evaluation import normalizers
-from training.evaluation.normalizers import CORPUS, WHISPER_ENGLISH, describe_normalizer, find_normalizer
+from hub_cards.command_line import run_command
+from training.evaluation import evaluate_benchmarks, normalizers
+from training.evaluation.normalizers import CORPUS, WHISPER_ENGLISH, find_normalizer
 from training.evaluation.scoring import answer_accuracy, answer_is_right, character_error_rate, word_error_rate
 
 
@@ -47,15 +48,14 @@ def test_an_unknown_normalizer_is_named():
 
 
 def test_spellings_are_whispers_own():
-    pytest.importorskip(normalizers.SPELLINGS_PACKAGE)
     assert find_normalizer(WHISPER_ENGLISH)("The neighbour's colours") == "the neighbor is colors"
-    assert describe_normalizer(WHISPER_ENGLISH) == "whisper_english"
 
 
-def test_results_say_where_the_spellings_are_missing(monkeypatch):
+def test_missing_spellings_are_named_before_the_model_is_loaded(forms_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(normalizers, "SPELLINGS_PACKAGE", "no_such_package")
     find_normalizer.cache_clear()
-    assert describe_normalizer(WHISPER_ENGLISH) == "whisper_english, without its spellings"
-    assert describe_normalizer(CORPUS) == "corpus"
-    assert find_normalizer(WHISPER_ENGLISH)("It's grey") == "it is grey"
-    find_normalizer.cache_clear()
+    arguments = ["--model", "some/model", "--benchmark", "libritts_test_clean", "--output_dir", str(tmp_path / "out")]
+    arguments += ["--dataset_name", str(forms_dir / "libritts_test_clean")]
+    assert run_command(evaluate_benchmarks.main, evaluate_benchmarks.PROG, arguments) == 1
+    assert "needs the module `no_such_package`: `pip install vita-audio[eval]`" in capsys.readouterr().err
+    assert find_normalizer(CORPUS)("It's grey") == "it is gray"
