@@ -192,7 +192,8 @@ def add_benchmarks(folder: str | Path, results_file: str | Path) -> None:
     benchmarks = (read_json(Path(results_file)) or {}).get("benchmarks")
     if not benchmarks:
         raise ValueError(
-            f"{results_file} has no benchmarks; `python -m training.evaluation.evaluate_benchmarks` writes a file that has."
+            f"{results_file} has no benchmarks; `python -m training.evaluation.evaluate_benchmarks` writes a file "
+            "that has."
         )
     for figures in (figures for modes in benchmarks.values() for figures in modes.values()):
         if not is_hub_id(figures["dataset"]):

@@ -82,7 +82,8 @@ def benchmark_results(benchmarks: dict) -> list[EvalResult]:
     The figures of published benchmarks, for the `model-index` of a card.
 
     Args:
-        benchmarks: of a `results.json` that `training.evaluation.evaluate_benchmarks` writes: figures by benchmark and mode.
+        benchmarks: of a `results.json` that `training.evaluation.evaluate_benchmarks` writes: figures by benchmark and
+            mode.
     """
     results = []
     for name, modes in benchmarks.items():

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from modeling_vita_audio import VitaAudioConfig, VitaAudioForConditionalGeneration
 from modeling_vita_audio.interleaving_vita_audio import SpeechVocabulary
 from processing import VitaAudioProcessor
+from processing.codec_vita_audio import SpeechCodec
 
 from .tokenizer import add_audio_tokens, train_tokenizer
 

@@ -89,7 +89,7 @@ def test_the_command_writes_figures_picture_and_table(model, processor, corpus_d
         + ["--lines", str(tmp_path / "lines.jsonl")]
     )
     results = json.loads((tmp_path / "model" / "results.json").read_text())
-    assert list(results["modes"]) == ["vanilla", "turbo"]
+    assert list(results["modes"]) == ["vanilla", "turbo"] and results["normalizer"] == "corpus"
     assert results["modes"]["turbo"]["sqa"]["conversations"] == 3
     assert results["modes"]["turbo"]["speed"]["tokens_per_second"] > 0
     assert drawn_colors(tmp_path / "model" / "results.png") >= 2
