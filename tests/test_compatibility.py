@@ -43,6 +43,7 @@ def load_on_another_release(folder, release, tmp_path, *arguments):
     return done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "release, is_tested", [("5.18.1", False), ("5.25.0", False), ("5.24.3", True), ("6.0.0", False)]
 )
@@ -55,6 +56,7 @@ def test_a_hub_folder_says_once_that_a_release_is_untested(release, is_tested, t
     assert is_tested or str(TESTED_RELEASES) in said
 
 
+@pytest.mark.slow
 def test_a_codec_alone_says_it_too(tmp_path):
     tiny_codec().save_pretrained(tmp_path / "codec")
     assert load_on_another_release(tmp_path / "codec", "5.99.0", tmp_path).count("this is 5.99.0") == 1

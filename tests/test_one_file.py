@@ -105,6 +105,7 @@ def test_what_is_no_codec_is_named(codec, monkeypatch):
         processor.encode_audio([np.ones(4000, dtype=np.float32)])
 
 
+@pytest.mark.slow
 def test_a_new_codec(codec, tmp_path):
     processor = VitaAudioProcessor.from_codec(tiny_tokenizer(), codec)
     # half a second that becomes louder; a code is the loudness of 80 ms in fifteenths

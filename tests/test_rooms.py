@@ -191,6 +191,7 @@ def undeclared(graph: dict[str, set[str]], names: dict[str, set[str]]) -> set[st
     return found
 
 
+@pytest.mark.slow
 def test_what_is_imported_is_declared():
     names = declared((ROOT / "setup.py").read_text())
     assert undeclared(import_graph(ROOT), names) == set()

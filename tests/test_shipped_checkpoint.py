@@ -41,6 +41,7 @@ def test_its_code_imports_only_what_transformers_brings():
         assert set(get_imports(path)) - sys.stdlib_module_names <= usual, path.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL))
 def test_readme_snippets_run_as_printed(block, tmp_path):
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path)}
@@ -61,6 +62,7 @@ def test_readme_shows_the_results_of_the_checkpoint():
         assert readme.partition(f"<!-- {name} -->")[2].strip().startswith(table)
 
 
+@pytest.mark.slow
 def test_the_sample_question_is_answered_in_speech_and_text(tmp_path):
     output = tmp_path / "answer.wav"
     command = [sys.executable, "-m", "serving.cli", "answer", "--json", "--output", str(output)]
@@ -77,6 +79,7 @@ def test_the_sample_question_is_answered_in_speech_and_text(tmp_path):
     assert word_error_rate([report["text"]], [WhisperRecognizer()(samples, sampling_rate)]) <= 1 / 8
 
 
+@pytest.mark.slow
 def test_a_written_question_is_answered_aloud(tmp_path, capsys):
     assert main(["ask", "What is two plus three?", "--json", "--output", str(tmp_path / "a.flac")]) == 0
     report = json.loads(capsys.readouterr().out)
@@ -85,6 +88,7 @@ def test_a_written_question_is_answered_aloud(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["text"] == report["text"]
 
 
+@pytest.mark.slow
 def test_speech_only_head_changes_nothing_about_spoken_answers():
     model, processor = AutoModel.from_pretrained(MINI), AutoProcessor.from_pretrained(MINI)
     conversations = [spoken_conversation(str(MINI / "sample_question.wav"))]

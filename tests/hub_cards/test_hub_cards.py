@@ -191,6 +191,7 @@ def test_figures_that_are_not_there_are_said_to_be_missing(folder):
     assert "Started from what was not recorded." in text and "Data: not recorded." in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [None, 1, 4])
 def test_the_snippet_runs_as_printed(folder, stage, monkeypatch, tmp_path, capsys):
     if stage is not None:
@@ -231,6 +232,7 @@ def test_a_card_that_was_edited_by_hand_is_kept(folder, capsys):
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "metadata, message",
     [
@@ -475,6 +477,7 @@ def test_a_run_knows_where_it_comes_from(folder):
     assert render_model_card(folder).data.base_model == "me/mini"
 
 
+@pytest.mark.slow
 def test_the_loss_curves(tmp_path):
     plot_losses(LOG_HISTORY, tmp_path / "all.png")
     plot_losses(LOG_HISTORY[:1], tmp_path / "first.png")

@@ -88,6 +88,7 @@ print(json.dumps({"sequences": sequences, "losses": losses}))
 """
 
 
+@pytest.mark.slow
 def test_released_fixture_decodes_and_scores_as_the_original(tmp_path):
     """By the command line, and with the code of the converted folder alone."""
     command = ["-m", "modeling_vita_audio.convert_vita_audio_to_hf", "--output_dir", tmp_path / "out"]
@@ -151,6 +152,7 @@ def test_names_of_the_released_layout(tmp_path):
     assert {name.split(".")[2] for name in names if ".layers." in name} == {"0", "1", "2", "3", "4"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "num_mctp_modules, kwargs",
     [
@@ -186,6 +188,7 @@ def test_ours_there_and_back(tmp_path, num_mctp_modules, kwargs):
     assert torch.equal(loaded.generate(prompt, max_new_tokens=12), model.generate(prompt, max_new_tokens=12))
 
 
+@pytest.mark.slow
 def test_a_release_of_the_full_vocabulary_there_and_back(tmp_path):
     """As the released 7B checkpoints, but for the sizes: no key of the config is added, none is lost."""
     text_config = {"vocab_size": 168072, "hidden_size": 8, "intermediate_size": 16, "eos_token_id": 151645}
@@ -229,6 +232,7 @@ def test_the_layout_of_training_there_and_back(tmp_path, mode, layout):
 # --- tokenizer and processor ---
 
 
+@pytest.mark.slow
 def test_tokenizer_is_copied_and_says_which_tokens_are_speech(tmp_path):
     tokenizer = tiny_tokenizer()
     released = released_checkpoint(tmp_path, text_config={"vocab_size": len(tokenizer)})
@@ -258,6 +262,7 @@ def test_tokenizer_is_copied_and_says_which_tokens_are_speech(tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_processor_is_copied_with_its_codec_and_code(tmp_path):
     processor = tiny_processor()
     folder = export_repository(tiny_model(processor), processor, tmp_path / "ours")
@@ -375,6 +380,7 @@ def test_folder_that_is_not_empty_is_left_alone(tmp_path, released):
     refused(tmp_path, released, "not an empty folder")
 
 
+@pytest.mark.slow
 def test_full_disk_leaves_nothing_behind(tmp_path, released):
     with pytest.raises(OSError, match="Cannot write the weights"):
         on_full_disk(300000, convert, released, tmp_path / "out")
@@ -406,6 +412,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="The peak of memory is read as Linux has it")
 def test_memory_is_that_of_one_shard(tmp_path):
     sizes = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 2, "vocab_size": 4096}

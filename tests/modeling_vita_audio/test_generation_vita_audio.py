@@ -81,6 +81,7 @@ class CountForwards:
 # --- against the original implementation, transformers' Qwen2 and the formulas ---
 
 
+@pytest.mark.slow
 def test_released_fixture_token_for_token():
     model = released_model()
     for expected in json.loads((RELEASED_FIXTURE / "expected.json").read_text())["generate"]:
@@ -99,6 +100,7 @@ def test_released_fixture_token_for_token():
             assert logits_sum == pytest.approx(expected["logits_sum"], abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kwargs", [{}, {"do_sample": True}, {"repetition_penalty": 1.3}], ids=str)
 @pytest.mark.parametrize("padded", [False, True])
 def test_vanilla_is_transformers_qwen2(model, kwargs, padded):
@@ -221,6 +223,7 @@ def test_refused_before_any_work(model, kwargs, message):
     assert count.language_model == 0
 
 
+@pytest.mark.slow
 def test_default_mode_is_saved_with_the_generation_config(tmp_path):
     model, prompt = random_model(4), random_prompt(5)
     assert new_tokens(model, prompt) == new_tokens(model, prompt, mctp_mode="vanilla")
@@ -239,6 +242,7 @@ def test_default_mode_is_saved_with_the_generation_config(tmp_path):
 # --- what transformers promises of every `generate` ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_mctp_modules", [1, 4, 10])
 def test_rows_of_a_batch_equal_their_single_runs(num_mctp_modules):
     model = random_model(num_mctp_modules)
@@ -255,6 +259,7 @@ def test_rows_of_a_batch_equal_their_single_runs(num_mctp_modules):
             assert row == single + [0] * (len(row) - len(single))
 
 
+@pytest.mark.slow
 def test_sampling_is_reproducible_and_uses_its_parameters(model):
     runs = {}
     for name, kwargs in {"a": {}, "b": {}, "cold": {"temperature": 1e-4}, "top": {"top_k": 1}}.items():
@@ -348,6 +353,7 @@ def test_generation_ends_at_eos_in_the_middle_of_a_chunk(model):
         assert new_tokens(model, random_prompt(6), **kwargs) == [expected]
 
 
+@pytest.mark.slow
 def test_prompt_as_embeddings_or_in_pieces(model):
     prompt = random_prompt(9)
     for mctp_mode in MCTP_MODES:
@@ -358,6 +364,7 @@ def test_prompt_as_embeddings_or_in_pieces(model):
         assert generated.tolist() == expected
 
 
+@pytest.mark.slow
 def test_static_cache(model):
     inputs = left_pad([random_prompt(length, seed=length) for length in (4, 9)])
     for mctp_mode in MCTP_MODES:
@@ -365,6 +372,7 @@ def test_static_cache(model):
         assert new_tokens(model, inputs, mctp_mode=mctp_mode, cache_implementation="static") == expected
 
 
+@pytest.mark.slow
 def test_compiled_without_a_graph_break(model):
     graphs = []
 
@@ -385,6 +393,7 @@ def test_compiled_without_a_graph_break(model):
     assert 0 < num_graphs["vanilla"] < num_graphs["boost"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_mctp_modules", [1, 4, 10])
 @pytest.mark.parametrize("num_new_tokens", [1, 7, 13, 20])
 def test_a_returned_cache_continues_the_conversation(num_mctp_modules, num_new_tokens):
@@ -406,6 +415,7 @@ def test_a_returned_cache_continues_the_conversation(num_mctp_modules, num_new_t
         assert count.language_model < 45
 
 
+@pytest.mark.slow
 def test_a_vita_audio_cache_keeps_what_modules_need_in_any_mode(model):
     prompt, cache = random_prompt(6), VitaAudioCache(model.config)
     first = model.generate(prompt, mctp_mode="vanilla", max_new_tokens=9, cache=cache)
@@ -419,6 +429,7 @@ def test_a_vita_audio_cache_keeps_what_modules_need_in_any_mode(model):
         assert new_tokens(model, inputs, mctp_mode="turbo", cache=copy.deepcopy(cache)) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_mctp_modules", [1, 4, 10])
 @pytest.mark.parametrize("num_removed", [1, 3, 10])
 def test_cropped_cache_goes_on_as_if_the_tokens_had_never_been(num_mctp_modules, num_removed):
@@ -458,6 +469,7 @@ def test_rows_of_a_cache_can_be_selected_repeated_and_reset(model):
 FOUR_TOKENS = {"suppress_tokens": list(range(4, 120)), "no_repeat_ngram_size": 3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_mctp_modules", [1, 4, 10])
 def test_verified_tokens_are_those_of_vanilla(num_mctp_modules):
     model = random_model(num_mctp_modules)
@@ -479,6 +491,7 @@ def test_verified_tokens_are_those_of_vanilla(num_mctp_modules):
     assert accepted > 30
 
 
+@pytest.mark.slow
 def test_drafts_save_forwards_and_are_counted(model):
     prompt, streamer = random_prompt(6), RecordStream(model)
     kwargs = {"max_new_tokens": 60, "mctp_mode": "turbo", "return_dict_in_generate": True, **FOUR_TOKENS}
@@ -510,6 +523,7 @@ def test_verified_generation_takes_what_vanilla_takes(model, kwargs):
         assert new_tokens(model, inputs, mctp_mode=mctp_mode, mctp_verify=True, **kwargs) == expected
 
 
+@pytest.mark.slow
 def test_verified_generation_with_a_sliding_window():
     text_config = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
     model = random_model(4, text_config=text_config)
@@ -520,6 +534,7 @@ def test_verified_generation_with_a_sliding_window():
         new_tokens(model, prompt, mctp_mode=schedule, mctp_verify=True, cache_implementation="static")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_mctp_modules", [1, 4, 10])
 @pytest.mark.parametrize("num_new_tokens", [1, 13, 20])
 def test_a_verified_conversation_continues(num_mctp_modules, num_new_tokens):
@@ -541,6 +556,7 @@ def test_a_verified_conversation_continues(num_mctp_modules, num_new_tokens):
     assert model.generate(inputs_embeds=embeds, max_new_tokens=40, **mask, **kwargs).tolist() == expected
 
 
+@pytest.mark.slow
 def test_verified_samples_have_the_distribution_of_vanilla():
     model, prompt = random_model(3), random_prompt(6)
     # The exact probability of each of the 4^4 continuations, from the language model alone
@@ -613,6 +629,7 @@ def test_the_default_mode_changes_nothing_about_which_positions_are_for_speech()
         assert limited() == expected, mode
 
 
+@pytest.mark.slow
 def test_an_old_folder_has_its_default_mode_for_a_layout(tmp_path):
     model, prompt = random_model(10), random_prompt(6)
     model.generation_config.mctp_mode = "balance"
@@ -672,6 +689,7 @@ def quantize(model):
 HEADS = [lambda model: None, offload, offload_to_disk, replace_head, adapt, reparametrize, hook, quantize]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", HEADS, ids=lambda change: change.__name__)
 def test_speech_only_head_is_right_whatever_the_head_is(change):
     model = random_model(10, interleave_pattern=MCTP_MODES["boost"])
@@ -716,6 +734,7 @@ def test_modules_run_in_turn(model):
         model.forward_mctp(random_prompt(11), cache)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_mctp_modules", [1, 4, 10])
 def test_parallel_calls_do_not_disturb_each_other(num_mctp_modules):
     model = random_model(num_mctp_modules)
@@ -745,6 +764,7 @@ def generate_in_step(rank, folder):
     (folder / f"{rank}.json").write_text(json.dumps(result))
 
 
+@pytest.mark.slow
 def test_processes_with_sharded_weights_stay_in_step(tmp_path):
     torch.multiprocessing.spawn(generate_in_step, args=(tmp_path,), nprocs=2)
     results = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]

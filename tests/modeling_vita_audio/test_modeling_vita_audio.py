@@ -354,6 +354,7 @@ def test_losses_of_accumulated_batches_add_up_to_those_of_one_batch():
         torch.testing.assert_close(sum(part[name] for _, part in parts), gradient, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_trainer_accumulates_to_the_same_weights(tmp_path):
     weights = []
     for batch_size, accumulation in ((4, 1), (1, 4), (2, 2)):
@@ -399,6 +400,7 @@ def test_trainer_predicts_logits(tmp_path):
     assert predictions.metrics["test_loss"] == pytest.approx(sum(expected) / 2, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_few_steps_of_training_fit_a_sample():
     model = random_model(10).train()
     batch = packed(samples()[:1])
@@ -689,6 +691,7 @@ def test_weights_of_another_kind_of_number_are_refused(tmp_path, dtype, max_shar
         VitaAudioForConditionalGeneration.from_pretrained(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_saved_folder_is_remote_code(tmp_path):
     model, prompt = random_model(4), random_prompt(6)
     model.generation_config.mctp_mode = [1, 4, 4, 4]

@@ -23,6 +23,7 @@ def contents(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MAKERS)
 def test_a_full_disk_leaves_a_folder_as_it_was(kind, tmp_path):
     thing = MAKERS[kind]()
@@ -93,6 +94,7 @@ model.save_pretrained(folder, max_shard_size=size)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["5GB", "100KB"])
 @pytest.mark.parametrize("moves", [0, 5, 17])
 def test_a_save_that_is_killed_is_no_mix_and_can_be_repeated(tmp_path, moves, size):
@@ -120,6 +122,7 @@ def test_a_save_that_is_killed_is_no_mix_and_can_be_repeated(tmp_path, moves, si
     assert not list((tmp_path / "model").glob(".*"))
 
 
+@pytest.mark.slow
 def test_what_a_running_process_is_at_is_left_alone(tmp_path):
     model = MAKERS["model"]()
     model.save_pretrained(tmp_path)

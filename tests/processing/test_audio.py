@@ -440,6 +440,7 @@ def test_recordings_of_browsers_and_phones(name):
     assert 0.7 < correlation[start] / (expected @ expected) < 1.01
 
 
+@pytest.mark.slow
 def test_a_recording_is_bounded():
     content = recording(np.tile(CHIRP, 60), 48000, *RECORDINGS["webm"])
     tracemalloc.start()

@@ -72,6 +72,7 @@ def prompt_of(pipe, inputs, **kwargs):
 # Questions and conversations
 
 
+@pytest.mark.slow
 def test_every_form_of_an_audio_is_one_question(tiny, tmp_path):
     samples = question()
     file = io.BytesIO()
@@ -90,6 +91,7 @@ def test_every_form_of_an_audio_is_one_question(tiny, tmp_path):
         assert_same(answer, expected)
 
 
+@pytest.mark.slow
 def test_speech_of_something_else_is_said(pipe):
     with pytest.warns(AnswerWarning, match="is what the model wrote, and may have spoken, in place of 'Seven ducks.'"):
         pipe(synthesis_conversation("Seven ducks."))
@@ -408,6 +410,7 @@ def test_long_speech_is_said_to_be_too_long(pipe):
         pipe(np.resize(samples, 50 * rate))
 
 
+@pytest.mark.slow
 def test_an_answer_that_is_not_whole_is_said(pipe):
     with pytest.warns(AnswerWarning, match="'The .*was cut off .* a larger `max_new_tokens`"):
         pipe(SAMPLE, max_new_tokens=20)

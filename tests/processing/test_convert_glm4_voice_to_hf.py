@@ -219,6 +219,7 @@ pipeline: [!ref <loader>, !name:cosyvoice.c , 5]
     }
 
 
+@pytest.mark.slow
 def test_references_to_values_are_followed(source, output):
     edit_yaml(source, "spk_embed_dim: 192\n    output_type", "spk_embed_dim: !ref <spk_embed_dim>\n    output_type")
     edit_yaml(source, "sampling_rate: 22050", "sampling_rate: !ref <sample_rate>")
@@ -352,6 +353,7 @@ def test_folder_that_is_not_there(output):
         convert("no/such folder", FIXTURE / "decoder", output)
 
 
+@pytest.mark.slow
 def test_full_disk_leaves_nothing_behind(output):
     with pytest.raises(OSError, match="File too large"):
         on_full_disk(60000, convert, FIXTURE / "tokenizer", FIXTURE / "decoder", output)

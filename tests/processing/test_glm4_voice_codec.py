@@ -328,6 +328,7 @@ def test_one_chunk_is_what_offline_decoding_gives(codec):
     assert audio.equal(codec.decode(codes, num_inference_steps=2).audio_values[0, 0])
 
 
+@pytest.mark.slow
 def test_first_audio_comes_after_the_first_8_codes(codec):
     audio = stream(codec, random_codes(40), [1] * 40, num_inference_steps=1)
     lengths = [len(samples) for samples in audio]

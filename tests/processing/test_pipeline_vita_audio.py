@@ -285,6 +285,7 @@ def test_closing_a_stream_stops_the_generation(pipe):
     assert len(tokens) < 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["cancel", "drop"])
 def test_cancelling_from_another_thread_ends_both_within_a_chunk(pipe, way):
     threads, tokens, decoded = set(threading.enumerate()), [], []

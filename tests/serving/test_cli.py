@@ -55,7 +55,6 @@ def assert_wav(path, expected):
     np.testing.assert_allclose(samples, expected["audio"], atol=0.02)
 
 
-@pytest.mark.slow
 def test_answer(pipe, folder, question, capsys):
     report = run_json(capsys, "answer", question, "--model", folder)
     expected = pipe(question)
@@ -98,6 +97,7 @@ def test_both_spellings_and_one_name(pipe, folder, question, capsys):
     assert run_json(capsys, *argv, "--dtype", "bfloat16")["audio_seconds"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.flac", "a.ogg", "a.mp3", "a.WAV"])
 def test_formats_of_the_output(pipe, folder, question, capsys, name):
     report = run_json(capsys, "answer", question, "--model", folder, "--output", name)

@@ -22,6 +22,7 @@ def stage(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_assembled_folder_is_small_and_without_the_code_that_has_its_source_here(stage):
     output = stage / "mini"
     output.mkdir()
@@ -51,6 +52,7 @@ def test_a_codec_with_another_codebook_is_refused_and_nothing_is_lost(stage):
     assert sorted(path.name for path in stage.iterdir()) == ["codec", "mini", "question.wav", "stage"]
 
 
+@pytest.mark.slow
 def test_a_codec_that_was_tuned_further_is_taken(stage):
     processor = AutoProcessor.from_pretrained(stage / "stage")
     codec = processor.audio_tokenizer

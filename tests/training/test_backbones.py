@@ -15,6 +15,7 @@ from training.train import main
 PATTERN = [2, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["llama", "qwen3"])
 def test_a_new_backbone_is_one_yaml(tmp_path, backbone):
     write_corpus(tmp_path / "corpus", num_clips=8)

@@ -96,6 +96,7 @@ def write_parquet(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "write, sets",
     [
@@ -201,6 +202,7 @@ def commands(source, model_dir, output_dir):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["nowhere", "data/nowhere", "./no/where", "/no/where", "pretrained/mini"])
 def test_a_missing_folder_is_said_to_be_one(name, model_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -240,6 +242,7 @@ def test_a_bad_row_is_named_by_all(change, message, model_dir, tmp_path, capsys)
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_audios", [0, 2])
 @pytest.mark.parametrize("with_audio_inside", [True, False])
 def test_marks_without_audios_are_named_in_every_form(num_audios, with_audio_inside, model_dir, tmp_path, capsys):
@@ -296,6 +299,7 @@ def test_what_a_dataset_lacks_is_named_by_all(model_dir, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_training_data_is_scored_only_when_asked_for(model_dir, tmp_path, capsys):
     (tmp_path / "data").mkdir()
     path = write_readme_example(tmp_path / "data") / "conversations.jsonl"
@@ -327,6 +331,7 @@ def test_tasks_come_one_after_the_other_from_every_form(tmp_path):
     assert read[0]["messages"][:] == read[1]["messages"][:] and len(read[0]) == 6
 
 
+@pytest.mark.slow
 def test_a_model_without_a_codec_is_named_by_all(tmp_path, capsys):
     processor = tiny_processor()
     tiny_model(processor).save_pretrained(tmp_path / "model")

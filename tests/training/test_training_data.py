@@ -152,6 +152,7 @@ data.SpeechCodeCache(sys.argv[1], processor.audio_tokenizer).encode(dict.fromkey
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(corpus, processor, tmp_path):
     clips = all_clips(corpus)
     process = subprocess.Popen(
@@ -202,6 +203,7 @@ assert len(use() - left) == len(use() & left) == 1
 """
 
 
+@pytest.mark.slow
 def test_what_datasets_has_made_for_a_run_that_was_killed_goes_with_the_next(tmp_path):
     (tmp_path / "hf_datasets-another").mkdir()
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
@@ -211,6 +213,7 @@ def test_what_datasets_has_made_for_a_run_that_was_killed_goes_with_the_next(tmp
     assert [path.name for path in tmp_path.iterdir()] == ["hf_datasets-another"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_nothing_half_written(processor, tmp_path):
     cache = SpeechCodeCache(tmp_path, processor.audio_tokenizer)
     with pytest.raises(Exception, match="(?i)file too large|I/O"):
@@ -226,6 +229,7 @@ def test_examples_are_the_processors(corpus, processor, tmp_path):
         assert example == processor.build_training_example(row["messages"], processor.encode_audio(row["audios"]))
 
 
+@pytest.mark.slow
 def test_workers_that_tokenise_get_no_codec(corpus, processor, tmp_path):
     """A codec on a GPU cannot be sent to them."""
 
@@ -241,6 +245,7 @@ def test_workers_that_tokenise_get_no_codec(corpus, processor, tmp_path):
     assert build_training_dataset(conversations, processor, tmp_path, num_proc=2)[:] == examples[:]
 
 
+@pytest.mark.slow
 def test_answers_are_learnt_in_the_codes_of_another_codec(corpus, processor, tmp_path):
     """What the user says is heard through the processor's codec."""
     conversations = load_conversations(corpus, "train", cache_dir=tmp_path)
@@ -259,6 +264,7 @@ def test_answers_are_learnt_in_the_codes_of_another_codec(corpus, processor, tmp
     assert 0 < num_other < len(conversations)
 
 
+@pytest.mark.slow
 def test_a_dataset_with_an_audio_column_makes_the_same_examples(corpus, processor, tmp_path):
     conversations = load_conversations(corpus, "train", cache_dir=tmp_path)
     rows = [

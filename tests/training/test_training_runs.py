@@ -81,6 +81,7 @@ def weights(folder):
     return (folder / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_four_stages_one_after_the_other(folder, tmp_path):
     for stage in (1, 2, 3, 4):
         before = {"model_name_or_path": str(tmp_path / f"stage{stage - 1}")}
@@ -108,6 +109,7 @@ def test_four_stages_one_after_the_other(folder, tmp_path):
     assert model.generate(**inputs, max_new_tokens=8).shape[1] > inputs["input_ids"].shape[1]
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_weights(folder, tmp_path):
     def config(name):
         settings = settings_of(
@@ -147,6 +149,7 @@ def test_a_killed_run_ends_with_the_same_weights(folder, tmp_path):
     assert losses[0] == losses[1] and len(losses[0]) == 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [{"max_steps": 2}, {"max_steps": -1, "num_train_epochs": 0.8}])
 def test_a_finished_run_started_again_changes_nothing(folder, tmp_path, length):
     # neither ends with an epoch
@@ -176,6 +179,7 @@ def test_a_checkpoint_that_is_not_there_is_said_to_be_so(folder, tmp_path, monke
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_optimizer_is_not_gone_on_from(folder, tmp_path):
     settings = settings_of(folder, tmp_path / "run", max_steps=2, save_steps=1, save_only_model=True)
     main(["--config", str(write_config(tmp_path / "config.yaml", **settings))])
@@ -190,6 +194,7 @@ def test_a_checkpoint_without_optimizer_is_not_gone_on_from(folder, tmp_path):
     assert weights(tmp_path / "run") == before
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_its_newest_checkpoint_when_told_so(folder, tmp_path):
     settings = settings_of(folder, tmp_path / "run", max_steps=2, save_steps=1)
     main(["--config", str(write_config(tmp_path / "config.yaml", **settings))])
@@ -199,6 +204,7 @@ def test_a_run_goes_on_from_its_newest_checkpoint_when_told_so(folder, tmp_path)
     assert [entry["step"] for entry in state["log_history"] if "loss" in entry] == [1, 2, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_steps", [3, 2])
 def test_a_checkpoint_that_was_deleted_in_part_takes_the_place_of_none(folder, tmp_path, max_steps):
     settings = settings_of(folder, tmp_path / "run", max_steps=2, save_steps=1, save_total_limit=2)
@@ -213,6 +219,7 @@ def test_a_checkpoint_that_was_deleted_in_part_takes_the_place_of_none(folder, t
     assert {path.name for path in (tmp_path / "run").glob("checkpoint-*")} == left
 
 
+@pytest.mark.slow
 def test_what_was_measured_goes_with_the_weights_it_was_measured_with(folder, tmp_path):
     def run(seed):
         settings = settings_of(folder, tmp_path / "run", stage=1, max_steps=1, save_strategy="no", seed=seed)
@@ -226,6 +233,7 @@ def test_what_was_measured_goes_with_the_weights_it_was_measured_with(folder, tm
     assert not (tmp_path / "run" / "results.json").exists()
 
 
+@pytest.mark.slow
 def test_what_was_measured_goes_when_a_run_goes_on_for_more_steps(folder, tmp_path, capsys):
     run_again(capsys, folder, tmp_path, max_steps=1)
     modes = {"vanilla": {"speed": {"tokens_per_second": 9.0}}}
@@ -241,6 +249,7 @@ def test_what_was_measured_goes_when_a_run_goes_on_for_more_steps(folder, tmp_pa
     assert not left & {"results.json", "results.png", "benchmarks.json"}
 
 
+@pytest.mark.slow
 def test_two_processes_agree_with_one(folder, tmp_path):
     def config(name, **settings):
         settings = settings_of(folder, tmp_path / name, stage=4, text_config=TINY_TEXT_CONFIG) | settings
@@ -266,6 +275,7 @@ def test_two_processes_agree_with_one(folder, tmp_path):
             assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
 
 
+@pytest.mark.slow
 def test_a_language_model_keeps_its_text(folder, tmp_path):
     tokenizer = train_tokenizer(TEXTS, 300, 1)
     size = len(tokenizer) - 4  # without those for speech
@@ -330,6 +340,7 @@ def test_a_branch_that_cannot_be_is_refused_before_the_work(folder, tmp_path):
         main(["--config", str(write_config(tmp_path / "config.yaml", **settings))])
 
 
+@pytest.mark.slow
 def test_a_codec_beside_a_model_that_has_one_is_refused(folder, tmp_path):
     settings = settings_of(folder, tmp_path / "run", max_steps=1)
     main(["--config", str(write_config(tmp_path / "config.yaml", **settings))])
@@ -339,6 +350,7 @@ def test_a_codec_beside_a_model_that_has_one_is_refused(folder, tmp_path):
         main(["--config", str(write_config(tmp_path / "config.yaml", **settings))])
 
 
+@pytest.mark.slow
 def test_answers_are_learnt_in_codes_of_the_same_kind(folder, tmp_path):
     tiny_codec().save_pretrained(tmp_path / "same")
     codec = VitaAudioCodec(VitaAudioCodecConfig(**TRAINABLE_CODEC))
@@ -365,6 +377,7 @@ def run_again(capsys, folder, tmp_path, **settings):
     return code, captured.out, captured.err.splitlines()[-1] if code else ""
 
 
+@pytest.mark.slow
 def test_a_run_says_that_it_is_over_or_goes_on_and_what_was_changed(folder, tmp_path, capsys):
     code, out, _ = run_again(capsys, folder, tmp_path)
     assert code == 0 and "Going on" not in out
@@ -399,6 +412,7 @@ def test_a_run_says_that_it_is_over_or_goes_on_and_what_was_changed(folder, tmp_
     assert code == 0 and "is over since step 3" in out and changed in (tmp_path / "run" / "README.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_steps", [1, 2])
 def test_a_run_that_was_stopped_is_not_said_to_be_over(folder, tmp_path, capsys, max_steps):
     code, *_ = run_again(capsys, folder, tmp_path, max_steps=3)
@@ -412,6 +426,7 @@ def test_a_run_that_was_stopped_is_not_said_to_be_over(folder, tmp_path, capsys,
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changed, said",
     [
@@ -444,6 +459,7 @@ def other_state(path):
     torch.save({"state": {}, "param_groups": [{"params": [0, 1, 2]}]}, path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, spoil, said",
     [
@@ -478,6 +494,7 @@ def test_a_spoilt_checkpoint_is_named_in_one_line(folder, tmp_path, capsys, name
     )
 
 
+@pytest.mark.slow
 def test_a_pickle_of_arguments_is_not_read(folder, tmp_path, capsys):
     run_again(capsys, folder, tmp_path, max_steps=1)
     hostile_pickle(tmp_path / "run" / "checkpoint-1" / "training_args.bin")
@@ -485,6 +502,7 @@ def test_a_pickle_of_arguments_is_not_read(folder, tmp_path, capsys):
     assert not (tmp_path / "run" / "checkpoint-1" / "harmed").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text, said",
     [
@@ -578,6 +596,7 @@ def test_bytes_that_are_no_text_are_no_settings(tmp_path, capsys):
     assert "config.yaml is no text in UTF-8" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_codec_that_is_none_is_named(folder, tmp_path, capsys):
     run_again(capsys, folder, tmp_path, max_steps=1)
     # a language model for a codec, and a stage's model whose codec is gone
@@ -588,6 +607,7 @@ def test_a_codec_that_is_none_is_named(folder, tmp_path, capsys):
     assert not (tmp_path / "next").exists()
 
 
+@pytest.mark.slow
 def test_an_optimizer_of_other_weights_is_named(folder, tmp_path, capsys):
     run_again(capsys, folder, tmp_path, max_steps=1)
     path = tmp_path / "run" / "checkpoint-1" / "optimizer.pt"

@@ -209,6 +209,7 @@ def train_and_save(start, folder):
     make_trainer(start, folder, 1, save_strategy="steps", save_steps=1).train()
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_no_half_checkpoint(start, tmp_path):
     with pytest.raises(Exception, match="(?i)file too large|I/O"):
         on_full_disk(100_000, train_and_save, start, tmp_path)
@@ -222,6 +223,7 @@ def test_rows_hold_every_sample_once(start, tmp_path):
     assert packed == sorted(start[2]["input_ids"])
 
 
+@pytest.mark.slow
 def test_accumulated_batches_weigh_tokens_as_one_large_batch_does(start, tmp_path):
     # batches differ in their number of labels: a mean of means would differ
     large = make_trainer(start, tmp_path, 4, with_modules(start, 1), per_device_train_batch_size=4, max_steps=1)
@@ -245,6 +247,7 @@ def test_accumulated_batches_weigh_tokens_as_one_large_batch_does(start, tmp_pat
     )
 
 
+@pytest.mark.slow
 def test_logged_losses_are_those_of_the_batches(start, tmp_path):
     trainer = make_trainer(
         start,
@@ -273,6 +276,7 @@ def test_evaluation_logs_the_losses(start, tmp_path):
     assert math.isfinite(metrics["eval_loss"])
 
 
+@pytest.mark.slow
 def test_a_stage_learns(start, tmp_path):
     trainer = make_trainer(start, tmp_path, 4, learning_rate=1e-2, max_steps=40, logging_steps=10)
     trainer.train()
@@ -317,6 +321,7 @@ def test_only_complete_checkpoints_count(tmp_path):
     assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
 
 
+@pytest.mark.slow
 def test_the_only_checkpoint_stays_until_the_next_one_is_whole(start, tmp_path, monkeypatch):
     touch = Path.touch
 

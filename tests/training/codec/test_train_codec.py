@@ -52,6 +52,7 @@ def corpus_dir(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_pitch_track_is_at_the_time_that_the_vocoder_speaks_it():
     config = VitaAudioCodecConfig(**TINY)
     time = np.arange(32000) / 16000
@@ -73,6 +74,7 @@ def test_spectral_loss_is_zero_for_equals_and_grows_with_noise():
     assert losses == sorted(losses)
 
 
+@pytest.mark.slow
 def test_clips_are_those_of_training_at_one_level(corpus_dir):
     config = VitaAudioCodecConfig(**TINY)
     clips = CodecClips(corpus_dir, config, default_voice="joe")
@@ -202,6 +204,7 @@ def test_filters_are_those_of_microphones_and_rooms():
     assert (impulses[:, 4200:6000].square().sum(-1) < 1e-3 * impulses.square().sum(-1)).all()
 
 
+@pytest.mark.slow
 def test_a_codec_learns_from_a_few_clips(corpus_dir):
     torch.manual_seed(0)
     config = VitaAudioCodecConfig(num_voices=2, **TINY)
@@ -219,6 +222,7 @@ def test_a_codec_learns_from_a_few_clips(corpus_dir):
     assert (last < 0.6 * first).all()
 
 
+@pytest.mark.slow
 def test_the_command_trains_resumes_and_saves(corpus_dir, tmp_path, monkeypatch):
     config = tmp_path / "codec.yaml"
     config.write_text(
@@ -254,6 +258,7 @@ def test_one_voice_can_be_learnt_alone_and_undisturbed(corpus_dir):
         CodecClips(corpus_dir, VitaAudioCodecConfig(**TINY), "joe", voices=["joe", "bob"])
 
 
+@pytest.mark.slow
 def test_a_warm_start_matches_voices_and_phonemes_by_name(corpus_dir, tmp_path):
     config = tmp_path / "codec.yaml"
     config.write_text(
@@ -320,6 +325,7 @@ def test_half_stored_weights_load_as_they_were_rounded(tmp_path):
     assert all(tensor.equal(codec.state_dict()[name]) for name, tensor in loaded.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_codec_run_says_what_was_changed(corpus_dir, tmp_path, capsys):
     config = tmp_path / "codec.yaml"
     config.write_text(

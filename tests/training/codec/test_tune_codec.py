@@ -114,6 +114,7 @@ def prepared_clips(corpus_dir, folder, **kwargs):
     return codec, clips
 
 
+@pytest.mark.slow
 def test_other_voices_are_to_get_the_default_ones_speech_at_their_own_time(
     corpus_dir, tmp_path, monkeypatch, as_recorded
 ):
@@ -136,6 +137,7 @@ def test_other_voices_are_to_get_the_default_ones_speech_at_their_own_time(
     assert batch["log_f0"][0, 5:60].exp().median().item() == pytest.approx(100, rel=0.05)
 
 
+@pytest.mark.slow
 def test_targets_stay_what_they_are_while_the_codec_is_trained(corpus_dir, tmp_path, as_recorded):
     codec, clips = prepared_clips(corpus_dir, tmp_path)
     first = clips[6]["codes"]
@@ -149,6 +151,7 @@ def test_targets_stay_what_they_are_while_the_codec_is_trained(corpus_dir, tmp_p
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir() if path.name != "6.npz"} == others
 
 
+@pytest.mark.slow
 def test_half_of_the_clips_of_other_voices_have_another_rhythm_which_is_always_the_same(
     corpus_dir, tmp_path, monkeypatch
 ):
@@ -167,6 +170,7 @@ def test_half_of_the_clips_of_other_voices_have_another_rhythm_which_is_always_t
     assert len(waveform) != 9600 and not keeps_codes
 
 
+@pytest.mark.slow
 def test_rare_words_are_drawn_more_often(corpus_dir, tmp_path, monkeypatch, as_recorded):
     monkeypatch.setattr(tuning, "RARE_WORD_CLIPS", 3)
     texts = ("A red dog.", "A red hen!", "A red dog now.", "A red cat.", "The red dog.", "A red cat, now.")
@@ -180,6 +184,7 @@ def test_rare_words_are_drawn_more_often(corpus_dir, tmp_path, monkeypatch, as_r
     assert all(clips[i]["target"].equal(clips[drawn.index(text)]["target"]) for i, text in enumerate(drawn))
 
 
+@pytest.mark.slow
 def test_answers_are_drawn_more_often(corpus_dir, tmp_path, monkeypatch, as_recorded):
     monkeypatch.setattr(tuning, "RARE_WORD_CLIPS", 1)
     kwargs = {"answers": read_answers(corpus_dir), "answer_times": 5, "is_disturbed": False}
@@ -190,6 +195,7 @@ def test_answers_are_drawn_more_often(corpus_dir, tmp_path, monkeypatch, as_reco
     }
 
 
+@pytest.mark.slow
 def test_a_decoder_speaks_the_codes_of_another_codec(command, tmp_path, as_recorded):
     """What a language model writes are the codes that it was trained with, whatever the encoder writes by now."""
     before, _ = tune_codec.load_checkpoint(Path(command[3]), ["decoder"], "joe")
@@ -221,6 +227,7 @@ def test_a_decoder_speaks_the_codes_of_another_codec(command, tmp_path, as_recor
         tune_codec.main(run)
 
 
+@pytest.mark.slow
 def test_kept_codes_are_spoken_and_others_written(corpus_dir, tmp_path, as_recorded):
     codec, clips = prepared_clips(corpus_dir, tmp_path, is_disturbed=False)
     model = VitaAudioCodecForTuning(codec.config, 2, ["decoder"])
@@ -231,6 +238,7 @@ def test_kept_codes_are_spoken_and_others_written(corpus_dir, tmp_path, as_recor
         assert (losses[0] != losses[1]) == is_kept
 
 
+@pytest.mark.slow
 def test_half_of_what_the_encoder_hears_is_as_it_was_recorded(corpus_dir, tmp_path, as_recorded):
     _, clips = prepared_clips(corpus_dir, tmp_path)
     items = [clips[7] for _ in range(60)]
@@ -242,6 +250,7 @@ def test_half_of_what_the_encoder_hears_is_as_it_was_recorded(corpus_dir, tmp_pa
     assert 18 < sum(as_they_are) < 42
 
 
+@pytest.mark.slow
 def test_own_codes_are_kept_and_others_aligned(corpus_dir, tmp_path, as_recorded):
     """The code loss from its formula: the cross-entropy of every code, those of other voices moved in time, at 0.3."""
     codec, clips = prepared_clips(corpus_dir, tmp_path, is_disturbed=False)
@@ -264,6 +273,7 @@ def test_own_codes_are_kept_and_others_aligned(corpus_dir, tmp_path, as_recorded
     assert losses[2] == pytest.approx((own + OTHER_CODE_WEIGHT * other) / 18, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [["encoder"], ["decoder"], ["encoder", "decoder"]], ids="-".join)
 def test_parts_are_tuned_alone_or_together_and_resume(command, tmp_path, parts):
     run = [*command, "--parts", *parts, "--output_dir", str(tmp_path)]
@@ -294,6 +304,7 @@ def test_parts_are_tuned_alone_or_together_and_resume(command, tmp_path, parts):
         assert all(tensor.equal(whole[name]) for name, tensor in resumed.items())
 
 
+@pytest.mark.slow
 def test_a_decoder_grows_new_blocks_and_can_be_trained_further(command, tmp_path):
     run = [*command, "--parts", "decoder", "--decoder_depths", "1", "3", "--output_dir", str(tmp_path)]
     tune_codec.main(run)
@@ -309,6 +320,7 @@ def test_a_decoder_grows_new_blocks_and_can_be_trained_further(command, tmp_path
         tune_codec.load_checkpoint(checkpoint, ["encoder"], "joe")
 
 
+@pytest.mark.slow
 def test_an_encoder_learns_the_default_ones_codes_of_another_voice(command, corpus_dir, tmp_path):
     """Also checks that what the phoneme head and the codebook are does not move."""
     torch.manual_seed(0)
@@ -328,6 +340,7 @@ def test_an_encoder_learns_the_default_ones_codes_of_another_voice(command, corp
     assert all(tensor.equal(frozen[name]) for name, tensor in model.state_dict().items() if name in frozen)
 
 
+@pytest.mark.slow
 def test_what_is_spoken_changes_what_is_written(command, corpus_dir, tmp_path, as_recorded):
     """Gradients of the decoder's losses reach the encoder for other voices' codes, not for those that are kept."""
     model, phonemes = tune_codec.load_checkpoint(Path(command[3]), ["encoder", "decoder"], "joe")
@@ -343,6 +356,7 @@ def test_what_is_spoken_changes_what_is_written(command, corpus_dir, tmp_path, a
         assert gradients[0].equal(gradients[1]) != expected
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_named_before_any_work(command, corpus_dir, tmp_path):
     run = [*command, "--parts", "encoder", "--output_dir", str(tmp_path / "run")]
     with pytest.raises(FileNotFoundError, match="no config.json"):

@@ -65,6 +65,7 @@ def test_every_fact_has_its_wordings_and_its_gold_in_the_answer():
         assert not re.search(r"\d", fact.answer + "".join(fact.wordings)), fact
 
 
+@pytest.mark.slow
 def test_a_tenth_is_held_out_and_never_said_in_training():
     asked, sentences = all_questions(), all_sentences()
     held_out_questions = {question.text for question in asked if question.split == "test"}
@@ -88,6 +89,7 @@ def test_held_out_sentences_have_only_words_that_training_has():
         assert words_of(sentence.text) <= training_words, sentence.text
 
 
+@pytest.mark.slow
 def test_the_held_out_voice_speaks_only_in_its_own_split():
     assert HELD_OUT_VOICE not in TRAINING_VOICES
     for clip in render.all_clips():
@@ -116,6 +118,7 @@ def test_rare_words_are_asked_by_more_voices():
     assert clips == {"sums": {6}, "capitals": {12}, "opposites": {12}}
 
 
+@pytest.mark.slow
 def test_texts_and_ids_do_not_depend_on_the_process():
     """Another hash seed must not change what is held out, nor any clip's id."""
     program = "from training.corpus.render import all_clips; print(hash('a'), *(c.id + c.split for c in all_clips()))"
@@ -142,6 +145,7 @@ def test_the_sentences_of_the_shipped_model_stay_what_they_are():
     assert digest == "df9694ccbc831a6610b1b4669a64019b884094cd71c12539f1e08a0363d13d7f"
 
 
+@pytest.mark.slow
 def test_a_new_pattern_leaves_the_other_sentences_as_they_are():
     boats, ropes = "{name} has {count} {animals} in a boat.", "The rope of {name} is {color}."
     both = all_sentences((boats, ropes))
@@ -220,6 +224,7 @@ def test_a_list_of_words_that_is_missing_is_named(slot):
         all_sentences((f"The {{{slot}}} is new.",))
 
 
+@pytest.mark.slow
 def test_phonemes_carry_no_stress_and_no_punctuation():
     assert "".join(phonemize("What's seven, Luke?")) == "wʌts sɛvən luːk"
 
@@ -228,6 +233,7 @@ def test_phonemes_carry_no_stress_and_no_punctuation():
 SPOKEN = ["joe", "joe-varied", "flite-slt", "espeak-en-gb-x-rp-david", "heart", "ked", "kokoro-kumo-not-nezumi"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("voice", [ALL_VOICES[name] for name in SPOKEN], ids=SPOKEN)
 def test_each_engine_speaks(voice):
     if not installed(voice):
@@ -246,6 +252,7 @@ def test_each_engine_speaks(voice):
         np.testing.assert_array_equal(samples, render.render_samples(clip))
 
 
+@pytest.mark.slow
 def test_every_engine_is_tried_and_every_kokoro_voice_is_another_one():
     assert {ALL_VOICES[name].engine for name in SPOKEN} == {voice.engine for voice in ALL_VOICES.values()}
     styles = [kokoro_style(setting, 20) for setting in KOKORO_SETTINGS.values()]

@@ -25,6 +25,7 @@ def score(path, model_dir, tiny_ctc_dir, output_dir, *arguments):
     return json.loads((output_dir / "results.json").read_text())["benchmarks"]
 
 
+@pytest.mark.slow
 def test_a_new_benchmark_is_one_yaml(model_dir, tiny_ctc_dir, corpus_dir, tmp_path):
     """Recordings, and a YAML that says what their columns are; nothing in the package is edited."""
     recordings = sorted(corpus_dir.glob("*.flac"))[:3]
@@ -54,6 +55,7 @@ def test_a_new_benchmark_is_one_yaml(model_dir, tiny_ctc_dir, corpus_dir, tmp_pa
     assert [(line["id"], line["reference"]) for line in lines] == list(zip("xyz", texts))
 
 
+@pytest.mark.slow
 def test_questions_of_your_own(model_dir, tiny_ctc_dir, forms_dir, tmp_path):
     """A task with answers, in a file that ends with .yml and lies in no folder of ours; in writing, too."""
     values = {
@@ -138,6 +140,7 @@ def test_a_bad_file_is_one_line_of_the_command(model_dir, tmp_path, capsys):
         assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_another_normalizer_scores_the_responses_that_are_there(run, tmp_path):
     """The results say which one it was, for each mode, and no response is asked for twice."""
     arguments = ["libritts_test_clean", tmp_path, "--limit", "2", "--mctp_mode"]

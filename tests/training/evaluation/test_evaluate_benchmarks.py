@@ -94,6 +94,7 @@ def test_the_small_corpus_has_the_columns_of_the_published_sets(forms_dir, corpu
     assert sf.info(forms_dir / "seed_tts_en" / line[2]).format == "WAV"
 
 
+@pytest.mark.slow
 def test_an_item_is_that_of_the_evaluation(forms_dir, corpus_dir, processor):
     """Same prompt (ids of its audio's codes among them), same reference, same answers, in the same order."""
     for name, rows in evaluate_held_out.load_sets(corpus_dir, limit=3).items():
@@ -163,6 +164,7 @@ def test_bad_rows_are_named(benchmark, columns, message):
 # The command
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_evaluation(run, model_dir, corpus_dir, tiny_ctc_dir, tmp_path):
     evaluate_held_out.main(
         ["--model", str(model_dir), "--corpus_dir", str(corpus_dir), "--modes", "boost", "--limit", "3"]
@@ -206,6 +208,7 @@ def test_figures_are_those_of_the_evaluation(run, model_dir, corpus_dir, tiny_ct
     assert len(lines) == 3 and {"id", "reference", "text", "heard", "speech_is_right"} <= set(lines[0])
 
 
+@pytest.mark.slow
 def test_killed_half_way_and_started_again_gives_the_same_table(run, tmp_path):
     arguments = ["llama_questions", tmp_path / "killed", "--mctp_mode", "boost", "--batch_size", "1"]
 
@@ -235,6 +238,7 @@ def test_killed_half_way_and_started_again_gives_the_same_table(run, tmp_path):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_model_and_dataset_by_their_ids(hub, run, model_dir, forms_dir, tmp_path):
     api = hub.api()
     for repo_id, repo_type, folder in (
@@ -259,6 +263,7 @@ def test_model_and_dataset_by_their_ids(hub, run, model_dir, forms_dir, tmp_path
     assert (tmp_path / "remote" / "results.md").read_text() == (tmp_path / "local" / "results.md").read_text()
 
 
+@pytest.mark.slow
 def test_other_settings_have_responses_of_their_own(run, tmp_path):
     for arguments, number in (
         (["--limit", "2"], 1),
@@ -270,6 +275,7 @@ def test_other_settings_have_responses_of_their_own(run, tmp_path):
         assert len(list((tmp_path / "responses").iterdir())) == number
 
 
+@pytest.mark.slow
 def test_results_of_other_weights_are_not_mixed(run, processor, tmp_path):
     processor.save_pretrained(tmp_path / "model")
     arguments = ["libritts_test_clean", tmp_path / "out", "--limit", "2", "--model", str(tmp_path / "model")]
@@ -283,6 +289,7 @@ def test_results_of_other_weights_are_not_mixed(run, processor, tmp_path):
     assert len(list((tmp_path / "out" / "responses").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_another_recogniser_hears_the_same_responses(run, model_dir, forms_dir, tmp_path):
     arguments = ["libritts_test_clean", tmp_path, "--limit", "2"]
     run(*arguments)
@@ -305,6 +312,7 @@ def refusal(capsys, *arguments) -> str:
     return capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_bad_arguments_are_one_line_each(capsys, model_dir, forms_dir, tmp_path, monkeypatch):
     common = ["--model", model_dir, "--output_dir", tmp_path / "out", "--benchmark"]
     folder = forms_dir / "libritts_test_clean"
@@ -343,6 +351,7 @@ def test_bad_arguments_are_one_line_each(capsys, model_dir, forms_dir, tmp_path,
     assert "scoring needs the module `faster_whisper`" in refusal(capsys, *speech)
 
 
+@pytest.mark.slow
 def test_columns_of_other_names(run, forms_dir, tmp_path):
     arguments = ["--dataset_name", str(forms_dir / "libritts_test_clean"), "--dataset_split", "test.clean"]
     arguments += ["--columns", "text=text_original", "id=path", "--mctp_mode", "turbo"]

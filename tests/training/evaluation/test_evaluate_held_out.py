@@ -78,6 +78,7 @@ def test_score_counts_words_and_answers(corpus_dir):
     assert figures == {"conversations": 2, "wer": 0.5, "cer": 0.5}
 
 
+@pytest.mark.slow
 def test_the_command_writes_figures_picture_and_table(model, processor, corpus_dir, tmp_path):
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
@@ -101,6 +102,7 @@ def test_the_command_writes_figures_picture_and_table(model, processor, corpus_d
     assert "\n| conversations | 3 | 3 | 3 | 3 | – | – | – | – |\n" in text
 
 
+@pytest.mark.slow
 def test_the_card_of_the_model_shows_what_was_measured(model, processor, corpus_dir, tmp_path, capsys):
     folder = export_repository(model, processor, tmp_path / "model")
     write_model_card(folder)

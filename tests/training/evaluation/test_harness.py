@@ -51,6 +51,7 @@ def test_what_a_kill_wrote_half_is_dropped(tmp_path):
         ResponseLog(path)
 
 
+@pytest.mark.slow
 def test_a_recogniser_is_found_by_its_name(tiny_ctc_dir):
     recognizer = load_recognizer(str(tiny_ctc_dir))
     assert isinstance(recognizer, PipelineRecognizer) and recognizer.sampling_rate == 8000
