@@ -35,7 +35,7 @@ FAULTS = {
     ],
     "processing": [
         (
-            "interleaving_vita_audio.py",
+            "../modeling_vita_audio/interleaving_vita_audio.py",
             "ids = [self.speech_token_offset + code for",
             "ids = [self.speech_token_offset + 1 + code for",
         ),
@@ -43,22 +43,18 @@ FAULTS = {
         ("conversation_vita_audio.py", '"Convert the speech to text.', '"Convert speech to text.'),
     ],
     "training": [
-        (
-            "trainer.py",
-            "3: Stage(trains_language_model=False",
-            "3: Stage(trains_language_model=True",
-        ),
+        ("trainer.py", "model.requires_grad_(plan.trains_language_model)", "model.requires_grad_(True)"),
         ("trainer.py", 'group["lr"] * self.args', 'group["lr"] / self.args'),
         ("collator.py", 'batch["position_ids"] == 0', 'batch["position_ids"] < 0'),
     ],
     "training/codec": [
         ("pretraining.py", "losses.append(log_distance + convergence)", "losses.append(log_distance - convergence)"),
         ("pretraining.py", "sums[counts == 0] =", "sums[counts > 0] ="),
-        ("augmentation.py", "import librosa", "import librosas"),
+        ("clips.py", 'clip["voice"] == self.voices[0] or', 'clip["voice"] != self.voices[0] or'),
     ],
     "training/corpus": [
-        ("sentences.py", "total = NUMBERS[i + j]", "total = NUMBERS[max(i, j)]"),
-        ("sentences.py", "rest = NUMBERS[i - j]", "rest = NUMBERS[j]"),
+        ("questions.py", "total = NUMBERS[i + j]", "total = NUMBERS[max(i, j)]"),
+        ("questions.py", "rest = NUMBERS[i - j]", "rest = NUMBERS[j]"),
     ],
     "training/evaluation": [
         (
@@ -72,7 +68,7 @@ FAULTS = {
     ],
     "serving": [
         ("../hub_cards/command_line.py", "    return 1\n", "    return 0\n"),
-        ("loading.py", "if arguments.threads < 1:", "if arguments.threads < 0:"),
+        ("loading.py", "value is not None and value < 1:", "value is not None and value < 0:"),
     ],
     "benchmarks": [
         (
