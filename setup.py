@@ -12,8 +12,9 @@ PRETRAINED = Path("pretrained")
 
 class BuildWithModel(build_py):
     """
-    Puts the small checkpoint of `pretrained/` into the package `processing`, and into the checkpoint a copy of the code that it
-    brings as a Hub folder. In an editable installation the checkpoint stays where it is, and gets the copy there.
+    Puts the small checkpoint of `pretrained/` into the package `processing`, and into the checkpoint a copy of the
+    code that it brings as a Hub folder. In an editable installation the checkpoint stays where it is, and gets the
+    copy there.
     """
 
     def run(self):

@@ -1,8 +1,8 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Do the fast tests find a fault? Plants one after the other in a copy of the checkout, and runs there what `.ci/quick` runs of the
-room that the fault is in. `python tests/planted_faults.py [ROOM ...]`; all of them take some minutes.
+Do the fast tests find a fault? Plants one after the other in a copy of the checkout, and runs there what `.ci/quick`
+runs of the room that the fault is in. `python tests/planted_faults.py [ROOM ...]`; all of them take some minutes.
 """
 
 import argparse
@@ -61,7 +61,7 @@ FAULTS = {
             "scoring.py",
             "return jiwer.wer(*_normalize_pairs(references, hypotheses, normalizer))",
             "counts = jiwer.process_words(*_normalize_pairs(references, hypotheses, normalizer)); "
-            "return (counts.wer * sum(map(len, counts.references)) - counts.insertions) / sum(map(len, counts.references))",
+            "words = sum(map(len, counts.references)); return counts.wer - counts.insertions / words",
         ),
         ("scoring.py", "return sum(processing_seconds) / sum(audio", "return sum(audio_seconds) / sum(processing"),
         ("scoring.py", "matches = str.endswith", "matches = str.startswith"),
@@ -110,7 +110,9 @@ def plant(folder: Path, room: str, name: str, text: str, fault: str) -> tuple[Pa
 
 
 def run_tests(folder: Path, room: str, log: Path):
-    """Runs, in a process of its own, the fast tests of a room up to the first that fails, and exits with pytest's code."""
+    """
+    Runs, in a process of its own, the fast tests of a room up to the first that fails, and exits with pytest's code.
+    """
     import pytest
 
     os.chdir(folder)

@@ -1,8 +1,9 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-A walk through every keyword that transformers and TRL have where ours takes theirs: it does what it says, or is refused by its
-name. A keyword of a new release that is in none of the lists below fails here, until somebody decides what it does.
+A walk through every keyword that transformers and TRL have where ours takes theirs: it does what it says, or is
+refused by its name. A keyword of a new release that is in none of the lists below fails here, until somebody decides
+what it does.
 """
 
 import dataclasses
@@ -299,8 +300,9 @@ def test_a_final_message_is_continued(processor):
 
 # --- generation ---
 
-# Fields of a generation config by what they are: shared with all models of transformers, as its logits processors, stopping
-# criteria, caches and outputs see every token of ours; of modes that are refused; or of what takes no part in `generate`
+# Fields of a generation config by what they are: shared with all models of transformers, as its logits processors,
+# stopping criteria, caches and outputs see every token of ours; of modes that are refused; or of what takes no part in
+# `generate`
 SHARED = {
     "bad_words_ids", "begin_suppress_tokens", "bos_token_id", "cache_config", "cache_implementation", "compile_config",
     "disable_compile", "do_sample", "encoder_no_repeat_ngram_size", "encoder_repetition_penalty", "eos_token_id",
@@ -317,15 +319,18 @@ MODES_REFUSED = {
 }  # fmt: skip
 OF_REFUSED_MODES = {
     "assistant_confidence_threshold", "assistant_ensemble_weight", "assistant_lookbehind", "diversity_penalty",
-    "early_stopping", "is_assistant", "length_penalty", "low_memory", "max_matching_ngram_size", "num_assistant_tokens",
+    "early_stopping", "is_assistant", "length_penalty", "low_memory", "max_matching_ngram_size",
+    "num_assistant_tokens",
     "num_assistant_tokens_schedule", "num_beam_groups", "speculation_type", "target_lookbehind",
 }  # fmt: skip
 NO_PART = {"continuous_batching_config", "decoder_start_token_id", "transformers_version"}
 
 # Arguments of `generate` itself
 GENERATE_ARGUMENTS = {
-    "self", "inputs", "generation_config", "logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn", "synced_gpus",
-    "assistant_model", "streamer", "negative_prompt_ids", "negative_prompt_attention_mask", "custom_generate", "kwargs",
+    "self", "inputs", "generation_config", "logits_processor", "stopping_criteria",
+    "prefix_allowed_tokens_fn", "synced_gpus",
+    "assistant_model", "streamer", "negative_prompt_ids", "negative_prompt_attention_mask",
+    "custom_generate", "kwargs",
     "use_model_defaults",
 }  # fmt: skip
 
@@ -510,7 +515,8 @@ REFUSED_VALUES = {
     "label_smoothing_factor": 0.1, "loss_type": "dft", "router_aux_loss_coef": 0.01, "use_liger_kernel": True,
     "use_cache": True, "model_init_kwargs": {"dtype": "float16"}, "chat_template_path": "x.jinja",
     "dataset_text_field": "content", "dataset_kwargs": {"skip_prepare_dataset": True}, "completion_only_loss": True,
-    "assistant_only_loss": True, "truncation_mode": "keep_end", "packing_strategy": "wrapped", "do_predict": True, "liger_kernel_config": {"rope": True},
+    "assistant_only_loss": True, "truncation_mode": "keep_end", "packing_strategy": "wrapped",
+    "do_predict": True, "liger_kernel_config": {"rope": True},
     "do_eval": True,
 }  # fmt: skip
 

@@ -1,6 +1,9 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The house: a room imports from itself and from the floors below, no imports run in a circle, and setup.py names what is imported."""
+"""
+The house: a room imports from itself and from the floors below, no imports run in a circle, and setup.py names what is
+imported.
+"""
 
 import ast
 import graphlib
@@ -14,7 +17,8 @@ import pytest
 from places import ROOT
 
 
-# From the ground up. Rooms on one floor know nothing of one another; the stages of `training` know nothing of the rooms upstairs.
+# From the ground up. Rooms on one floor know nothing of one another; the stages of `training` know nothing of the
+# rooms upstairs.
 FLOORS = [
     ["hub_cards"],
     ["modeling_vita_audio"],
@@ -67,7 +71,10 @@ def wrong_imports(root: Path) -> list[str]:
 
 
 def circles(root: Path) -> list[str]:
-    """Each module in a circle with the next, which it imports. A package's `__init__` counts only where it is asked for a name."""
+    """
+    Each module in a circle with the next, which it imports. A package's `__init__` counts only where it is asked for a
+    name.
+    """
     graph, found = import_graph(root), []
     while True:
         try:

@@ -48,7 +48,8 @@ VALUES = WORDS | st.sampled_from(
     ]
 )
 OPTIONS = st.sampled_from(
-    "--model --revision --device --dtype --threads --mode --max_new_tokens --max-audio-seconds --seed --json --output --force "
+    "--model --revision --device --dtype --threads --mode --max_new_tokens --max-audio-seconds --seed "
+    "--json --output --force "
     "--codec --private --dry-run --repo-id --license --language --converted_from --benchmarks --overwrite".split()
 )
 

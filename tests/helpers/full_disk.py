@@ -16,6 +16,9 @@ def limit_files(free_bytes: int):
 
 
 def on_full_disk(free_bytes: int, function: Callable, *arguments):
-    """Calls a function in a process of its own in which no file may grow beyond `free_bytes`; returns or raises what it does."""
+    """
+    Calls a function in a process of its own in which no file may grow beyond `free_bytes`; returns or raises what it
+    does.
+    """
     with ProcessPoolExecutor(1, CONTEXT, limit_files, (free_bytes,)) as process:
         return process.submit(function, *arguments).result(timeout=300)

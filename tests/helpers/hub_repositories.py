@@ -168,7 +168,8 @@ class HubStorage:
     def repository(self, kind: str, repo_id: str, account: Account | None, write: bool = False) -> Repository:
         """
         Raises:
-            HubError: there is no such repository or, the same for a private one, none for this account; or the account may
+            HubError: there is no such repository or, the same for a private one, none for this account; or the account
+            may
                 not write to it.
         """
         repository = self.repositories.get((kind, repo_id))

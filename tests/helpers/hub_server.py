@@ -1,27 +1,29 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-A small Hub on loopback that keeps real files, for `huggingface_hub` as it is. (The self-hosted Hubs there are need an object
-store and a database each, and the packaged mirrors have the Hub behind them.)
+A small Hub on loopback that keeps real files, for `huggingface_hub` as it is. (The self-hosted Hubs there are need an
+object store and a database each, and the packaged mirrors have the Hub behind them.)
 
 The fixture `hub` of `conftest.py` starts one, empty, for a test, and `hub_module` one for a module:
 
     def test_push(hub, tmp_path):
         api = hub.api()                                   # `HfApi`, with the write token; `hub.api(hub.read_token)`
-        api.create_repo("vita/mini", private=True)        # everything is of the user `vita`; `guest_token` is another's
+        api.create_repo("vita/mini", private=True)  # everything is of the user `vita`; `guest_token` is another's
         api.upload_folder(repo_id="vita/mini", folder_path=folder)
         subprocess.run([...], env=hub.environment(tmp_path / "home"))  # HF_ENDPOINT, HF_TOKEN, an empty HF_HOME
 
-`huggingface_hub` reads its environment when it is imported: what takes no `endpoint` and `token` (transformers, datasets,
-`ModelCard.validate`) needs a process of its own, with `hub.environment`. Uploads come by LFS, the way of a client without
-`hf_xet`, which HF_HUB_DISABLE_XET=1 makes of one with it; `conftest.py` sets it for the tests' own process.
+`huggingface_hub` reads its environment when it is imported: what takes no `endpoint` and `token` (transformers,
+datasets, `ModelCard.validate`) needs a process of its own, with `hub.environment`. Uploads come by LFS, the way of a
+client without `hf_xet`, which HF_HUB_DISABLE_XET=1 makes of one with it; `conftest.py` sets it for the tests' own
+process.
 
     hub.drop_upload(after_bytes=1000)                     # the next larger upload loses its connection there, once
     hub.drop_download(after_bytes=1000, times=9, how="reset", path="/file")
     hub.fail(503, times=2)                                # the next answers
     hub.requests, hub.ranges                              # [(method, path), ...] and ["bytes=100-", ...] as they came
 
-Large files are served, as by the Hub, from another host (port) by signed addresses that refuse an `Authorization` header.
+Large files are served, as by the Hub, from another host (port) by signed addresses that refuse an `Authorization`
+header.
 """
 
 import hashlib
@@ -97,7 +99,10 @@ class HubServer:
         return HfApi(endpoint=self.endpoint, token=self.write_token if token is None else token)
 
     def environment(self, home: Path, token: str | None = None, **variables) -> dict[str, str]:
-        """Variables of a process that knows this Hub only; `home` is its HF_HOME, and `token=""` leaves it without a token."""
+        """
+        Variables of a process that knows this Hub only; `home` is its HF_HOME, and `token=""` leaves it without a
+        token.
+        """
         token = self.write_token if token is None else token
         ours = {
             "HF_ENDPOINT": self.endpoint,
@@ -113,8 +118,9 @@ class HubServer:
 
     def drop_upload(self, after_bytes: int, times: int = 1, how: str = "reset", path: str = "") -> None:
         """
-        The next requests whose bodies are larger than `after_bytes`, and whose paths have `path` in them, get no further.
-        `how` the connection goes: "end", which is early, "reset", or "stall", which is as long as the client waits.
+        The next requests whose bodies are larger than `after_bytes`, and whose paths have `path` in them, get no
+        further. `how` the connection goes: "end", which is early, "reset", or "stall", which is as long as the client
+        waits.
         """
         self.faults.append(Fault("upload", times, path, after_bytes, how))
 

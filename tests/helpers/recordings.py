@@ -16,7 +16,10 @@ def recording(
     channels: str = "mono",
     output: Callable[[], io.BytesIO] = io.BytesIO,
 ) -> bytes:
-    """A file as browsers and phones write it: mono float `samples` at `sampling_rate` Hz, resampled to `rate` and encoded."""
+    """
+    A file as browsers and phones write it: mono float `samples` at `sampling_rate` Hz, resampled to `rate` and
+    encoded.
+    """
     output = output()
     with av.open(output, "w", format=container_format) as container:
         stream = container.add_stream(codec, rate=rate, layout=channels, bit_rate=64000)

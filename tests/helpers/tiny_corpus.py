@@ -26,7 +26,9 @@ TINY_TEXT_CONFIG = {
 
 
 def write_corpus(folder: Path, num_clips: int = 24) -> Path:
-    """Writes `num_clips` clips, each in an ASR, a TTS, a spoken and a text conversation; the last quarter is for testing."""
+    """
+    Writes `num_clips` clips, each in an ASR, a TTS, a spoken and a text conversation; the last quarter is for testing.
+    """
     numbers, choices = np.random.default_rng(0), random.Random(0)
     (folder / "audio").mkdir(parents=True)
     rows = []

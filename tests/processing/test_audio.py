@@ -434,7 +434,8 @@ def test_recordings_of_browsers_and_phones(name):
     expected = load_audio((48000, CHIRP), 16000)[2000:8000]
     correlation = np.correlate(loaded[:11000], expected, "valid")
     start = int(np.argmax(correlation))
-    # some codecs begin before the recording or after it, and do not say so; FFmpeg makes two channels of one by 3 dB less in each
+    # some codecs begin before the recording or after it, and do not say so; FFmpeg makes two channels of one by 3 dB
+    # less in each
     assert abs(start - 2000) <= 1024
     assert np.corrcoef(loaded[start : start + 6000], expected)[0, 1] > 0.98
     assert 0.7 < correlation[start] / (expected @ expected) < 1.01
@@ -484,7 +485,8 @@ def test_a_broken_file_prints_no_error_of_the_decoder():
     content = io.BytesIO()
     soundfile.write(content, 0.3 * np.sin(np.arange(4000) / 20), 16000, format="AIFF")
     # a chunk of another name, behind which libsndfile looks for the samples before the start of the file
-    head = b"FORM\0\0\x1fgAIFFCOMM\0\0\0\x12\0\1\0\0\x0f\xa0\0\x10@\x0c\xfa\0\0\0\0\0\0\0SSyD\0\0\x1fH\0\0{\0\0\0\0\0\0\0\1\xeb\xb0"
+    head = b"FORM\0\0\x1fgAIFFCOMM\0\0\0\x12\0\1\0\0\x0f\xa0\0\x10@\x0c\xfa\0\0\0\0\0\0\0"
+    head += b"SSyD\0\0\x1fH\0\0{\0\0\0\0\0\0\0\1\xeb\xb0"
     broken = head + content.getvalue()[len(head) :]
     program = (
         "import sys; from processing.audio_vita_audio import load_audio; load_audio(sys.stdin.buffer.read(), 16000)"

@@ -1,6 +1,9 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What people say to the pipeline: questions in speech and in writing, conversations, datasets, and what it cannot answer."""
+"""
+What people say to the pipeline: questions in speech and in writing, conversations, datasets, and what it cannot
+answer.
+"""
 
 import io
 import re

@@ -1,7 +1,8 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Kills what writes at random moments and starts it again once: is all there then, as if nothing had happened, and nothing else?
+Kills what writes at random moments and starts it again once: is all there then, as if nothing had happened, and
+nothing else?
 `python tests/soak/kills.py --kills 50 --what training save export push --output kills.json`
 """
 

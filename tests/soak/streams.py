@@ -1,8 +1,9 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Streams of the shipped model for as long as one likes, many of them cut off: do they cost memory, threads or open files, does a reader
-wait for ever, is what is heard the whole answer? `python tests/soak/streams.py --minutes 60 --output streams.json`
+Streams of the shipped model for as long as one likes, many of them cut off: do they cost memory, threads or open
+files, does a reader wait for ever, is what is heard the whole answer? `python tests/soak/streams.py --minutes 60
+--output streams.json`
 """
 
 import argparse
@@ -150,7 +151,10 @@ class Listening:
 
 
 def usage() -> dict:
-    """Memory in MB, threads and open files of this process. What is not in use any more does not count, nor do mapped files."""
+    """
+    Memory in MB, threads and open files of this process. What is not in use any more does not count, nor do mapped
+    files.
+    """
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     pages, shared_pages = map(int, Path("/proc/self/statm").read_text().split()[1:3])

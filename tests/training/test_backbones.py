@@ -1,6 +1,8 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A new backbone is one YAML: the settings of stage 1 with another `text_config`. Nothing of the code names its type."""
+"""
+A new backbone is one YAML: the settings of stage 1 with another `text_config`. Nothing of the code names its type.
+"""
 
 import pytest
 import yaml
