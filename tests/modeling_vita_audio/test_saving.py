@@ -5,11 +5,11 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
-from full_disk import on_full_disk
-from places import ROOT
+from full_disk import CONTEXT, on_full_disk
 from tiny_models import tiny_codec, tiny_model, tiny_processor
 
 from modeling_vita_audio import VitaAudioForConditionalGeneration
@@ -68,30 +68,23 @@ def test_weights_of_an_earlier_save_are_never_loaded(tmp_path, before, after):
         assert [path.name for path in tmp_path.glob("*.safetensors")] == ["model.safetensors"]
 
 
-SAVE_AND_DIE = """
-import os, pathlib, signal, sys
-import torch
-sys.path[:0] = sys.argv[1].split(os.pathsep)
-from modeling_vita_audio import VitaAudioForConditionalGeneration
-from modeling_vita_audio.saving_vita_audio import written_whole
+def save_and_die(source, folder, size, moves):
+    """Saves another model than that of `source`, and is killed when it would move the file `moves` into its place."""
+    model = VitaAudioForConditionalGeneration.from_pretrained(source)
+    replace = Path.replace
 
-folder, size, moves = sys.argv[2], sys.argv[3], int(sys.argv[4])
-model = VitaAudioForConditionalGeneration.from_pretrained(sys.argv[5])
-replace = pathlib.Path.replace
+    def die_at_last(path, target):
+        nonlocal moves
+        if moves == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        moves -= 1
+        return replace(path, target)
 
-def die_at_last(path, target):
-    global moves
-    if moves == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    moves -= 1
-    return replace(path, target)
-
-pathlib.Path.replace = die_at_last
-with torch.no_grad():
-    for parameter in model.parameters():
-        parameter += 1
-model.save_pretrained(folder, max_shard_size=size)
-"""
+    Path.replace = die_at_last
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 1
+    model.save_pretrained(folder, max_shard_size=size)
 
 
 @pytest.mark.slow
@@ -101,11 +94,12 @@ def test_a_save_that_is_killed_is_no_mix_and_can_be_repeated(tmp_path, moves, si
     model = MAKERS["model"]()
     model.save_pretrained(tmp_path / "model", max_shard_size=size)
     model.save_pretrained(tmp_path / "start")
-    root = str(ROOT)
 
     def save(moves):
-        command = [sys.executable, "-c", SAVE_AND_DIE, root, tmp_path / "model", size, str(moves), tmp_path / "start"]
-        return subprocess.run(command, capture_output=True, timeout=300).returncode
+        process = CONTEXT.Process(target=save_and_die, args=(tmp_path / "start", tmp_path / "model", size, moves))
+        process.start()
+        process.join(300)
+        return process.exitcode
 
     assert save(moves) == -signal.SIGKILL
     try:
