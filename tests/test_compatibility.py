@@ -211,6 +211,7 @@ def names_of(owner):
     return names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PRIVATE_NAMES)
 def test_no_private_name_is_gone(path):
     module, _, name = path.rpartition(".")

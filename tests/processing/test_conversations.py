@@ -181,6 +181,7 @@ def test_the_prompt_of_spoken_chat_is_right_before_the_spoken_question(tiny):
         tiny.stream(own, system_prompt="x")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "conversation",
     [

@@ -267,6 +267,7 @@ def test_layers_behind_the_codebook_are_left_out(source, output):
     assert Glm4VoiceCodec.from_pretrained(output).config.tokenizer_config.encoder_layers == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["flow.pt", "hift.pt"])
 @pytest.mark.parametrize("keep", [0, 1, 1000, 0.5, 0.999])
 def test_truncated_pickle(source, output, name, keep):

@@ -195,6 +195,7 @@ def test_what_a_save_that_was_killed_has_left_beside_other_things_is_no_leave_to
     assert not list(tmp_path.glob(".*")) and (tmp_path / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_full_disk_leaves_nothing_behind(pipe, tmp_path):
     # no file may grow beyond a size that the configurations and the codec stay below, but the weights do not
     with pytest.raises(OSError, match="File too large"):

@@ -557,6 +557,7 @@ def test_settings_that_are_none_are_named_in_one_line(folder, tmp_path, monkeypa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml"]
 
 
+@pytest.mark.slow
 def test_errors_of_the_work_keep_their_traceback(folder, tmp_path, monkeypatch, capsys):
     """A bug that shows after hours must be found without another run; the system's words need no traceback."""
     config = write_config(

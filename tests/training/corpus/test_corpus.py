@@ -178,6 +178,7 @@ def planets():
     yield questions.make_fact("planets", "Venus is the hottest planet.", "Venus", wordings, ("Planet Venus",))
 
 
+@pytest.mark.slow
 def test_a_new_family_of_questions_is_one_function(tmp_path, monkeypatch):
     """Clips, conversations, splits and evaluation follow, and what the shipped model was trained on stays as it is."""
     old_clips, old_rows, old_questions = render.all_clips(), list(render.all_conversations()), all_questions()

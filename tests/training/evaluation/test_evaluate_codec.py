@@ -18,6 +18,7 @@ def write_codec(folder, voice_names):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("default_voice", "others"),
     [("joe", {"a voice never heard"}), ("flite-rms", {"other trained voices"})],
