@@ -12,10 +12,7 @@ from hub_server import HubServer  # noqa: E402
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """
-    Marks that follow from what a test is; the others stand beside it. The folders of the slow ones are slow as a
-    whole.
-    """
+    """Adds the markers that follow from the fixtures and the folder of a test; all others stand beside the test."""
     for item in items:
         if {"hub", "hub_module"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("hub")

@@ -506,6 +506,7 @@ def test_bfloat16(folder, codec, expected):
     assert audio.shape == (206 * 256,) and audio.dtype == torch.float32 and audio.isfinite().all()
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_cuda(folder, codec, expected, dtype):
