@@ -175,7 +175,8 @@ def write_model_card(folder: str | Path, overwrite: bool = False, **kwargs) -> P
     state = read_json(folder / TRAINER_STATE_FILE)
     if state and loss_table(state["log_history"]) is not None:
         plot_losses(state["log_history"], folder / LOSSES_PICTURE)
-    # Not by `replaced_whole`: this lowest floor imports no `modeling_vita_audio`. The next card overwrites what a kill leaves
+    # Not by `replaced_whole`: this lowest floor imports no `modeling_vita_audio`. The next card overwrites what a kill
+    # leaves
     unfinished = folder / f".{CARD_FILE}.unfinished"
     card.save(unfinished)
     unfinished.replace(path)
@@ -184,7 +185,8 @@ def write_model_card(folder: str | Path, overwrite: bool = False, **kwargs) -> P
 
 def add_benchmarks(folder: str | Path, results_file: str | Path) -> None:
     """
-    Copies the figures of `training.evaluation.evaluate_benchmarks` into the folder of a model, without paths of this machine.
+    Copies the figures of `training.evaluation.evaluate_benchmarks` into the folder of a model, without paths of this
+    machine.
 
     Raises:
         ValueError: the file has no figures of benchmarks.

@@ -28,7 +28,8 @@ AutoConfig.register(VitaAudioCodecConfig.model_type, VitaAudioCodecConfig)
 AutoModel.register(VitaAudioCodecConfig, VitaAudioCodec)
 AutoConfig.register(Glm4VoiceCodecConfig.model_type, Glm4VoiceCodecConfig)
 AutoModel.register(Glm4VoiceCodecConfig, Glm4VoiceCodec)
-# AutoProcessor finds the class by its name in processor_config.json; the configuration it is registered with is not asked.
+# AutoProcessor finds the class by its name in processor_config.json; the configuration it is registered with is not
+# asked.
 AutoProcessor.register(VitaAudioCodecConfig, VitaAudioProcessor)
 PIPELINE_REGISTRY.register_pipeline("audio-to-audio", VitaAudioPipeline, pt_model=AutoModel, type="multimodal")
 
