@@ -1,6 +1,10 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Time, memory and the machine, as all speed benchmarks measure and name them. `training.evaluation` has scores."""
+"""
+Time, memory and the machine, as all speed benchmarks measure and name them. `training.evaluation` has scores.
+
+A new speed benchmark is one more module beside this one, run as `python -m benchmarks.NAME`.
+"""
 
 import platform
 import time

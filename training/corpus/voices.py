@@ -234,6 +234,7 @@ def speak(text: str, voice: Voice, rng: random.Random) -> tuple[np.ndarray, int]
     stretch = rng.uniform(0.85, 1.2)
     if voice.engine == "festival":
         pitch = rng.randint(90, 125)
+        # 170 and 34 Hz are the mean and deviation of festival's model of pitch, which it scales to the target's
         setup = (
             f"(begin (voice_{voice.setting}) (Parameter.set 'Duration_Stretch {stretch:.3f}) (set! int_lr_params "
             f"'((target_f0_mean {pitch}) (target_f0_std 14) (model_f0_mean 170) (model_f0_std 34))))"
