@@ -148,9 +148,9 @@ def missed_faults(rooms: list[str]) -> list[str]:
             code, line = outcome(folder, room)
             print(f"{room}, as it is: {line}", flush=True)
             if code != 0:
-                raise RuntimeError(
-                    f"The tests of {room} fail before any fault is planted:\n{(folder / 'log.txt').read_text()}"
-                )
+                print((folder / "log.txt").read_text())
+                missed.append(f"{room}: its tests fail before any fault is planted")
+                continue
             for fault in FAULTS[room]:
                 path, content = plant(folder, room, *fault)
                 code, line = outcome(folder, room)
