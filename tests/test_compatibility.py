@@ -132,7 +132,6 @@ OUR_FOLDERS = ("benchmarks", "hub_cards", "modeling_vita_audio", "processing", "
 
 # All that this code uses or overrides, by the class or function that has it. The next release may not have it any more
 PRIVATE_NAMES = {
-    "evaluate.Metric": ["_compute", "_info"],
     "torch.nn.Module": ["_forward_hooks", "_forward_pre_hooks"],
     "transformers.GenerationConfig": ["_from_model_config"],
     "transformers.GenerationMixin": [
@@ -177,7 +176,6 @@ PRIVATE_NAMES = {
         "_tp_plan",
     ],
     "transformers.Trainer": [
-        "_finish_current_push",
         "_get_output_dir",
         "_get_train_sampler",
         "_internal_call",
@@ -185,7 +183,6 @@ PRIVATE_NAMES = {
         "_load_from_checkpoint",
         "_load_optimizer_and_scheduler",
         "_load_rng_state",
-        "_push_from_checkpoint",
         "_save",
         "_save_checkpoint",
     ],
@@ -243,7 +240,11 @@ def overridden_names(class_):
     ours, others = set(), set()
     for base in class_.__mro__:
         (ours if base.__module__.partition(".")[0] in OUR_FOLDERS else others).update(vars(base))
-    return {name for name in ours & others if re.match("_[a-z]", name)} - {"_abc_impl"}
+    return {name for name in ours & others if re.match("_[a-z]", name)} - {
+        "_abc_impl",
+        "_is_protocol",
+        "_is_runtime_protocol",
+    }
 
 
 def test_every_private_name_of_others_is_listed():
