@@ -16,6 +16,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from hub_cards import schemas
 from hub_cards.stages import STAGES
 from training.checkpoints import COMPLETE_FILE, last_complete_checkpoint
+from training.collator import PackedRowsCollator
 from training.conversations import conversation_texts, load_conversations
 from training.data import build_training_dataset
 from training.initialize import build_from_nothing
@@ -214,6 +215,15 @@ def test_a_full_disk_leaves_no_half_checkpoint(start, tmp_path):
     with pytest.raises(Exception, match="(?i)file too large|I/O"):
         on_full_disk(100_000, train_and_save, start, tmp_path)
     assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_nothing_predicts_the_first_token_of_a_sample():
+    rows = [[1, 2, 3, 4, 5], [6, 7]]
+    lengths = [[2, 3], [2]]
+    rows = [{"input_ids": ids, "labels": ids, "seq_lengths": of_row} for ids, of_row in zip(rows, lengths)]
+    batch = PackedRowsCollator(pad_token_id=0)(rows)
+    assert batch["labels"].tolist() == [[-100, 2, -100, 4, 5], [-100, 7, -100, -100, -100]]
+    assert batch["position_ids"].tolist() == [[0, 1, 0, 1, 2], [0, 1, 0, 0, 0]]
 
 
 def test_rows_hold_every_sample_once(start, tmp_path):
