@@ -36,6 +36,9 @@ LARGEST_SIZES = {
 }
 LARGEST_NUM_MCTP_MODULES = 256
 
+# transformers' name of SenseVoice's encoder
+AUDIO_MODEL_TYPE = "fun_asr_nano_encoder"
+
 # Keys that earlier versions saved and that are ignored. The weights of the losses are arguments of `forward` now,
 # because training alone needs them
 FORMER_KEYS = ("lm_loss_weight", "mctp_loss_weight", "mctp_targets_cross_samples")
@@ -53,6 +56,8 @@ class VitaAudioConfig(PreTrainedConfig):
         text_config (`dict` or `PreTrainedConfig`, *optional*, defaults to Qwen2.5-7B with 168072 tokens):
             The language model: any decoder-only model of transformers that is built like Qwen2, such as Qwen3 or
             Llama. Its `vocab_size` includes the speech vocabulary.
+        audio_config (`dict` or `FunAsrNanoEncoderConfig`, *optional*):
+            The encoder of continuous speech input (VITA-Audio-Plus): SenseVoice's. None where speech enters as codes.
         num_mctp_modules (`int`, *optional*, defaults to 10):
             Number of MCTP modules, which is the number of tokens that they can write after one forward of the language
             model. With 0 the model is a plain language model, as in training stage 1.
@@ -65,6 +70,9 @@ class VitaAudioConfig(PreTrainedConfig):
             Id of `<|begin_of_audio|>`.
         end_audio_token_id (`int`, *optional*, defaults to 151675):
             Id of `<|end_of_audio|>`.
+        context_audio_token_id (`int`, *optional*):
+            Id of `<|context_of_audio|>`, which stands for one row of continuous speech input. Needed with
+            `audio_config`.
         speech_token_offset (`int`, *optional*, defaults to 151685):
             Id of `<|audio_0|>`, the first speech token.
         num_speech_tokens (`int`, *optional*, defaults to 16384):
@@ -103,14 +111,16 @@ class VitaAudioConfig(PreTrainedConfig):
 
     model_type = "vita_audio"
     keys_to_ignore_at_inference = [CACHE, "lm_loss", "mctp_losses"]
-    sub_configs = {"text_config": AutoConfig}
+    sub_configs = {"text_config": AutoConfig, "audio_config": AutoConfig}
 
     text_config: dict | PreTrainedConfig | None = None
+    audio_config: dict | PreTrainedConfig | None = None
     num_mctp_modules: int = 10
     interleave_pattern: list[int] | None = None
     audio_token_id: int = 151684
     begin_audio_token_id: int = 151674
     end_audio_token_id: int = 151675
+    context_audio_token_id: int | None = None
     speech_token_offset: int = 151685
     num_speech_tokens: int = 16384
     tie_word_embeddings: bool = False
@@ -120,6 +130,8 @@ class VitaAudioConfig(PreTrainedConfig):
         if not isinstance(self.text_config, PreTrainedConfig):
             text_config = {"model_type": "qwen2", **(self.text_config or DEFAULT_TEXT_CONFIG)}
             self.text_config = AutoConfig.for_model(**text_config)
+        if isinstance(self.audio_config, dict):
+            self.audio_config = AutoConfig.for_model(**{"model_type": AUDIO_MODEL_TYPE, **self.audio_config})
         super().__post_init__(**{key: value for key, value in kwargs.items() if key not in FORMER_KEYS})
         self.tie_word_embeddings = self.tie_word_embeddings or getattr(self.text_config, "tie_word_embeddings", False)
         # `@strict` runs these validators, too, but wraps their `ValueError` in an exception of its own; this comes
@@ -127,6 +139,7 @@ class VitaAudioConfig(PreTrainedConfig):
         self.validate_language_model()
         self.validate_modules()
         self.validate_speech_vocabulary()
+        self.validate_speech_input()
 
     def validate_language_model(self):
         config = self.text_config
@@ -185,7 +198,9 @@ class VitaAudioConfig(PreTrainedConfig):
                 f"The speech tokens have the ids {self.speech_token_offset} to {speech_end - 1} "
                 f"(`speech_token_offset`, `num_speech_tokens`), but `text_config.vocab_size` is {vocab_size}."
             )
-        names = ("audio_token_id", "begin_audio_token_id", "end_audio_token_id")
+        names = ["audio_token_id", "begin_audio_token_id", "end_audio_token_id"]
+        if self.context_audio_token_id is not None:
+            names.append("context_audio_token_id")
         for name in names:
             token_id = getattr(self, name)
             if not 0 <= token_id < vocab_size:
@@ -197,6 +212,40 @@ class VitaAudioConfig(PreTrainedConfig):
                 )
         if len({getattr(self, name) for name in names}) < len(names):
             raise ValueError(f"{', '.join(f'`{name}`' for name in names)} must differ from one another.")
+
+    def validate_speech_input(self):
+        if self.audio_config is None:
+            return
+        if self.context_audio_token_id is None:
+            raise ValueError("`audio_config` needs `context_audio_token_id`, the token that its rows stand at.")
+        config = self.audio_config
+        if config.model_type != AUDIO_MODEL_TYPE:
+            raise ValueError(f"`audio_config.model_type` must be '{AUDIO_MODEL_TYPE}', got '{config.model_type}'.")
+        for name in (
+            "hidden_size",
+            "num_attention_heads",
+            "intermediate_size",
+            "fsmn_kernel_size",
+            "num_hidden_layers",
+        ):
+            largest = LARGEST_SIZES.get(name, LARGEST_SIZES["hidden_size"])
+            if not 1 <= getattr(config, name) <= largest:
+                raise ValueError(f"`audio_config.{name}` must be 1 to {largest}, got {getattr(config, name)}.")
+        if not 1 <= config.num_mel_bins * config.num_stacked_frames <= LARGEST_SIZES["hidden_size"]:
+            raise ValueError(
+                "`audio_config.num_mel_bins` and `num_stacked_frames` must be 1 or more, and no larger than those of "
+                "any model."
+            )
+        if config.hidden_size % config.num_attention_heads != 0:
+            raise ValueError(
+                f"`audio_config.hidden_size` is {config.hidden_size}, which is no multiple of `num_attention_heads`, "
+                f"{config.num_attention_heads}."
+            )
+        if not 0 <= config.num_timestamp_prediction_layers < config.num_hidden_layers:
+            raise ValueError(
+                "`audio_config.num_timestamp_prediction_layers` is "
+                f"{config.num_timestamp_prediction_layers}, but there are {config.num_hidden_layers} layers in all."
+            )
 
 
 attach_to_package(__name__)

@@ -29,7 +29,15 @@ MCTP_MODES = {
 
 
 # Arguments of the model's forward that mean nothing in a generation. `generate` would pass them on without a word
-NOT_IN_GENERATION = ("labels", "num_items_in_batch", "skip_logits", "output_mctp_logits")
+NOT_IN_GENERATION = (
+    "labels",
+    "num_items_in_batch",
+    "skip_logits",
+    "output_mctp_logits",
+    "lm_loss_weight",
+    "mctp_loss_weight",
+    "mctp_detach",
+)
 
 
 @gives_new_cache_name
@@ -312,6 +320,8 @@ class VitaAudioGenerationMixin(GenerationMixin):
                 "`mctp_speech_only_head` has no effect: the model does not say which positions are for speech "
                 "alone. Set `model.config.interleave_pattern` to the layout that it was trained with."
             )
+        if generation_config.prefill_chunk_size is not None and kwargs.get("input_features") is not None:
+            raise ValueError("`prefill_chunk_size` would cut audios in two. Leave it out with `input_features`.")
         for name in NOT_IN_GENERATION:
             if kwargs.get(name) is not None:
                 raise ValueError(f"`{name}` is an argument of the model's forward and has no effect in `generate`.")
@@ -365,6 +375,89 @@ class VitaAudioGenerationMixin(GenerationMixin):
             name = generation_mode.replace("_", " ")
             raise ValueError(f"{type(self).__name__} generates by greedy search or sampling, not by {name}.")
         super()._validate_generation_mode(generation_mode, *args)
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.LongTensor,
+        *args,
+        next_sequence_length: int | None = None,
+        is_first_iteration: bool = False,
+        input_features: torch.FloatTensor | None = None,
+        feature_attention_mask: torch.LongTensor | None = None,
+        **kwargs,
+    ) -> dict:
+        """
+        [`GenerationMixin.prepare_inputs_for_generation`], with the features of the audios that the cache has not heard
+        yet.
+        """
+        model_inputs = super().prepare_inputs_for_generation(
+            input_ids,
+            *args,
+            next_sequence_length=next_sequence_length,
+            is_first_iteration=is_first_iteration,
+            **kwargs,
+        )
+        new_ids = model_inputs["input_ids"]
+        if input_features is None or not is_first_iteration:
+            if is_first_iteration and self.config.audio_config is not None and new_ids is not None:
+                if len(self._rows_of_audios(new_ids)) > 0:
+                    raise ValueError(
+                        "The prompts have `<|context_of_audio|>` tokens, but no `input_features` came with them."
+                    )
+            return model_inputs
+        if new_ids is None:
+            raise ValueError(
+                "`input_features` need `input_ids`, whose `<|context_of_audio|>` tokens say where they stand."
+            )
+        if feature_attention_mask is None:
+            feature_attention_mask = input_features.new_ones(input_features.shape[:2], dtype=torch.long)
+        num_audios = len(input_features)
+        is_new = torch.ones(num_audios, dtype=torch.bool, device=input_features.device)
+        if new_ids.shape[1] < input_ids.shape[1]:
+            # of each row the last audios, as many as are new
+            owners = self._rows_of_audios(input_ids, num_audios)
+            num_new = torch.bincount(self._rows_of_audios(new_ids), minlength=len(input_ids)).to(owners.device)
+            later = torch.bincount(owners, minlength=len(input_ids)).cumsum(0)[owners] - torch.arange(
+                num_audios, device=owners.device
+            )
+            is_new = (later <= num_new[owners]).to(is_new.device)
+        if is_new.any():
+            model_inputs["input_features"] = input_features[is_new]
+            model_inputs["feature_attention_mask"] = feature_attention_mask[is_new]
+        return model_inputs
+
+    def _rows_of_audios(self, input_ids: torch.LongTensor, num_audios: int | None = None) -> torch.LongTensor:
+        """
+        The row `(num_audios,)` of each run of `<|context_of_audio|>`.
+
+        Raises:
+            ValueError: there are fewer or more runs than `num_audios`.
+        """
+        is_context = input_ids == self.config.context_audio_token_id
+        is_start = is_context & ~torch.nn.functional.pad(is_context[:, :-1], (1, 0))
+        rows = is_start.nonzero()[:, 0]
+        if num_audios is not None and len(rows) != num_audios:
+            raise ValueError(
+                f"The prompts have {len(rows)} runs of `<|context_of_audio|>`, but `input_features` has {num_audios} "
+                "audios."
+            )
+        return rows
+
+    def _expand_inputs_for_generation(
+        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids=None, **model_kwargs
+    ) -> tuple[torch.LongTensor, dict]:
+        """As [`GenerationMixin._expand_inputs_for_generation`]; audios are repeated with the rows that they are in."""
+        names = ("input_features", "feature_attention_mask")
+        of_audios = {name: model_kwargs.pop(name) for name in names if model_kwargs.get(name) is not None}
+        if of_audios and expand_size > 1:
+            rows = self._rows_of_audios(input_ids, len(of_audios["input_features"]))
+            # row r becomes r * expand_size, r * expand_size + 1, ..., each with all audios of the row
+            order = torch.cat([(rows == row).nonzero()[:, 0].repeat(expand_size) for row in range(len(input_ids))])
+            of_audios = {name: values[order.to(values.device)] for name, values in of_audios.items()}
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(
+            expand_size, is_encoder_decoder, input_ids, **model_kwargs
+        )
+        return input_ids, {**model_kwargs, **of_audios}
 
     def _prepare_cache_for_generation(self, generation_config: GenerationConfig, model_kwargs: dict, *args: Any):
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)

@@ -25,6 +25,7 @@ class SpeechVocabulary:
         begin_audio_token_id, end_audio_token_id (`int`): the delimiters around a run of speech codes.
         speech_token_offset (`int`): id of code 0.
         num_speech_tokens (`int`): how many codes there are; their ids are contiguous.
+        context_audio_token_id (`int`, *optional*): what a row of continuous speech input stands at (VITA-Audio-Plus).
     """
 
     audio_token_id: int
@@ -32,6 +33,7 @@ class SpeechVocabulary:
     end_audio_token_id: int
     speech_token_offset: int
     num_speech_tokens: int
+    context_audio_token_id: int | None = None
 
     @classmethod
     def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase) -> "SpeechVocabulary":
@@ -55,11 +57,11 @@ class SpeechVocabulary:
                     f"The ids of the tokenizer's {num_codes} speech tokens are not contiguous: <|audio_0|> has the "
                     f"id {offset} and <|audio_{code}|> has {token_id}."
                 )
-        return cls(*(vocab[token] for token in tokens), num_codes)
+        return cls(*(vocab[token] for token in tokens), num_codes, vocab.get("<|context_of_audio|>"))
 
     def to_config(self) -> dict[str, int]:
         """The ids as arguments of a [`VitaAudioConfig`]."""
-        return asdict(self)
+        return {name: token_id for name, token_id in asdict(self).items() if token_id is not None}
 
     def is_code(self, token_id: int) -> bool:
         """Whether an id stands for a speech code."""
@@ -84,6 +86,19 @@ class SpeechVocabulary:
                 )
         ids = [self.speech_token_offset + code for code in codes]
         return [self.begin_audio_token_id, *ids, self.end_audio_token_id]
+
+    def wrap_context(self, num_tokens: int) -> list[int]:
+        """
+        Ids of a run of continuous speech input of `num_tokens` rows in the delimiters.
+
+        Raises:
+            ValueError: the vocabulary has no token for it.
+        """
+        if self.context_audio_token_id is None:
+            raise ValueError(
+                "The tokenizer has no <|context_of_audio|>, so it cannot be used for continuous speech input."
+            )
+        return [self.begin_audio_token_id, *[self.context_audio_token_id] * num_tokens, self.end_audio_token_id]
 
     def split(self, token_ids: Iterable[int]) -> tuple[list[int], list[int]]:
         """

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoModel, CompileConfig, PreTrainedModel
 from transformers.cache_utils import Cache, get_layer_types_and_kwargs
 from transformers.masking_utils import LAYER_PATTERN_TO_MASK_FUNCTION_MAPPING, find_packed_sequence_indices
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
@@ -28,6 +28,7 @@ from .compatibility_vita_audio import (
 )
 from .configuration_vita_audio import VitaAudioConfig
 from .generation_vita_audio import VitaAudioGenerationMixin
+from .modeling_vita_audio_encoder import VitaAudioEncoder, VitaAudioMultiModalProjector, VitaAudioSpeechInput
 from .registration_vita_audio import PipelineOfFolder  # noqa: F401  loading a folder's model registers its pipeline
 from .saving_vita_audio import check_weights, describe_misfit, keep_code, saved_whole
 
@@ -121,7 +122,7 @@ class VitaAudioPreTrainedModel(PreTrainedModel):
     config_class = VitaAudioConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["VitaAudioMCTPModule"]
+    _no_split_modules = ["VitaAudioMCTPModule", "FunAsrNanoEncoderLayer"]
     _skip_keys_device_placement = ["cache", CACHE]
     _supports_flash_attn = True
     _supports_sdpa = True
@@ -130,7 +131,7 @@ class VitaAudioPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
 
 
-class VitaAudioModel(VitaAudioPreTrainedModel):
+class VitaAudioModel(VitaAudioSpeechInput, VitaAudioPreTrainedModel):
     """
     The language model and its MCTP modules, without the head.
 
@@ -151,6 +152,11 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
             raise ValueError(
                 f"`text_config.model_type` '{config.text_config.model_type}' cannot carry MCTP modules: {cause}. "
                 "Models built like Qwen2, Qwen3 or Llama can."
+            )
+        if config.audio_config is not None:
+            self.audio_tower = VitaAudioEncoder(config.audio_config)
+            self.multi_modal_projector = VitaAudioMultiModalProjector(
+                config.audio_config, config.text_config.hidden_size
             )
         self.mctp_layer_type = get_layer_types_and_kwargs(self.language_model.config)[0][-1]
         self.mctp_modules = nn.ModuleList(
@@ -208,7 +214,10 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
         cache: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
+        input_features: torch.FloatTensor | None = None,
+        feature_attention_mask: torch.LongTensor | None = None,
         output_mctp_hidden_states: bool | None = None,
+        mctp_detach: bool | None = None,
         compile_config: CompileConfig | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> VitaAudioModelOutputWithPast:
@@ -233,6 +242,12 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
         if inputs_embeds is None:
             inputs_embeds = self.language_model.embed_tokens(input_ids)
+        # MCTP modules embed `<|context_of_audio|>` as any token; they hear by the hidden states alone
+        mctp_inputs_embeds = inputs_embeds
+        if input_features is not None:
+            inputs_embeds = self._with_audio(input_ids, inputs_embeds, input_features, feature_attention_mask)
+        elif self.config.audio_config is not None and self.training and torch.is_grad_enabled():
+            inputs_embeds = self._dummy_audio(inputs_embeds)
 
         # Trainers of TRL that have a loss of their own call the model like this
         if output_mctp_hidden_states is None and use_cache is False and self.training and torch.is_grad_enabled():
@@ -274,7 +289,7 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
             **kwargs,
         )
         if isinstance(cache, VitaAudioCache):
-            cache.append_language_model(inputs_embeds, position_ids, outputs.last_hidden_state)
+            cache.append_language_model(mctp_inputs_embeds, position_ids, outputs.last_hidden_state)
 
         mctp_hidden_states = None
         if output_mctp_hidden_states:
@@ -290,10 +305,12 @@ class VitaAudioModel(VitaAudioPreTrainedModel):
             )
             mctp_hidden_states = ()
             hidden_states = outputs.last_hidden_state
+            if self.config.audio_config is not None if mctp_detach is None else mctp_detach:
+                hidden_states, mctp_inputs_embeds = hidden_states.detach(), mctp_inputs_embeds.detach()
             for module_idx, module in enumerate(self.mctp_modules, start=1):
                 hidden_states = self._run_module(
                     module,
-                    inputs_embeds.roll(-module_idx, dims=1),
+                    mctp_inputs_embeds.roll(-module_idx, dims=1),
                     hidden_states,
                     position_ids + module_idx,
                     attention_mask=causal_mask,
@@ -473,6 +490,10 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
         self.generation_config._from_model_config = False
         super().save_pretrained(save_directory, *args, **kwargs)
 
+    def get_audio_features(self, *args, **kwargs) -> BaseModelOutputWithPooling:
+        """See [`VitaAudioModel.get_audio_features`]."""
+        return self.model.get_audio_features(*args, **kwargs)
+
     def grow_mctp_modules(self, num_mctp_modules: int):
         """
         Adds MCTP modules before a training stage that needs more of them. The layer of the first module is a copy of
@@ -539,12 +560,15 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
+        input_features: torch.FloatTensor | None = None,
+        feature_attention_mask: torch.LongTensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         skip_logits: bool | None = None,
         output_mctp_logits: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
         lm_loss_weight: float = 1.0,
         mctp_loss_weight: float = 1.0,
+        mctp_detach: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> VitaAudioOutputWithPast:
         """
@@ -569,6 +593,11 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
                 language model predicts label i + 1 and module k label i + k + 1, see [`targets_of_columns`].
             use_cache (`bool`, *optional*, defaults to `text_config.use_cache` without and `False` with `labels`):
                 Whether to return `cache`. Packed samples never have a cache.
+            input_features (`torch.FloatTensor` of shape `(num_audios, num_frames, 560)`, *optional*):
+                Continuous speech input, of models with an `audio_config`: features of all audios of the batch, in the
+                order of the runs of `<|context_of_audio|>` in `input_ids`, whose embeddings they take the place of.
+            feature_attention_mask (`torch.LongTensor` of shape `(num_audios, num_frames)`, *optional*):
+                0 at the padding of the features, which is on the right.
             logits_to_keep (`int` or `torch.Tensor`, *optional*, defaults to 0):
                 Columns whose logits are returned: so many last ones (0 for all), or the given ones.
             skip_logits (`bool`, *optional*, defaults to `True` for `labels` in training mode, else `False`):
@@ -586,6 +615,9 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
                 Weight of the language model's loss. With 0, as in training stages 2 and 3, the loss is not computed.
             mctp_loss_weight (`float`, *optional*, defaults to 1.0):
                 Weight of the mean of the modules' losses. With 0, the modules do not run for a loss.
+            mctp_detach (`bool`, *optional*, defaults to whether there is an `audio_config`):
+                Whether the modules' losses reach nothing but the modules, the head and the final norm, as in all
+                stages of VITA-Audio-Plus. Otherwise they reach the language model, too.
 
         Raises:
             ValueError: if not exactly one of `input_ids` and `inputs_embeds` is given, if losses or logits of MCTP
@@ -615,7 +647,10 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
             cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=False if use_cache is None and labels is not None else use_cache,
+            input_features=input_features,
+            feature_attention_mask=feature_attention_mask,
             output_mctp_hidden_states=has_mctp_loss or output_mctp_logits,
+            mctp_detach=mctp_detach,
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state

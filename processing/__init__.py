@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Speech in and out: codec, processor, streaming, pipeline and command line."""
 
-from transformers import AutoConfig, AutoModel, AutoProcessor
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
-import modeling_vita_audio  # noqa: F401  the tokenizer of a whole folder asks for the model's configuration
+from modeling_vita_audio import VitaAudioConfig  # the tokenizer of a whole folder asks for it
 
 from .configuration_glm4_voice_codec import Glm4VoiceCodecConfig
 from .configuration_vita_audio_codec import VitaAudioCodecConfig
@@ -17,6 +17,7 @@ from .conversation_vita_audio import (
     spoken_conversation,
     synthesis_conversation,
 )
+from .feature_extraction_vita_audio import VitaAudioFeatureExtractor
 from .modeling_glm4_voice_codec import Glm4VoiceCodec
 from .modeling_vita_audio_codec import VitaAudioCodec
 from .pipeline_vita_audio import AnswerWarning, VitaAudioPipeline
@@ -31,6 +32,8 @@ AutoModel.register(Glm4VoiceCodecConfig, Glm4VoiceCodec)
 # AutoProcessor finds the class by its name in processor_config.json; the configuration it is registered with is not
 # asked.
 AutoProcessor.register(VitaAudioCodecConfig, VitaAudioProcessor)
+# Found by its name as well
+AutoFeatureExtractor.register(VitaAudioConfig, VitaAudioFeatureExtractor)
 PIPELINE_REGISTRY.register_pipeline("audio-to-audio", VitaAudioPipeline, pt_model=AutoModel, type="multimodal")
 
 
@@ -43,6 +46,7 @@ __all__ = [
     "Glm4VoiceCodecConfig",
     "VitaAudioCodec",
     "VitaAudioCodecConfig",
+    "VitaAudioFeatureExtractor",
     "VitaAudioPipeline",
     "VitaAudioProcessor",
     "VitaAudioStreamer",

@@ -422,9 +422,17 @@ class VitaAudioPipeline(Pipeline):
     def _write(self, questions: list[dict], **options) -> list[dict]:
         """The `"generated_ids"` of each question, of shape `(1, sequence_length)`, and whether it `"is_cut_off"`."""
         rows = {
-            name: [question[name][0].tolist() for question in questions] for name in self.processor.model_input_names
+            name: [question[name][0].tolist() for question in questions] for name in self.tokenizer.model_input_names
         }
-        output = self.forward(dict(self.tokenizer.pad(rows, return_tensors="pt")), **options)
+        batch = dict(self.tokenizer.pad(rows, return_tensors="pt"))
+        features = [
+            audio[mask.bool()].numpy()
+            for question in questions
+            if "input_features" in question
+            for audio, mask in zip(question["input_features"], question["feature_attention_mask"])
+        ]
+        batch |= {name: torch.from_numpy(values) for name, values in self.processor.pad_features(features).items()}
+        output = self.forward(batch, **options)
         return [
             {"generated_ids": ids[None], "is_cut_off": is_cut_off}
             for ids, is_cut_off in zip(output["generated_ids"], output["is_cut_off"])
@@ -472,7 +480,8 @@ class VitaAudioPipeline(Pipeline):
             # transformers takes no keywords beside a configuration, so the defaults go into a copy of it
             generate_kwargs = {**generate_kwargs, "generation_config": copy.deepcopy(given_config)}
             generate_kwargs["generation_config"].update(**defaults)
-        model_inputs = {name: model_inputs[name] for name in self.processor.model_input_names}
+        names = self.processor.model_input_names
+        model_inputs = {name: model_inputs[name] for name in names if name in model_inputs}
         sequences = self.model.generate(**model_inputs, **generate_kwargs)
         prompt_length = model_inputs["input_ids"].shape[1]
         config = generate_kwargs.get("generation_config", config)

@@ -4,15 +4,12 @@
 
 import copy
 import os
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jinja2 import Environment, TemplateError
-from jinja2.meta import find_undeclared_variables
 from safetensors import SafetensorError
 from transformers import (
     AutoModel,
@@ -23,15 +20,16 @@ from transformers import (
     ProcessorMixin,
 )
 from transformers.utils import CONFIG_NAME, cached_file
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from .audio_vita_audio import MAX_AUDIO_SECONDS, is_one_audio, load_audio
 from .codec_vita_audio import SpeechCodec, check_codec, encode, output_sampling_rate
 from .compatibility_vita_audio import attach_to_package
 from .configuration_vita_audio_codec import VitaAudioCodecConfig
 from .conversation_vita_audio import AUDIO_MARK, CHAT_TEMPLATE, split_at_marks
+from .feature_extraction_vita_audio import VitaAudioFeatureExtractor
 from .interleaving_vita_audio import DEFAULT_INTERLEAVE_PATTERN, SpeechVocabulary, check_interleave_pattern, interleave
 from .modeling_vita_audio_codec import VitaAudioCodec
+from .prompt_options_vita_audio import OPTIONS, read_options, render, template_variables
 from .saving_vita_audio import HUB_KWARGS, check_weights, describe_misfit, keep_code, saved_whole
 
 
@@ -46,33 +44,6 @@ MODEL_KWARGS = ("dtype", "torch_dtype", "device_map", "attn_implementation", "qu
 
 IGNORED_LABEL = -100
 
-# Keywords of transformers' processors that mean here what they mean there, with their defaults
-OPTIONS = {
-    "return_tensors": "pt",
-    "padding": True,
-    "padding_side": "left",
-    "max_length": None,
-    "pad_to_multiple_of": None,
-    "return_attention_mask": True,
-    "sampling_rate": None,
-}
-# The groups that these keywords may be in
-OPTION_GROUPS = ("text_kwargs", "audio_kwargs", "common_kwargs", "processor_kwargs")
-
-# Keywords that are taken with only one value, and why
-FIXED_OPTIONS = {
-    "truncation": (False, "a conversation that is cut off means something else"),
-    "add_special_tokens": (False, "the chat template writes all special tokens"),
-    "load_audio_from_video": (False, "the processor takes no videos"),
-}
-
-# Keywords that are taken with a few values
-CHOICES = {
-    "return_tensors": ("pt", "np", "mlx", None),
-    "padding": (True, False, "longest", "max_length", "do_not_pad"),
-    "padding_side": ("left", "right"),
-}
-
 
 class VitaAudioProcessor(ProcessorMixin):
     r"""
@@ -84,8 +55,9 @@ class VitaAudioProcessor(ProcessorMixin):
     its own configuration says which codec it is.
 
     Args:
-        feature_extractor ([`EncodecFeatureExtractor`]):
-            For mono audio at the codec's input rate.
+        feature_extractor ([`EncodecFeatureExtractor`] or [`VitaAudioFeatureExtractor`]):
+            For mono audio at the codec's input rate. With the second one, what users say enters the model as features
+            (VITA-Audio-Plus), and what the assistant has said as codes; with the first one all speech enters as codes.
         tokenizer ([`PreTrainedTokenizerBase`]):
             With the tokens `<|audio|>`, `<|begin_of_audio|>`, `<|end_of_audio|>` and contiguous `<|audio_0|>`,
             `<|audio_1|>`, ...
@@ -138,15 +110,25 @@ class VitaAudioProcessor(ProcessorMixin):
         if audio_tokenizer is not None:
             self._check_audio_tokenizer(audio_tokenizer)
         self.audio_tokenizer = audio_tokenizer
+        if self.hears_features:
+            self.speech_vocabulary.wrap_context(0)
 
     @classmethod
-    def from_codec(cls, tokenizer: PreTrainedTokenizerBase, codec: SpeechCodec, **kwargs: Any) -> "VitaAudioProcessor":
+    def from_codec(
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        codec: SpeechCodec,
+        feature_extractor: VitaAudioFeatureExtractor | None = None,
+        **kwargs: Any,
+    ) -> "VitaAudioProcessor":
         """
-        A processor for audio at the codec's rate, of a tokenizer with speech tokens. `kwargs` are those of `__init__`.
+        A processor for audio at the codec's rate, of a tokenizer with speech tokens; with a
+        [`VitaAudioFeatureExtractor`] for models that hear by features. `kwargs` are those of `__init__`.
         """
         check_codec(codec, "`codec`")
-        extractor = EncodecFeatureExtractor(feature_size=1, sampling_rate=codec.config.sampling_rate)
-        return cls(extractor, tokenizer, codec, **kwargs)
+        if feature_extractor is None:
+            feature_extractor = EncodecFeatureExtractor(feature_size=1, sampling_rate=codec.config.sampling_rate)
+        return cls(feature_extractor, tokenizer, codec, **kwargs)
 
     def _check_audio_tokenizer(self, codec: SpeechCodec) -> None:
         check_codec(codec, "`audio_tokenizer`")
@@ -162,8 +144,15 @@ class VitaAudioProcessor(ProcessorMixin):
             )
 
     @property
+    def hears_features(self) -> bool:
+        """Whether what users say enters the model as features, instead of as codes."""
+        # not by its class, which is another one where it comes from a Hub folder
+        return hasattr(self.feature_extractor, "num_rows")
+
+    @property
     def model_input_names(self) -> list[str]:
-        return list(self.tokenizer.model_input_names)
+        names = list(self.tokenizer.model_input_names)
+        return names + self.feature_extractor.model_input_names if self.hears_features else names
 
     @property
     def output_sampling_rate(self) -> int:
@@ -199,7 +188,10 @@ class VitaAudioProcessor(ProcessorMixin):
                 `return_attention_mask` (True).
 
         Returns:
-            [`BatchFeature`]: `input_ids` and `attention_mask`, int64 of shape `(batch_size, sequence_length)`.
+            [`BatchFeature`]: `input_ids` and `attention_mask`, int64 of shape `(batch_size, sequence_length)`; where
+            users are heard by features and there are audios, also `input_features` and `feature_attention_mask` as of
+            [`VitaAudioFeatureExtractor`]. There is no telling who says what in a rendered prompt: all audios are then
+            the users'.
 
         Raises:
             ValueError: there are more or fewer marks than audios, the text has speech tokens in it, an audio is bad,
@@ -216,10 +208,12 @@ class VitaAudioProcessor(ProcessorMixin):
             self._refuse(
                 [i for i in row if self.speech_vocabulary.is_code(i) or self.speech_vocabulary.is_delimiter(i)]
             )
-        spans = (
-            self.speech_vocabulary.wrap(codes) for codes in self.encode_audio(audios, options.pop("sampling_rate"))
-        )
-        return self._pad([self._expand(row, spans) for row in rows], **options)
+        sampling_rate = options.pop("sampling_rate")
+        encoded = [
+            self._encode(audio, "user") for audio in [self.load_audio(audio, sampling_rate) for audio in audios]
+        ]
+        spans = iter(list(map(self._span, encoded)))
+        return self._pad([self._expand(row, spans) for row in rows], encoded, **options)
 
     def apply_chat_template(
         self,
@@ -309,13 +303,14 @@ class VitaAudioProcessor(ProcessorMixin):
             [self.load_audio(part["audio"], sampling_rate) for part in _audio_parts(messages)]
             for messages in conversations
         ]
-        rows, masks = [], []
+        rows, masks, all_encoded = [], [], []
         for messages, samples in zip(conversations, waveforms):
-            codes = [encode(self._codec, waveform) for waveform in samples]
-            ids, mask = self._render_and_tokenize(messages, codes, **template)
+            encoded = list(map(self._encode, samples, _roles_of_audios(messages)))
+            ids, mask = self._render_and_tokenize(messages, encoded, **template)
             rows.append(ids)
             masks.append(mask)
-        batch = self._pad(rows, masks if return_assistant_tokens_mask else None, **options)
+            all_encoded += encoded
+        batch = self._pad(rows, all_encoded, masks if return_assistant_tokens_mask else None, **options)
         return batch if return_dict else batch["input_ids"]
 
     def build_training_example(self, messages: list[dict], audio_codes: Sequence[Sequence[int]] = ()) -> dict:
@@ -327,7 +322,8 @@ class VitaAudioProcessor(ProcessorMixin):
                 As in [`~VitaAudioProcessor.apply_chat_template`]. An assistant's turn of text followed by an audio is
                 interleaved by `interleave_pattern`; others stay as they are.
             audio_codes (`list[list[int]]`):
-                The codes of the audios, in order, from [`~VitaAudioProcessor.encode_audio`].
+                The codes of the audios, in order, from [`~VitaAudioProcessor.encode_audio`]. Of an audio that is heard
+                by features an `int`: how many rows of them there are.
 
         Returns:
             `dict`: `input_ids` and `labels`, `list[int]` of one length. The labels are -100 except for what the
@@ -363,20 +359,22 @@ class VitaAudioProcessor(ProcessorMixin):
             messages (`list[dict]`): as there; each audio is what [`~VitaAudioProcessor.load_audio`] returned.
 
         Returns:
-            [`BatchFeature`]: `input_ids` and `attention_mask`, int64 of shape `(1, sequence_length)`.
+            [`BatchFeature`]: as of `__call__`, of one row.
 
         Raises:
             ValueError: a text has control or speech tokens in it.
         """
         self._check_texts(messages)
+        audios = [part["audio"] for part in _audio_parts(messages)]
+        encoded = list(map(self._encode, audios, _roles_of_audios(messages)))
         ids, _ = self._render_and_tokenize(
             messages,
-            [encode(self._codec, part["audio"]) for part in _audio_parts(messages)],
+            encoded,
             chat_template=self._find_chat_template(None),
             add_generation_prompt=True,
             **self.tokenizer.special_tokens_map,
         )
-        return self._pad([ids], **{name: value for name, value in OPTIONS.items() if name != "sampling_rate"})
+        return self._pad([ids], encoded, **{name: value for name, value in OPTIONS.items() if name != "sampling_rate"})
 
     def load_audio(self, source: Any, sampling_rate: int | None = None) -> np.ndarray:
         """Loads and checks audio at the codec's rate. [`load_audio`] says what `source` may be and what is refused."""
@@ -395,6 +393,25 @@ class VitaAudioProcessor(ProcessorMixin):
         """
         waveforms = [self.load_audio(audio, sampling_rate) for audio in audios]
         return [encode(self._codec, waveform) for waveform in waveforms]
+
+    def _encode(self, waveform: np.ndarray, role: str) -> list[int] | np.ndarray:
+        """The codes of an audio, or its features `(num_rows, 560)` where the model hears the one who says it so."""
+        if self.hears_features and role != "assistant":
+            return self.feature_extractor(waveform)["input_features"][0]
+        return encode(self._codec, waveform)
+
+    def _span(self, encoded: list[int] | np.ndarray | int) -> list[int]:
+        """The ids that an audio stands at, by its codes, its features or their number of rows."""
+        if not isinstance(encoded, (np.ndarray, int)):
+            return self.speech_vocabulary.wrap(encoded)
+        num_rows = encoded if isinstance(encoded, int) else len(encoded)
+        return self.speech_vocabulary.wrap_context(self.feature_extractor.num_tokens(num_rows))
+
+    def pad_features(self, features: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """
+        `input_features` and `feature_attention_mask` of audios with features `(num_rows, 560)`; nothing of no audio.
+        """
+        return dict(self.feature_extractor.pad_rows(features)) if features else {}
 
     def _check_texts(self, messages: list[dict]) -> None:
         for message, joined in zip(messages, _join(messages)):
@@ -416,9 +433,9 @@ class VitaAudioProcessor(ProcessorMixin):
                 f"is passed as an audio part of the content, or as one of `audios` with a mark {AUDIO_MARK} for each."
             )
 
-    def _place_codes(self, messages: list[dict], all_codes: list[list[int]]) -> tuple[list[dict], list[list[int]]]:
+    def _place_codes(self, messages: list[dict], encoded: list) -> tuple[list[dict], list[list[int]]]:
         """Makes messages whose contents are strings with marks, and the ids that each mark stands for."""
-        codes, spans = iter(all_codes), []
+        encoded, spans = iter(encoded), []
         placed = []
         for message in messages:
             parts = message["content"]
@@ -426,10 +443,10 @@ class VitaAudioProcessor(ProcessorMixin):
             is_spoken_text = text and parts[-1]["type"] == "audio" and len(_audio_parts([message])) == 1
             if message["role"] == "assistant" and is_spoken_text:
                 text_ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-                spans.append(interleave(text_ids, next(codes), self.speech_vocabulary, self.interleave_pattern))
+                spans.append(interleave(text_ids, next(encoded), self.speech_vocabulary, self.interleave_pattern))
                 placed.append({**message, "content": AUDIO_MARK})
             else:
-                spans += [self.speech_vocabulary.wrap(next(codes)) for _ in _audio_parts([message])]
+                spans += [self._span(next(encoded)) for _ in _audio_parts([message])]
                 placed += _join([message])
         return placed, spans
 
@@ -440,11 +457,9 @@ class VitaAudioProcessor(ProcessorMixin):
             name_or_template = "default"
         return templates.get(name_or_template, name_or_template)
 
-    def _render_and_tokenize(
-        self, messages: list[dict], all_codes: list[list[int]], **template
-    ) -> tuple[list[int], list[int]]:
-        """Ids of messages of parts, with the codes of their audios, and 1 for each id that the assistant wrote."""
-        messages, spans = self._place_codes(messages, all_codes)
+    def _render_and_tokenize(self, messages: list[dict], encoded: list, **template) -> tuple[list[int], list[int]]:
+        """Ids of messages of parts, with their audios as of `_span`, and 1 for each id that the assistant wrote."""
+        messages, spans = self._place_codes(messages, encoded)
         (rendered,), written = render([messages], **template)
         return self._tokenize(rendered, written[0] if written else (), spans)
 
@@ -485,6 +500,7 @@ class VitaAudioProcessor(ProcessorMixin):
     def _pad(
         self,
         rows: list[list[int]],
+        encoded: list,
         masks: list[list[int]] | None = None,
         return_tensors: str | None = None,
         **options: Any,
@@ -500,6 +516,7 @@ class VitaAudioProcessor(ProcessorMixin):
                 batch["assistant_masks"] = [[0] * (len(ids) - len(mask)) + mask for mask, ids in padded]
             else:
                 batch["assistant_masks"] = [mask + [0] * (len(ids) - len(mask)) for mask, ids in padded]
+        batch |= self.pad_features([audio for audio in encoded if isinstance(audio, np.ndarray)])
         return BatchFeature(batch, tensor_type=return_tensors)
 
     # Ids to text and audio
@@ -636,82 +653,6 @@ class VitaAudioProcessor(ProcessorMixin):
         return processor_dict, unused_kwargs
 
 
-def template_variables(chat_template: str) -> set[str]:
-    """
-    The names of the variables that a chat template reads.
-
-    Raises:
-        ValueError: the text is not a template.
-    """
-    # transformers' own block, which Jinja does not know
-    chat_template = re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", chat_template)
-    try:
-        return find_undeclared_variables(Environment(extensions=["jinja2.ext.loopcontrols"]).parse(chat_template))
-    except (TemplateError, RecursionError) as error:
-        raise ValueError(f"The chat template is malformed: {error!s:.200}.") from error
-
-
-def render(conversations: list[list[dict]], **template: Any) -> tuple[list[str], list]:
-    """
-    Calls [`render_jinja_template`].
-
-    Raises:
-        ValueError: the template fails with these conversations.
-    """
-    try:
-        return render_jinja_template(conversations, **template)
-    # A template is a program and may fail in any way
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error!s:.200}"
-        raise ValueError(f"The chat template of the model fails with this conversation ({reason}).") from error
-
-
-def read_options(kwargs: dict) -> dict:
-    """
-    Values for all of `OPTIONS`, from keywords of transformers' processors, in groups or not.
-
-    Raises:
-        ValueError: a keyword has no effect here, or is given twice.
-    """
-    options = {}
-    for name, value in ungrouped(kwargs):
-        if name == "return_tensors":  # None is a value, it asks for lists. One in a group comes after the argument
-            options[name] = OPTIONS[name] if value == "auto" else value
-        elif value is None:
-            continue
-        elif name in FIXED_OPTIONS:
-            only, reason = FIXED_OPTIONS[name]
-            if value != only:
-                raise ValueError(f"`{name}={value!r:.100}` is refused, only {only} is taken: {reason}.")
-        elif name not in OPTIONS:
-            raise ValueError(
-                f"`{name:.200}` has no effect here: it is neither one of {', '.join(OPTIONS)} nor a variable of the "
-                "chat template."
-            )
-        elif options.setdefault(name, value) != value:
-            raise ValueError(f"`{name}` is given twice, as {options[name]!r:.100} and as {value!r:.100}.")
-    for name, choices in CHOICES.items():
-        if options.get(name, OPTIONS[name]) not in choices:
-            raise ValueError(f"`{name}` must be one of {choices}, got {options[name]!r:.200}.")
-    is_to_length = options.get("padding") == "max_length"
-    if is_to_length != ("max_length" in options):
-        raise ValueError(
-            '`padding="max_length"` and `max_length` have an effect only together: conversations are not cut off.'
-        )
-    return {**OPTIONS, **options}
-
-
-def ungrouped(kwargs: dict) -> Iterator[tuple[str, Any]]:
-    """The keywords, also those in groups."""
-    for name, value in kwargs.items():
-        if name in OPTION_GROUPS:
-            if not isinstance(value, (dict, type(None))):
-                raise ValueError(f"`{name}` must be a dictionary of keywords, got {value!r:.200}.")
-            yield from ungrouped(value or {})
-        else:
-            yield name, value
-
-
 def _join(messages: list[dict]) -> list[dict]:
     """Messages whose contents are strings with marks, from messages whose contents are lists of parts."""
     return [
@@ -722,6 +663,10 @@ def _join(messages: list[dict]) -> list[dict]:
 
 def _audio_parts(messages: list[dict]) -> list[dict]:
     return [part for message in messages for part in message["content"] if part["type"] == "audio"]
+
+
+def _roles_of_audios(messages: list[dict]) -> list[str]:
+    return [message["role"] for message in messages for _ in _audio_parts([message])]
 
 
 def _load_codec(pretrained_model_name_or_path: str | os.PathLike, model_type: str, **kwargs: Any) -> SpeechCodec:

@@ -16,14 +16,16 @@ from processing.conversation_vita_audio import CHAT_TEMPLATE
 
 TEXT_SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 AUDIO_SPECIAL_TOKENS = ["<|begin_of_audio|>", "<|end_of_audio|>", "<|audio|>"]
+# What stands for a row of continuous speech input, at its place in the vocabulary of VITA-Audio-Plus
+CONTEXT_TOKEN = "<|context_of_audio|>"
 
 
-def add_audio_tokens(tokenizer: PreTrainedTokenizerBase, num_speech_tokens: int) -> int:
+def add_audio_tokens(tokenizer: PreTrainedTokenizerBase, num_speech_tokens: int, hears_features: bool = False) -> int:
     """
     Appends the speech vocabulary to a tokenizer in place: the delimiters `<|begin_of_audio|>` and `<|end_of_audio|>`,
-    the mark `<|audio|>`, then `<|audio_0|>` .. `<|audio_{num_speech_tokens - 1}|>`, contiguous and last. All are
-    special: `split_special_tokens=True` keeps user text from turning into speech, `skip_special_tokens=True` drops
-    them.
+    the mark `<|audio|>`, then `<|audio_0|>` .. `<|audio_{num_speech_tokens - 1}|>`, contiguous and last; behind the
+    delimiters `<|context_of_audio|>` if the model `hears_features`. All are special: `split_special_tokens=True` keeps
+    user text from turning into speech, `skip_special_tokens=True` drops them.
 
     Returns:
         `int`: the id of `<|audio_0|>`, the `speech_token_offset` of the model's configuration.
@@ -31,10 +33,13 @@ def add_audio_tokens(tokenizer: PreTrainedTokenizerBase, num_speech_tokens: int)
     Raises:
         ValueError: the tokenizer has some of the tokens already, and not at its end.
     """
-    tokens = AUDIO_SPECIAL_TOKENS + [f"<|audio_{code}|>" for code in range(num_speech_tokens)]
+    specials = list(AUDIO_SPECIAL_TOKENS)
+    if hears_features:
+        specials.insert(2, CONTEXT_TOKEN)
+    tokens = specials + [f"<|audio_{code}|>" for code in range(num_speech_tokens)]
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in tokens])
     offset = tokenizer.convert_tokens_to_ids("<|audio_0|>")
-    ids = tokenizer.convert_tokens_to_ids(tokens[len(AUDIO_SPECIAL_TOKENS) :])
+    ids = tokenizer.convert_tokens_to_ids(tokens[len(specials) :])
     if ids != list(range(offset, offset + num_speech_tokens)) or ids[-1] != len(tokenizer) - 1:
         raise ValueError(
             "The tokenizer holds some of the tokens <|audio_0|>, <|audio_1|>, ... already, where they are not "
@@ -44,7 +49,11 @@ def add_audio_tokens(tokenizer: PreTrainedTokenizerBase, num_speech_tokens: int)
 
 
 def train_tokenizer(
-    texts: Iterable[str], vocab_size: int, num_speech_tokens: int, model_max_length: int = 2048
+    texts: Iterable[str],
+    vocab_size: int,
+    num_speech_tokens: int,
+    model_max_length: int = 2048,
+    hears_features: bool = False,
 ) -> Qwen2Tokenizer:
     """
     Trains a byte-level BPE with Qwen2's normalisation and pre-tokenisation (digits stand alone), ChatML chat template
@@ -57,6 +66,7 @@ def train_tokenizer(
             merge.
         num_speech_tokens: size of the codec's codebook; the speech tokens come on top of `vocab_size`.
         model_max_length: the longest sequence of the model, in tokens.
+        hears_features: as of [`add_audio_tokens`]; its token comes on top of `vocab_size`, too.
 
     Raises:
         ValueError: `vocab_size` leaves no room for a merge, or `num_speech_tokens` is not positive.
@@ -93,5 +103,5 @@ def train_tokenizer(
         chat_template=CHAT_TEMPLATE,
     )
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in TEXT_SPECIAL_TOKENS])
-    add_audio_tokens(tokenizer, num_speech_tokens)
+    add_audio_tokens(tokenizer, num_speech_tokens, hears_features)
     return tokenizer

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from transformers import EncodecFeatureExtractor, GenerationConfig, Qwen2Config
 
-from processing import VitaAudioCodec, VitaAudioCodecConfig, VitaAudioProcessor
+from processing import VitaAudioCodec, VitaAudioCodecConfig, VitaAudioFeatureExtractor, VitaAudioProcessor
 from training.tokenizer import train_tokenizer
 
 
@@ -44,8 +44,25 @@ def tiny_codec(seed: int = 0) -> VitaAudioCodec:
     return VitaAudioCodec(config).eval()
 
 
-def tiny_tokenizer(num_speech_tokens: int = 16):
-    return train_tokenizer(2 * TEXTS, 400, num_speech_tokens)
+def tiny_tokenizer(num_speech_tokens: int = 16, **kwargs):
+    return train_tokenizer(2 * TEXTS, 400, num_speech_tokens, **kwargs)
+
+
+# SenseVoice's encoder, small
+TINY_AUDIO_CONFIG = {
+    "hidden_size": 16,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "num_hidden_layers": 3,
+    "num_timestamp_prediction_layers": 1,
+    "fsmn_kernel_size": 5,
+}
+
+
+def tiny_plus_processor(**kwargs) -> VitaAudioProcessor:
+    """One whose users are heard by features."""
+    tokenizer = tiny_tokenizer(hears_features=True)
+    return VitaAudioProcessor(VitaAudioFeatureExtractor(), tokenizer, tiny_codec(), **kwargs)
 
 
 def tiny_processor(**kwargs) -> VitaAudioProcessor:
@@ -68,6 +85,7 @@ def tiny_model(processor: VitaAudioProcessor, seed: int = 0):
             initializer_range=1.0,
         ),
         num_mctp_modules=10,
+        audio_config=TINY_AUDIO_CONFIG if processor.hears_features else None,
         **vocabulary.to_config(),
     )
     torch.manual_seed(seed)

@@ -13,7 +13,7 @@ import soundfile
 import torch
 from clean_process import BLOCK_OUR_PACKAGES
 from full_disk import on_full_disk
-from tiny_models import tiny_model, tiny_processor
+from tiny_models import tiny_model, tiny_plus_processor, tiny_processor
 
 from processing import VitaAudioProcessor
 from processing.export import export_repository
@@ -68,7 +68,10 @@ def question(tmp_path):
 
 
 @pytest.mark.slow
-def test_exported_folder_answers_where_our_packages_are_not(pipe, question, tmp_path):
+@pytest.mark.parametrize("make_processor", [tiny_processor, tiny_plus_processor], ids=["codes", "features"])
+def test_exported_folder_answers_where_our_packages_are_not(make_processor, question, tmp_path):
+    processor = make_processor()
+    pipe = VitaAudioPipeline(tiny_model(processor), processor=processor, device="cpu")
     folder = tmp_path / "tiny-vita.audio"
     export_repository(pipe.model, pipe.processor, folder)
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
