@@ -111,8 +111,8 @@ class VitaAudioSpeechInput:
         """
         if self.config.audio_config is None:
             raise ValueError(
-                "`input_features` are for a model with continuous speech input; this one has no `audio_config` and takes "
-                "speech as codes."
+                "`input_features` are for a model with continuous speech input; this one has no `audio_config` and "
+                "takes speech as codes."
             )
         size = self.config.audio_config.input_size
         if input_features.ndim != 3 or input_features.shape[-1] != size:
@@ -153,7 +153,8 @@ class VitaAudioSpeechInput:
         if (num_tokens := int(is_context.sum())) != len(rows):
             raise ValueError(
                 f"The input has {num_tokens} `<|context_of_audio|>` tokens, but `input_features` of "
-                f"{len(input_features)} audios take {len(rows)}: one for each frame and {num_audio_tokens(0)} more for each audio."
+                f"{len(input_features)} audios take {len(rows)}: one for each frame and "
+                f"{num_audio_tokens(0)} more for each audio."
             )
         return inputs_embeds.masked_scatter(is_context[..., None], rows.to(inputs_embeds.dtype))
 
