@@ -5,7 +5,7 @@
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from numbers import Integral
 from typing import Any
 
@@ -376,6 +376,8 @@ class VitaAudioGenerationMixin(GenerationMixin):
             raise ValueError(f"{type(self).__name__} generates by greedy search or sampling, not by {name}.")
         super()._validate_generation_mode(generation_mode, *args)
 
+    # `generate` reads the signature, in which the cache has another name before transformers 5.24
+    @wraps(GenerationMixin.prepare_inputs_for_generation)
     def prepare_inputs_for_generation(
         self,
         input_ids: torch.LongTensor,
