@@ -74,6 +74,7 @@ def test_positions_are_in_the_models_type(dtype, tolerance):
     torch.testing.assert_close(encoding, tensors[f"position_encoding_{dtype}"], rtol=0, atol=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", range(len(EXPECTED["generate"])))
 def test_sequences_are_the_originals(model, index):
     sequence = EXPECTED["generate"][index]
@@ -90,11 +91,13 @@ def vanilla_of(sequence):
     )
 
 
+@pytest.mark.slow
 def test_verified_gives_what_vanilla_gives(model):
     for sequence in EXPECTED["generate"]:
         assert generate(model, sequence, mctp_verify=True) == vanilla_of(sequence)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["vanilla", "boost"])
 def test_a_batch_with_other_numbers_and_lengths_of_audios(model, mode):
     sequences = [sequence for sequence in EXPECTED["generate"] if sequence["mode"] == mode]
@@ -124,6 +127,7 @@ def test_padding_on_the_right_gives_the_same_logits(model):
     torch.testing.assert_close(model(padded, attention_mask=mask, **features).logits[:, :-5], alone, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["vanilla", "boost"])
 def test_a_second_turn_goes_on_from_the_cache(model, mode):
     """With the features of all turns, as a processor has them, and with those of the new one."""
@@ -149,6 +153,7 @@ def test_a_second_turn_goes_on_from_the_cache(model, mode):
     assert going_on.tolist() == expected.tolist()
 
 
+@pytest.mark.slow
 def test_threads(model):
     sequences = EXPECTED["generate"][::2]
     with ThreadPoolExecutor(3) as pool:
