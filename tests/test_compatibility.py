@@ -136,6 +136,7 @@ PRIVATE_NAMES = {
     "transformers.GenerationConfig": ["_from_model_config"],
     "transformers.GenerationMixin": [
         "_eos_token_tensor",
+        "_expand_inputs_for_generation",
         "_has_unfinished_sequences",
         "_pad_token_tensor",
         "_prefill",
