@@ -221,7 +221,7 @@ def test_what_the_hub_refuses_is_one_line_from_every_command(hub, nonsense, stat
 
 def write_codec_checkpoint(folder):
     folder.mkdir()
-    (folder / "config.json").write_text('{"voice_names": ["joe"]}')
+    (folder / "config.json").write_text('{"model_type": "vita_audio_codec", "voice_names": ["joe"]}')
     (folder / "phonemes.json").write_text("[" * 100_000)
     (folder / "model.safetensors").write_bytes(b"cut off")
 
