@@ -1,7 +1,8 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Converts checkpoints of the released layout (`VITA-MLLM/VITA-Audio-Boost`, `-Balance`) to the one of this package:
+Converts checkpoints of the released layout (`VITA-MLLM/VITA-Audio-Boost`, `-Balance`, `-Plus-Boost`, `-Plus-Vanilla`)
+to the one of this package:
 
 python -m modeling_vita_audio.convert_vita_audio_to_hf \\
     --input_dir VITA-MLLM/VITA-Audio-Boost --output_dir vita-audio-boost
@@ -17,7 +18,9 @@ import json
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -29,6 +32,7 @@ from transformers import AutoTokenizer, GenerationConfig, Qwen2Config
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import (
     CONFIG_NAME,
+    FEATURE_EXTRACTOR_NAME,
     GENERATION_CONFIG_NAME,
     PROCESSOR_NAME,
     SAFE_WEIGHTS_INDEX_NAME,
@@ -39,6 +43,17 @@ from transformers.utils import (
 from hub_cards.command_line import ArgumentParser, run_command
 
 from .configuration_vita_audio import VitaAudioConfig
+from .convert_speech_input import (
+    CONFIG_FILE,
+    CTC_FILE,
+    CTC_NAMES,
+    SENSEVOICE_FILES,
+    SENSEVOICE_FOLDER,
+    feature_extractor_config,
+    find_sensevoice,
+    read_audio_config,
+    released_audio_name,
+)
 from .generation_vita_audio import MCTP_MODES, resolve_mctp_mode
 from .interleaving_vita_audio import SpeechVocabulary, check_interleave_pattern
 from .modeling_vita_audio import VitaAudioForConditionalGeneration
@@ -48,8 +63,11 @@ from .saving_vita_audio import check_is_free, describe_misfit, written_whole
 logger = logging.get_logger(__name__)
 
 PROG = "modeling_vita_audio.convert_vita_audio_to_hf"
-RELEASED_MODEL_TYPE = "qwen2_mtp"
-RELEASED_ARCHITECTURE = "Qwen2MTPForCausalLM"
+# Model type and architecture of models that hear codes, and of those that hear by features (Plus)
+RELEASED_TYPES = {
+    False: ("qwen2_mtp", "Qwen2MTPForCausalLM"),
+    True: ("qwen2_mtp_sensevoice", "Qwen2MTPSenseVoiceForCausalLM"),
+}
 
 # The keys that a `Qwen2Config` and the released layout (of transformers 4.48) have under the same name
 TEXT_CONFIG_KEYS = (
@@ -84,6 +102,12 @@ CONFIG_DEFAULTS = {
     "end_audio_token_id": VitaAudioConfig.end_audio_token_id,
     "interleave_pattern": None,
 }
+# Those of Plus have one token more, `<|context_of_audio|>`, behind `<|end_of_audio|>`
+PLUS_CONFIG_DEFAULTS = CONFIG_DEFAULTS | {
+    "context_audio_token_id": 151676,
+    "audio_token_id": 151685,
+    "speech_token_offset": 151686,
+}
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 # Files and folders that are copied as they are
@@ -102,7 +126,11 @@ COMPANION_FOLDERS = ("additional_chat_templates", "audio_tokenizer")
 
 
 def convert(
-    input_dir: str | Path, output_dir: str | Path, to_released: bool = False, max_shard_size: int | str = "2GB"
+    input_dir: str | Path,
+    output_dir: str | Path,
+    to_released: bool = False,
+    max_shard_size: int | str = "2GB",
+    sensevoice_dir: str | Path | None = None,
 ) -> Path:
     """
     Converts a checkpoint. Everything is checked before anything is written, and `output_dir` gets its files at the
@@ -117,6 +145,8 @@ def convert(
         to_released: from this package's layout to the released one, instead of the other way round.
         max_shard_size: size of the largest file of weights. The conversion needs so much memory, or as much as the
             largest tensor has.
+        sensevoice_dir: folder or Hub id with the `config.yaml` and `am.mvn` of a Plus checkpoint's encoder, such as
+            `FunAudioLLM/SenseVoiceSmall`. By default those of `input_dir`.
 
     Returns:
         `Path`: the folder.
@@ -130,10 +160,16 @@ def convert(
     check_is_free(output_dir)
     # The config comes first, so that a model of another architecture is refused before its weights are downloaded
     folder = find_folder(input_dir, [CONFIG_NAME])
-    check_architecture(read_json(folder / CONFIG_NAME), to_released)
-    folder = find_folder(input_dir, ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.py"])
+    hears_features = check_architecture(read_json(folder / CONFIG_NAME), to_released)
+    sensevoice_files = (*SENSEVOICE_FILES, f"{SENSEVOICE_FOLDER}/*") if hears_features else ()
+    folder = find_folder(input_dir, ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.py", *sensevoice_files])
 
-    config = VitaAudioConfig.from_pretrained(folder) if to_released else convert_config(folder)
+    files = read_headers(folder)
+    sensevoice = find_sensevoice(folder, sensevoice_dir) if hears_features else None
+    if to_released:
+        config = VitaAudioConfig.from_pretrained(folder)
+    else:
+        config = convert_config(folder, sensevoice, {name: tensor.shape for name, (_, tensor) in files.items()})
     check_sliding_window(config)
     generation_config, schedule = convert_generation_config(folder, config, to_released)
     # A released checkpoint was trained with the layout of its mode, unless its config says another one
@@ -145,16 +181,29 @@ def convert(
             config.interleave_pattern = schedule
     with torch.device("meta"):
         model = VitaAudioForConditionalGeneration(config)
-    parameters = dict(model.named_parameters())
-    sources = {name: released_name(name, config.text_config.num_hidden_layers) for name in parameters}
-    shapes = {sources[name]: parameter.shape for name, parameter in parameters.items()}
-    if to_released:
-        shapes = {name: parameter.shape for name, parameter in parameters.items()}
-        sources = {released: name for name, released in sources.items()}
-    files = find_tensors(folder, shapes)
+    parameters = {name: parameter.shape for name, parameter in model.named_parameters()}
+    released = {name: released_name(name, config) for name in parameters}
+    ctc = {name: files.pop(name) for name in CTC_NAMES if name in files and not to_released}
+    check_tensors(folder, parameters if to_released else released_shapes(parameters, released), files)
+    if not to_released:
+        sources = {name: Source([source], third) for name, (source, third) in released.items()}
+    else:
+        sources = {}
+        # in the order of the parts: query, key, value
+        for name in sorted(released, key=lambda name: released[name][1] or 0):
+            sources.setdefault(released[name][0], Source([])).names.append(name)
+        if hears_features and (ctc_file := sensevoice / CTC_FILE).is_file():
+            files |= read_file(ctc_file)
+            sources |= {name: Source([name]) for name in CTC_NAMES}
 
     with written_whole(output_dir) as unfinished:
         copy_companions(folder, unfinished)
+        if hears_features:
+            copy_sensevoice(sensevoice, unfinished if to_released else unfinished / SENSEVOICE_FOLDER)
+        if hears_features and not to_released:
+            write_json(unfinished / FEATURE_EXTRACTOR_NAME, feature_extractor_config(sensevoice))
+        if ctc:
+            save_file(load_tensors(ctc), unfinished / SENSEVOICE_FOLDER / CTC_FILE)
         if to_released:
             write_json(unfinished / CONFIG_NAME, released_config(config))
         else:
@@ -187,25 +236,23 @@ def read_json(path: Path) -> dict:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
 
 
-def check_architecture(content: dict, to_released: bool) -> None:
+def check_architecture(content: dict, to_released: bool) -> bool:
+    """Whether the model hears by features (Plus)."""
     model_type, (architecture, *_) = content.get("model_type"), content.get("architectures") or [None]
-    expected = (RELEASED_MODEL_TYPE, RELEASED_ARCHITECTURE)
+    hears_features = model_type == RELEASED_TYPES[True][0]
+    expected = RELEASED_TYPES[hears_features]
     if to_released:
+        hears_features = content.get("audio_config") is not None
         expected = (VitaAudioConfig.model_type, VitaAudioForConditionalGeneration.__name__)
         text_model_type = content.get("text_config", {}).get("model_type")
         if (model_type, architecture) == expected and text_model_type != Qwen2Config.model_type:
             raise ValueError(f"The released layout is for a language model of type 'qwen2', not '{text_model_type}'.")
-    if "sensevoice" in str(model_type):
-        raise ValueError(
-            f"The checkpoint is of model type '{model_type}', one of the VITA-Audio-Plus models, which read audio as "
-            "continuous features. Only those without an audio encoder, such as VITA-Audio-Boost and -Balance, can be "
-            "converted."
-        )
     if (model_type, architecture) != expected:
         raise ValueError(
             f"The checkpoint is of model type '{model_type}' and architecture '{architecture}'; this conversion takes "
             f"'{expected[0]}' and '{expected[1]}'."
         )
+    return hears_features
 
 
 def check_sliding_window(config: VitaAudioConfig) -> None:
@@ -216,19 +263,15 @@ def check_sliding_window(config: VitaAudioConfig) -> None:
         )
 
 
-def find_tensors(folder: Path, shapes: dict[str, torch.Size]) -> dict[str, tuple[Path, torch.Tensor]]:
+def read_headers(folder: Path) -> dict[str, tuple[Path, torch.Tensor]]:
     """
     Finds the file of each tensor, without reading the tensors.
-
-    Args:
-        folder: the folder of the checkpoint.
-        shapes: the shapes of the tensors that the checkpoint must have, by their names. It must have no others.
 
     Returns:
         `dict`: by its name, each tensor's file and the tensor on the meta device, in the stored dtype.
 
     Raises:
-        ValueError: a file is missing or broken, or tensors are missing, not expected or of another shape.
+        ValueError: a file is missing or broken.
     """
     paths = [folder / SAFE_WEIGHTS_NAME]
     if (folder / SAFE_WEIGHTS_INDEX_NAME).is_file():
@@ -236,17 +279,30 @@ def find_tensors(folder: Path, shapes: dict[str, torch.Size]) -> dict[str, tuple
         paths = [folder / name for name in sorted(set(weight_map.values()))]
     if absent := [path.name for path in paths if not path.is_file()]:
         raise ValueError(f"The weights are to be in safetensors, but {folder} has no {', '.join(absent)}.")
-    found = {}
-    for path in paths:
-        try:
-            with safe_open(path, framework="pt") as file:
-                found |= {name: (path, file.get_tensor(name).to("meta")) for name in file.keys()}
-        except SafetensorError as error:
-            raise ValueError(f"{path} is broken or not complete: {error}") from error
+    return {name: tensor for path in paths for name, tensor in read_file(path).items()}
 
-    if misfit := compare_shapes(shapes, {name: tensor.shape for name, (_, tensor) in found.items()}):
+
+def read_file(path: Path) -> dict[str, tuple[Path, torch.Tensor]]:
+    """[`read_headers`] of one file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: (path, file.get_tensor(name).to("meta")) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is broken or not complete: {error}") from error
+
+
+def check_tensors(folder: Path, shapes: dict[str, torch.Size], files: dict[str, tuple[Path, torch.Tensor]]) -> None:
+    """
+    Args:
+        folder: the folder of the checkpoint.
+        shapes: the shapes of the tensors that the checkpoint must have, by their names. It must have no others.
+        files: what it has, see [`read_headers`].
+
+    Raises:
+        ValueError: tensors are missing, not expected or of another shape.
+    """
+    if misfit := compare_shapes(shapes, {name: tensor.shape for name, (_, tensor) in files.items()}):
         raise ValueError(f"The tensors in {folder} do not fit its {CONFIG_NAME}. {misfit}.")
-    return found
 
 
 def compare_shapes(expected: dict[str, torch.Size], found: dict[str, torch.Size]) -> str:
@@ -260,24 +316,42 @@ def compare_shapes(expected: dict[str, torch.Size], found: dict[str, torch.Size]
 # Converting names and configs
 
 
-def released_name(name: str, num_layers: int) -> str:
+def released_name(name: str, config: VitaAudioConfig) -> tuple[str, int | None]:
     """
-    The name that the released layout has for a tensor of ours. There the modules' layers are numbered on from the
-    `num_layers` layers of the language model.
+    The name that the released layout has for a tensor of ours, and which third of that tensor it is, or None where it
+    is all of it. There the modules' layers are numbered on from the layers of the language model.
     """
     if match := re.fullmatch(r"model\.mctp_modules\.(\d+)\.layer\.(.+)", name):
-        return f"model.layers.{num_layers + int(match[1])}.{match[2]}"
+        return f"model.layers.{config.text_config.num_hidden_layers + int(match[1])}.{match[2]}", None
     if match := re.fullmatch(r"model\.mctp_modules\.(\d+)\.(\w+)\.weight", name):
-        return f"mtp_{match[2]}s.{match[1]}.weight"
-    return name.replace("model.language_model.", "model.", 1)
+        return f"mtp_{match[2]}s.{match[1]}.weight", None
+    if name.startswith(("model.audio_tower.", "model.multi_modal_projector.")):
+        audio_config = config.audio_config
+        return released_audio_name(name, audio_config.num_hidden_layers - audio_config.num_timestamp_prediction_layers)
+    return name.replace("model.language_model.", "model.", 1), None
 
 
-def convert_config(folder: Path) -> VitaAudioConfig:
+def released_shapes(
+    parameters: dict[str, torch.Size], released: dict[str, tuple[str, int | None]]
+) -> dict[str, torch.Size]:
+    """The shapes of the released tensors, from those of ours and from where they are there."""
+    shapes = {}
+    for name, shape in parameters.items():
+        source, third = released[name]
+        shapes[source] = shape if third is None else torch.Size([3 * shape[0], *shape[1:]])
+    return shapes
+
+
+def convert_config(
+    folder: Path, sensevoice: Path | None = None, shapes: dict[str, torch.Size] | None = None
+) -> VitaAudioConfig:
     """
     Reads the config of a released checkpoint, whose `num_hidden_layers` counts the layers of the language model and,
-    after them, one for each of the `num_nextn_predict_layers` modules.
+    after them, one for each of the `num_nextn_predict_layers` modules. A Plus checkpoint's says nothing of the
+    encoder: that is in the `config.yaml` of `sensevoice` and in the `shapes` of the tensors.
     """
     released = read_json(folder / CONFIG_NAME)
+    defaults = CONFIG_DEFAULTS if sensevoice is None else PLUS_CONFIG_DEFAULTS
     required = ("num_hidden_layers", "num_nextn_predict_layers", "vocab_size", "hidden_size")
     if absent := [key for key in required if key not in released]:
         raise ValueError(f"{folder / CONFIG_NAME} does not say {', '.join(absent)}.")
@@ -301,16 +375,17 @@ def convert_config(folder: Path) -> VitaAudioConfig:
         text_config=text_config,
         num_mctp_modules=num_modules,
         dtype=released.get("torch_dtype"),
-        **CONFIG_DEFAULTS | find_vocabulary(folder, released),
+        audio_config=None if sensevoice is None else read_audio_config(sensevoice / CONFIG_FILE, shapes),
+        **defaults | find_vocabulary(folder, released, defaults),
     )
 
 
-def find_vocabulary(folder: Path, released: dict) -> dict:
+def find_vocabulary(folder: Path, released: dict, defaults: dict) -> dict:
     """
-    Reads what a released checkpoint says of the keys in [`CONFIG_DEFAULTS`]: in its tokenizer if it has one, else in
-    its config.json.
+    Reads what a released checkpoint says of the keys in `defaults`: in its tokenizer if it has one, else in its
+    config.json.
     """
-    known = {key: released[key] for key in CONFIG_DEFAULTS if key in released}
+    known = {key: released[key] for key in defaults if key in released}
     if any((folder / name).is_file() for name in TOKENIZER_FILES):
         # With a config of a type that it knows, the auto class does not read config.json, whose type it does not know
         tokenizer = AutoTokenizer.from_pretrained(folder, config=Qwen2Config())
@@ -319,15 +394,15 @@ def find_vocabulary(folder: Path, released: dict) -> dict:
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from error
 
-    speech, vocab_size = CONFIG_DEFAULTS | known, released["vocab_size"]
+    speech, vocab_size = defaults | known, released["vocab_size"]
     if vocab_size < speech["speech_token_offset"] + speech["num_speech_tokens"]:
         logger.warning(
             f"{folder} has no tokenizer that says which tokens are speech, and those of the released models, from "
-            f"{speech['speech_token_offset']}, are not in its vocabulary of {vocab_size}. The last four ids take "
+            f"{speech['speech_token_offset']}, are not in its vocabulary of {vocab_size}. The last ids take "
             f"their place: correct `audio_token_id` and so on in the converted {CONFIG_NAME} where they matter."
         )
-        keys = ("audio_token_id", "begin_audio_token_id", "end_audio_token_id", "speech_token_offset")
-        return known | dict(zip(keys, range(vocab_size - 4, vocab_size))) | {"num_speech_tokens": 1}
+        keys = [key for key in defaults if key.endswith("_token_id")] + ["speech_token_offset"]
+        return known | dict(zip(keys, range(vocab_size - len(keys), vocab_size))) | {"num_speech_tokens": 1}
     return known
 
 
@@ -336,10 +411,13 @@ def released_config(config: VitaAudioConfig) -> dict:
     text_config = config.text_config.to_dict()
     rope_parameters = dict(text_config["rope_parameters"])
     rope_theta = rope_parameters.pop("rope_theta")
+    hears_features = config.audio_config is not None
+    model_type, architecture = RELEASED_TYPES[hears_features]
+    defaults = PLUS_CONFIG_DEFAULTS if hears_features else CONFIG_DEFAULTS
     return {
         **{key: text_config[key] for key in TEXT_CONFIG_KEYS if key in text_config},
-        "architectures": [RELEASED_ARCHITECTURE],
-        "model_type": RELEASED_MODEL_TYPE,
+        "architectures": [architecture],
+        "model_type": model_type,
         "num_hidden_layers": config.text_config.num_hidden_layers + config.num_mctp_modules,
         "num_nextn_predict_layers": config.num_mctp_modules,
         # The original code reads the weight from here; ours takes it as an argument of training
@@ -349,7 +427,7 @@ def released_config(config: VitaAudioConfig) -> dict:
         "tie_word_embeddings": config.tie_word_embeddings,
         "torch_dtype": config.to_dict().get("dtype"),
         "speech_token_offset": config.speech_token_offset,
-        **{key: getattr(config, key) for key, value in CONFIG_DEFAULTS.items() if getattr(config, key) != value},
+        **{key: getattr(config, key) for key, value in defaults.items() if getattr(config, key) != value},
     }
 
 
@@ -382,19 +460,40 @@ def write_json(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
+@dataclass
+class Source:
+    """What a new tensor is made of: old ones, one under the other, or a third of an old one."""
+
+    names: list[str]
+    third: int | None = None
+
+    def build(self, read: Callable[[str], torch.Tensor]) -> torch.Tensor:
+        if self.third is not None:
+            return read(self.names[0]).chunk(3)[self.third].clone()
+        return torch.cat([read(name) for name in self.names]) if len(self.names) > 1 else read(self.names[0])
+
+
+def load_tensors(files: dict[str, tuple[Path, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    tensors = {}
+    for name, (path, _) in files.items():
+        with safe_open(path, framework="pt") as file:
+            tensors[name] = file.get_tensor(name)
+    return tensors
+
+
 def write_weights(
-    folder: Path, sources: dict[str, str], files: dict[str, tuple[Path, torch.Tensor]], max_shard_size: int | str
+    folder: Path, sources: dict[str, Source], files: dict[str, tuple[Path, torch.Tensor]], max_shard_size: int | str
 ) -> None:
     """
     Writes tensors under new names, one file after the other.
 
     Args:
         folder: the folder to write to.
-        sources: the old name of each tensor, by its new one.
-        files: by its old name, each tensor's file and the tensor on the meta device, see [`find_tensors`].
+        sources: what each tensor is made of, by its new name.
+        files: by its old name, each tensor's file and the tensor on the meta device, see [`read_headers`].
         max_shard_size: size of the largest file.
     """
-    tensors = {name: files[source][1] for name, source in sources.items()}
+    tensors = {name: source.build(lambda old: files[old][1]) for name, source in sources.items()}
     split = split_torch_state_dict_into_shards(
         tensors, filename_pattern="model{suffix}.safetensors", max_shard_size=max_shard_size
     )
@@ -402,11 +501,14 @@ def write_weights(
         # safetensors maps tensors into memory. What is read of them stays there until their files are closed, so they
         # are closed after each shard
         with ExitStack() as stack:
-            paths = {files[sources[name]][0] for name in names}
-            opened = {path: stack.enter_context(safe_open(path, framework="pt")) for path in paths}
-            shard = {name: opened[files[sources[name]][0]].get_tensor(sources[name]) for name in names}
+            opened = {
+                path: stack.enter_context(safe_open(path, framework="pt"))
+                for path in {files[old][0] for name in names for old in sources[name].names}
+            }
+            old_tensors = {old: opened[files[old][0]].get_tensor(old) for name in names for old in sources[name].names}
+            shard = {name: sources[name].build(old_tensors.__getitem__) for name in names}
             save_file(shard, folder / filename, metadata={"format": "pt"})
-            del shard
+            del shard, old_tensors
     if split.is_sharded:
         total_parameters = sum(tensor.numel() for tensor in tensors.values())
         metadata = {"total_parameters": total_parameters, **split.metadata}
@@ -429,6 +531,14 @@ def copy_companions(folder: Path, target: Path) -> None:
             shutil.copytree(folder / name, target / name)
 
 
+def copy_sensevoice(sensevoice: Path, target: Path) -> None:
+    """Copies what FunASR reads of a folder, but for weights."""
+    target.mkdir(exist_ok=True)
+    for pattern in SENSEVOICE_FILES:
+        for path in sensevoice.glob(pattern):
+            shutil.copyfile(path, target / path.name)
+
+
 def main(argv: list[str] | None = None) -> int:
     """
     Runs the command.
@@ -443,6 +553,11 @@ def convert_as_told(argv: list[str] | None) -> None:
     parser = ArgumentParser(prog=PROG, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input_dir", required=True, help="folder or Hub id of the checkpoint")
     parser.add_argument("--output_dir", required=True, help="folder to write to, which does not exist or is empty")
+    parser.add_argument(
+        "--sensevoice_dir",
+        help="folder or Hub id with config.yaml and am.mvn, for Plus checkpoints without them, such as "
+        "FunAudioLLM/SenseVoiceSmall",
+    )
     parser.add_argument("--to_released", action="store_true", help="from this package's layout to the released one")
     parser.add_argument(
         "--max_shard_size",
@@ -454,7 +569,7 @@ def convert_as_told(argv: list[str] | None) -> None:
     if args.push_to_hub is not None:
         # A missing token is an error now, not after minutes of work
         HfApi().whoami()
-    folder = convert(args.input_dir, args.output_dir, args.to_released, args.max_shard_size)
+    folder = convert(args.input_dir, args.output_dir, args.to_released, args.max_shard_size, args.sensevoice_dir)
     if args.push_to_hub is not None:
         repo = HfApi().create_repo(args.push_to_hub, exist_ok=True)
         HfApi().upload_folder(repo_id=repo.repo_id, folder_path=folder)

@@ -153,9 +153,12 @@ def build_processor(name: str, revision: str | None, model: PreTrainedModel, cod
     """The processor of a converted model, made of its tokenizer and a codec."""
     from transformers import AutoTokenizer
 
-    from processing import VitaAudioProcessor
+    from processing import VitaAudioFeatureExtractor, VitaAudioProcessor
     from processing.interleaving_vita_audio import DEFAULT_INTERLEAVE_PATTERN
 
     tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
     interleave_pattern = model.interleave_pattern or DEFAULT_INTERLEAVE_PATTERN
-    return VitaAudioProcessor.from_codec(tokenizer, codec, interleave_pattern=interleave_pattern)
+    extractor = None
+    if model.config.audio_config is not None:
+        extractor = VitaAudioFeatureExtractor.from_pretrained(name, revision=revision)
+    return VitaAudioProcessor.from_codec(tokenizer, codec, extractor, interleave_pattern=interleave_pattern)
