@@ -41,6 +41,21 @@ from processing.streaming_vita_audio import StreamClosed, VitaAudioStreamer
 SAMPLE = str(MINI / "sample_question.wav")
 
 
+def test_the_prompts_are_those_that_the_released_models_were_trained_with():
+    def contents(conversation):
+        return [
+            content
+            if isinstance(content := message["content"], str)
+            else "".join(part.get("text", "<|audio|>") for part in content)
+            for message in conversation
+        ]
+
+    assert contents(recognition_conversation("a.wav")) == ["Convert the speech to text.\n<|audio|>"]
+    assert contents(synthesis_conversation("Hi.")) == ["Convert the text to speech.\nHi."]
+    system = "Your Name: Luke\nYour Gender: male\n\nRespond in a text-audio interleaved manner."
+    assert contents(spoken_conversation("a.wav")) == [system, "<|audio|>"]
+
+
 @pytest.fixture(scope="module")
 def pipe():
     """The shipped model's."""

@@ -273,6 +273,24 @@ def test_first_chunk_of_boost_needs_one_forward_of_the_language_model(pipe):
     assert seen == [0] + [1] * 11
 
 
+def test_chunks_have_the_number_of_codes_asked_for(pipe, monkeypatch):
+    decode, sizes = pipe.processor.decode_audio_chunk, []
+
+    def counted(codes, *args, **kwargs):
+        sizes.append(len(codes))
+        return decode(codes, *args, **kwargs)
+
+    monkeypatch.setattr(pipe.processor, "decode_audio_chunk", counted)
+    streamer, vocabulary = VitaAudioStreamer(pipe.processor, codes_per_chunk=3), pipe.processor.speech_vocabulary
+    for ids in ([[1]], vocabulary.wrap(range(7)), vocabulary.wrap(range(4))):
+        streamer.put(torch.tensor(ids))
+    streamer.end()
+    audio = joined(list(streamer))[1]
+    # each run ends a chunk, and the last one is for what the codec holds back
+    assert sizes == [3, 3, 1, 3, 1, 0]
+    np.testing.assert_array_equal(audio, pipe.processor.decode_audio([[*range(7), *range(4)]])[0])
+
+
 def test_closing_a_stream_stops_the_generation(pipe):
     tokens = []
     handle = pipe.model.lm_head.register_forward_hook(lambda *_: tokens.append(1))

@@ -115,6 +115,7 @@ def test_what_is_wrong_in_a_file_is_named_with_its_line(content, message, tmp_pa
         read_benchmark(str(tmp_path / "mine.yaml"))
 
 
+@pytest.mark.slow
 def test_evaluation_needs_nothing_that_only_training_needs():
     """The reader of YAML files is training's; the extra `eval` installs no trl."""
     code = (
