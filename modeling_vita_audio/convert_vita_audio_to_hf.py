@@ -28,7 +28,7 @@ from huggingface_hub import HfApi, snapshot_download, split_torch_state_dict_int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
-from transformers import AutoTokenizer, GenerationConfig, Qwen2Config
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, Qwen2Config
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import (
     CONFIG_NAME,
@@ -164,13 +164,14 @@ def convert(
     sensevoice_files = (*SENSEVOICE_FILES, f"{SENSEVOICE_FOLDER}/*") if hears_features else ()
     folder = find_folder(input_dir, ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.py", *sensevoice_files])
 
+    config = VitaAudioConfig.from_pretrained(folder) if to_released else convert_config(folder, hears_features)
+    check_sliding_window(config)
     files = read_headers(folder)
     sensevoice = find_sensevoice(folder, sensevoice_dir) if hears_features else None
-    if to_released:
-        config = VitaAudioConfig.from_pretrained(folder)
-    else:
-        config = convert_config(folder, sensevoice, {name: tensor.shape for name, (_, tensor) in files.items()})
-    check_sliding_window(config)
+    if hears_features and not to_released:
+        shapes = {name: tensor.shape for name, (_, tensor) in files.items()}
+        config.audio_config = AutoConfig.for_model(**read_audio_config(sensevoice / CONFIG_FILE, shapes))
+        config.validate_speech_input()
     generation_config, schedule = convert_generation_config(folder, config, to_released)
     # A released checkpoint was trained with the layout of its mode, unless its config says another one
     if to_released and config.interleave_pattern == schedule:
@@ -342,16 +343,13 @@ def released_shapes(
     return shapes
 
 
-def convert_config(
-    folder: Path, sensevoice: Path | None = None, shapes: dict[str, torch.Size] | None = None
-) -> VitaAudioConfig:
+def convert_config(folder: Path, hears_features: bool = False) -> VitaAudioConfig:
     """
     Reads the config of a released checkpoint, whose `num_hidden_layers` counts the layers of the language model and,
-    after them, one for each of the `num_nextn_predict_layers` modules. A Plus checkpoint's says nothing of the
-    encoder: that is in the `config.yaml` of `sensevoice` and in the `shapes` of the tensors.
+    after them, one for each of the `num_nextn_predict_layers` modules. It says nothing of an encoder.
     """
     released = read_json(folder / CONFIG_NAME)
-    defaults = CONFIG_DEFAULTS if sensevoice is None else PLUS_CONFIG_DEFAULTS
+    defaults = PLUS_CONFIG_DEFAULTS if hears_features else CONFIG_DEFAULTS
     required = ("num_hidden_layers", "num_nextn_predict_layers", "vocab_size", "hidden_size")
     if absent := [key for key in required if key not in released]:
         raise ValueError(f"{folder / CONFIG_NAME} does not say {', '.join(absent)}.")
@@ -375,7 +373,6 @@ def convert_config(
         text_config=text_config,
         num_mctp_modules=num_modules,
         dtype=released.get("torch_dtype"),
-        audio_config=None if sensevoice is None else read_audio_config(sensevoice / CONFIG_FILE, shapes),
         **defaults | find_vocabulary(folder, released, defaults),
     )
 
