@@ -325,6 +325,12 @@ def test_errors_are_one_clear_line(folder, question, capsys, argv, message):
     assert captured.out == ""
 
 
+@pytest.mark.parametrize("option", ["threads", "max_new_tokens"])
+def test_numbers_below_one_are_refused(option, capsys):
+    assert main(["answer", f"--{option}", "0"]) == 1
+    assert f"--{option} must be at least 1, got 0" in capsys.readouterr().err
+
+
 def test_missing_model_and_gpu(question, folder, capsys):
     assert main(["answer", question, "--model", "./nothing"]) == 1
     assert "no folder or file './nothing'" in capsys.readouterr().err
