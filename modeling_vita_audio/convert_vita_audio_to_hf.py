@@ -184,27 +184,23 @@ def convert(
         model = VitaAudioForConditionalGeneration(config)
     parameters = {name: parameter.shape for name, parameter in model.named_parameters()}
     released = {name: released_name(name, config) for name in parameters}
-    ctc = {name: files.pop(name) for name in CTC_NAMES if name in files and not to_released}
+    # The Plus models' unused head is not ours. It stays beside our model, so that it can be put back
+    unused = {name: files.pop(name) for name in CTC_NAMES if name in files and not to_released}
     check_tensors(folder, parameters if to_released else released_shapes(parameters, released), files)
-    if not to_released:
-        sources = {name: Source([source], third) for name, (source, third) in released.items()}
-    else:
-        sources = {}
-        # in the order of the parts: query, key, value
-        for name in sorted(released, key=lambda name: released[name][1] or 0):
-            sources.setdefault(released[name][0], Source([])).names.append(name)
-        if hears_features and (ctc_file := sensevoice / CTC_FILE).is_file():
-            files |= read_file(ctc_file)
-            sources |= {name: Source([name]) for name in CTC_NAMES}
+    sources = released_sources(released) if to_released else our_sources(released)
+    if to_released and hears_features and (sensevoice / CTC_FILE).is_file():
+        files |= read_file(sensevoice / CTC_FILE)
+        sources |= {name: Source([name]) for name in CTC_NAMES}
+    features = feature_extractor_config(sensevoice) if hears_features and not to_released else None
 
     with written_whole(output_dir) as unfinished:
         copy_companions(folder, unfinished)
         if hears_features:
             copy_sensevoice(sensevoice, unfinished if to_released else unfinished / SENSEVOICE_FOLDER)
-        if hears_features and not to_released:
-            write_json(unfinished / FEATURE_EXTRACTOR_NAME, feature_extractor_config(sensevoice))
-        if ctc:
-            save_file(load_tensors(ctc), unfinished / SENSEVOICE_FOLDER / CTC_FILE)
+        if features is not None:
+            write_json(unfinished / FEATURE_EXTRACTOR_NAME, features)
+        if unused:
+            save_file(load_tensors(unused), unfinished / SENSEVOICE_FOLDER / CTC_FILE)
         if to_released:
             write_json(unfinished / CONFIG_NAME, released_config(config))
         else:
@@ -468,6 +464,20 @@ class Source:
         if self.third is not None:
             return read(self.names[0]).chunk(3)[self.third].clone()
         return torch.cat([read(name) for name in self.names]) if len(self.names) > 1 else read(self.names[0])
+
+
+def our_sources(released: dict[str, tuple[str, int | None]]) -> dict[str, Source]:
+    """What each of our tensors is made of, from where they are in the released layout, see [`released_name`]."""
+    return {name: Source([source], third) for name, (source, third) in released.items()}
+
+
+def released_sources(released: dict[str, tuple[str, int | None]]) -> dict[str, Source]:
+    """The other way round: what each released tensor is made of."""
+    sources = {}
+    # In the order of the thirds, which is that of query, key and value
+    for name in sorted(released, key=lambda name: released[name][1] or 0):
+        sources.setdefault(released[name][0], Source([])).names.append(name)
+    return sources
 
 
 def load_tensors(files: dict[str, tuple[Path, torch.Tensor]]) -> dict[str, torch.Tensor]:
