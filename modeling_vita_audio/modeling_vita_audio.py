@@ -246,7 +246,7 @@ class VitaAudioModel(VitaAudioSpeechInput, VitaAudioPreTrainedModel):
         mctp_inputs_embeds = inputs_embeds
         if input_features is not None:
             inputs_embeds = self._with_audio(input_ids, inputs_embeds, input_features, feature_attention_mask)
-        elif self.config.audio_config is not None and self.training and torch.is_grad_enabled():
+        elif self.training and torch.is_grad_enabled() and self._trains_projector():
             inputs_embeds = self._dummy_audio(inputs_embeds)
 
         # Trainers of TRL that have a loss of their own call the model like this

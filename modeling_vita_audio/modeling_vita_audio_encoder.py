@@ -158,6 +158,9 @@ class VitaAudioSpeechInput:
             )
         return inputs_embeds.masked_scatter(is_context[..., None], rows.to(inputs_embeds.dtype))
 
+    def _trains_projector(self) -> bool:
+        return self.config.audio_config is not None and self.multi_modal_projector.linear_1.weight.requires_grad
+
     def _dummy_audio(self, inputs_embeds: torch.FloatTensor) -> torch.FloatTensor:
         """
         A batch without audio still gives the projector a gradient, of zero, for processes that train together wait for

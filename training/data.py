@@ -23,7 +23,8 @@ from processing import VitaAudioProcessor
 from processing.codec_vita_audio import SpeechCodec
 from processing.conversation_vita_audio import AUDIO_MARK
 
-from .conversations import list_lengths
+from .conversations import TTS, list_lengths, reference_of, task_of
+from .speech_input import SpeechInput
 
 
 logger = get_logger(__name__)
@@ -178,6 +179,8 @@ def build_training_dataset(
     max_length: int | None = None,
     num_proc: int | None = None,
     answer_codec: SpeechCodec | None = None,
+    speech_input: SpeechInput | None = None,
+    interleave_tts: bool = False,
 ) -> Dataset:
     """
     Turns conversations into training examples.
@@ -191,6 +194,9 @@ def build_training_dataset(
         num_proc: processes that tokenise.
         answer_codec ([`SpeechCodec`], *optional*): what assistants' audio is encoded with instead of
             the processor's codec, which has the same codebook.
+        speech_input ([`SpeechInput`], *optional*): of a processor that hears by features, takes the audios of users.
+        interleave_tts: whether the assistant writes the text before it speaks it where it is asked to read a text
+            aloud, interleaved as in its answers. The original trains so.
 
     Returns:
         [`Dataset`] with the columns `input_ids` and `labels`, lists of one length.
@@ -204,8 +210,23 @@ def build_training_dataset(
         row, place = places[key]
         return conversations[row]["audios"][place]
 
+    if (speech_input is not None) != processor.hears_features:
+        raise ValueError("`speech_input` is needed with a processor that hears by features, and with no other.")
+    heard, coded = {}, sizes
+    if speech_input is not None:
+        all_audios = [
+            (key, role, row, place)
+            for row, (messages, row_keys) in enumerate(zip(conversations["messages"], keys))
+            for place, (key, role) in enumerate(zip(row_keys, roles_of_audios(messages)))
+        ]
+        coded = {key: sizes[key] for key, role, *_ in all_audios if role == "assistant"}
+        for key, role, row, place in tqdm(
+            all_audios, desc="Measuring speech", disable=not PartialState().is_main_process
+        ):
+            if role != "assistant" and key not in heard:
+                heard[key] = speech_input.add(conversations, row, place)
     cache = SpeechCodeCache(cache_dir, processor.audio_tokenizer)
-    cache.encode(sizes, read, processor)
+    cache.encode(coded, read, processor)
     codes = answer_codes = cache.codes
     if answer_codec is not None:
         answer_processor = copy.copy(processor)
@@ -225,11 +246,18 @@ def build_training_dataset(
     tokenizing_processor.audio_tokenizer = None
 
     def build_example(messages: list[dict], index: int) -> dict:
-        audio_codes = [
-            (answer_codes if role == "assistant" else codes)[key].tolist()
-            for role, key in zip(roles_of_audios(messages), keys[index])
-        ]
-        return tokenizing_processor.build_training_example(messages, audio_codes)
+        audios, numbers = [], []
+        for role, key in zip(roles_of_audios(messages), keys[index]):
+            if role != "assistant" and key in heard:
+                number, num_rows = heard[key]
+                numbers.append(number)
+                audios.append(num_rows)
+            else:
+                audios.append((answer_codes if role == "assistant" else codes)[key].tolist())
+        if interleave_tts and task_of(messages) == TTS:
+            messages = [*messages[:-1], {**messages[-1], "content": reference_of(messages) + AUDIO_MARK}]
+        example = tokenizing_processor.build_training_example(messages, audios)
+        return example if speech_input is None else speech_input.mark(example, numbers)
 
     examples = conversations.map(
         build_example,

@@ -9,9 +9,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from modeling_vita_audio import VitaAudioConfig, VitaAudioForConditionalGeneration
 from modeling_vita_audio.interleaving_vita_audio import SpeechVocabulary
-from processing import VitaAudioProcessor
+from processing import VitaAudioFeatureExtractor, VitaAudioProcessor
 from processing.codec_vita_audio import SpeechCodec
 
+from .speech_input import SenseVoice
 from .tokenizer import add_audio_tokens, train_tokenizer
 
 
@@ -25,6 +26,8 @@ def build_from_nothing(
     text_vocab_size: int,
     codec: SpeechCodec,
     attn_implementation: str | None = None,
+    audio_config: dict | None = None,
+    sensevoice: SenseVoice | None = None,
 ) -> tuple[VitaAudioForConditionalGeneration, VitaAudioProcessor]:
     """
     Builds a model with random weights, and trains a tokenizer for it.
@@ -35,20 +38,33 @@ def build_from_nothing(
         text_vocab_size: size of the vocabulary without speech tokens, see [`~training.tokenizer.train_tokenizer`].
         codec ([`SpeechCodec`]): the speech codec.
         attn_implementation: such as `"sdpa"`.
+        audio_config: configuration of a new encoder, for a model that hears by features, as in [`VitaAudioConfig`].
+        sensevoice: the encoder of such a model, instead of a new one.
     """
     text_config = dict(text_config)
     max_length = text_config.get("max_position_embeddings", 2048)
-    tokenizer = train_tokenizer(texts, text_vocab_size, codec.config.codebook_size, model_max_length=max_length)
+    hears_features = audio_config is not None or sensevoice is not None
+    tokenizer = train_tokenizer(
+        texts, text_vocab_size, codec.config.codebook_size, max_length, hears_features=hears_features
+    )
     text_config["vocab_size"] = -(-len(tokenizer) // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
     vocabulary = SpeechVocabulary.from_tokenizer(tokenizer)
-    config = VitaAudioConfig(text_config=text_config, num_mctp_modules=0, **vocabulary.to_config())
+    extractor = VitaAudioFeatureExtractor() if hears_features else None
+    if sensevoice is not None:
+        audio_config, extractor = sensevoice.audio_config, sensevoice.feature_extractor
+    config = VitaAudioConfig(
+        text_config=text_config, audio_config=audio_config, num_mctp_modules=0, **vocabulary.to_config()
+    )
     if attn_implementation is not None:
         config._attn_implementation = attn_implementation
-    return VitaAudioForConditionalGeneration(config), VitaAudioProcessor.from_codec(tokenizer, codec)
+    model = VitaAudioForConditionalGeneration(config)
+    if sensevoice is not None:
+        sensevoice.load_into(model)
+    return model, VitaAudioProcessor.from_codec(tokenizer, codec, extractor)
 
 
 def build_from_language_model(
-    name_or_path: str, codec: SpeechCodec, **kwargs
+    name_or_path: str, codec: SpeechCodec, sensevoice: SenseVoice | None = None, **kwargs
 ) -> tuple[VitaAudioForConditionalGeneration, VitaAudioProcessor]:
     """
     Loads a language model of transformers, and enlarges its embeddings and its head by the speech vocabulary. The new
@@ -57,6 +73,7 @@ def build_from_language_model(
     Args:
         name_or_path: such as `"Qwen/Qwen2.5-7B-Instruct"`.
         codec ([`SpeechCodec`]): the speech codec.
+        sensevoice: the encoder of a model that hears by features.
         kwargs: of `from_pretrained`, such as `dtype`, `attn_implementation` and `revision`.
 
     Raises:
@@ -71,12 +88,22 @@ def build_from_language_model(
             f"{name_or_path} has a model of the type {language_model.config.model_type!r}; stage 1 starts from a "
             "decoder-only language model such as Qwen2."
         )
-    add_audio_tokens(tokenizer, codec.config.codebook_size)
+    add_audio_tokens(tokenizer, codec.config.codebook_size, hears_features=sensevoice is not None)
     language_model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=VOCAB_MULTIPLE)
     vocabulary = SpeechVocabulary.from_tokenizer(tokenizer)
-    config = VitaAudioConfig(text_config=language_model.config, num_mctp_modules=0, **vocabulary.to_config())
+    audio_config = None if sensevoice is None else sensevoice.audio_config
+    config = VitaAudioConfig(
+        text_config=language_model.config, audio_config=audio_config, num_mctp_modules=0, **vocabulary.to_config()
+    )
     with torch.device("meta"):
         model = VitaAudioForConditionalGeneration(config)
     model.model.language_model, model.lm_head = language_model.model, language_model.lm_head
     model.generation_config = language_model.generation_config
-    return model, VitaAudioProcessor.from_codec(tokenizer, codec)
+    if sensevoice is None:
+        return model, VitaAudioProcessor.from_codec(tokenizer, codec)
+    for name in ("audio_tower", "multi_modal_projector"):
+        part = getattr(model.model, name).to_empty(device="cpu")
+        part.apply(model.model._init_weights)
+        part.to(language_model.dtype)
+    sensevoice.load_into(model)
+    return model, VitaAudioProcessor.from_codec(tokenizer, codec, sensevoice.feature_extractor)

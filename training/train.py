@@ -38,6 +38,7 @@ from .data import build_training_dataset
 from .hub import describe_start, find_checkpoint, hub_revision, place_of
 from .initialize import build_from_language_model, build_from_nothing
 from .settings import checking_settings, parse_settings, read_mapping
+from .speech_input import SpeechInput, load_sensevoice
 from .temporary import disable_caching
 from .trainer import VitaAudioSFTConfig, VitaAudioSFTTrainer
 
@@ -108,6 +109,27 @@ class VitaAudioScriptArguments:
     text_config: dict | str | None = field(
         default=None, metadata={"help": "Configuration of the language model, for a start from nothing."}
     )
+    audio_config: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Configuration of a new encoder, for a start from nothing of a model that hears by features "
+            "(VITA-Audio-Plus) instead of codes."
+        },
+    )
+    sensevoice_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Encoder of a model that hears by features, for stage 1: a folder or Hub id with config.yaml, "
+            "am.mvn and model.pt, such as `FunAudioLLM/SenseVoiceSmall`."
+        },
+    )
+    interleave_tts: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether the assistant writes a text that it is to read aloud before its speech, interleaved as "
+            "in its answers, as the original trains it."
+        },
+    )
     text_vocab_size: int = field(
         default=1000,
         metadata={"help": "Size of the tokenizer trained for a start from nothing, without speech tokens."},
@@ -132,6 +154,11 @@ class VitaAudioScriptArguments:
 
     def __post_init__(self):
         self.text_config = read_mapping(self.text_config, "text_config")
+        self.audio_config = read_mapping(self.audio_config, "audio_config")
+        if self.audio_config is not None and self.text_config is None:
+            raise ValueError("`audio_config` is for a start from nothing, and has no effect without `text_config`.")
+        if self.audio_config is not None and self.sensevoice_name_or_path is not None:
+            raise ValueError("`audio_config` has no effect beside `sensevoice_name_or_path`, which has an encoder.")
         if self.model_name_or_path is None and self.text_config is None:
             raise ValueError("Give a `model_name_or_path` to start from, or a `text_config` to start from nothing.")
         if self.model_name_or_path is not None and self.text_config is not None:
@@ -184,6 +211,10 @@ def load_model_and_processor(
                     f"`codec_name_or_path` has no effect: {name_or_path} has a processor with the codec that it was "
                     "trained with."
                 )
+            if script_args.sensevoice_name_or_path is not None and name_or_path == script_args.model_name_or_path:
+                raise ValueError(
+                    f"`sensevoice_name_or_path` has no effect: {name_or_path} has the ears that it was trained with."
+                )
             with naming(f"The model {name_or_path}"):
                 processor = VitaAudioProcessor.from_pretrained(name_or_path, revision=revision, **trust)
                 model = VitaAudioForConditionalGeneration.from_pretrained(name_or_path, **model_kwargs)
@@ -202,9 +233,13 @@ def load_model_and_processor(
     if script_args.codec_name_or_path is None:
         raise ValueError("Stage 1 needs a speech codec: give its `codec_name_or_path`.")
     codec = load_codec("codec_name_or_path", script_args.codec_name_or_path, **trust)
+    sensevoice = None
+    if script_args.sensevoice_name_or_path is not None:
+        check_place(script_args.sensevoice_name_or_path)
+        sensevoice = load_sensevoice(script_args.sensevoice_name_or_path)
     if name_or_path is not None:
         with naming(f"The language model {name_or_path}"):
-            return build_from_language_model(name_or_path, codec, **trust, **model_kwargs)
+            return build_from_language_model(name_or_path, codec, sensevoice, **trust, **model_kwargs)
     with naming("What `text_config` or `text_vocab_size` says"):
         model, processor = build_from_nothing(
             script_args.text_config,
@@ -212,6 +247,8 @@ def load_model_and_processor(
             script_args.text_vocab_size,
             codec,
             script_args.attn_implementation,
+            script_args.audio_config,
+            sensevoice,
         )
     return model.to(model_kwargs["dtype"]), processor
 
@@ -366,6 +403,7 @@ def run(script_args: VitaAudioScriptArguments, training_args: VitaAudioSFTConfig
             script_args.answer_codec_name_or_path, codec, training_args.trust_remote_code
         ).to(training_args.device)
     codec.to(training_args.device)
+    speech_input = SpeechInput(processor) if processor.hears_features else None
     examples = {
         name: build_training_dataset(
             split,
@@ -374,6 +412,8 @@ def run(script_args: VitaAudioScriptArguments, training_args: VitaAudioSFTConfig
             training_args.max_length,
             training_args.dataset_num_proc,
             answer_codec,
+            speech_input,
+            script_args.interleave_tts,
         )
         for name, split in conversations.items()
     }
@@ -386,6 +426,7 @@ def run(script_args: VitaAudioScriptArguments, training_args: VitaAudioSFTConfig
             train_dataset=examples["train"],
             eval_dataset=examples.get("test"),
             processing_class=processor,
+            speech_input=speech_input,
         )
     trainer.origin = describe_origin(script_args, len(examples["train"]))
     trainer.train(resume_from_checkpoint=checkpoint)

@@ -21,6 +21,7 @@ from .checkpoints import CompleteCheckpointsMixin
 from .collator import PackedRowsCollator
 from .conversations import list_lengths
 from .hub import HubMixin
+from .speech_input import SpeechInput, SpeechInputCollator
 
 
 MODEL_HAS_LOSS = "the model computes its own loss, of the language model and of the MCTP modules"
@@ -87,6 +88,13 @@ class VitaAudioSFTConfig(SFTConfig):
     mctp_loss_weight: float = field(
         default=1.0, metadata={"help": "Weight of the mean of the MCTP modules' losses beside the language model's."}
     )
+    mctp_detach: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Whether the MCTP modules' losses reach nothing but the modules, the head and the final norm. By "
+            "default they do so in models that hear by features, as the original has it."
+        },
+    )
     interleave_pattern: list[int] | None = field(
         default=None,
         metadata={
@@ -150,6 +158,9 @@ def prepare_model_for_stage(model: VitaAudioForConditionalGeneration, stage: int
     model.grow_mctp_modules(num_modules)
     model.requires_grad_(plan.trains_language_model)
     model.model.mctp_modules.requires_grad_(plan.trains_mctp_modules)
+    if model.config.audio_config is not None:
+        # SenseVoice hears well as it is; the projector learns with the language model
+        model.model.audio_tower.requires_grad_(False)
 
 
 def has_flash_attention(model: VitaAudioForConditionalGeneration) -> bool:
@@ -179,6 +190,8 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
     Args:
         model ([`VitaAudioForConditionalGeneration`]): the model of the stage before. MCTP modules are added to it.
         args ([`VitaAudioSFTConfig`]): the stage and its settings.
+        speech_input ([`~training.speech_input.SpeechInput`], *optional*): of a model that hears by features, the
+            audios in its examples, as [`~training.data.build_training_dataset`] has filled it.
         kwargs: those of [`~trl.SFTTrainer`]; the datasets are made by [`~training.data.build_training_dataset`].
 
     Raises:
@@ -188,8 +201,16 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
 
     _tag_names = ["trl", "sft", "vita-audio"]
 
-    def __init__(self, model: VitaAudioForConditionalGeneration, args: VitaAudioSFTConfig, **kwargs):
+    def __init__(
+        self,
+        model: VitaAudioForConditionalGeneration,
+        args: VitaAudioSFTConfig,
+        speech_input: SpeechInput | None = None,
+        **kwargs,
+    ):
         self._check_arguments(model, args, **kwargs)
+        if (speech_input is None) != (model.config.audio_config is None):
+            raise ValueError("`speech_input` is needed for models that hear by features, and for no others.")
         prepare_model_for_stage(model, args.stage, args.num_mctp_modules)
         super().__init__(model=model, args=args, **kwargs)
         if not has_flash_attention(model):
@@ -198,6 +219,8 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
             self.data_collator = PackedRowsCollator(
                 pad_token_id=self._tokenizer.pad_token_id, pad_to_multiple_of=args.pad_to_multiple_of
             )
+        if speech_input is not None:
+            self.data_collator = SpeechInputCollator(self.data_collator, speech_input)
         layout = list(self.processing_class.interleave_pattern)
         model.config.interleave_pattern = layout
         # The layout is also the default schedule of decoding, once the model has the modules for it
@@ -290,6 +313,7 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
             "skip_logits": not return_outputs,
             "lm_loss_weight": float(STAGES[self.args.stage].trains_language_model),
             "mctp_loss_weight": self.args.mctp_loss_weight,
+            "mctp_detach": self.args.mctp_detach,
         }
         loss, outputs = Trainer.compute_loss(
             self, model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
