@@ -31,7 +31,7 @@ def read(path: Path, *arguments: str):
 
 def test_every_recipe_is_here():
     names = {path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.yaml")}
-    stages = {f"{size}/stage{stage}" for size in ("mini", "paper_7b") for stage in (1, 2, 3, 4)}
+    stages = {f"{size}/stage{stage}" for size in ("mini", "paper_7b", "paper_7b_plus") for stage in (1, 2, 3, 4)}
     expected = stages | {f"mini/{name}" for name in CODEC_RUNS} | {"mini/finetune"}
     assert {name for name in names if not name.startswith("accelerate/")} == expected
 
@@ -40,9 +40,10 @@ def test_every_recipe_is_here():
     "stage, learning_rate, steps, length, weight_decay",
     [(1, 6e-5, 8000, 8192, 0), (2, 1e-3, 4000, 8192, 0), (3, 1e-3, 8000, 8192, 0), (4, 5e-5, 4000, 2048, 0.1)],
 )
-def test_the_settings_of_the_paper(stage, learning_rate, steps, length, weight_decay):
-    """Those of arXiv 2505.03739."""
-    script, training = read(CONFIGS / "paper_7b" / f"stage{stage}.yaml")
+@pytest.mark.parametrize("size", ["paper_7b", "paper_7b_plus"])
+def test_the_settings_of_the_paper(size, stage, learning_rate, steps, length, weight_decay):
+    """Those of arXiv 2505.03739, and of the original's scripts for VITA-Audio-Plus, which are the same."""
+    script, training = read(CONFIGS / size / f"stage{stage}.yaml")
     settings = vars(script) | vars(training)
     expected = {"stage": stage, "learning_rate": learning_rate, "max_steps": steps, "max_length": length}
     expected |= {"weight_decay": weight_decay, "adam_beta1": 0.9, "adam_beta2": 0.95, "bf16": True}
@@ -53,9 +54,12 @@ def test_the_settings_of_the_paper(stage, learning_rate, steps, length, weight_d
         expected["mctp_learning_rate_multiplier"] = 10
     assert {name: settings[name] for name in expected} == expected
     assert ("sqa" in script.tasks) == (stage == 4)
+    is_plus = size == "paper_7b_plus"
+    assert script.interleave_tts == is_plus
+    assert (script.sensevoice_name_or_path is not None) == (is_plus and stage == 1)
 
 
-@pytest.mark.parametrize("size", ["mini", "paper_7b"])
+@pytest.mark.parametrize("size", ["mini", "paper_7b", "paper_7b_plus"])
 def test_each_stage_starts_where_the_one_before_ended(size):
     before = None
     for stage in (1, 2, 3, 4):
