@@ -36,11 +36,13 @@ class SettingsLoader(yaml.SafeLoader):
     """Reads a YAML file of settings. Names that come twice, and aliases, are errors."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        # With aliases a short file can be of any size, or contain itself.
         if self.check_event(yaml.AliasEvent):
             raise yaml.constructor.ConstructorError(None, None, "aliases are not taken", self.peek_event().start_mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        # PyYAML takes the last value of a name that comes twice, and says nothing.
         seen = set()
         for key, _ in node.value:
             name = key.value if isinstance(key, yaml.ScalarNode) else None
@@ -61,6 +63,7 @@ def read_config(path: str | os.PathLike) -> tuple[dict, dict[str, int]]:
     """
     try:
         loader = SettingsLoader(Path(path).read_text(encoding="utf-8"))
+        # The file is read in two steps, because the nodes know their lines and the values do not.
         node = loader.get_single_node()
         settings = None if node is None else loader.construct_document(node)
     except UnicodeDecodeError as error:
@@ -118,6 +121,7 @@ def fits(value: Any, kind: Any) -> bool:
         return value in arguments
     if origin is list:
         return isinstance(value, list) and all(fits(element, arguments[0]) for element in value)
+    # Other types are left to the parser.
     if kind is Any or origin not in (None, dict):
         return True
     if kind is types.NoneType:
@@ -129,8 +133,10 @@ def fits(value: Any, kind: Any) -> bool:
             return -LARGEST_NUMBER <= (string_to_bool if kind is bool else kind)(value) <= LARGEST_NUMBER
         except (ValueError, argparse.ArgumentTypeError):
             return False
+    # Python counts True as an int, so it would pass for a number below.
     if isinstance(value, bool):
         return kind is bool
+    # YAML has no enums, so a member is named by its value, a text.
     if kind is float or (isinstance(kind, type) and issubclass(kind, enum.Enum)):
         return isinstance(value, (int, float) if kind is float else str)
     return isinstance(value, dict if origin is dict else kind)
@@ -173,6 +179,7 @@ def parse_settings(dataclass_types: tuple[type, ...], prog: str, argv: list[str]
 
     parser = TrlParser(dataclass_types, prog=prog)
     parser.add_argument("--config", metavar="FILE", help="YAML file of these settings")
+    # The file has to be found before the other arguments are read, because its settings become their defaults.
     finder = argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False)
     finder.add_argument("--config")
     path = finder.parse_known_args(argv)[0].config
@@ -195,9 +202,12 @@ def parse_settings(dataclass_types: tuple[type, ...], prog: str, argv: list[str]
                     raise ValueError(f"must be a mapping, got {value!r:.100}")
             except ValueError as error:
                 raise ValueError(f"{place}: `{name}` {error}.") from error
+        # TRL has this entry for variables of the environment.
         os.environ.update({name: str(value) for name, value in settings.pop("env", {}).items()})
         parser.set_defaults_with_config(**settings)
     with checking_settings():
+        # Unknown arguments are asked for, because the parser would raise a ValueError, and wrong usage is to exit with
+        # 2. By default it would also read a file of arguments beside the script that runs.
         *instances, unknown = parser.parse_args_into_dataclasses(
             argv, return_remaining_strings=True, look_for_args_file=False
         )

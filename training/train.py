@@ -130,10 +130,12 @@ class VitaAudioScriptArguments:
             "in its answers, as the original trains it."
         },
     )
+    # With about 1000 tokens the words of a small domain are mostly single tokens.
     text_vocab_size: int = field(
         default=1000,
         metadata={"help": "Size of the tokenizer trained for a start from nothing, without speech tokens."},
     )
+    # float32, because bfloat16 weights would round the small updates of an optimizer away.
     dtype: str = field(
         default="float32", metadata={"help": "Type of the weights in memory, in which the optimizer updates them."}
     )
@@ -171,6 +173,7 @@ class VitaAudioScriptArguments:
             raise ValueError(
                 "`model_revision` is of a `model_name_or_path` on the Hub, and has no effect without one."
             )
+        # A larger vocabulary than this is a mistake, and its embeddings would fill the memory.
         if not 1 <= self.text_vocab_size <= 2**20:
             raise ValueError(f"`text_vocab_size` must be between 1 and {2**20}, got {self.text_vocab_size}.")
         dtype = getattr(torch, self.dtype, None)
@@ -197,6 +200,8 @@ def load_model_and_processor(
     if script_args.attn_implementation is not None:
         model_kwargs["attn_implementation"] = script_args.attn_implementation
     name_or_path, revision = script_args.model_name_or_path, script_args.model_revision
+    # A checkpoint of FSDP or DeepSpeed may have shards of another form. Then the model is built as for a new run, and
+    # the trainer loads the shards.
     if checkpoint is not None and any(Path(checkpoint).glob("model*.safetensors")):
         check_sizes(script_args, training_args, checkpoint)
         name_or_path, revision = checkpoint, None
@@ -205,7 +210,10 @@ def load_model_and_processor(
         check_place(name_or_path)
         with naming(f"The configuration of the model {name_or_path}"):
             config = AutoConfig.from_pretrained(name_or_path, revision=revision, **trust)
+        # A model of ours brings its processor, with the tokenizer and the codec that it was trained with.
         if config.model_type == VitaAudioConfig.model_type:
+            # A run of stage 1 that goes on has a model of ours in its checkpoint, and its settings still name
+            # the codec. So only the model that a new run starts from is looked at.
             if script_args.codec_name_or_path is not None and name_or_path == script_args.model_name_or_path:
                 raise ValueError(
                     f"`codec_name_or_path` has no effect: {name_or_path} has a processor with the codec that it was "
@@ -250,6 +258,7 @@ def load_model_and_processor(
             script_args.audio_config,
             sensevoice,
         )
+    # The constructor made float32 weights, because unlike `from_pretrained` it takes no `dtype`.
     return model.to(model_kwargs["dtype"]), processor
 
 
@@ -269,7 +278,10 @@ def check_sizes(script_args: VitaAudioScriptArguments, training_args: VitaAudioS
     }
     if script_args.text_config is not None:
         with naming("What `text_config` says"):
+            # `for_model` needs a `model_type`, which `text_config` may leave out.
             start = AutoConfig.for_model(**{"model_type": config.text_config.model_type} | script_args.text_config)
+        # The size of the tokenizer does not say which size was asked for: it is smaller where the texts have too few
+        # pairs to merge.
         if "text_vocab_size" in record:
             pairs["text_vocab_size"] = (record["text_vocab_size"], script_args.text_vocab_size)
     else:
@@ -312,6 +324,7 @@ def load_answer_codec(name_or_path: str, codec: SpeechCodec, trust_remote_code: 
         ValueError: its codes are not those of `codec`.
     """
     answer_codec = load_codec("answer_codec_name_or_path", name_or_path, trust_remote_code)
+    # Weights are not compared, because an encoder that was tuned has other ones.
     kinds = [(type(x).__name__, x.config.codebook_size) for x in (answer_codec, codec)]
     if kinds[0] != kinds[1]:
         raise ValueError(
@@ -344,6 +357,7 @@ def find_start(training_args: VitaAudioSFTConfig) -> str | None:
     The checkpoint that the run goes on from: the one asked for, or the newest in `output_dir`; None for a new run.
     """
     asked = training_args.resume_from_checkpoint
+    # transformers takes this setting for a text, so from the command line True comes as "True".
     if str(asked).lower() in ("none", "true"):
         checkpoint = last_complete_checkpoint(training_args.output_dir)
         if checkpoint is None and asked is not None:
@@ -367,8 +381,11 @@ def main(argv: list[str] | None = None) -> None:
     )
     if script_args.num_threads is not None:
         torch.set_num_threads(script_args.num_threads)
+    # The trainer sets the seed as well, but only after the weights of a start from nothing are drawn.
     with checking_settings():
         set_seed(training_args.seed)
+    # Examples are made anew in every run, under a random fingerprint. So `datasets` would never find again what it
+    # caches.
     disable_caching()
     with no_empty_folder(training_args.output_dir):
         run(script_args, training_args)
@@ -383,6 +400,7 @@ def run(script_args: VitaAudioScriptArguments, training_args: VitaAudioSFTConfig
     checkpoint = find_start(training_args)
 
     def load_split(split: str) -> datasets.Dataset:
+        # The other processes find in the cache what the main process has read.
         with training_args.main_process_first(desc="reading conversations"):
             return load_conversations(script_args.dataset_name, split, script_args.tasks, script_args.code_cache_dir)
 
@@ -417,8 +435,10 @@ def run(script_args: VitaAudioScriptArguments, training_args: VitaAudioSFTConfig
         )
         for name, split in conversations.items()
     }
+    # Training needs the codes alone. So the codec leaves its memory on the device to the model.
     codec.to("cpu")
 
+    # The constructors of transformers and TRL check settings, too.
     with checking_settings():
         trainer = VitaAudioSFTTrainer(
             model=model,
@@ -438,6 +458,7 @@ def run(script_args: VitaAudioScriptArguments, training_args: VitaAudioSFTConfig
             trainer.save_repository()
         trainer.accelerator.print(f"The model of stage {training_args.stage} is in {place}.")
     finally:
+        # This ends the process group, so it comes after all that the processes do together.
         trainer.end()
 
 
