@@ -18,6 +18,7 @@ class PackedRowsCollator(DataCollatorForLanguageModeling):
     Attention under a mask (sdpa, eager) would need time and memory that grow with the square of that row's length.
     """
 
+    # TRL makes position ids beside padding for sequence parallelism only.
     return_position_ids: bool = True
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -30,6 +31,7 @@ class PackedRowsCollator(DataCollatorForLanguageModeling):
             -100 and the position 0, as if each of its tokens were a sample.
         """
         batch = super().torch_call(examples)
+        # With a mask, the model would not look for restarts.
         del batch["attention_mask"]
         # The token before the first one of a sample belongs to another sample and must not be trained to predict it.
         batch["labels"][batch["position_ids"] == 0] = -100

@@ -78,9 +78,11 @@ class VitaAudioSFTConfig(SFTConfig):
             "choices": sorted(STAGES),
         },
     )
+    # As in the paper (arXiv 2505.03739). Ten modules write the eight codes of a chunk and its two delimiters.
     num_mctp_modules: int = field(
         default=10, metadata={"help": "Number of MCTP modules in stages 3 and 4. A model with fewer gets new ones."}
     )
+    # The paper has 10 in stage 4 alone, where modules and language model are trained together.
     mctp_learning_rate_multiplier: float = field(
         default=1.0,
         metadata={"help": "Factor by which the learning rate of the MCTP modules differs from `learning_rate`."},
@@ -103,6 +105,7 @@ class VitaAudioSFTConfig(SFTConfig):
         },
     )
 
+    # The paper packs its samples; TRL does not by default.
     packing: bool = field(
         default=True,
         metadata={
@@ -110,9 +113,11 @@ class VitaAudioSFTConfig(SFTConfig):
             "another."
         },
     )
+    # Conversations come task after task, so they are mixed before they share rows.
     shuffle_dataset: bool = field(
         default=True, metadata={"help": "Whether to shuffle the samples before they are packed."}
     )
+    # Otherwise `Trainer` gathers the logits of all positions over the whole vocabulary, which nothing here reads.
     prediction_loss_only: bool = field(
         default=True, metadata={"help": "When performing evaluation, only returns the losses."}
     )
@@ -156,6 +161,7 @@ def prepare_model_for_stage(model: VitaAudioForConditionalGeneration, stage: int
             "starts from the model of the stage before."
         )
     model.grow_mctp_modules(num_modules)
+    # The modules are a part of the model, so what holds for them is set last.
     model.requires_grad_(plan.trains_language_model)
     model.model.mctp_modules.requires_grad_(plan.trains_mctp_modules)
     if model.config.audio_config is not None:
@@ -164,6 +170,7 @@ def prepare_model_for_stage(model: VitaAudioForConditionalGeneration, stage: int
 
 
 def has_flash_attention(model: VitaAudioForConditionalGeneration) -> bool:
+    # It is in `flash_attention_2`, `flash_attention_3` and the names of such kernels on the Hub.
     return "flash" in model.config._attn_implementation
 
 
@@ -211,6 +218,7 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
         self._check_arguments(model, args, **kwargs)
         if (speech_input is None) != (model.config.audio_config is None):
             raise ValueError("`speech_input` is needed for models that hear by features, and for no others.")
+        # New modules are added first, because the base class moves the model to its device.
         prepare_model_for_stage(model, args.stage, args.num_mctp_modules)
         super().__init__(model=model, args=args, **kwargs)
         if not has_flash_attention(model):
@@ -285,6 +293,8 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
                 super().create_optimizer(model)
             named_parameters = (self.model if model is None else model).named_parameters()
             of_modules = {id(parameter) for name, parameter in named_parameters if "mctp_modules." in name}
+            # `Trainer` makes a group with weight decay and one without. Each of them is divided here, by identity,
+            # because groups do not keep the names of parameters.
             for group in list(self.optimizer.param_groups):
                 parameters = group["params"]
                 group["params"] = [parameter for parameter in parameters if id(parameter) not in of_modules]
@@ -308,6 +318,8 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
     ):
         # `Trainer` takes the loss that the model returns. SFTTrainer would compute one of its own, of one head and no
         # modules.
+        # Where the language model is frozen, its loss has no weight. Logits are made only where they are asked for,
+        # because the loss does not need all of them.
         inputs |= {
             "use_cache": False,
             "skip_logits": not return_outputs,
@@ -315,6 +327,7 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
             "mctp_loss_weight": self.args.mctp_loss_weight,
             "mctp_detach": self.args.mctp_detach,
         }
+        # The outputs are always needed, because they have the parts of the loss, which are logged.
         loss, outputs = Trainer.compute_loss(
             self, model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
         )
@@ -326,6 +339,7 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
         losses = {} if outputs.lm_loss is None else {"lm_loss": outputs.lm_loss}
         if outputs.mctp_losses is not None:
             losses |= {f"mctp_loss_{k}": loss for k, loss in enumerate(outputs.mctp_losses, start=1)}
+        # They are stacked, so that the processes wait for one another once and not for each loss.
         values = torch.stack(list(losses.values())).detach()
         if num_items_in_batch is not None:
             # With `num_items_in_batch` a loss is a share of the mean over all batches of the step, in all processes.
