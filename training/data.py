@@ -36,11 +36,13 @@ CLIPS_PER_FILE = 512
 def codec_fingerprint(codec: SpeechCodec) -> str:
     """Hash of a codec's configuration and weights. Codecs with the same hash make the same codes."""
     config = codec.config.to_dict()
+    # These say how a codec was stored and loaded, and its codes do not depend on them.
     for key in ("transformers_version", "_name_or_path", "dtype", "storage_dtype", "auto_map", "architectures"):
         config.pop(key, None)
     digest = hashlib.blake2b(json.dumps(config, sort_keys=True, default=str).encode(), digest_size=12)
     for name, tensor in sorted(codec.state_dict().items()):
         digest.update(name.encode())
+        # As bytes, because NumPy has no bfloat16.
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
@@ -54,6 +56,7 @@ def read_content(audio: str | dict) -> bytes:
 
 def audio_key(content: bytes) -> str:
     """Hash of an audio file, by which its codes are found."""
+    # The content and not the path, so that a file that was moved or copied is not encoded again.
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
@@ -72,6 +75,7 @@ class SpeechCodeCache:
     def __init__(self, cache_dir: str | os.PathLike, codec: SpeechCodec):
         self.folder = Path(cache_dir) / codec_fingerprint(codec)
         self.folder.mkdir(parents=True, exist_ok=True)
+        # What runs that were killed have left half written
         remove_leftovers(self.folder)
         self.codes: dict[str, np.ndarray] = {}
         self.refresh()
@@ -83,6 +87,7 @@ class SpeechCodeCache:
 
     def add(self, codes: dict[str, np.ndarray]) -> None:
         """Adds codes, `int32` of shape `(num_codes,)` by the keys of their audios, in a file of their own."""
+        # The name depends on the clips alone, so two runs that encode the same ones write one file.
         name = hashlib.blake2b("".join(sorted(codes)).encode(), digest_size=12).hexdigest()
         with replaced_whole(self.folder / f"{name}.safetensors") as unfinished:
             save_file(codes, unfinished)
@@ -101,21 +106,23 @@ class SpeechCodeCache:
             ValueError, OSError: a file cannot be read, or is refused by the processor; it is named.
         """
         state = PartialState()
-        # Sorted by size, so that a batch has little padding; the longest first, so that too little memory shows at
-        # once.
+        # The largest files come first, so that too little memory shows at once.
         missing = sorted((key for key in sizes if key not in self.codes), key=lambda key: (-sizes[key], key))
+        # Taken in turns, so that no process gets all the long ones.
         missing = missing[state.process_index :: state.num_processes]
         new_codes = {}
         with tqdm(
             total=len(missing), desc="Encoding speech", unit="clip", disable=not state.is_main_process
         ) as progress:
             for number, key in enumerate(missing, 1):
+                # One by one, because codes must not depend on what else is in a batch.
                 (codes,) = processor.encode_audio([read(key)])
                 new_codes[key] = np.array(codes, dtype=np.int32)
                 progress.update()
                 if len(new_codes) == CLIPS_PER_FILE or number == len(missing):
                     self.add(new_codes)
                     new_codes = {}
+        # Each process needs all codes, and the others have written theirs to the folder.
         state.wait_for_everyone()
         self.refresh()
 
@@ -142,6 +149,7 @@ def hash_audios(conversations: Dataset) -> tuple[list[list[str]], dict[str, int]
     ):
         keys.append([])
         for place, audio in enumerate(audios or ()):
+            # Many conversations may share a recording, such as an answer, so each path is read once.
             key = keys_of_paths.get(audio) if isinstance(audio, str) else None
             if key is None:
                 content = read_content(audio)
@@ -229,6 +237,7 @@ def build_training_dataset(
     cache.encode(coded, read, processor)
     codes = answer_codes = cache.codes
     if answer_codec is not None:
+        # A copy, because the model's own processor keeps its codec.
         answer_processor = copy.copy(processor)
         answer_processor.audio_tokenizer = answer_codec
         answers = {

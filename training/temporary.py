@@ -16,6 +16,8 @@ def disable_caching() -> None:
     """As `datasets.disable_caching`, whose temporary folder `datasets` removes itself unless the process is killed."""
     datasets.disable_caching()
     ours = Path(get_temporary_cache_files_directory())
+    # The name of this file has the process in it. Once that no longer runs, `leftovers` finds the file, and so the
+    # folder around it is known to be left over.
     (ours / f"{owner_prefix()}datasets{UNFINISHED_SUFFIX}").touch()
     for folder in ours.parent.glob(f"{TEMP_CACHE_DIR_PREFIX}*"):
         if leftovers(folder):
