@@ -38,8 +38,10 @@ QUESTION_TASKS = (SPOKEN_QA, WRITTEN_QA)
 ROLES = ("system", "user", "assistant")
 
 CONVERSATIONS_FILE, METADATA_FILES = "conversations.jsonl", ("metadata.csv", "metadata.jsonl")
+# `datasets` has the same value for all splits.
 ALL_SPLITS = None
 
+# `datasets` would guess the features from the first rows, and cannot where their lists are empty.
 CONVERSATION_FEATURES = Features(
     {
         "messages": List({"role": Value("string"), "content": Value("string")}),
@@ -161,9 +163,11 @@ def read_rows(source: str | os.PathLike) -> Iterator[dict]:
                 raise ValueError(f"{line} is not a conversation: `audios` must be a list of paths.")
             row["audios"] = [str(path.parent / audio) for audio in row["audios"]]
             for audio in row["audios"]:
+                # A recording that many rows name is looked for once.
                 if audio not in known and not os.path.isfile(audio):
                     raise FileNotFoundError(f"{line} names {audio}, but there is no such file.")
                 known.add(audio)
+            # Evaluation keeps responses by these ids, so each may come once only.
             if lines.setdefault(row["id"], line) is not line:
                 raise ValueError(f"{line} has the id {row['id']!r}, as {lines[row['id']]} has.")
             yield row
@@ -182,14 +186,18 @@ def read_metadata(path: Path, source: Path) -> Iterator[tuple[int, dict]]:
                 f"{path}, line {number} needs a `file_name` and the text of the recording, as one of "
                 f"{', '.join(TEXT_COLUMNS)}."
             )
+        # The first folder below `source` names the split, in one of the words that `datasets` knows, such as "dev".
         folder, *_ = Path(os.path.relpath(path.parent / name, source)).parts
         split = next((str(split) for split, names in SPLIT_KEYWORDS.items() if folder in names), None)
         for task, turns in transcribed_turns(text).items():
+            # A recording makes a conversation for each task, so the task is in the id as well.
             row_id = f"{task}-{os.path.relpath(path.parent / name, source)}"
             yield number, {"id": row_id, "task": task, "split": split, "messages": turns, "audios": [name]}
 
 
 def read_csv(path: Path) -> Iterator[tuple[int, dict]]:
+    # `utf-8-sig`, because some programs begin a file with a byte order mark, which would be in the first column's
+    # name.
     with naming(str(path)), open(path, newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)
         for row in rows:
@@ -201,6 +209,7 @@ def generate_rows(source: str, split: str, tasks: list[str] | None, changed: tup
     for row in read_rows(source):
         if row["split"] in (None, split):
             known_tasks.add(row["task"])
+            # A task that is named twice is taken twice.
             for _ in range(1 if tasks is None else tasks.count(row["task"])):
                 yield {"messages": row["messages"], "audios": row["audios"]}
     check_tasks(source, split, tasks, known_tasks)
@@ -251,6 +260,7 @@ def complete_row(row: dict, place: str, number: int) -> dict:
         problem = "`id` must be a text or a number"
     if problem is not None:
         raise ValueError(f"{place} is not a conversation: {problem}.")
+    # Other keys are left out, because all rows of a dataset need the same.
     messages = [{"role": message["role"], "content": message["content"]} for message in messages]
     task = row.get("task") or task_of(messages)
     reference = row.get("reference") or reference_of(messages)
@@ -341,6 +351,7 @@ def transcribed_conversations(dataset: Dataset, text_column: str, source: str) -
     for number, text in enumerate(dataset[text_column], start=1):
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"{source}, row {number} has no text in its column `{text_column}`.")
+    # `map` would guess a struct of bytes and path, and not an audio column.
     features = Features(
         {
             "id": Value("string"),

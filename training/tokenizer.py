@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer
 from processing.conversation_vita_audio import CHAT_TEMPLATE
 
 
+# Those of Qwen2 that the ChatML template needs
 TEXT_SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 AUDIO_SPECIAL_TOKENS = ["<|begin_of_audio|>", "<|end_of_audio|>", "<|audio|>"]
 # What stands for a row of continuous speech input, at its place in the vocabulary of VITA-Audio-Plus
@@ -35,6 +36,7 @@ def add_audio_tokens(tokenizer: PreTrainedTokenizerBase, num_speech_tokens: int,
     """
     specials = list(AUDIO_SPECIAL_TOKENS)
     if hears_features:
+        # The released VITA-Audio-Plus checkpoints have it at this place.
         specials.insert(2, CONTEXT_TOKEN)
     tokens = specials + [f"<|audio_{code}|>" for code in range(num_speech_tokens)]
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in tokens])
@@ -81,11 +83,14 @@ def train_tokenizer(
     if num_speech_tokens < 1:
         raise ValueError(f"num_speech_tokens must be at least 1, got {num_speech_tokens}.")
 
+    # Only the BPE model is new. Normalizer and pre-tokenizer stay those of Qwen2.
     backend = Qwen2Tokenizer().backend_tokenizer
     backend.model = BPE()
     trainer = BpeTrainer(
         vocab_size=vocab_size - num_special_tokens,
+        # `alphabet` has another order in each process, which would change the ids.
         initial_alphabet=sorted(alphabet),
+        # They come behind the learnt tokens, as in Qwen2.
         special_tokens=[],
         show_progress=False,
     )
@@ -102,6 +107,7 @@ def train_tokenizer(
         model_max_length=model_max_length,
         chat_template=CHAT_TEMPLATE,
     )
+    # These are in the vocabulary already; this makes all of them special.
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in TEXT_SPECIAL_TOKENS])
     add_audio_tokens(tokenizer, num_speech_tokens, hears_features)
     return tokenizer
