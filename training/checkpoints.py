@@ -100,6 +100,7 @@ def describe_changes(old: dict, new: dict) -> list[str]:
     """The differences between two records of a run, such as "learning_rate from 0.001 to 0.0005"."""
     # The old record was read from JSON, so tuples are lists there.
     new = json.loads(json.dumps(new))
+    # The checkpoint has no record, so nothing is known to have changed.
     if "settings" not in old:
         return []
     pairs = [(name, old.get(name), new.get(name)) for name in COMPARED_ENTRIES]
@@ -146,6 +147,7 @@ def last_complete_checkpoint(output_dir: str | os.PathLike) -> str | None:
     """The newest checkpoint in `output_dir` that was written to its end, or None."""
     steps = {}
     for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        # A folder that was renamed, such as `checkpoint-12-old`, does not count.
         match = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name)
         if match and (path / COMPLETE_FILE).is_file():
             steps[int(match[1])] = str(path)
@@ -175,6 +177,7 @@ class CompleteCheckpointsMixin:
         Raises:
             ValueError: a checkpoint is broken, or the run is over and was made with other settings.
         """
+        # `Trainer` would take the newest checkpoint, whole or not.
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
@@ -184,6 +187,7 @@ class CompleteCheckpointsMixin:
             state, planned = read_state(resume_from_checkpoint), self.num_planned_steps()
             self.past = read_json(Path(resume_from_checkpoint, TRAINING_RECORD_FILE)) or {}
             changes = describe_changes(self.past, self.describe_run())
+            # Nothing is left to train: the run is over, or has done more steps than are asked for now.
             if state.global_step >= planned:
                 if changes and state.global_step < state.max_steps:
                     raise ValueError(
@@ -243,6 +247,7 @@ class CompleteCheckpointsMixin:
         """Optimisation steps of the whole run, as [`Trainer`] counts them."""
         if self.args.max_steps > 0:
             return self.args.max_steps
+        # The loader has been prepared for several processes, so these are the batches of one of them.
         num_batches = len(self.get_train_dataloader())
         steps_per_epoch = max(math.ceil(num_batches / self.args.gradient_accumulation_steps), 1)
         return math.ceil(self.args.num_train_epochs * steps_per_epoch)
@@ -256,10 +261,12 @@ class CompleteCheckpointsMixin:
             # The state in `output_dir` has the summary of the whole run, which the checkpoint lacks.
             state.log_history = finished.log_history
         self.state = state
+        # A run that was killed after its last checkpoint has not deleted older ones.
         self._delete_old_checkpoints(self.args.output_dir)
         self._load_from_checkpoint(checkpoint)
         if self.args.load_best_model_at_end and state.best_model_checkpoint is not None:
             self._load_best_model()
+        # Nothing was trained, so there is no loss.
         return TrainOutput(state.global_step, math.nan, {})
 
     def _save_checkpoint(self, model: nn.Module, trial: Any):
@@ -269,6 +276,7 @@ class CompleteCheckpointsMixin:
         # The folder exists already if the run went back to an earlier checkpoint.
         if self.args.should_save:
             complete.unlink(missing_ok=True)
+        # No process may write into the folder while it still counts as whole.
         self.accelerator.wait_for_everyone()
         # `Trainer` would delete older checkpoints before this one is whole.
         limit, self.args.save_total_limit = self.args.save_total_limit, None
@@ -278,11 +286,13 @@ class CompleteCheckpointsMixin:
                 record = json.dumps(self.complete_record(), indent=2)
                 (folder / TRAINING_RECORD_FILE).write_text(record + "\n", encoding="utf-8")
             super()._save_checkpoint(model, trial)
+            # Every process writes its own state of random numbers into the folder, some also a part of the weights.
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 complete.touch()
         finally:
             self.args.save_total_limit = limit
+            # What is not whole, as on a full disk, would only take the room of the next checkpoint.
             if self.args.should_save and not complete.exists():
                 shutil.rmtree(folder, ignore_errors=True)
         self._delete_old_checkpoints(run_dir)
@@ -298,6 +308,7 @@ class CompleteCheckpointsMixin:
             if not (path / COMPLETE_FILE).is_file():
                 shutil.rmtree(path, ignore_errors=True)
         best = self.state.best_model_checkpoint and str(Path(self.state.best_model_checkpoint))
+        # By time and not by step, because a run that went back to an earlier checkpoint counts from there again.
         checkpoints = sort_checkpoints(run_dir, use_mtime=True, best_model_checkpoint=best)
         # The best and the newest checkpoint stay, whatever the limit is.
         for path in checkpoints[: -max(limit, len({best, *checkpoints[-1:]} - {None}))]:

@@ -44,7 +44,9 @@ logger = get_logger(__name__)
 
 # All processes of a run save into it together, so its name has no process in it, unlike those of `replaced_whole`
 UNFINISHED_FOLDER = "unfinished"
+# Folders of files that are being pushed; hidden, and beside the checkpoints, because links do not reach other disks.
 STAGING_PREFIX = ".push-"
+# As transformers' `Trainer` names it on the Hub
 LAST_CHECKPOINT = "last-checkpoint"
 LINKED_SUFFIXES = {".safetensors", ".pt", ".pth"}
 
@@ -75,6 +77,8 @@ def describe_start(name_or_path: str | None, revision: str | None = None) -> dic
         return {"starts_from": None, "stages": [], "base_model": None}
 
     def find(file: str) -> Path:
+        # A record that lacks some entries is better than no run. So a card or record that is missing, or cannot be
+        # fetched, is no error.
         path = cached_file(
             name_or_path,
             file,
@@ -82,14 +86,17 @@ def describe_start(name_or_path: str | None, revision: str | None = None) -> dic
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
         )
+        # It stands for a file that is missing: it is no regular file, so the readers below take it for none.
         return Path(path or os.devnull)
 
     place = place_of(name_or_path, revision)
     card = metadata_of(find(CARD_FILE))
     start = {key: card[key] for key in ("license", "language") if key in card}
     record = read_json(find(TRAINING_RECORD_FILE))
+    # Each of our stages writes a record. Without one this is a language model, the base of all stages.
     if record is None:
         return start | {"starts_from": place, "stages": [], "base_model": place.get("repo_id")}
+    # A folder that was pushed is named by its place on the Hub, which readers of the card can find.
     if "folder" in place and record.get("repo_id"):
         place = {key: record[key] for key in ("repo_id", "revision")}
     stages = [*record["stages"], {"stage": record["stage"], **place}]
@@ -126,6 +133,7 @@ def find_checkpoint(name_or_path: str, revision: str, token: str | None = None) 
     steps = {}
     for file in files:
         if match := re.match(rf"({LAST_CHECKPOINT}|{PREFIX_CHECKPOINT_DIR}-(\d+))/trainer_state\.json", file):
+            # `last-checkpoint` has no number, so a numbered one goes before it.
             steps[int(match[2] or 0)] = match[1]
     if not steps:
         raise ValueError(
@@ -152,6 +160,7 @@ def link_or_copy(source: str, target: str) -> None:
 def drop_outdated_results(new: Path, old: Path) -> None:
     """Deletes the measured results from the folder `old` of a model, if the weights in `new` are other ones."""
     weights = [path.name for path in new.glob("*.safetensors")]
+    # `shallow` would take files of the same size and time for equal without reading them.
     equal, _, _ = filecmp.cmpfiles(new, old, weights, shallow=False)
     outdated = [old / name for name in (RESULTS_FILE, RESULTS_PICTURE, BENCHMARKS_FILE) if (old / name).is_file()]
     if outdated and len(equal) < len(weights):
@@ -188,6 +197,7 @@ class PushCallback(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         if self.repo_id is None or self.strategy == HubStrategy.END or not state.is_world_process_zero:
             return
+        # As in `Trainer`: a checkpoint is passed over while the one before it is still being sent.
         if self.push_in_progress is not None and not self.push_in_progress.done() and not args.hub_always_push:
             return
         self.wait()
@@ -196,6 +206,7 @@ class PushCallback(TrainerCallback):
         # The files are linked into another folder, because the checkpoint may be deleted before all of it is sent.
         staging = Path(args.output_dir) / f"{STAGING_PREFIX}{step}"
         shutil.rmtree(staging, ignore_errors=True)
+        # Pickles are left out of the model, because only a run that goes on needs them: the optimizer's state is one.
         leave_out = shutil.ignore_patterns("*.pt", "*.pth", "*.bin", "*.tmp", CARD_FILE)
         shutil.copytree(checkpoint, staging, copy_function=link_or_copy, ignore=leave_out)
         save_state_without_folders(state, staging / TRAINER_STATE_FILE)
@@ -227,6 +238,7 @@ class PushCallback(TrainerCallback):
     def start(self, push: Callable[[], str | None]) -> Future:
         executor = ThreadPoolExecutor(max_workers=1)
         self.push_in_progress = executor.submit(push)
+        # The thread ends when its push has, and nobody waits here.
         executor.shutdown(wait=False)
         return self.push_in_progress
 
@@ -234,6 +246,7 @@ class PushCallback(TrainerCallback):
         """Waits for the push in progress to end, well or not: two at once would be in each other's way."""
         if self.push_in_progress is not None and not self.push_in_progress.done():
             logger.info("Waiting for the push of a checkpoint to end.")
+            # It waits as `result` does, but raises nothing.
             self.push_in_progress.exception()
 
 
@@ -257,6 +270,7 @@ class HubMixin:
     origin: dict = {}
 
     def __init__(self, *, args: TrainingArguments, **kwargs):
+        # A copy, so that the caller's arguments stay as they were given.
         strategy, args = args.hub_strategy, copy.copy(args)
         # With this strategy, `Trainer` itself pushes nothing in the middle of a run: it would send pickles, and no
         # codec. The callback pushes instead.
@@ -284,6 +298,7 @@ class HubMixin:
         output_dir = Path(self.args.output_dir)
         unfinished = output_dir / UNFINISHED_FOLDER
         try:
+            # Without `_internal_call`, `save_model` itself would push.
             self.save_model(str(unfinished), _internal_call=True)
             if self.is_world_process_zero():
                 record = json.dumps(self.complete_record(), indent=2)
