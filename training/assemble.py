@@ -40,6 +40,7 @@ def assemble(model_dir: Path, sample_question: Path, output_dir: Path, codec_dir
     Raises:
         ValueError: the codec in `codec_dir` has another codebook than the one that the model was trained with.
     """
+    # Only a check: a bad recording is an error before the model is loaded.
     load_audio(str(sample_question), 16000)
     for folder in filter(None, (model_dir, codec_dir)):
         if not folder.is_dir():
@@ -52,6 +53,7 @@ def assemble(model_dir: Path, sample_question: Path, output_dir: Path, codec_dir
     if codec_dir is not None:
         with naming(f"The codec {codec_dir}"):
             codec = VitaAudioCodec.from_pretrained(codec_dir)
+        # The model's speech tokens are places in the codebook.
         if not codec.quantizer.codebook.weight.equal(processor.audio_tokenizer.quantizer.codebook.weight):
             raise ValueError(f"{codec_dir} has another codebook than the codec that the model was trained with.")
         processor.audio_tokenizer = codec

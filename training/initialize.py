@@ -92,9 +92,11 @@ def build_from_language_model(
     language_model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=VOCAB_MULTIPLE)
     vocabulary = SpeechVocabulary.from_tokenizer(tokenizer)
     audio_config = None if sensevoice is None else sensevoice.audio_config
+    # Stage 1 has no MCTP modules; stage 2 adds the first.
     config = VitaAudioConfig(
         text_config=language_model.config, audio_config=audio_config, num_mctp_modules=0, **vocabulary.to_config()
     )
+    # No weights are made here, because those that are loaded take their place.
     with torch.device("meta"):
         model = VitaAudioForConditionalGeneration(config)
     model.model.language_model, model.lm_head = language_model.model, language_model.lm_head
