@@ -46,11 +46,13 @@ def pitch_track(waveform: np.ndarray, config: VitaAudioCodecConfig, num_frames: 
     # the source that frame j makes is heard three hops after the hop it belongs to
     shifted = np.pad(waveform[3 * hop + hop // 2 :], (0, 4 * hop))
     shifted = np.pad(shifted, (0, max(0, num_frames * hop - len(shifted))))
+    # A frame of 64 ms has more than three periods of the lowest pitch.
     f0 = librosa.yin(
         shifted, fmin=F0_RANGE[0], fmax=F0_RANGE[1], sr=config.sampling_rate, frame_length=1024, hop_length=hop
     )[:num_frames]
     log_f0 = np.log(f0).astype(np.float32)
     energy = librosa.feature.rms(y=shifted, frame_length=1024, hop_length=hop)[0][:num_frames]
+    # Steady: the pitch moves by less than 5 % a hop. Loud: at most 20 dB below the loudest frame.
     steady = np.abs(np.gradient(log_f0)) < 0.05
     return log_f0, steady & (energy > 0.1 * energy.max())
 
@@ -62,8 +64,10 @@ def overlap_add(waveform: np.ndarray, positions: np.ndarray, num_samples: int) -
     """
     hop, search = STRETCH_HOP, STRETCH_SEARCH
     padded = np.pad(waveform, (search, 3 * hop + search))
+    # Without its last sample the window is periodic, and windows that overlap by half add up to one.
     window = np.hanning(2 * hop + 1)[:-1].astype(np.float32)
     output = np.zeros((len(positions) + 1) * hop, np.float32)
+    # What follows the piece in the recording itself: the next piece is to fit it.
     continuation = padded[search : search + hop]
     for piece, position in enumerate(positions):
         # index 0 of `padded` is `search` samples before its first one
@@ -81,6 +85,7 @@ def change_rhythm(waveform: np.ndarray, num_samples: int, generator: torch.Gener
     num_knots = 2 + num_pieces * STRETCH_HOP // RHYTHM_SAMPLES
     knots = RHYTHM_DEVIATION * torch.randn(num_knots, generator=generator).numpy()
     rates = np.exp(np.interp(np.linspace(0, num_knots - 1, num_pieces), np.arange(num_knots), knots))
+    # The rates are relative, so the positions are scaled: the last piece is to be the end of the recording.
     positions = np.cumsum(rates) - rates[0]
     return overlap_add(waveform, positions * (len(waveform) / positions[-1]), num_samples)
 
@@ -97,8 +102,11 @@ def change_voice(waveform: np.ndarray, factor: float, sampling_rate: int) -> np.
 
 def _spectral_envelope(waveform: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     """Spectrum and its log envelope, without pitch, both `(257, num_frames)`, of `waveform` `(num_samples,)`."""
+    # Windows of 32 ms, one every 8 ms (samples at 16 kHz)
     spectrum = torch.stft(torch.from_numpy(waveform), 512, 128, window=torch.hann_window(512), return_complex=True)
+    # The small number keeps the logarithm of silence finite.
     cepstrum = torch.fft.irfft((spectrum.abs() + 1e-4).log(), dim=0)
+    # A real cepstrum is symmetric, so its end is kept as well as its beginning.
     cepstrum[ENVELOPE_CEPSTRA : 1 - ENVELOPE_CEPSTRA] = 0
     return spectrum, torch.fft.rfft(cepstrum, dim=0).real
 
@@ -111,6 +119,7 @@ def _with_gains(spectrum: torch.Tensor, log_gains: torch.Tensor, num_samples: in
 def warp_formants(waveform: np.ndarray, factor: float) -> np.ndarray:
     """`waveform` `(num_samples,)` with its formants, not its pitch, at `factor` times theirs: another vocal tract."""
     spectrum, envelope = _spectral_envelope(waveform)
+    # Less than 256, so that there is a bin above.
     positions = (torch.arange(257) / factor).clamp(max=255.999)
     below = positions.long()
     fraction = (positions - below)[:, None]
@@ -136,10 +145,13 @@ def random_filters(num_filters: int, num_samples: int, sampling_rate: int) -> to
     gains = GAIN_DEVIATION_DB * torch.randn(num_filters, 1, NUM_GAINS)
     gains = nn.functional.interpolate(gains, num_samples // 2 + 1, mode="linear", align_corners=True)[:, 0]
     time = torch.arange(int(ROOM_SECONDS * sampling_rate)) / sampling_rate
+    # 60 dB are a factor of 10 ** 3 in amplitude.
     decays = 10 ** (-3 * time / torch.empty(num_filters, 1).uniform_(0.2 * ROOM_SECONDS, ROOM_SECONDS))
     echoes = decays * torch.randn(num_filters, len(time))
+    # A level of 0 is a microphone without a room.
     levels = 10 ** (-torch.empty(num_filters, 1).uniform_(3, 20) / 20) * (torch.rand(num_filters, 1) < ROOM_SHARE)
     rooms = levels * echoes / echoes.norm(dim=-1, keepdim=True)
+    # The direct sound
     rooms[:, 0] += 1
     return 10 ** (gains / 20) * torch.fft.rfft(rooms, num_samples)
 
@@ -156,5 +168,6 @@ def disturb(waveforms: torch.Tensor, mask: torch.Tensor, sampling_rate: int) -> 
     filtered = torch.fft.irfft(torch.fft.rfft(waveforms, size) * filters, size)[:, :num_samples] * mask
     levels = 10 ** (-torch.empty(num_clips, 1).uniform_(10, 40) / 20) * (torch.rand(num_clips, 1) < 0.5)
     tilts = torch.empty(num_clips, 1).uniform_(-0.5, 0.7)
+    # A positive tilt lifts the high frequencies, a negative one the low frequencies.
     tilted = filtered - tilts * nn.functional.pad(filtered, (1, -1))
     return tilted + TARGET_RMS * levels * torch.randn_like(waveforms)

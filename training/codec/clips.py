@@ -32,6 +32,7 @@ def read_clip(corpus_dir: Path, clip: dict) -> tuple[np.ndarray, int]:
     """Samples of a clip at the level that the codec is trained at, and their rate."""
     with naming(f"The clip {corpus_dir / clip['path']}"):
         waveform, sampling_rate = sf.read(corpus_dir / clip["path"], dtype="float32")
+    # The small number keeps the division finite where a clip is silent.
     return waveform * (TARGET_RMS / max(float(np.sqrt(np.mean(waveform**2))), 1e-4)), sampling_rate
 
 
@@ -45,6 +46,7 @@ def read_answers(corpus_dir: Path) -> set[str]:
     """Paths of the clips of a rendered corpus that spoken questions are answered with in training."""
     rows = (row for _, row in read_json_lines(corpus_dir / "conversations.jsonl"))
     return {
+        # The question comes first, the answer last.
         row["audios"][-1]
         for row in rows
         if (row.get("task"), row.get("split")) == ("sqa", "train") and row.get("audios")
@@ -85,11 +87,13 @@ class CodecClips(Dataset):
         if missing := sorted({default_voice, *(voices or ())} - spoken):
             raise ValueError(f"{corpus_dir} has no training clips of {', '.join(missing)}, but of {sorted(spoken)}.")
         clips = [clip for clip in clips if voices is None or clip["voice"] in voices]
+        # The default voice has to be voice 0, as the codec's configuration says.
         self.voices = sorted({clip["voice"] for clip in clips}, key=lambda voice: (voice != default_voice, voice))
         self.phonemes = sorted({phoneme for clip in clips for phoneme in clip["phonemes"]})
         # of several voices the default one is the one that the codec has to speak best
         defaults = [clip for clip in clips if clip["voice"] == default_voice]
         self.clips = clips + defaults if len(self.voices) > 1 else clips
+        # 0 is the blank of CTC.
         self.phoneme_ids = {phoneme: i + 1 for i, phoneme in enumerate(self.phonemes)}
         self.pitch = {}  # of clips to reconstruct, tracked once
 
@@ -100,6 +104,7 @@ class CodecClips(Dataset):
         clip = self.clips[index]
         waveform, sampling_rate = read_clip(self.corpus_dir, clip)
         is_reconstructed = clip["voice"] == self.voices[0] or bool(torch.rand(()) > OTHER_RATE_SHARE)
+        # At another rate the clip has a voice that the codec does not learn to speak with.
         if not is_reconstructed:
             rate = torch.empty(()).uniform_(*OTHER_RATES).item()
             waveform = soxr.resample(waveform, rate * sampling_rate, sampling_rate)
@@ -109,6 +114,7 @@ class CodecClips(Dataset):
         if self.is_disturbed and is_reconstructed and torch.rand(()) < OTHER_VOICE_SHARE:
             inputs = change_voice(waveform, torch.empty(()).uniform_(*OTHER_RATES).item(), sampling_rate)
         if not is_reconstructed:
+            # Only phonemes are learnt from this clip, so its pitch is not needed.
             log_f0, voiced = np.zeros(num_frames, np.float32), np.zeros(num_frames, bool)
         else:
             if index not in self.pitch:
@@ -128,10 +134,12 @@ class CodecClips(Dataset):
 
     def collate(self, clips: list[dict]) -> dict:
         """Pads a batch to whole codes; of inputs and targets only the former are disturbed."""
+        # Another voice has the same length, so the mask of the inputs is that of the targets, too.
         inputs, mask = pad_to_codes([clip["inputs"] for clip in clips], self.config.hop_length)
         waveforms, _ = pad_to_codes([clip["waveform"] for clip in clips], self.config.hop_length)
         if self.is_disturbed:
             inputs = disturb(inputs, mask, self.config.sampling_rate)
+        # Padding needs a pitch that a voice can have, because the vocoder speaks it before the mask silences it.
         frames = nn.utils.rnn.pad_sequence(
             [clip["log_f0"] for clip in clips], batch_first=True, padding_value=math.log(100)
         )
