@@ -41,6 +41,7 @@ class PhonemeHead(nn.Module):
         super().__init__()
         self.in_proj = nn.Linear(config.codebook_dim, hidden_size)
         self.blocks = nn.ModuleList([VitaAudioCodecBlock(config, hidden_size) for _ in range(depth)])
+        # CTC writes at most one phoneme a step, and the 80 ms of a code can have several.
         self.out_proj = nn.Linear(hidden_size, 4 * (num_phonemes + 1))
 
     def forward(self, quantized: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -57,9 +58,13 @@ class PhonemeHead(nn.Module):
 def spectral_loss(audio: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Distance of log magnitudes and spectral convergence of `(batch, samples)`, mean over three resolutions."""
     losses = []
+    # Short windows show when something sounds, long ones at which pitch. Both terms are those of Parallel WaveGAN
+    # (arXiv 1910.11480).
     for n_fft in (256, 512, 1024):
         window = torch.hann_window(n_fft)
         spectra = (torch.stft(x, n_fft, n_fft // 4, window=window, return_complex=True) for x in (audio, target))
+        # The small number keeps the gradient of the root finite. The division gives noise the same level at all
+        # resolutions, so that the floor of the logarithm below is the same.
         magnitude, target_magnitude = (
             (spectrum.real.square() + spectrum.imag.square() + 1e-8).sqrt() / math.sqrt(n_fft) for spectrum in spectra
         )
@@ -105,6 +110,7 @@ def reconstruction_losses(
 
 def phoneme_loss(log_probs: torch.Tensor, mask: torch.Tensor, labels: torch.LongTensor) -> torch.Tensor:
     """CTC loss of a [`PhonemeHead`]'s output; `mask` `(batch, codes)`, `labels` from 1 on and padded with 0."""
+    # A clip with more phonemes than steps would have an infinite loss; it counts as 0.
     return nn.functional.ctc_loss(
         log_probs.transpose(0, 1), labels, 4 * mask.sum(-1), (labels > 0).sum(-1), zero_infinity=True
     )
@@ -163,6 +169,7 @@ class VitaAudioCodecForPreTraining(VitaAudioCodecPreTrainedModel):
         encoded = self.codec.encode(input_values, padding_mask)
         directions = nn.functional.normalize(encoded.latents, dim=-1)
         speech = encoded.quantized_representation if self.is_quantizing else directions
+        # Clips that are only read are silent on both sides, so they have no distance.
         spectral, pitch = reconstruction_losses(
             self.codec,
             speech,
@@ -175,10 +182,12 @@ class VitaAudioCodecForPreTraining(VitaAudioCodecPreTrainedModel):
         )
         mask = encoded.audio_codes_mask
         phoneme = phoneme_loss(self.phoneme_head(speech, mask[..., None].float()), mask, labels)
+        # The first term moves the codebook to the latents, the second the latents to the codebook.
         vectors = self.codec.quantizer.from_codes(encoded.audio_codes[:, 0])
         codebook = (
             (vectors - directions.detach()).square() + COMMITMENT * (vectors.detach() - directions).square()
         ).sum(-1)
+        # Before it is set to clusters, the codebook is random and its loss has no weight.
         codebook = (codebook * mask).sum() / mask.sum() * self.is_quantizing
         loss = spectral + pitch + codebook + self.phoneme_loss_weight * phoneme
         parts = {

@@ -121,11 +121,14 @@ def follow_timing(codec: VitaAudioCodec, leader: np.ndarray, follower: np.ndarra
     features = []
     for waveform in (leader, follower):
         padded = torch.from_numpy(np.pad(waveform, (0, -len(waveform) % codec.config.hop_length)))
+        # Mel frames are 10 ms long, so two of them make one of 20 ms.
         mels = log_mel_spectrogram(padded[None], codec.config)[0].unflatten(0, (-1, 2)).mean(1)
         cepstra = scipy.fft.dct(mels.numpy(), norm="ortho")[:, 1:NUM_CEPSTRA]
+        # A voice and its microphone add the same to all frames, so it goes with the mean.
         cepstra = (cepstra - cepstra.mean(0)) / cepstra.std(0).clip(1e-6)
         latents = codec.encode(padded[None, None]).latents[0].numpy().repeat(FRAMES_PER_CODE, 0)
         features.append([x / np.linalg.norm(x, axis=1, keepdims=True).clip(1e-6) for x in (cepstra, latents)])
+    # The sum of two cosines: -2 to 2
     similarity = sum(a @ b.T for a, b in zip(*features))
     holding = np.array([0, HOLD_COST, HOLD_COST])
     path = librosa.sequence.dtw(C=2 - similarity, weights_add=holding)[1][::-1].astype(float)
@@ -135,7 +138,9 @@ def follow_timing(codec: VitaAudioCodec, leader: np.ndarray, follower: np.ndarra
         other = np.bincount(groups, path[:, 1 - axis]) / np.bincount(groups)
         path = np.stack([other, values] if axis else [values, other], axis=1)
     times = np.arange(-(-len(leader) // STRETCH_HOP) + 1) * STRETCH_HOP / hop
+    # Half a frame is added, because a frame stands for the time in its middle.
     positions = np.interp(times, path[:, 0] + 0.5, path[:, 1] + 0.5)
+    # Only what differs from an even tempo is smoothed, so that smoothing does not move the ends.
     even = np.linspace(positions[0], positions[-1], len(positions))
     positions = even + scipy.ndimage.gaussian_filter1d(positions - even, PATH_SMOOTHING, mode="nearest")
     return overlap_add(follower, (hop * positions).clip(0, len(follower)), len(leader))
@@ -166,6 +171,7 @@ class VitaAudioCodecForTuning(VitaAudioCodecPreTrainedModel):
         self.codec = VitaAudioCodec(config)
         self.phoneme_head = PhonemeHead(config, num_phonemes)
         self.parts = set(parts)
+        # The codebook and the phoneme head stay frozen: they hold what the codes mean.
         self.requires_grad_(False)
         for part in self.parts:
             getattr(self.codec, part).requires_grad_(True)
@@ -214,6 +220,7 @@ class VitaAudioCodecForTuning(VitaAudioCodecPreTrainedModel):
                 padding_mask,
                 log_f0,
                 voiced_mask,
+                # The pitch of voice 0, the only one that a tuned decoder has
                 self.codec.voice_log_f0[:1, None],
             )
         return VitaAudioCodecTuningOutput(
@@ -257,11 +264,13 @@ class TuningClips(Dataset):
         answer_times: int = 1,
     ):
         self.corpus_dir, self.folder = corpus_dir, folder
+        # A copy, because the codec that is given may be the one that is trained.
         self.codec, self.config = deepcopy(codec).eval(), codec.config
         self.default_voice, self.phonemes, self.is_disturbed = default_voice, phonemes, is_disturbed
         self.phoneme_ids = {phoneme: i + 1 for i, phoneme in enumerate(phonemes)}
         defaults = [clip for clip in clips if clip["voice"] == default_voice]
         self.default_clips = {clip["text"]: clip for clip in defaults}
+        # What the default voice does not say has no codes to learn.
         others = [clip for clip in clips if clip["voice"] != default_voice and clip["text"] in self.default_clips]
         words = {text: set(re.findall(r"[\w']+", text.lower())) for text in self.default_clips}
         numbers = Counter(word for text in words.values() for word in text)
@@ -279,6 +288,7 @@ class TuningClips(Dataset):
         self.folder.mkdir(parents=True, exist_ok=True)
         missing = [index for index in sorted(self.indices.values()) if not self._target_path(index).is_file()]
         num_workers = min(MAX_PREPARING_PROCESSES, os.cpu_count() or 1)
+        # The loader serves for its processes alone: `_prepare` writes to the disk and returns nothing.
         for _ in tqdm(
             DataLoader(missing, 32, collate_fn=self._prepare, num_workers=num_workers), desc="Preparing clips"
         ):
@@ -289,6 +299,7 @@ class TuningClips(Dataset):
         clip = self.clips[index]
         waveform, _ = read_clip(self.corpus_dir, clip)
         is_default = clip["voice"] == self.default_voice
+        # A clip always has the same rhythm, because its target on disk was computed in it.
         generator = torch.Generator().manual_seed(index)
         share, factor = torch.rand(2, generator=generator).tolist()
         if share >= (DEFAULT_RHYTHM_SHARE if is_default else OTHER_RHYTHM_SHARE):
@@ -333,6 +344,7 @@ class TuningClips(Dataset):
             "keeps_codes": torch.tensor([clip["keeps_codes"] for clip in clips]),
             "labels": padded("labels", 0),
             "target_values": targets.float(),
+            # A pitch that a voice can have, as in `CodecClips`
             "log_f0": padded("log_f0", float(np.log(100))),
             "voiced_mask": padded("voiced", False),
         }
