@@ -90,18 +90,21 @@ class VitaAudioCodecTrainer(CompleteCheckpointsMixin, Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch: Any = None
     ):
+        # As in `Trainer`, but the parts of the loss are kept for the next log.
         outputs = model(**inputs)
         self.loss_parts = {name: value for name, value in outputs.items() if name != "loss"}
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None):
         super()._save(output_dir, state_dict)
+        # All processes come here, and one writes.
         if not self.args.should_save:
             return
         path = Path(output_dir or self.args.output_dir) / PHONEMES_NAME
         path.write_text(json.dumps(self.train_dataset.phonemes, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def log(self, logs: dict[str, float], start_time: float | None = None):
+        # The summary at the end of a run has no `loss`, and so no parts of it.
         if "loss" in logs:
             logs |= {name: round(value.item(), 4) for name, value in self.loss_parts.items()}
         super().log(logs, start_time)
@@ -121,6 +124,7 @@ class QuantizationStart(TrainerCallback):
         model: VitaAudioCodecForPreTraining | None = None,
         **kwargs,
     ):
+        # Checkpoints do not have this flag, so every step sets it, in a run that goes on as well.
         model.is_quantizing = state.global_step >= self.first_step
         if state.global_step == self.first_step:
             model.initialize_codebook(tqdm(self._batches(args.train_batch_size), desc="Clustering latents"))
@@ -146,8 +150,10 @@ def measure_voice_pitch(clips: CodecClips, per_voice: int = 40) -> torch.Tensor:
     """Mean over clips of their median log pitch, for each voice, in log Hz."""
     of_voice = {voice: [] for voice in clips.voices}
     for index, clip in enumerate(tqdm(clips.clips, desc="Measuring the pitch of voices")):
+        # Clips at another rate have another pitch than their voice.
         if len(of_voice[clip["voice"]]) < per_voice and (item := clips[index])["is_reconstructed"]:
             of_voice[clip["voice"]].append(item["median_log_f0"])
+    # 110 Hz is what the codec starts with; a voice without clips keeps it.
     return torch.tensor([sum(medians) / len(medians) if medians else math.log(110) for medians in of_voice.values()])
 
 
@@ -201,6 +207,7 @@ def load_fitting(model: VitaAudioCodecForPreTraining, checkpoint: Path, phonemes
     else:
         # outputs of as many phonemes need not be those of the same ones
         old = {name: tensor for name, tensor in old.items() if not name.startswith("phoneme_head.out_proj")}
+    # Tensors of other shapes, which a model of other sizes has, stay as they were initialized.
     fitting = {name: old[name] for name in state if name in old and old[name].shape == state[name].shape}
     model.load_state_dict(fitting, strict=False)
     return [name for name in state if name not in fitting]
@@ -234,8 +241,10 @@ def run(codec_args: CodecArguments, training_args: TrainingArguments) -> None:
         callbacks.append(QuantizationStart(clips, quantize_after))
     Path(training_args.output_dir).mkdir(parents=True, exist_ok=True)
     checkpoint = last_complete_checkpoint(training_args.output_dir)
+    # A checkpoint has these pitches already.
     if checkpoint is None:
         model.codec.voice_log_f0.data = measure_voice_pitch(clips)
+    # `Trainer` would drop what `forward` does not name, such as `waveform`, which the collator needs.
     training_args.remove_unused_columns = False
     with checking_settings():
         trainer = VitaAudioCodecTrainer(

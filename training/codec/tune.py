@@ -77,6 +77,7 @@ def load_checkpoint(
     if default_voice not in config.voice_names:
         raise ValueError(f"The codec in `{checkpoint}` has no voice {default_voice}, but {config.voice_names}.")
     if "decoder" in parts:
+        # A decoder is tuned in the default voice alone, so it loses the others.
         voice = config.voice_names.index(default_voice)
         for name in ("codec.decoder.voice_embedding.weight", "codec.voice_log_f0"):
             weights[name] = weights[name][voice : voice + 1]
@@ -130,12 +131,15 @@ def run(tuning_args: TuningArguments, training_args: TrainingArguments) -> None:
         clips,
         tuning_args.default_voice,
         phonemes,
+        # Only an encoder has to learn to hear through noise. A decoder alone gets the codes of clean speech.
         is_disturbed="encoder" in tuning_args.parts,
         answers=read_answers(corpus_dir) if tuning_args.answer_times > 1 else (),
         answer_times=tuning_args.answer_times,
     )
+    # The other processes then find all targets on disk.
     with training_args.main_process_first(desc="preparing clips"):
         dataset.prepare()
+    # `Trainer` would drop what `forward` does not name, such as `waveform`, which the collator needs.
     training_args.remove_unused_columns = False
     with checking_settings():
         trainer = VitaAudioCodecTrainer(
