@@ -206,6 +206,8 @@ def register_family(function: Callable[[], Iterable[Fact]]) -> Callable[[], Iter
 
 def stable_hash(*parts: str) -> int:
     """A 64-bit hash that is the same in every process and on every machine."""
+    # Python's own `hash` of a text is another one in each process. The separator is in no text, so ("ab", "c") and
+    # ("a", "bc") have different hashes.
     return int.from_bytes(hashlib.sha256("\x1f".join(parts).encode()).digest()[:8], "big")
 
 
@@ -229,6 +231,7 @@ def make_fact(
 def arithmetic() -> Iterator[Fact]:
     for i, a in enumerate(NUMBERS):
         for j, b in enumerate(NUMBERS):
+            # Sums and differences stay among the numbers that have a word above.
             if i + j < len(NUMBERS):
                 total = NUMBERS[i + j]
                 wordings = (
@@ -307,6 +310,7 @@ def clock() -> Iterator[Fact]:
                 f"Which time is {phrase} {hour} o'clock?",
                 f"What does the clock say {phrase} {hour} o'clock?",
             )
+            # A recogniser may write 3:30, which the normalizer reads as "three thirty".
             accepted = (f"{hour} thirty",) if gold.startswith("half") else ()
             yield make_fact("clock", f"the time is {gold}.", gold, wordings, accepted)
 
@@ -396,6 +400,7 @@ def all_questions() -> list[Question]:
         spare = {fact: len(fact.wordings) - MIN_TRAINING_WORDINGS for fact in facts}
         wanted = round(HELD_OUT_SHARE * len(pairs))
         held_out = set()
+        # The order of hashes is a shuffle that is the same everywhere.
         for fact, text in sorted(pairs, key=lambda pair: stable_hash("question", pair[1])):
             if len(held_out) < wanted and spare[fact] > 0:
                 spare[fact] -= 1

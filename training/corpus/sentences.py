@@ -124,6 +124,7 @@ def _fill(template: str, rng: random.Random) -> str:
         return chosen[match[0]]
 
     text = re.sub(r"\{(\w+?)\d?\}", fill_slot, template)
+    # "a orange hat" becomes "an orange hat".
     return capitalized(re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text))
 
 
@@ -146,11 +147,14 @@ def all_sentences(more_templates: tuple[str, ...] = MORE_TEMPLATES) -> tuple[Sen
     # of the shipped families alone, so that a new one leaves the sentences of the shipped model as they are
     taken = {text for fact in facts_by_draw()[0] for text in (fact.answer, *fact.wordings)}
     groups = [_draw(TEMPLATES, random.Random("vita-audio sentences"), NUM_SIMPLE_SENTENCES, taken)]
+    # A new pattern gives no sentence that is there already. The seed of its draw is its own text, so
+    # that the draw does not depend on other patterns.
     for template in more_templates:
         taken.update(groups[-1])
         groups.append(_draw((template,), random.Random(template), SENTENCES_PER_TEMPLATE, taken))
     sentences = []
     for texts in groups:
+        # The order of hashes is a shuffle that is the same everywhere.
         ranked = sorted(texts, key=lambda text: stable_hash("sentence", text))
         held_out = set(ranked[: round(HELD_OUT_SHARE * len(ranked))])
         sentences += [Sentence(text, "test" if text in held_out else "train") for text in texts]
