@@ -41,6 +41,7 @@ TEST_VOICES_PER_SENTENCE = 1
 SILENCE_BELOW_PEAK_DB = 42.0
 LEADING_SILENCE_S = 0.05
 TRAILING_SILENCE_S = 0.1
+# All clips of the fixed joe have this peak; those of other voices vary.
 FIXED_PEAK_DB = -3.0
 
 
@@ -93,6 +94,7 @@ def joe_clips() -> Iterator[Clip]:
     for answer in dict.fromkeys(fact.answer for fact in all_facts()):
         yield Clip(answer, JOE.name, "train")
     for question in all_questions():
+        # Joe's clips of questions are for training, so he never says a held-out wording.
         if question.split == "train":
             yield Clip(question.text, JOE.name, "train")
     for sentence in all_sentences():
@@ -148,6 +150,7 @@ def all_conversations() -> Iterator[dict]:
         answer = Clip(fact.answer, JOE.name, "train")
         scored = {"reference": fact.answer, "answer": fact.gold, "accepted": (fact.gold, *fact.accepted)}
         for clip in question_clips(question):
+            # Recognition is tested on sentences. Questions are further data to train it on.
             if clip.split == "train":
                 yield asr(clip)
             messages = [
@@ -163,6 +166,7 @@ def all_conversations() -> Iterator[dict]:
 
 def trim_silence(samples: np.ndarray, sampling_rate: int) -> np.ndarray:
     """`samples` from 50 ms before the first sound to 100 ms after the last, padded with zeros if need be."""
+    # Frames of 10 ms
     hop = sampling_rate // 100
     frames = np.pad(samples, (0, -len(samples) % hop)).reshape(-1, hop)
     level = np.sqrt((frames**2).mean(axis=1))
@@ -177,6 +181,7 @@ def _noise(length: int, pink: bool, rng: np.random.Generator) -> np.ndarray:
     noise = rng.standard_normal(length)
     if pink:
         spectrum = np.fft.rfft(noise)
+        # The power of pink noise falls as 1 / f, so its amplitude falls as the root of that.
         spectrum /= np.sqrt(np.maximum(np.arange(len(spectrum)), 1))
         noise = np.fft.irfft(spectrum, length)
     return noise / np.sqrt(np.mean(noise**2))
@@ -184,8 +189,10 @@ def _noise(length: int, pink: bool, rng: np.random.Generator) -> np.ndarray:
 
 def render_samples(clip: Clip) -> np.ndarray:
     """The clip, float32 `(num_samples,)` at 16 kHz. Speed, level and noise vary, except in joe's fixed voice."""
+    # The id is the seed, so a clip is the same whenever and by whichever process it is rendered.
     rng = random.Random(clip.id)
     samples, sampling_rate = speak(clip.text, ALL_VOICES[clip.voice], rng)
+    # A synthesizer may fail without an error.
     if np.abs(samples).max(initial=0.0) < 1e-3:
         raise RuntimeError(f"Voice {clip.voice} said nothing for {clip.text!r}.")
     fixed = clip.voice == JOE.name
@@ -214,6 +221,7 @@ def render_clip(clip: Clip, output_dir: Path) -> dict:
     return {**row, "duration": round(duration, 4)}
 
 
+# `imap` passes one argument, and a worker can only be sent a function that a module has by name.
 def _render_job(job: tuple[Clip, Path]) -> dict:
     return render_clip(*job)
 
@@ -237,10 +245,12 @@ def render_corpus(output_dir: Path, limit: int | None = None, workers: int = 2) 
         raise ValueError(f"workers must be at least 1, got {workers}.")
     clips = all_clips()
     if limit is not None:
+        # Ids are hashes, so the first of them are clips of all kinds.
         clips = sorted(clips, key=lambda clip: clip.id)[:limit]
     check_programs(ALL_VOICES[name] for name in {clip.voice for clip in clips})
     output_dir.mkdir(parents=True, exist_ok=True)
     jobs = [(clip, output_dir) for clip in clips]
+    # `imap` keeps the order, so the files do not depend on the number of workers.
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         rows = list(tqdm(pool.imap(_render_job, jobs, chunksize=8), total=len(jobs), desc="Rendering", unit="clip"))
     rendered = {row["path"] for row in rows}

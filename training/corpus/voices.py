@@ -92,6 +92,7 @@ MODULES = {
 FESTIVAL_VOICES = {"ked_diphone": "festvox-kdlpc16k"}
 
 _KOKORO_SAMPLING_RATE = 24_000
+# Marks of stress, and punctuation
 _NOT_PHONEMES = set("ˈˌ" + string.punctuation)
 _WAV_HEADER_BYTES = 44
 
@@ -111,6 +112,7 @@ def check_programs(voices: Iterable[Voice]) -> None:
             if find_spec(module) is None:
                 missing.append(f"the Python package `{package}`")
     for setting in sorted({voice.setting for voice in voices if voice.engine == "festival"}):
+        # Only festival knows which voices it has.
         command = ["festival", "--batch", f"(voice_{setting})"]
         if shutil.which("festival") and subprocess.run(command, capture_output=True).returncode != 0:
             missing.append(f"the voice `{setting}` of festival (Debian package {FESTIVAL_VOICES[setting]})")
@@ -181,6 +183,7 @@ def _speak_with_piper(text: str, setting: str, rng: random.Random) -> tuple[np.n
     from piper.config import SynthesisConfig
 
     if setting == "fixed":
+        # Piper draws from noise of these scales, so without it a text always sounds the same.
         config = SynthesisConfig(length_scale=1.0, noise_scale=0.0, noise_w_scale=0.0)
     else:
         config = SynthesisConfig(
@@ -198,6 +201,7 @@ def _speak_with_kokoro(text: str, setting: str, speed: float) -> tuple[np.ndarra
     phonemes = " ".join(_hibari().phonemize(text))
     ids = [vocabulary[phoneme] for phoneme in phonemes if phoneme in vocabulary]
     inputs = {
+        # Kokoro needs its padding token, 0, at both ends.
         "tokens": np.array([[0, *ids, 0]], dtype=np.int64),
         "style": kokoro_style(setting, len(ids)),
         "speed": np.array([speed], dtype=np.float32),
@@ -214,6 +218,7 @@ def _speak_with_program(command: list[str], text: str = "") -> tuple[np.ndarray,
     if done.returncode != 0 or len(done.stdout) <= _WAV_HEADER_BYTES:
         raise RuntimeError(f"`{' '.join(command)}` failed: {done.stderr.decode(errors='replace').strip()}")
     samples = np.frombuffer(done.stdout[_WAV_HEADER_BYTES:], dtype="<i2").astype(np.float32) / 32768
+    # These four bytes of a WAV header are the sampling rate.
     return samples, int.from_bytes(done.stdout[24:28], "little")
 
 
