@@ -53,6 +53,7 @@ class ResponseLog:
         self.path, self.rows = path, {}
         if path is None or not path.exists():
             return
+        # A kill in the middle of writing leaves a last line without its end.
         content = path.read_bytes()
         end = content.rfind(b"\n") + 1
         if end < len(content):
@@ -111,12 +112,15 @@ def respond(
         batch = [items[index] for index in range(start, min(start + batch_size, len(items)))]
         if all(item.id in log.rows for item in batch):
             continue
+        # Reading the files is not timed, because it is no work of the model.
         batch, audio_seconds = zip(*(load_audios(processor, item) for item in batch))
         started = time.perf_counter()
         inputs = build_prompts(processor, batch).to(model.device)
         sequences = model.generate(**inputs, do_sample=False, **generate_kwargs)
+        # The copy waits for the device, so that `seconds` has all of its work.
         new_ids = sequences[:, inputs["input_ids"].shape[1] :].cpu()
         seconds = (time.perf_counter() - started) / len(batch)
+        # Rows that end early are padded.
         num_tokens = (new_ids != model.generation_config.pad_token_id).sum(dim=1).tolist()
         responses = processor.post_process_generation(new_ids)
         log.append(
@@ -178,6 +182,7 @@ def score(
         if task in SPEAKING_TASKS:
             line["heard"] = transcripts[item.id]["heard"]
         if task in QUESTION_TASKS:
+            # Without a sentence as a reference, the answer may stand anywhere.
             gold = item.accepted_answers, item.reference or None, normalizer
             line["text_is_right"] = answer_is_right(line["text"], *gold)
             if task in SPEAKING_TASKS:
@@ -208,6 +213,7 @@ def measure_throughput(
     speed = {"tokens_per_second": sum(row["num_tokens"] for row in rows) / sum(work)}
     if task in SPEAKING_TASKS:
         spoken = [transcripts[item.id] for item in items]
+        # Speaking is work, too.
         work = [seconds + row["seconds"] for seconds, row in zip(work, spoken)]
         rows = spoken
     durations = [row["audio_seconds"] for row in rows]
@@ -228,6 +234,8 @@ def load_for_scoring(
     """
     check_place(name_or_path)
     with naming(f"The configuration of {name_or_path}"):
+        # The type is read first. `AutoConfig` would not do, because it refuses types that it does not know with an
+        # error of its own.
         config, _ = PreTrainedConfig.get_config_dict(name_or_path, revision=revision)
     if config.get("model_type") != VitaAudioConfig.model_type:
         raise ValueError(

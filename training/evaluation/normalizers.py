@@ -100,10 +100,12 @@ def number_to_words(number: int) -> str:
 
 def _clock_to_words(match: re.Match) -> str:
     hour, minute = int(match[1]), int(match[2])
+    # It is no time of day; the steps after this one read its numbers.
     if hour > 23 or minute > 59:
         return match[0]
     if minute == 0:
         return f"{number_to_words(hour)} oclock"
+    # "3:05" is read as "three o five".
     return f"{number_to_words(hour)} {'o ' if minute < 10 else ''}{number_to_words(minute)}"
 
 
@@ -114,12 +116,15 @@ def normalize_corpus_text(text: str) -> str:
     'what is seven plus five it is three thirty or four oclock'
     """
     text = text.lower().replace("’", "'")
+    # Clock times come first, because later steps take their colon for punctuation.
     text = re.sub(r"\b(\d{1,2})[:.](\d{2})\b(\s*o'?\s?clock)?", _clock_to_words, text)
+    # "1,000" is one number.
     text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)
     # "-" is spoken where a number follows; elsewhere it joins words. "+" and "=" are always spoken.
     text = re.sub(r"(?<=[\w\s])([+=]|[-−–](?=\s*\d))", lambda match: f" {_SIGNS[match[1]]} ", text)
     text = re.sub(r"\d+", lambda match: f" {number_to_words(int(match[0]))} ", text)
     text = " ".join(re.sub(r"[^\w']|_", " ", text).split())
+    # The table comes before apostrophes go, because some of its words have one.
     for spelling, word in _SPELLINGS.items():
         text = re.sub(rf"(?<![\w']){spelling}(?![\w'])", word, text)
     return " ".join(text.replace("'", "").split())

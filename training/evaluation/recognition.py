@@ -49,6 +49,7 @@ class WhisperRecognizer:
             waveform.astype(np.float32),
             language="en",
             beam_size=5,
+            # With its own text of the window before as a prompt, Whisper may repeat itself.
             condition_on_previous_text=False,
             without_timestamps=True,
         )

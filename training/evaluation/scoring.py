@@ -21,6 +21,7 @@ def word_error_rate(references: Sequence[str], hypotheses: Sequence[str], normal
 
     Raises ValueError if the two differ in length, or if a reference has no words.
     """
+    # jiwer counts the errors of all texts together, so a long one counts more than a short one.
     return jiwer.wer(*_normalize_pairs(references, hypotheses, normalizer))
 
 
@@ -38,6 +39,7 @@ def _normalize_pairs(
         raise ValueError("There is nothing to score: no references.")
     normalize = find_normalizer(normalizer)
     normalized = [normalize(reference) for reference in references]
+    # Rates are errors per word of a reference, and without words there is none.
     if not all(normalized):
         raise ValueError(f"Reference {normalized.index('')} has no words: {references[normalized.index('')]!r}.")
     return normalized, [normalize(hypothesis) for hypothesis in hypotheses]
@@ -52,6 +54,7 @@ def answer_is_right(
     "Hot is the opposite of cold" does not pass for the answer "cold".
     """
     normalize = find_normalizer(normalizer)
+    # With spaces around, "seven" is not found in "seventeen".
     words = f" {normalize(text)} "
     accepted = [normalize(phrase) for phrase in ([gold] if isinstance(gold, str) else gold)]
     if not accepted or not all(accepted):
