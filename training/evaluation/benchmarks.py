@@ -197,6 +197,7 @@ class BenchmarkItems(Sequence):
         optional = ("id", *(("accepted_answers", "reference") if "answers" in needed else ()))
         self.columns = {role: names[role] for role in (*needed, *optional) if names.get(role) in dataset.column_names}
         self.row_numbers = draw(len(dataset), limit)
+        # Two roles may have one column, and `select_columns` would take it twice.
         self.dataset = dataset.select(self.row_numbers).select_columns(list(dict.fromkeys(self.columns.values())))
         self._check_rows()
 
@@ -242,6 +243,7 @@ class BenchmarkItems(Sequence):
             messages = spoken_conversation(values.get("audio"))
         else:
             messages = [{"role": "user", "content": [{"type": "text", "text": values["question"]}]}]
+        # Published sets have no such column, but a set of one's own may.
         answers = [*list_answers(values["answers"]), *list_answers(values.get("accepted_answers"))]
         accepted = tuple(dict.fromkeys(answer for answer in answers if self.normalize(answer)))
         return Item(item_id, messages, values.get("reference") or "", accepted)
@@ -332,6 +334,7 @@ def read_seed_tts(folder: Path) -> Dataset:
 
 def draw(number: int, limit: int | None, seed: int = 0) -> list[int]:
     """Indices of `limit` out of `number` rows, drawn with a fixed seed; without a limit all, in their order."""
+    # A generator of its own, so that the rows are the same whatever else draws numbers.
     return list(range(number)) if limit is None else random.Random(seed).sample(range(number), min(limit, number))
 
 
@@ -340,6 +343,7 @@ def items_fingerprint(items: Sequence[Item]) -> str:
     digest = hashlib.blake2b(digest_size=12)
     for item in items:
         for audio in item.audios:
+            # The content and not the path, because a file may change under its name.
             digest.update(hashlib.blake2b(read_content(audio)).digest())
         silent = item.with_audios([None] * len(item.audios))
         digest.update(json.dumps([silent.id, silent.messages, silent.reference, silent.accepted_answers]).encode())

@@ -73,6 +73,7 @@ def librispeech_row(corpus: Corpus, row: dict) -> dict:
     path = row["audios"][0]
     # upper case without punctuation, as in LibriSpeech
     text = " ".join(re.sub(r"[^\w' ]", " ", row["reference"]).upper().split())
+    # The corpus has no chapters, but LibriSpeech has the column.
     speaker = {"speaker_id": corpus.speaker(path), "chapter_id": 0}
     return {"file": Path(path).name, "audio": corpus.audio(path), "text": text, **speaker, "id": row["id"]}
 
@@ -164,6 +165,7 @@ def write_seed_tts(corpus: Corpus, folder: Path) -> int:
     rows = corpus.rows(*SEED_TTS_SET)
     (folder / "prompt-wavs").mkdir()
     lines = []
+    # A recording of the text itself would show the model what it is to say.
     for row, voice in zip(tqdm(rows, desc="seed_tts_en", leave=False), [*rows[1:], rows[0]]):
         path = f"prompt-wavs/{voice['id']}.wav"
         sf.write(folder / path, *sf.read(corpus.folder / voice["audios"][-1]), subtype="PCM_16")

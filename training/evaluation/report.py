@@ -9,6 +9,7 @@ import matplotlib
 from modeling_vita_audio.saving_vita_audio import replaced_whole
 
 
+# Pictures are only written to files, and a server has no display. `pyplot` is imported after this choice.
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
@@ -123,7 +124,9 @@ def plot_results(results: dict, path: Path) -> None:
             # names go left and right in turn, because modes of like speed lie close together
             side, shift = (("left", 4), ("right", -4))[number % 2]
             axes.annotate(mode, (x, y), textcoords="offset points", xytext=(shift, height), ha=side)
+    # Names that stand above a point at 100 % need some room.
     axes.set(xlabel="new tokens per second, one request", ylabel="%", ylim=(0, 108))
+    # Outside of the axes the legend hides no point; this needs the layout "constrained".
     figure.legend(loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=120)
     plt.close(figure)
@@ -139,6 +142,7 @@ def plot_benchmarks(results: dict, path: Path) -> None:
         for key in BENCHMARK_FIGURES
         if key != "cer" and any(key in figures for figures in modes.values())
     ]
+    # Bars of a group take 0.8 of its place, and the rest is the space to the next group.
     height = 0.8 / len(mode_names)
     figure, axes = plt.subplots(figsize=(7, 1 + 0.3 * len(groups) * (1 + len(mode_names))), layout="constrained")
     for number, mode in enumerate(mode_names):
@@ -150,7 +154,9 @@ def plot_benchmarks(results: dict, path: Path) -> None:
         bars = axes.barh([y for y, _ in points], [value for _, value in points], height, label=mode)
         axes.bar_label(bars, fmt="%.1f", padding=2)
     labels = [f"{benchmark}\n{BENCHMARK_FIGURES[key]}" for benchmark, key in groups]
+    # In the middle of a group
     axes.set_yticks([place + 0.4 - height / 2 for place in range(len(groups))], labels)
+    # The first benchmark stands at the top, as in the table.
     axes.invert_yaxis()
     axes.set(xlabel="%")
     axes.margins(x=0.1)
