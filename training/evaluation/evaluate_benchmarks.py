@@ -149,6 +149,7 @@ def evaluate_benchmarks(args: argparse.Namespace) -> dict:
     # before the work, because a folder with results of another model is refused
     results = read_results(args.output_dir, model_name)
     sets = load_sets(args)
+    # It is loaded before the model, so that one that is missing is an error at once.
     recognizer = None
     if any(scored.is_spoken for scored in sets):
         recognizer = load_recognizer(args.recognizer, args.device)
@@ -156,6 +157,7 @@ def evaluate_benchmarks(args: argparse.Namespace) -> dict:
     modes = args.mctp_mode or [getattr(model.generation_config, "mctp_mode", None) or "vanilla"]
     check_modes(modes, model)
     weights = codec_fingerprint(model)
+    # Once more, because the weights are known now: a model of the same name may have been trained further.
     read_results(args.output_dir, model_name, weights)
     for scored in sets:
         # all that a response depends on, except its mode
@@ -202,8 +204,10 @@ def evaluate_in_mode(
     responses = ResponseLog(log_path(args.output_dir / "responses", name, settings))
     generate_kwargs = {"mctp_mode": mode, "max_new_tokens": args.max_new_tokens}
     respond(model, processor, scored.items, responses, args.batch_size, desc=name, **generate_kwargs)
+    # Without a file: there is nothing to listen to in answers that are texts.
     transcripts = ResponseLog()
     if scored.is_spoken:
+        # Another recogniser hears the same responses, but its transcripts are in a file of their own.
         settings = settings | {"recognizer": args.recognizer}
         transcripts = ResponseLog(log_path(args.output_dir / "transcripts", name, settings))
         listen(processor, recognizer, scored.items, responses.rows, transcripts, desc=name)

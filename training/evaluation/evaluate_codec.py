@@ -91,6 +91,7 @@ def evaluate_codec(codec: SpeechCodec, corpus_dir: Path, clips: list[dict], reco
             }
         )
     results = {}
+    # Every clip counts in its own group and in the one of all.
     for group in ["all", *sorted({row["group"] for row in rows})]:
         of_group = [row for row in rows if group in ("all", row["group"])]
         references = [row["reference"] for row in of_group]
@@ -114,8 +115,11 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"--num_clips must be at least 2, got {args.num_clips}")
     check_place(args.codec)
     with no_empty_folder(args.output and args.output.parent):
+        # The folder is made before the work, so that one that cannot be written fails at once.
         if args.output:
             args.output.parent.mkdir(parents=True, exist_ok=True)
+        # The configuration is enough to find the recordings, so too few of them are an error before weights are
+        # loaded.
         with naming(f"The configuration of {args.codec}"):
             config = AutoConfig.from_pretrained(args.codec)
         clips = held_out_clips(args.corpus_dir, find_default_voice(config), args.num_clips)

@@ -48,6 +48,7 @@ from training.evaluation.scoring import real_time_factor, word_error_rate
 
 PROG = "training.evaluation.evaluate_held_out"
 # speed is measured with the first of these sets that is scored
+# Spoken ones come first, because only they show how fast the codec is as well.
 SPEED_SETS = ("sqa", "tts", "sqa_unseen_voice", "tqa", "asr", "asr_unseen_voice")
 NUM_SPEED_ITEMS = 20
 
@@ -72,6 +73,7 @@ def load_sets(
     if names is None or any(SETS[name].split == UNSEEN_VOICE_SPLIT for name in names):
         try:
             of_split[UNSEEN_VOICE_SPLIT] = read_sets(corpus_dir, UNSEEN_VOICE_SPLIT, limit, with_others=False)
+        # Conversations of one's own have no voice that was held out.
         except ValueError:
             if names is not None:
                 raise
@@ -106,6 +108,7 @@ def measure_speed(
     for item, mode in tqdm(list(product(items, modes)), desc="speed"):
         start = time.perf_counter()
         inputs = build_prompts(processor, [item])
+        # `tokens_per_second` is of `generate` alone. The encoding of the prompt counts for `real_time_factor`.
         encoded = time.perf_counter()
         sequences = model.generate(**inputs, do_sample=False, mctp_mode=modes[mode], **generate_kwargs)
         generate_seconds[mode] += time.perf_counter() - encoded
@@ -138,6 +141,7 @@ def evaluate(args: argparse.Namespace) -> tuple[dict, list[dict]]:
         generate_kwargs = {"mctp_mode": mode, "max_new_tokens": args.max_new_tokens}
         for name in sets:
             task = SETS[name].task
+            # Logs in memory, because this command always runs from the start.
             responses, transcripts = ResponseLog(), ResponseLog()
             respond(model, processor, sets[name], responses, desc=f"{mode_name} {name}", **generate_kwargs)
             if task in SPEAKING_TASKS:
@@ -145,6 +149,7 @@ def evaluate(args: argparse.Namespace) -> tuple[dict, list[dict]]:
             modes[mode_name][name], of_set = score(task, sets[name], responses.rows, transcripts.rows)
             lines += [{"mode": mode_name, "set": name, **line} for line in of_set]
             print(mode_name, name, json.dumps(modes[mode_name][name]), flush=True)
+    # Speed is that of one request at a time, as a user waits for it, and not that of the batches above.
     timed = sets[next(name for name in SPEED_SETS if name in sets)][:NUM_SPEED_ITEMS]
     speeds = measure_speed(model, processor, timed, mode_names.values(), max_new_tokens=args.max_new_tokens)
     for mode_name, mode in mode_names.items():
@@ -175,6 +180,7 @@ def possible_modes(model: VitaAudioForConditionalGeneration) -> list[str]:
     names = []
     for name in MCTP_MODES:
         try:
+            # It raises a ValueError for a mode that needs more modules.
             resolve_mctp_mode(name, model.config.num_mctp_modules)
             names.append(name)
         except ValueError:
