@@ -80,6 +80,7 @@ def load_conversations(
     if tasks is not None and not tasks:
         raise ValueError("`tasks` is empty; leave it out to take all.")
     files = find_row_files(source)
+    # Lines of JSON and CSV are read here, all else by `datasets`.
     if files:
         # `datasets` takes a list among these arguments for shards and reads them one by one. So the tasks come one
         # after the other, as they do from a dataset.
@@ -297,6 +298,8 @@ def task_of(messages: list[dict], task: str | None = None) -> str:
     if is_heard:
         # A recording alone is a question. A text beside it is an instruction.
         return ASR if user.replace(AUDIO_MARK, "").strip() and not is_spoken else SPOKEN_QA
+    # Where a text is to be spoken, the answer is speech alone, or the user's turn begins with the prompt of TTS. Any
+    # other speech, such as that beside a text, answers a question.
     return TTS if is_spoken and (answer.strip() == AUDIO_MARK or user.startswith(TTS_PROMPT)) else WRITTEN_QA
 
 

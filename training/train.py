@@ -408,6 +408,7 @@ def run(script_args: VitaAudioScriptArguments, training_args: VitaAudioSFTConfig
     if training_args.eval_strategy != "no":
         conversations["test"] = load_split(script_args.dataset_test_split)
     model, processor = load_model_and_processor(script_args, training_args, conversations["train"], checkpoint)
+    # The processor makes the examples, so it gets the layout before they are made.
     if training_args.interleave_pattern is not None:
         check_interleave_pattern(training_args.interleave_pattern)
         processor.interleave_pattern = training_args.interleave_pattern

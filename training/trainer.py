@@ -254,6 +254,7 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
                 "`padding_free=True` has an effect with flash attention alone; set it as `attn_implementation`, or "
                 "leave it out."
             )
+        # The layout is in the examples already, so a setting cannot change it any more.
         asked, made_with = args.interleave_pattern, kwargs["processing_class"].interleave_pattern
         if asked is not None and list(asked) != made_with:
             raise ValueError(
@@ -274,6 +275,7 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
                         f"`{name}` must have the columns `input_ids` and `labels`, as `build_training_dataset` makes "
                         f"them of conversations; it has {dataset.column_names}."
                     )
+                # `SFTTrainer` would cut such rows off, and an example without its end teaches the model to never stop.
                 if (
                     args.max_length is not None
                     and (longest := max(list_lengths(dataset, "input_ids"))) > args.max_length
