@@ -212,6 +212,7 @@ def build_training_dataset(
     Raises:
         ValueError: an audio or a conversation is bad, or all of them are too long.
     """
+    # Codes are made for each recording and not for each conversation, because conversations share recordings.
     keys, sizes, places = hash_audios(conversations)
 
     def read(key: str) -> str | dict:

@@ -198,6 +198,7 @@ def parse_settings(dataclass_types: tuple[type, ...], prog: str, argv: list[str]
                 raise ValueError(f"{place}: there is no setting `{name}`{hint}")
             try:
                 check_setting(value, kinds[name])
+                # Their type also allows a text, for JSON on the command line; a YAML file has mappings.
                 if name.endswith("_kwargs") and isinstance(value, str):
                     raise ValueError(f"must be a mapping, got {value!r:.100}")
             except ValueError as error:

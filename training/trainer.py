@@ -43,6 +43,7 @@ REFUSED_SETTINGS = {
     "completion_only_loss": ((None,), "the loss is always on what the assistant writes"),
     "assistant_only_loss": ((False,), "the loss is always on what the assistant writes"),
     "truncation_mode": (("keep_start",), "examples that are too long are left out, not cut off"),
+    # `bfd_split` cuts only rows that are longer than `max_length`, and those are refused.
     "packing_strategy": (("bfd", "bfd_split"), "samples may not be cut in two, nor attend to one another"),
     "do_predict": ((False,), "this trainer predicts nothing; `vita-audio evaluate` scores a model"),
 }
