@@ -93,7 +93,7 @@ def describe_start(name_or_path: str | None, revision: str | None = None) -> dic
     card = metadata_of(find(CARD_FILE))
     start = {key: card[key] for key in ("license", "language") if key in card}
     record = read_json(find(TRAINING_RECORD_FILE))
-    # Each of our stages writes a record. Without one this is a language model, the base of all stages.
+    # Each of our stages writes a record. A model without one was made by somebody else and is the base of all stages.
     if record is None:
         return start | {"starts_from": place, "stages": [], "base_model": place.get("repo_id")}
     # A folder that was pushed is named by its place on the Hub, which readers of the card can find.
