@@ -28,6 +28,7 @@ class ColumnBuffer:
 
     def read(self, start: int, end: int) -> torch.Tensor:
         """The columns `start` to `end - 1`."""
+        # Chunks are joined only when somebody reads them, so `append` copies nothing
         if len(self.chunks) > 1:
             self.chunks = [torch.cat(self.chunks, dim=1)]
         return self.chunks[0][:, start - self.start : end - self.start]
@@ -57,7 +58,9 @@ def crop_layer(layer: CacheLayerMixin, tokens_to_remove: int):
         return
     if type(layer) is StaticLayer:
         # What lies beyond the length is masked, and the next tokens overwrite it
+        # In place, because compiled code keeps the address of this tensor
         layer.cumulative_length.sub_(abs(tokens_to_remove))
+    # A sliding static layer has written new tokens over the old ones
     elif isinstance(layer, StaticLayer):
         raise ValueError(f"Tokens cannot be taken back from a {type(layer).__name__}. Use a dynamic cache.")
     else:
@@ -92,6 +95,7 @@ class VitaAudioCache(Cache):
 
     def __init__(self, config: VitaAudioConfig, language_model_cache: Cache | None = None):
         if language_model_cache is None:
+            # With its config the cache gets a sliding layer wherever the language model has one
             language_model_cache = DynamicCache(config=config.text_config)
         if language_model_cache.get_seq_length() > 0:
             raise ValueError(
@@ -100,6 +104,7 @@ class VitaAudioCache(Cache):
             )
         super().__init__(layers=language_model_cache.layers, offloading=language_model_cache.offloading)
         self.layer_class_to_replicate = language_model_cache.layer_class_to_replicate
+        # A `DynamicCache` that was made without a config has no layers before its first tokens
         last_layer = self.layers[-1] if self.layers else DynamicLayer()
         self.mctp_caches = [Cache(layers=[copy.deepcopy(last_layer)]) for _ in range(config.num_mctp_modules)]
         self._clear()
@@ -117,6 +122,7 @@ class VitaAudioCache(Cache):
     def num_columns_read(self, module_idx: int) -> int:
         """n_k, the number of columns that module k = 1, 2, ... has read; for k = 0 those of the language model, N."""
         cache = self.mctp_caches[module_idx - 1] if module_idx > 0 else self
+        # A static layer counts in a tensor
         return int(cache.get_seq_length())
 
     def append_language_model(
@@ -133,10 +139,12 @@ class VitaAudioCache(Cache):
         """
         num_modules = len(self.hidden_states)
         if num_modules > 0:
+            # The last module has read the fewest columns, so it decides what can be forgotten
             start = self.num_columns_read(num_modules) - 2 * num_modules
             for buffer in self.buffers:
                 buffer.keep(start, buffer.end)
             self.inputs_embeds.append(inputs_embeds)
+            # One row of positions may serve the whole batch, but selecting rows of the cache needs one for each
             self.position_ids.append(position_ids.expand(inputs_embeds.shape[0], -1))
             self.hidden_states[0].append(hidden_states)
 
@@ -150,6 +158,7 @@ class VitaAudioCache(Cache):
             `(batch_size, max(n - k, 0), hidden_size)`.
         """
         start, end = self.num_columns_read(module_idx), self.num_columns_read(0)
+        # The states that module k reads end where module k - 1 has stopped
         if start == end or self.hidden_states[module_idx - 1].end < end:
             raise ValueError(
                 f"It is not the turn of MCTP module {module_idx}: modules 1, 2, ... run in this order, once after "
@@ -158,6 +167,7 @@ class VitaAudioCache(Cache):
         return (
             self.hidden_states[module_idx - 1].read(start, end),
             self.position_ids.read(start, end),
+            # The tokens from N on have no embeddings here: MCTP modules wrote them, and the caller embeds them
             self.inputs_embeds.read(min(start + module_idx, end), end),
         )
 
@@ -182,12 +192,14 @@ class VitaAudioCache(Cache):
         if self.hidden_states and min(ends[-1], self.num_columns_read(len(ends) - 1)) < self.hidden_states[0].start:
             raise ValueError(f"Cannot take back {abs(tokens_to_remove)} tokens: the states before them are forgotten.")
         for module_idx, cache in enumerate(self.mctp_caches, start=1):
+            # A module that is behind has read nothing that must be taken back, hence the `min`
             crop_layer(cache.layers[0], min(ends[module_idx] - self.num_columns_read(module_idx), 0))
         for layer in self.layers:
             crop_layer(layer, tokens_to_remove)
         for buffer, buffer_end in zip(self.buffers, [end, end, *ends]):
             buffer.keep(buffer.start, buffer_end)
 
+    # Sliding layers then keep what leaves their window, so that `crop` can bring it back
     def activate_past_recording(self):
         super().activate_past_recording()
         for cache in self.mctp_caches:
@@ -199,6 +211,7 @@ class VitaAudioCache(Cache):
             cache.reset()
         self._clear()
 
+    # The base class would reorder its own layers alone
     def reorder_cache(self, beam_idx: torch.LongTensor):
         self.batch_select_indices(beam_idx)
 

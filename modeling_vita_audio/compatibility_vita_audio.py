@@ -27,7 +27,9 @@ CACHE = CACHE_NAME if HAS_NEW_CACHE_NAME else OLD_CACHE_NAME
 
 def warn_if_untested(release: str) -> None:
     """Warns once where this code was not tested with `release` of transformers, and says with which it was."""
+    # Without `prereleases`, the range has no pre-release of a tested release in it
     if not TESTED_RELEASES.contains(release, prereleases=True):
+        # Below `transformers`, because only loggers below it have the handler and the level that users set there
         logging.get_logger("transformers.vita_audio").warning_once(
             f"The code of VITA-Audio was tested with transformers {TESTED_RELEASES}, and this is {release}. It goes "
             f'on; should something fail, `pip install "transformers{TESTED_RELEASES}"`.'
@@ -42,11 +44,13 @@ def takes_old_cache_name(forward: Callable) -> Callable:
     if HAS_NEW_CACHE_NAME:
         from transformers.utils.deprecation import deprecate_kwarg
 
+        # 5.40.0 is the release in which transformers itself drops the old name
         return deprecate_kwarg(OLD_CACHE_NAME, "5.40.0", new_name=CACHE_NAME)(forward)
 
     @wraps(forward)
     def renamed(*args, **kwargs):
         if OLD_CACHE_NAME in kwargs:
+            # Where both are given, `cache` wins, as in transformers 5.24
             kwargs.setdefault(CACHE_NAME, kwargs.pop(OLD_CACHE_NAME))
         return forward(*args, **kwargs)
 

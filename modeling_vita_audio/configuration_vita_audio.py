@@ -20,6 +20,7 @@ DEFAULT_TEXT_CONFIG = {
     "num_attention_heads": 28,
     "num_key_value_heads": 4,
     "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+    # `<|im_end|>`, which ends a turn, and `<|endoftext|>`
     "eos_token_id": [151645, 151643],
     "pad_token_id": 151643,
 }
@@ -34,6 +35,7 @@ LARGEST_SIZES = {
     "num_attention_heads": 2**12,
     "num_key_value_heads": 2**12,
 }
+# The released models have 10
 LARGEST_NUM_MCTP_MODULES = 256
 
 # transformers' name of SenseVoice's encoder
@@ -110,6 +112,7 @@ class VitaAudioConfig(PreTrainedConfig):
     }
 
     model_type = "vita_audio"
+    # `Trainer` must not gather these as predictions when it evaluates
     keys_to_ignore_at_inference = [CACHE, "lm_loss", "mctp_losses"]
     sub_configs = {"text_config": AutoConfig, "audio_config": AutoConfig}
 
@@ -133,6 +136,7 @@ class VitaAudioConfig(PreTrainedConfig):
         if isinstance(self.audio_config, dict):
             self.audio_config = AutoConfig.for_model(**{"model_type": AUDIO_MODEL_TYPE, **self.audio_config})
         super().__post_init__(**{key: value for key, value in kwargs.items() if key not in FORMER_KEYS})
+        # The language model's own config may say it, as those of small Qwen2.5 models do
         self.tie_word_embeddings = self.tie_word_embeddings or getattr(self.text_config, "tie_word_embeddings", False)
         # `@strict` runs these validators, too, but wraps their `ValueError` in an exception of its own; this comes
         # first
@@ -147,12 +151,14 @@ class VitaAudioConfig(PreTrainedConfig):
             raise ValueError(
                 f"`text_config` must be a decoder-only language model, got the encoder-decoder '{config.model_type}'."
             )
+        # So the configs of Gemma, Granite and Cohere call it
         for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
             if getattr(config, name, None) not in (None, 1):
                 raise ValueError(
                     f"`text_config` has `{name}` = {getattr(config, name)}: a language model that changes the logits "
                     "of its head cannot carry MCTP modules, which share the head."
                 )
+        # Architectures differ in which of these sizes their config has, so a size that is not there is passed over
         for name, largest in LARGEST_SIZES.items():
             if (size := getattr(config, name, None)) is not None and size < 1:
                 raise ValueError(f"`text_config.{name}` must be 1 or more, got {size}.")
@@ -166,12 +172,14 @@ class VitaAudioConfig(PreTrainedConfig):
                 f"`text_config.num_attention_heads` is {num_heads}, which is no multiple of `num_key_value_heads`, "
                 f"{num_kv_heads}."
             )
+        # With a `head_dim` of its own, as Qwen3 has, the heads need not divide the hidden size
         is_head_given = num_heads is None or getattr(config, "head_dim", None) is not None
         if not is_head_given and config.hidden_size % num_heads != 0:
             raise ValueError(
                 f"`text_config.hidden_size` is {config.hidden_size}, which is no multiple of `num_attention_heads`, "
                 f"{num_heads}."
             )
+        # `nn.Embedding` would fail here, too, but by an assertion that does not name the key
         if (pad_token_id := getattr(config, "pad_token_id", None)) is not None and pad_token_id >= config.vocab_size:
             raise ValueError(
                 f"`text_config.pad_token_id` is {pad_token_id}, but `text_config.vocab_size` is {config.vocab_size}."
@@ -231,6 +239,7 @@ class VitaAudioConfig(PreTrainedConfig):
             largest = LARGEST_SIZES.get(name, LARGEST_SIZES["hidden_size"])
             if not 1 <= getattr(config, name) <= largest:
                 raise ValueError(f"`audio_config.{name}` must be 1 to {largest}, got {getattr(config, name)}.")
+        # Their product is the width of the encoder's input
         if not 1 <= config.num_mel_bins * config.num_stacked_frames <= LARGEST_SIZES["hidden_size"]:
             raise ValueError(
                 "`audio_config.num_mel_bins` and `num_stacked_frames` must be 1 or more, and no larger than those of "
