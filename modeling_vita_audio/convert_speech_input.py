@@ -21,12 +21,14 @@ from .configuration_vita_audio import AUDIO_MODEL_TYPE
 SENSEVOICE_FOLDER = "sensevoice"
 CONFIG_FILE, CMVN_FILE, CTC_FILE = "config.yaml", "am.mvn", "ctc.safetensors"
 # What FunASR reads of a folder, but for weights
+# FunASR needs the tokenizer, too: its size is the width of the CTC head
 SENSEVOICE_FILES = (CONFIG_FILE, CMVN_FILE, "configuration.json", "*.bpe.model")
 
 SENSEVOICE = "model.audio_model.model."
 # A head for SenseVoice's own recognition, which the Plus models have and never use
 CTC_NAMES = (f"{SENSEVOICE}ctc.ctc_lo.weight", f"{SENSEVOICE}ctc.ctc_lo.bias")
 
+# `mlp.1` is the activation between the two layers, which has no weights
 PROJECTOR_NAMES = {"norm": "pre_proj_layernorm", "linear_1": "mlp.0", "linear_2": "mlp.2"}
 LAYER_NAMES = {
     "self_attn.o_proj": "self_attn.linear_out",
@@ -41,6 +43,7 @@ FUSED_LAYER, FUSED_PARTS = "self_attn.linear_q_k_v", ("self_attn.q_proj", "self_
 
 # The constructor's arguments of `VitaAudioFeatureExtractor`, and what `frontend_conf` of `config.yaml` calls them
 FRONTEND_KEYS = {
+    # The numbers are those of SenseVoiceSmall, for files that leave a key out
     "sampling_rate": ("fs", 16000),
     "feature_size": ("n_mels", 80),
     "frame_length": ("frame_length", 25),
@@ -61,9 +64,11 @@ def released_audio_name(name: str, num_transcription_layers: int) -> tuple[str, 
         return f"{SENSEVOICE}embed.weight", None
     index, layer, kind = re.fullmatch(r"model\.audio_tower\.layers\.(\d+)\.(.+)\.(\w+)", name).groups()
     is_transcribing, index = int(index) < num_transcription_layers, int(index)
+    # Two layers have such a norm: the last one that transcribes, and the last one of all
     if layer == "final_layernorm":
         return f"{SENSEVOICE}encoder.{'after_norm' if is_transcribing else 'tp_norm'}.{kind}", None
     block = f"encoders.{index - 1}" if is_transcribing else f"tp_encoders.{index - num_transcription_layers}"
+    # The first block has a name of its own there, because it alone changes the width
     if index == 0:
         block = "encoders0.0"
     third = FUSED_PARTS.index(layer) if layer in FUSED_PARTS else None
@@ -73,10 +78,10 @@ def released_audio_name(name: str, num_transcription_layers: int) -> tuple[str, 
 
 def find_sensevoice(folder: Path, sensevoice_dir: str | Path | None) -> Path:
     """
-    The folder with `config.yaml` and `am.mvn`: the checkpoint's own, where it has both, or the one that was given.
+    The folder with `config.yaml` and `am.mvn`: the one that was given, where it has both, else the checkpoint's own.
 
     Raises:
-        ValueError: neither has both files.
+        ValueError: none of them has both files.
         OSError: the Hub repository that was given cannot be downloaded.
     """
     places = [folder, folder / SENSEVOICE_FOLDER]
@@ -103,6 +108,7 @@ def read_sensevoice_config(path: Path) -> dict:
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    # RecursionError is for YAML that is nested too deeply
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is no YAML of plain values: {' '.join(str(error).split())[:200]}") from error
     parts = [
@@ -133,6 +139,7 @@ def read_audio_config(path: Path, shapes: Mapping[str, torch.Size]) -> dict:
         matches = (re.match(rf"{re.escape(SENSEVOICE)}encoder\.{pattern}\.(\d+)\.", name) for name in shapes)
         return len({match[1] for match in matches if match})
 
+    # `encoders0` is one layer more, and it does not match the pattern `encoders`
     num_prediction_layers = count("tp_encoders")
     return {
         "model_type": AUDIO_MODEL_TYPE,
@@ -143,6 +150,7 @@ def read_audio_config(path: Path, shapes: Mapping[str, torch.Size]) -> dict:
         "fsmn_kernel_size": shape("encoder.encoders0.0.self_attn.fsmn_block.weight")[-1],
         "num_hidden_layers": 1 + count("encoders") + num_prediction_layers,
         "num_timestamp_prediction_layers": num_prediction_layers,
+        # Tensors do not show heads and dropout. The defaults are those of SenseVoiceSmall
         "num_attention_heads": number_of(encoder, "attention_heads", 4, path),
         "hidden_dropout": number_of(encoder, "dropout_rate", 0.1, path, float),
         "attention_dropout": number_of(encoder, "attention_dropout_rate", 0.1, path, float),
@@ -185,12 +193,15 @@ def read_cmvn(path: Path, size: int) -> tuple[list[float], list[float]]:
     Raises:
         ValueError: the file does not have two rows of `size` numbers.
     """
+    # A file that is no text gets the message below, which says what is missing
     text = path.read_text(encoding="utf-8", errors="replace")
     rows = []
     for name in ("AddShift", "Rescale"):
+        # The numbers stand in brackets in the line after the name
         match = re.search(rf"<{name}>[^\n]*\n[^\n\[]*\[([^\]]*)\]", text)
         try:
             rows.append([float(number) for number in match[1].split()])
+        # There was no match, or something in the brackets is no number
         except (TypeError, ValueError):
             rows.append([])
         if len(rows[-1]) != size:

@@ -162,6 +162,7 @@ def convert(
     folder = find_folder(input_dir, [CONFIG_NAME])
     hears_features = check_architecture(read_json(folder / CONFIG_NAME), to_released)
     sensevoice_files = (*SENSEVOICE_FILES, f"{SENSEVOICE_FOLDER}/*") if hears_features else ()
+    # `*.py` is for checkpoints of ours whose processor has its code beside it
     folder = find_folder(input_dir, ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.py", *sensevoice_files])
 
     config = VitaAudioConfig.from_pretrained(folder) if to_released else convert_config(folder, hears_features)
@@ -170,6 +171,7 @@ def convert(
     sensevoice = find_sensevoice(folder, sensevoice_dir) if hears_features else None
     if hears_features and not to_released:
         shapes = {name: tensor.shape for name, (_, tensor) in files.items()}
+        # `convert_config` cannot say this, because a released config.json says nothing of the encoder
         config.audio_config = AutoConfig.for_model(**read_audio_config(sensevoice / CONFIG_FILE, shapes))
         config.validate_speech_input()
     generation_config, schedule = convert_generation_config(folder, config, to_released)
@@ -180,6 +182,7 @@ def convert(
         with suppress(ValueError):  # a schedule such as [1, 0] is not a layout
             check_interleave_pattern(schedule)
             config.interleave_pattern = schedule
+    # Only the names and shapes of the parameters are needed, so the model takes no memory
     with torch.device("meta"):
         model = VitaAudioForConditionalGeneration(config)
     parameters = {name: parameter.shape for name, parameter in model.named_parameters()}
@@ -204,6 +207,7 @@ def convert(
         if to_released:
             write_json(unfinished / CONFIG_NAME, released_config(config))
         else:
+            # The model's `save_pretrained` would enter this, but here the config is saved alone
             config.architectures = [VitaAudioForConditionalGeneration.__name__]
             config.save_pretrained(unfinished)
         write_json(unfinished / GENERATION_CONFIG_NAME, generation_config)
@@ -220,6 +224,7 @@ def find_folder(input_dir: str | Path, patterns: list[str]) -> Path:
         return Path(input_dir)
     try:
         return Path(snapshot_download(str(input_dir), allow_patterns=patterns))
+    # The Hub's client raises ValueError for a name that cannot be a repository
     except (OSError, ValueError) as error:
         raise OSError(f"'{input_dir}' is no folder, and no Hub repository that can be downloaded: {error}") from error
 
@@ -229,6 +234,7 @@ def read_json(path: Path) -> dict:
         raise ValueError(f"{path.parent} has no {path.name}.")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
+    # RecursionError is for JSON that is nested too deeply
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
 
@@ -283,6 +289,7 @@ def read_file(path: Path) -> dict[str, tuple[Path, torch.Tensor]]:
     """[`read_headers`] of one file."""
     try:
         with safe_open(path, framework="pt") as file:
+            # The tensor is only mapped into memory, so moving it to the meta device reads nothing of it
             return {name: (path, file.get_tensor(name).to("meta")) for name in file.keys()}
     except SafetensorError as error:
         raise ValueError(f"{path} is broken or not complete: {error}") from error
@@ -360,6 +367,7 @@ def convert_config(folder: Path, hears_features: bool = False) -> VitaAudioConfi
         **{key: released[key] for key in TEXT_CONFIG_KEYS if key in released},
         num_hidden_layers=num_layers,
         rope_parameters={
+            # transformers 5 has one dictionary where 4.48 has the keys `rope_scaling` and `rope_theta`
             "rope_type": "default",
             **(released.get("rope_scaling") or {}),
             "rope_theta": released.get("rope_theta", 10000.0),
@@ -394,6 +402,7 @@ def find_vocabulary(folder: Path, released: dict, defaults: dict) -> dict:
             f"{speech['speech_token_offset']}, are not in its vocabulary of {vocab_size}. The last ids take "
             f"their place: correct `audio_token_id` and so on in the converted {CONFIG_NAME} where they matter."
         )
+        # The config asks only that the ids differ and are in the vocabulary
         keys = [key for key in defaults if key.endswith("_token_id")] + ["speech_token_offset"]
         return known | dict(zip(keys, range(vocab_size - len(keys), vocab_size))) | {"num_speech_tokens": 1}
     return known
@@ -418,6 +427,7 @@ def released_config(config: VitaAudioConfig) -> dict:
         "rope_theta": rope_theta,
         "rope_scaling": rope_parameters if rope_parameters["rope_type"] != "default" else None,
         "tie_word_embeddings": config.tie_word_embeddings,
+        # `to_dict` gives the type as a string, which JSON can hold
         "torch_dtype": config.to_dict().get("dtype"),
         "speech_token_offset": config.speech_token_offset,
         **{key: getattr(config, key) for key, value in defaults.items() if getattr(config, key) != value},
@@ -500,6 +510,7 @@ def write_weights(
         files: by its old name, each tensor's file and the tensor on the meta device, see [`read_headers`].
         max_shard_size: size of the largest file.
     """
+    # On the meta device, so the shards are planned before any tensor is read
     tensors = {name: source.build(lambda old: files[old][1]) for name, source in sources.items()}
     split = split_torch_state_dict_into_shards(
         tensors, filename_pattern="model{suffix}.safetensors", max_shard_size=max_shard_size
@@ -515,6 +526,7 @@ def write_weights(
             old_tensors = {old: opened[files[old][0]].get_tensor(old) for name in names for old in sources[name].names}
             shard = {name: sources[name].build(old_tensors.__getitem__) for name in names}
             save_file(shard, folder / filename, metadata={"format": "pt"})
+            # These names would keep the shard in memory until the next one is complete
             del shard, old_tensors
     if split.is_sharded:
         total_parameters = sum(tensor.numel() for tensor in tensors.values())
@@ -527,6 +539,7 @@ def copy_companions(folder: Path, target: Path) -> None:
     paths = [folder / name for name in COMPANION_FILES if (folder / name).is_file()]
     if folder / PROCESSOR_NAME in paths:
         auto_map = read_json(folder / PROCESSOR_NAME).get("auto_map", {})
+        # The processor's code, and what this code imports
         for module_name in {reference.split(".")[0] for reference in auto_map.values()}:
             module = folder / f"{module_name}.py"
             if module.is_file():
