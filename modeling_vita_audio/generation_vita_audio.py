@@ -112,6 +112,7 @@ def verify_draft(draft: torch.LongTensor, draft_probs: torch.Tensor, probs: torc
     Returns:
         `torch.LongTensor` of shape `(batch_size,)`: the tokens.
     """
+    # A draft is accepted with the probability min(1, ratio)
     ratio = (probs / draft_probs).gather(1, draft[:, None]).squeeze(1)
     residual = (probs - draft_probs).clamp(min=0)
     # `multinomial` refuses a row of zeros, which there is where both distributions are the same. There the draft is
@@ -144,6 +145,7 @@ class DecodingState:
         self.streamer = streamer
         self.do_sample = generation_config.do_sample
         self.pad_token_id = generation_config._pad_token_tensor
+        # As in transformers: without a token that ends rows, no row is ever padded
         self.has_eos = any(hasattr(criteria, "eos_token_id") for criteria in stopping_criteria)
         self.unfinished_rows = torch.ones(input_ids.shape[0], dtype=torch.long, device=input_ids.device)
         self.is_finished = False
@@ -152,6 +154,7 @@ class DecodingState:
         self.num_drafted = torch.zeros_like(self.unfinished_rows)
         self.num_accepted = torch.zeros_like(self.unfinished_rows)
 
+        # None where nothing is recorded, as transformers' outputs have it
         def record(is_wanted: bool | None) -> tuple | None:
             return () if generation_config.return_dict_in_generate and is_wanted else None
 
@@ -208,6 +211,7 @@ class DecodingState:
             `int`: how many drafts were rejected, always the last ones. One that ends the last row counts as rejected,
             because no generation leaves its last token in the cache.
         """
+        # Logits `(batch_size, vocab_size)` of each draft, and of the token after all of them
         *logits_of_drafts, logits_after = all_logits[:, -len(drafts) - 1 :].unbind(1)
         for index, (logits, (draft, draft_probs)) in enumerate(zip(logits_of_drafts, drafts)):
             logits, scores = self.score(self.input_ids, logits)
@@ -215,11 +219,14 @@ class DecodingState:
                 tokens = self.choose(scores)
             else:
                 tokens = self.pad_finished_rows(verify_draft(draft, draft_probs, scores.softmax(dim=-1)))
+            # `write` changes which rows are unfinished, but this token still counts for those that were so before it
             is_accepted, unfinished_rows = tokens == draft, self.unfinished_rows
             self.write(tokens, logits, scores)
             self.num_accepted += unfinished_rows * is_accepted
+            # A row that has ended rejects nothing, because its tokens are padding
             if self.is_finished or bool((unfinished_rows * ~is_accepted).any()):
                 return len(drafts) - index
+        # All drafts were accepted, so the logits after them are those of the next token
         logits, scores = self.score(self.input_ids, logits_after)
         self.write(self.choose(scores), logits, scores)
         return 0
@@ -285,15 +292,18 @@ class VitaAudioGenerationMixin(GenerationMixin):
         """
         if self.config.interleave_pattern is not None:
             return self.config.interleave_pattern
+        # The generation config of transformers has no such attribute before somebody sets it
         mode = getattr(self.generation_config, "mctp_mode", None) or "vanilla"
         schedule = resolve_mctp_mode(mode, self.config.num_mctp_modules)
         return schedule if any(schedule[1::2]) else None
 
     def _prepare_generation_config(self, generation_config: GenerationConfig | None, **kwargs: Any):
         defaults = {"mctp_mode": "vanilla", "mctp_verify": False, "mctp_speech_only_head": False}
+        # `super()` would refuse these keywords, because transformers does not know them
         given = {name: kwargs.pop(name, None) for name in defaults}
         generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **rename_cache(kwargs))
         for name, default in defaults.items():
+            # A configuration that the caller passed comes before the model's own
             for config in (generation_config, self.generation_config):
                 if given[name] is None:
                     given[name] = getattr(config, name, None)
@@ -307,6 +317,7 @@ class VitaAudioGenerationMixin(GenerationMixin):
 
         # `super().generate` checks this, too, but before it does it offers to download code for some of these modes
         self._validate_generation_mode(generation_config.get_generation_mode(), generation_config, {})
+        # Every second number counts tokens of modules
         is_mctp_used = any(generation_config.mctp_mode[1::2])
         if is_mctp_used and not generation_config.use_cache:
             raise ValueError(f"`mctp_mode` {given['mctp_mode']} needs `use_cache=True`.")
@@ -399,7 +410,9 @@ class VitaAudioGenerationMixin(GenerationMixin):
             is_first_iteration=is_first_iteration,
             **kwargs,
         )
+        # The columns that the cache has not read yet; None where the prompt came as embeddings
         new_ids = model_inputs["input_ids"]
+        # Audio is heard with the prompt alone: afterwards the cache holds what was heard
         if input_features is None or not is_first_iteration:
             if is_first_iteration and self.config.audio_config is not None and new_ids is not None:
                 if len(self._rows_of_audios(new_ids)) > 0:
@@ -419,6 +432,7 @@ class VitaAudioGenerationMixin(GenerationMixin):
             # of each row the last audios, as many as are new
             owners = self._rows_of_audios(input_ids, num_audios)
             num_new = torch.bincount(self._rows_of_audios(new_ids), minlength=len(input_ids)).to(owners.device)
+            # For each audio, how many audios its row has from this one on
             later = torch.bincount(owners, minlength=len(input_ids)).cumsum(0)[owners] - torch.arange(
                 num_audios, device=owners.device
             )
@@ -436,7 +450,9 @@ class VitaAudioGenerationMixin(GenerationMixin):
             ValueError: there are fewer or more runs than `num_audios`.
         """
         is_context = input_ids == self.config.context_audio_token_id
+        # A run starts where the column before holds another token
         is_start = is_context & ~torch.nn.functional.pad(is_context[:, :-1], (1, 0))
+        # `nonzero` goes through the rows in order, and so do the audios of `input_features`
         rows = is_start.nonzero()[:, 0]
         if num_audios is not None and len(rows) != num_audios:
             raise ValueError(
@@ -450,6 +466,7 @@ class VitaAudioGenerationMixin(GenerationMixin):
     ) -> tuple[torch.LongTensor, dict]:
         """As [`GenerationMixin._expand_inputs_for_generation`]; audios are repeated with the rows that they are in."""
         names = ("input_features", "feature_attention_mask")
+        # transformers would repeat the audios as if there were one in each row
         of_audios = {name: model_kwargs.pop(name) for name in names if model_kwargs.get(name) is not None}
         if of_audios and expand_size > 1:
             rows = self._rows_of_audios(input_ids, len(of_audios["input_features"]))
@@ -463,6 +480,7 @@ class VitaAudioGenerationMixin(GenerationMixin):
 
     def _prepare_cache_for_generation(self, generation_config: GenerationConfig, model_kwargs: dict, *args: Any):
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)
+        # The language model alone takes any cache; modules need the states that ours keeps
         cache = model_kwargs.get(CACHE)
         if any(generation_config.mctp_mode[1::2]) and not isinstance(cache, VitaAudioCache):
             model_kwargs[CACHE] = VitaAudioCache(self.config, cache)
@@ -478,6 +496,7 @@ class VitaAudioGenerationMixin(GenerationMixin):
         **model_kwargs: Any,
     ) -> GenerateDecoderOnlyOutput | torch.LongTensor:
         """[`GenerationMixin._sample`], except that the schedule says which module gives the logits of a token."""
+        # No module writes anything, so transformers' own loop does all
         if not any(generation_config.mctp_mode[1::2]):
             output = super()._sample(
                 input_ids,
@@ -509,7 +528,9 @@ class VitaAudioGenerationMixin(GenerationMixin):
             if module_idx > 0:
                 logits = mctp_logits(state.input_ids[:, -module_idx:], is_speech, model_kwargs)
             else:
+                # The first turn takes the logits of the prompt, which `_prefill` has computed
                 if num_unread > 0:
+                    # The language model reads all that was written since its last turn
                     model_inputs = self.prepare_inputs_for_generation(
                         state.input_ids, next_sequence_length=num_unread, **model_kwargs
                     )
@@ -518,6 +539,7 @@ class VitaAudioGenerationMixin(GenerationMixin):
                 logits = outputs.logits[:, -1]
                 num_unread = 0
             num_unread += 1
+            # After every token, also a module's, because the attention mask must grow with each of them
             model_kwargs = self._update_model_kwargs_for_generation(outputs, model_kwargs)
             logits, scores = state.score(state.input_ids, logits)
             state.write(state.choose(scores), logits, scores)
@@ -531,9 +553,11 @@ class VitaAudioGenerationMixin(GenerationMixin):
         forward, mctp_logits = self._decoding_steps(generation_config, model_kwargs)
         cache, drafts = model_kwargs[CACHE], []
         outputs = self._prefill(state.input_ids, generation_config, model_kwargs)
+        # Not before the prompt was read, because a sliding layer would then keep all states of the prompt
         cache.activate_past_recording()
         while True:
             state.record_forward(outputs)
+            # Write what the language model accepts, and one token of its own
             num_rejected = state.verify(outputs.logits, drafts)
             # Roll back: the language model has read the rejected drafts
             cache.crop(-num_rejected)
@@ -542,9 +566,11 @@ class VitaAudioGenerationMixin(GenerationMixin):
                     model_kwargs[name] = model_kwargs[name][..., :-num_rejected]
             if state.is_finished:
                 break
+            # Draft the next tokens with the modules
             drafts = self._draft(state, generation_config, mctp_logits, model_kwargs)
             num_unread = len(drafts) + 1  # the last token that was written, and the drafts
             model_kwargs = self._update_model_kwargs_for_generation(outputs, model_kwargs, num_new_tokens=num_unread)
+            # Read the last token and the drafts in one forward, with logits for each of them
             model_kwargs["logits_to_keep"] = num_unread
             model_inputs = self.prepare_inputs_for_generation(
                 torch.cat([state.input_ids, *(tokens[:, None] for tokens, _ in drafts)], dim=-1),
@@ -566,6 +592,7 @@ class VitaAudioGenerationMixin(GenerationMixin):
         drafts, draft_ids = [], state.input_ids
         # The language model writes one token after the drafts, for which there must be room
         max_length = state.stopping_criteria.max_length or float("inf")
+        # The schedule counts positions, so a rejected draft does not shift what comes later
         turns = itertools.islice(self._turns(generation_config), draft_ids.shape[1] - state.prompt_length, None)
         for module_idx, is_speech in turns:
             if module_idx == 0 or draft_ids.shape[1] + 1 >= max_length:
@@ -573,8 +600,10 @@ class VitaAudioGenerationMixin(GenerationMixin):
             logits = mctp_logits(draft_ids[:, -len(drafts) - 1 :], is_speech, model_kwargs)
             _, scores = state.score(draft_ids, logits)
             tokens = state.choose(scores)
+            # Only sampling needs the probabilities: greedy search compares tokens
             drafts.append((tokens, scores.softmax(dim=-1) if state.do_sample else None))
             draft_ids = torch.cat([draft_ids, tokens[:, None]], dim=-1)
+            # Drafts in rows that have ended count for nothing
             state.num_drafted += state.unfinished_rows
 
     def _turns(self, generation_config: GenerationConfig) -> Iterator[tuple[int, bool]]:
@@ -600,6 +629,7 @@ class VitaAudioGenerationMixin(GenerationMixin):
         if self._valid_auto_compile_criteria(model_kwargs, generation_config):
             compile_config = generation_config.compile_config or self._default_compile_config()
 
+        # Besides codes, a place for speech may have its delimiters and the tokens that end an answer
         special_token_ids = torch.tensor([self.config.begin_audio_token_id, self.config.end_audio_token_id])
         if generation_config._eos_token_tensor is not None:
             special_token_ids = torch.cat([special_token_ids, generation_config._eos_token_tensor.cpu()])

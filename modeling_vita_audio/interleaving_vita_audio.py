@@ -162,11 +162,14 @@ def interleave(
         return vocabulary.wrap(codes)
     stream, text_start, code_start, pair = [], 0, 0, 0
     while True:
+        # The numbers of speech tokens count the two delimiters, which are no codes
         text_end, code_end = text_start + interleave_pattern[pair], code_start + interleave_pattern[pair + 1] - 2
+        # The last chunk
         if text_end >= len(text_ids) or code_end >= len(codes):
             return stream + [*text_ids[text_start:], *vocabulary.wrap(codes[code_start:])]
         stream += [*text_ids[text_start:text_end], *vocabulary.wrap(codes[code_start:code_end])]
         text_start, code_start = text_end, code_end
+        # The last pair repeats
         pair = min(pair + 2, len(interleave_pattern) - 2)
 
 
