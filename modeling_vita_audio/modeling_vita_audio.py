@@ -122,7 +122,10 @@ class VitaAudioPreTrainedModel(PreTrainedModel):
     config_class = VitaAudioConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
+    # transformers adds the names that the class of the language model has
     _no_split_modules = ["VitaAudioMCTPModule", "FunAsrNanoEncoderLayer"]
+    # accelerate would otherwise move the cache to the device of every layer. Our own methods call it `cache` in all
+    # releases, the language model's as the release has it
     _skip_keys_device_placement = ["cache", CACHE]
     _supports_flash_attn = True
     _supports_sdpa = True
@@ -158,6 +161,7 @@ class VitaAudioModel(VitaAudioSpeechInput, VitaAudioPreTrainedModel):
             self.multi_modal_projector = VitaAudioMultiModalProjector(
                 config.audio_config, config.text_config.hidden_size
             )
+        # The modules' layers are made with the last layer's index, so they need that layer's mask
         self.mctp_layer_type = get_layer_types_and_kwargs(self.language_model.config)[0][-1]
         self.mctp_modules = nn.ModuleList(
             [VitaAudioMCTPModule(self.language_model) for _ in range(config.num_mctp_modules)]
@@ -263,7 +267,9 @@ class VitaAudioModel(VitaAudioSpeechInput, VitaAudioPreTrainedModel):
         if output_mctp_hidden_states and num_read > 0:
             raise ValueError("The hidden states and losses of MCTP modules need whole sequences, not a filled cache.")
         if use_cache is None:
+            # Either config can switch the cache off; ours has the key only where somebody has set it
             use_cache = self.config.text_config.use_cache and getattr(self.config, "use_cache", True)
+        # Our config may ask for them, and the language model reads only its own
         for name in ("output_hidden_states", "output_attentions"):
             if getattr(self.config, name, False):
                 kwargs.setdefault(name, True)
@@ -288,6 +294,7 @@ class VitaAudioModel(VitaAudioSpeechInput, VitaAudioPreTrainedModel):
             **{CACHE: cache},
             **kwargs,
         )
+        # Any other cache serves the language model alone
         if isinstance(cache, VitaAudioCache):
             cache.append_language_model(mctp_inputs_embeds, position_ids, outputs.last_hidden_state)
 
@@ -301,15 +308,18 @@ class VitaAudioModel(VitaAudioSpeechInput, VitaAudioPreTrainedModel):
                 inputs_embeds=inputs_embeds,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
+                # Without a cache, because the modules run over whole sequences here
                 **{CACHE: None},
             )
             mctp_hidden_states = ()
             hidden_states = outputs.last_hidden_state
+            # By default VITA-Audio-Plus cuts the modules' gradients off, as its original does in all stages
             if self.config.audio_config is not None if mctp_detach is None else mctp_detach:
                 hidden_states, mctp_inputs_embeds = hidden_states.detach(), mctp_inputs_embeds.detach()
             for module_idx, module in enumerate(self.mctp_modules, start=1):
                 hidden_states = self._run_module(
                     module,
+                    # `roll` brings the first tokens to the end, where no column has a target
                     mctp_inputs_embeds.roll(-module_idx, dims=1),
                     hidden_states,
                     position_ids + module_idx,
@@ -352,8 +362,10 @@ class VitaAudioModel(VitaAudioSpeechInput, VitaAudioPreTrainedModel):
         mctp_cache = cache.mctp_caches[module_idx - 1]
         hidden_states, position_ids, inputs_embeds = cache.unread(module_idx)
         new_embeds = self.language_model.embed_tokens(input_ids)
+        # A module with fewer unread columns than new tokens has combined the first of these before
         inputs_embeds = torch.cat([inputs_embeds, new_embeds], dim=1)[:, -hidden_states.shape[1] :]
         if attention_mask is not None:
+            # A mask for the next forward also covers tokens that the language model has not read
             attention_mask = attention_mask[:, : cache.num_columns_read(0)]
         causal_mask = LAYER_PATTERN_TO_MASK_FUNCTION_MAPPING[self.mctp_layer_type](
             config=self.language_model.config,
@@ -389,6 +401,7 @@ def samples_of_columns(
         padding, or without one the numbers of packed samples, each of which begins where `position_ids` restart.
     """
     if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2:
+        # With a filled cache the mask also covers the columns before
         return attention_mask[:, -labels.shape[1] :].long()
     packed_ids = None
     if attention_mask is None and position_ids is not None:
@@ -427,9 +440,11 @@ def targets_of_columns(labels: torch.LongTensor, sample_ids: torch.LongTensor, n
 def is_plain_linear(module: nn.Module) -> bool:
     """Whether calling the layer is multiplying with its weight and nothing else: no hook, adapter or quantisation."""
     return (
+        # Quantised layers such as those of bitsandbytes are subclasses, whose weight is not what they multiply with
         type(module) is nn.Linear
         and type(module.weight) is nn.Parameter
         and not module.weight.is_meta
+        # accelerate's hooks replace `forward` on the object
         and "forward" not in vars(module)
         and not module._forward_pre_hooks
         and not module._forward_hooks
@@ -513,6 +528,7 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
             if len(modules) > 0:
                 module.load_state_dict(modules[-1].state_dict())
             else:
+                # The norms and the projection of the first module have nothing to be copied from
                 module.apply(self._init_weights)
                 module.layer.load_state_dict(language_model.layers[-1].state_dict())
             modules.append(module.train(self.training))
@@ -539,10 +555,12 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
         has_target = targets != -100
         # The head is the largest matrix of the model, so it reads no column without a target
         hidden_states, targets = hidden_states[has_target], targets[has_target]
+        # The logits of a large vocabulary take much memory, so they are computed again in the backward pass
         if self.gradient_checkpointing and self.training:
             loss = self._gradient_checkpointing_func(self._summed_cross_entropy, hidden_states, targets)
         else:
             loss = self._summed_cross_entropy(hidden_states, targets)
+        # Without any target the loss is 0, and not NaN
         return loss / (max(len(targets), 1) if num_items_in_batch is None else num_items_in_batch)
 
     def _summed_cross_entropy(self, hidden_states: torch.Tensor, targets: torch.LongTensor) -> torch.Tensor:
@@ -725,6 +743,7 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
         start = self.config.speech_token_offset
         end = start + self.config.num_speech_tokens
         if is_plain_linear(self.lm_head):
+            # The ids of speech tokens are contiguous, so these rows are a view and no other row is read
             weight = self.lm_head.weight
             of_speech = nn.functional.linear(hidden_states, weight[start:end])
             of_special_tokens = nn.functional.linear(hidden_states, weight[special_token_ids])

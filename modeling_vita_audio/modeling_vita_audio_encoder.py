@@ -36,6 +36,7 @@ class VitaAudioPositionEncoding(nn.Module):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Of `(batch_size, num_frames, num_channels)`, positions `(num_frames, num_channels)`."""
         num_frames, num_channels = hidden_states.shape[1:]
+        # One operation after the other as in FunASR, because each of them rounds in bfloat16
         step = hidden_states.new_tensor([10000.0]).log() / (num_channels // 2 - 1)
         # integers first: counted in bfloat16 itself, `arange` is wrong above 256
         indices, positions = (
@@ -65,9 +66,11 @@ class VitaAudioEncoder(FunAsrNanoEncoder):
             [`~modeling_outputs.BaseModelOutput`], `last_hidden_state` of shape `(num_audios, 4 + num_frames,
             hidden_size)`.
         """
+        # The encoder then scales the queries and adds positions to them, as it does to the features
         queries = self.query_embeddings.weight[list(QUERIES)]
         queries = queries.expand(len(input_features), *queries.shape)
         input_features = torch.cat([queries, input_features.to(queries.dtype)], dim=1)
+        # All queries count, whatever the length of the audio
         mask = nn.functional.pad(feature_attention_mask, (NUM_QUERY_FRAMES, 0), value=1)
         return super().forward(input_features, mask, **kwargs)
 
@@ -131,6 +134,7 @@ class VitaAudioSpeechInput:
             )
         states = self.audio_tower(input_features, feature_attention_mask).last_hidden_state
         num_tokens = num_audio_tokens(feature_attention_mask.sum(-1))
+        # `(num_audios, 4 + num_frames)`, False at the padding
         is_row = torch.arange(states.shape[1], device=states.device) < num_tokens[:, None]
         return BaseModelOutputWithPooling(
             last_hidden_state=states, pooler_output=self.multi_modal_projector(states[is_row])
@@ -166,6 +170,7 @@ class VitaAudioSpeechInput:
         A batch without audio still gives the projector a gradient, of zero, for processes that train together wait for
         it.
         """
+        # One frame of ones, as in the original
         features = inputs_embeds.new_ones((1, 1, self.config.audio_config.input_size))
         return inputs_embeds + 0 * self.get_audio_features(features).pooler_output.mean()
 
