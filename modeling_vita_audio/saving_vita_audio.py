@@ -57,6 +57,8 @@ def unfinished_folder(parent: Path, suffix: str = UNFINISHED_SUFFIX) -> Iterator
     [`owner_prefix`], so that the next process to write here removes it where this one is killed.
     """
     prefix = owner_prefix()
+    # In the same file system, because only there can a rename replace the old file at once. What cannot be removed
+    # now, the next process here removes
     with TemporaryDirectory(prefix=prefix, suffix=suffix, dir=parent, ignore_cleanup_errors=True) as name:
         yield Path(name)
     remove_leftovers(parent)
@@ -71,6 +73,7 @@ def replaced_whole(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path).absolute()
     with unfinished_folder(path.parent) as folder:
         yield folder / path.name
+        # A rename cannot replace a folder that has files in it, so the old one first moves to what will be removed
         if path.is_dir():
             path.replace(folder / f"{path.name}.old")
         (folder / path.name).replace(path)
@@ -86,6 +89,7 @@ def written_whole(folder: str | os.PathLike) -> Iterator[Path]:
         OSError: the files could not be written. `folder` is as it was before, and not there if it was not.
     """
     folder = Path(folder).absolute()
+    # Both are asked before anything is written, because that changes the answers
     is_new, suffix = not folder.exists(), FIRST_SUFFIX if is_free(folder) else UNFINISHED_SUFFIX
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +98,9 @@ def written_whole(folder: str | os.PathLike) -> Iterator[Path]:
             unfinished.mkdir()
             yield unfinished
             put_in_place(unfinished, folder)
+        # All files are in place, so the folder must stay
         is_new = False
+    # safetensors reports a full disk by an error of its own
     except SafetensorError as error:
         raise OSError(f"Cannot write the weights to {folder}: {error}") from error
     finally:
@@ -114,6 +120,7 @@ def put_in_place(unfinished: Path, folder: Path) -> None:
         for old in (folder / parent).glob("*.safetensors*"):
             if (parent, kind_of_weights(old)) in kinds:
                 old.unlink()
+    # First what is no weights, then weights, then their index
     for path in sorted(paths, key=lambda path: (kind_of_weights(path) is not None, path.suffix == ".json", path)):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (unfinished / path).replace(folder / path)
@@ -137,6 +144,7 @@ def leftovers(folder: Path) -> list[Path]:
     """What processes that were killed have left unfinished in a folder."""
     paths = []
     for path in folder.glob(f".*{UNFINISHED_SUFFIX}"):
+        # The name of a machine may have dashes, so the parts are cut off from the right
         host, _, number = path.name[1:].rpartition("-")[0].rpartition("-")
         is_ours = host == socket.gethostname()
         if is_ours and number.isdigit() and is_running(int(number)):
@@ -158,6 +166,7 @@ def remove_leftovers(folder: Path) -> None:
 
 def is_running(pid: int) -> bool:
     try:
+        # Signal 0 does nothing but ask whether the process is there
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
@@ -316,11 +325,13 @@ def check_weights(model: torch.nn.Module, source: str, subfolder: str = "", **kw
     place = f"{source}/{subfolder}" if subfolder else source
     weights = {name: weight for name, weight in model.named_parameters() if is_plain(weight)}
     for name, weight in weights.items():
+        # NaN and infinity both reach the extremes, so two numbers tell of the whole tensor
         if not weight.is_meta and weight.numel() and not torch.stack(torch.aminmax(weight)).isfinite().all():
             raise ValueError(f"The weights in '{place}' have NaN or infinite values in {name}.")
     for path in weight_files(source, subfolder, **{name: kwargs[name] for name in HUB_KWARGS if name in kwargs}):
         with safe_open(path, framework="pt") as file:
             for name in weights.keys() & set(file.keys()):
+                # safetensors calls floating point types F64, F32, F16, BF16, F8_E4M3 and so on
                 if "F" not in (dtype := file.get_slice(name).get_dtype()):
                     raise ValueError(
                         f"The weights in '{place}' are no floating point numbers, but {dtype}, in {name}."
@@ -334,6 +345,7 @@ def is_plain(weight: torch.nn.Parameter) -> bool:
 
 def weight_files(source: str, subfolder: str, **hub_kwargs) -> list[Path]:
     """The safetensors files that a model was loaded from, on this machine by now; none for one in another format."""
+    # `from_pretrained` has just downloaded them, so nothing is asked of the network
     hub_kwargs |= {"subfolder": subfolder, "local_files_only": True, "force_download": False}
     names = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
     if not os.path.isdir(source) and not REPO_ID.fullmatch(source):
@@ -357,6 +369,7 @@ def narrowed(
     narrow, state_dict = {}, state_dict or model.state_dict()
     for name, tensor in state_dict.items():
         if tensor.device.type == "meta":
+            # An offloaded weight has no values in memory
             tensor, place = load_offloaded_parameter(model, name), name
         else:
             # tensors that share memory are converted once, so that tied weights stay tied
@@ -365,9 +378,11 @@ def narrowed(
             narrow[name] = tensor
             continue
         if place not in narrow:
+            # Loses nothing if the way there and back changes no value
             candidate = tensor.to(dtype)
             narrow[place] = candidate if candidate.to(tensor.dtype).equal(tensor) else tensor
         narrow[name] = narrow[place]
+    # Without the keys that are places
     return {name: tensor for name, tensor in narrow.items() if name in state_dict}
 
 
@@ -397,11 +412,13 @@ def saved_whole(save_pretrained: Callable) -> Callable:
 
     @wraps(save_pretrained)
     def save_pretrained_whole(self, save_directory: str | os.PathLike, *args, **kwargs):
+        # All arguments by name, also those that the caller gave by position
         arguments = signature.bind(self, save_directory, *args, **kwargs).arguments
         kwargs = {**arguments, **arguments.get("kwargs", {})}
         for name in (*list(signature.parameters)[:2], "kwargs"):
             kwargs.pop(name, None)
         config = getattr(self, "config", None)
+        # Models and codecs have the name in their config, processors in their tokenizer, configs themselves
         source = getattr(config or getattr(self, "tokenizer", None) or self, "name_or_path", None)
         if kwargs.get("distributed_checkpoint"):
             saved = save_pretrained(self, save_directory, **kwargs)
@@ -411,6 +428,7 @@ def saved_whole(save_pretrained: Callable) -> Callable:
         if (storage_dtype := getattr(config, "storage_dtype", None)) is not None:
             kwargs["state_dict"] = narrowed(self, getattr(torch, storage_dtype), kwargs.get("state_dict"))
 
+        # transformers would push before the code is in the folder, so the push is done here
         push = kwargs.pop("push_to_hub", False) and kwargs.get("is_main_process", True)
         if push:
             commit = {name: kwargs.pop(name) for name in COMMIT_KWARGS if name in kwargs}
@@ -418,12 +436,14 @@ def saved_whole(save_pretrained: Callable) -> Callable:
             place |= {"token": kwargs.get("token"), "repo_id": place.get("repo_id", Path(save_directory).name)}
             commit["token"] = kwargs.get("token")
             repo_id = HfApi().create_repo(exist_ok=True, **place).repo_id
+            # Only files that are newer than these are uploaded
             timestamps = self._get_files_timestamps(save_directory) if os.path.isdir(save_directory) else {}
         with written_whole(save_directory) as unfinished:
             files = save_pretrained(self, unfinished, **kwargs)
             add_code(unfinished, self.remote_code, source)
         if push:
             self._upload_modified_files(save_directory, repo_id, timestamps, **commit)
+        # transformers names the files where it wrote them; they have moved since
         return files and [str(Path(save_directory, Path(file).relative_to(unfinished))) for file in files]
 
     return save_pretrained_whole
