@@ -29,6 +29,7 @@ MAX_AUDIO_SECONDS = 3600.0
 # How long a URL may take to its next byte, and for all of its bytes
 URL_TIMEOUT_SECONDS, URL_TOTAL_SECONDS = 30, 120
 
+# Files and answers are read in blocks of so many bytes, and size and time are checked between two blocks
 BLOCK_BYTES = 2**20
 
 # Base64 without a `data:` in front: longer than the name of a file can be, and without a full stop
@@ -168,6 +169,7 @@ def _open(source: str | os.PathLike | bytes | bytearray | memoryview | BinaryIO)
     path = os.fsdecode(source)
     name = f"{path:.200}"
     if isinstance(source, str):
+        # The case of a scheme does not matter, and the longest one asked for, https://, has 8 characters
         address = path[:8].lower()
         if address.startswith(("http://", "https://")):
             return name, io.BytesIO(_fetch(path))
@@ -180,6 +182,7 @@ def _open(source: str | os.PathLike | bytes | bytearray | memoryview | BinaryIO)
         if address.startswith("file:"):
             path = _path_of_uri(path)
     if not os.path.exists(path):
+        # Only what is the name of no file is taken for base64
         if isinstance(source, str) and BASE64.fullmatch(path):
             return "the base64 audio", io.BytesIO(_decode_base64(path))
         hint = " Of addresses, http(s)://, file:// and data: are read." if "://" in name else ""
@@ -190,6 +193,7 @@ def _open(source: str | os.PathLike | bytes | bytearray | memoryview | BinaryIO)
         stream = open(path, "rb")
     except OSError as error:
         raise OSError(error.errno, f"Cannot read audio, {error.strerror}", name) from error
+    # Pipes and devices cannot seek, so they are read into memory
     if os.path.isfile(path):
         return name, stream
     with stream:
@@ -202,6 +206,7 @@ def _read_all(name: str, file: BinaryIO) -> tuple[str, BinaryIO]:
     """
     content = bytearray()
     try:
+        # An object that has `read` and nothing else is taken as well
         if hasattr(file, "readable") and not file.readable():
             raise OSError("it is not open for reading")
         if hasattr(file, "seekable") and file.seekable():
@@ -218,6 +223,7 @@ def _read_all(name: str, file: BinaryIO) -> tuple[str, BinaryIO]:
             content += block
             if len(content) > MAX_BYTES:
                 raise OSError(f"it has more than {MAX_BYTES} bytes")
+    # A closed file raises ValueError
     except (OSError, ValueError) as error:
         raise OSError(f"Cannot read {name}: {error!s:.200}") from error
     return name, io.BytesIO(content)
@@ -269,6 +275,7 @@ def _fetch(url: str) -> bytes:
     start, content = time.monotonic(), bytearray()
     try:
         parts = urllib.parse.urlsplit(url)
+        # urllib takes only ASCII addresses. What is quoted in them already stays, because % counts as safe
         host = parts.netloc.encode("idna").decode() if not parts.netloc.isascii() else parts.netloc
         ascii_url = parts._replace(netloc=host, path=urllib.parse.quote(parts.path, safe="/%:@!$&'()*+,;=~"))
         ascii_url = ascii_url._replace(query=urllib.parse.quote(parts.query, safe="/%:@!$&'()*+,;=~?"))
@@ -281,6 +288,7 @@ def _fetch(url: str) -> bytes:
                     raise OSError(f"it has more than {MAX_BYTES} bytes")
                 if time.monotonic() - start > URL_TOTAL_SECONDS:
                     raise OSError(f"it takes more than {URL_TOTAL_SECONDS} s")
+    # Answers that are no HTTP and addresses that are none raise the last two
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise OSError(f"Cannot fetch audio from {url:.100}: {error!s:.200}") from error
     return bytes(content)
@@ -294,7 +302,9 @@ def _to_float(samples: Any) -> np.ndarray:
             raise ValueError("The audio tensor is on the meta device, where there are no samples.")
         try:
             samples = samples.detach()
+            # NumPy has no quantised or sparse arrays
             samples = samples.dequantize() if samples.is_quantized else samples.to_dense()
+            # NumPy has no bfloat16
             samples = (samples.float() if samples.is_floating_point() else samples).cpu().numpy()
         except (RuntimeError, TypeError) as error:
             raise ValueError(f"Audio samples must be floats or integers, got a tensor of {samples.dtype}.") from error
@@ -322,6 +332,7 @@ def _to_array(samples: list | tuple, is_channel: bool = False) -> np.ndarray:
         if len({channel.shape for channel in channels}) > 1:
             raise ValueError("The channels of an audio must be of one length.")
         return np.stack(channels)
+    # One check for each type, because a list may have a million samples
     for kind in set(map(type, samples)):
         if not issubclass(kind, Real) or kind is bool:
             raise ValueError(f"A list of samples must be one of floats in [-1, 1], got {kind.__name__:.100} in it.")

@@ -21,6 +21,7 @@ SPOKEN_CHAT_SYSTEM_PROMPT = "Your Name: Luke\nYour Gender: male\n\nRespond in a 
 
 # A string that looks like one of these is meant as a file, though there is none of that name.
 LOCATION = re.compile(r"(https?|file|ftp|s3|hf)://|data:|-$")
+# Without spaces, a slash or a short ending makes a name; with spaces, only the ending of an audio file does
 FILE_NAME = re.compile(
     r"\S*[/\\]\S*|\S*\.(?=\w*[a-z])\w{1,5}|.*\.(wav|wave|flac|ogg|oga|opus|mp3|m4a|mp4|aac|aiff?|webm|wma|amr)", re.I
 )
@@ -140,6 +141,7 @@ def task_of(messages: list[dict]) -> str:
     content = messages[-1]["content"]
     text = "".join(part["text"] for part in content if part["type"] == "text")
     if any(part["type"] == "audio" for part in content):
+        # Without its line end, so that a prompt counts, too, where the audio follows on the same line
         return "asr" if text.startswith(ASR_PROMPT.strip()) else "spoken"
     return "tts" if text.startswith(TTS_PROMPT.strip()) else "written"
 
@@ -156,6 +158,7 @@ def with_system_prompt(messages: list[dict], **system_prompt: str | None) -> lis
     Raises:
         ValueError: there is a `system_prompt`, but the messages have a system's turn already.
     """
+    # Keywords in a dictionary, because a prompt of None is not the same as none given
     prompt = system_prompt.get("system_prompt", SPOKEN_CHAT_SYSTEM_PROMPT if task_of(messages) == "spoken" else None)
     if any(message["role"] == "system" for message in messages):
         if system_prompt.get("system_prompt") is not None:

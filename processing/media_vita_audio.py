@@ -141,7 +141,9 @@ def _with_its_length(name: str, stream: BinaryIO) -> BinaryIO:
         if chunk == b"data":
             break
         if chunk == b"fmt " and len(content := stream.read(14)) == 14:
+            # The first number is the codec, the one at byte 12 the size of a block
             codec, block_bytes = struct.unpack("<H10xH", content)
+        # Chunks begin at even bytes
         stream.seek(start + size + size % 2)
     else:
         return stream
@@ -181,9 +183,11 @@ def _decode_media(name: str, stream: BinaryIO, max_seconds: float, problem: str)
             f"{name} is a {kind} file that soundfile cannot read ({problem}). PyAV may read it: pip install av"
         ) from error
     try:
+        # A title in an unknown encoding does no harm to the audio
         with av.open(stream, format=demuxer, metadata_errors="ignore") as container:
             if not container.streams.audio:
                 raise ValueError(f"{name} has no audio in it.")
+            # fltp is float32 in one plane a channel, so `to_ndarray` gives an axis of channels
             to_float, form, blocks, num_samples = av.AudioResampler(format="fltp"), None, [], 0
             for frame in container.decode(container.streams.audio[0]):
                 if form != (form := (frame.sample_rate, frame.layout.name)):
