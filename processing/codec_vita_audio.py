@@ -87,6 +87,7 @@ def check_codec(codec: Any, name: str) -> None:
     Raises:
         TypeError: `codec` lacks something that a speech codec has.
     """
+    # By hand and not by `isinstance`, which would not say what is missing, nor look into the configuration
     missing = [name for name in ("encode", "decode") if not hasattr(codec, name)]
     missing += [
         f"config.{name}"
@@ -122,6 +123,7 @@ def encode(codec: SpeechCodec, waveform: np.ndarray) -> list[int]:
         ValueError: the codec has more than one codebook.
     """
     dtype = getattr(codec, "input_dtype", codec.dtype)
+    # `(1, 1, num_samples)`
     codes = codec.encode(torch.from_numpy(waveform)[None, None].to(codec.device, dtype)).audio_codes
     if codes.ndim != 3 or codes.shape[:2] != (1, 1):
         raise ValueError(

@@ -112,6 +112,7 @@ class Glm4VoiceTokenizerConfig(PreTrainedConfig):
 
     model_type = "glm4_voice_tokenizer"
     base_config_key = "tokenizer_config"
+    # As `WhisperConfig`, because Whisper's layers read this configuration
     attribute_map = {"hidden_size": "d_model", "num_attention_heads": "encoder_attention_heads"}
 
     sampling_rate: int = 16000
@@ -137,6 +138,7 @@ class Glm4VoiceTokenizerConfig(PreTrainedConfig):
                 f"`encoder_attention_heads` must divide `d_model`, got {self.encoder_attention_heads} and "
                 f"{self.d_model}."
             )
+        # A segment of the longest length must be whole codes
         if self.max_source_positions % self.pooling_kernel_size:
             raise ValueError(
                 f"`pooling_kernel_size` must divide `max_source_positions`, got {self.pooling_kernel_size} and "
@@ -211,16 +213,19 @@ class Glm4VoiceFlowConfig(PreTrainedConfig):
     unet_num_attention_heads: int = 8
     unet_head_dim: int = 64
     num_inference_steps: int = 10
+    # `@strict` refuses an int where only a float is allowed, and a JSON file may say 1 for 1.0
     guidance_scale: float | int = 0.7
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         check_bounds(self, FLOW_BOUNDS)
+        # An even number, because every position has as many sines as cosines
         if self.hidden_size % (2 * self.num_attention_heads):
             raise ValueError(
                 f"`hidden_size` must be an even multiple of `num_attention_heads`, got {self.hidden_size} and "
                 f"{self.num_attention_heads}."
             )
+        # The U-Net normalises its channels in 8 groups
         if not self.unet_hidden_sizes or any(size % 8 for size in self.unet_hidden_sizes):
             raise ValueError(f"`unet_hidden_sizes` must be multiples of 8, got {list(self.unet_hidden_sizes)!s:.200}.")
 
@@ -304,11 +309,13 @@ class Glm4VoiceVocoderConfig(PreTrainedConfig):
                 f"{self.resblock_kernel_sizes!s:.100} and {self.resblock_dilation_sizes!s:.100}."
             )
         for rate, kernel_size in zip(self.upsample_rates, self.upsample_kernel_sizes):
+            # Only then can padding on both sides make each step exactly `rate` steps
             if kernel_size < rate or (kernel_size - rate) % 2:
                 raise ValueError(
                     f"an upsampling's kernel must be an even number of samples wider than its rate {rate}, got "
                     f"{kernel_size}."
                 )
+        # Every upsampling halves the channels
         if self.base_channels % 2**upsamplings:
             raise ValueError(
                 f"`base_channels` must be a multiple of {2**upsamplings} for {upsamplings} upsamplings, got "
@@ -378,6 +385,7 @@ class Glm4VoiceCodecConfig(PreTrainedConfig):
                 f"The flow decoder writes {self.flow_config.num_mel_bins} mel bins, but the vocoder reads "
                 f"{self.vocoder_config.num_mel_bins}."
             )
+        # Frames that overlap the next block must not be dropped
         if self.streaming_context < self.streaming_overlap:
             raise ValueError(
                 f"`streaming_context` must be `streaming_overlap` ({self.streaming_overlap}) or more, got "
@@ -411,6 +419,7 @@ class Glm4VoiceCodecConfig(PreTrainedConfig):
 
     def num_mel_frames(self, num_codes: int) -> int:
         """Number of whole mel frames in the time of `num_codes` codes: 441 for 64 codes by default."""
+        # In whole numbers, because a quotient of floats may come out one frame too low
         mel_rate = self.vocoder_config.sampling_rate * self.hop_length
         return num_codes * mel_rate // (self.sampling_rate * self.vocoder_config.hop_length)
 

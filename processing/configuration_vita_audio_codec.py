@@ -107,6 +107,7 @@ class VitaAudioCodecConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         check_bounds(self, BOUNDS)
+        # A mel frame of 10 ms must have a whole number of samples
         if self.sampling_rate % 100:
             raise ValueError(f"`sampling_rate` must be a multiple of 100 Hz, got {self.sampling_rate}.")
         check_storage_dtype(self)
@@ -130,6 +131,7 @@ class VitaAudioCodecConfig(PreTrainedConfig):
                 f"`voice_names` must name each of the {self.num_voices} voices once, got {len(self.voice_names)} "
                 "names."
             )
+        # An even kernel has no middle frame, so the encoder could not reach equally far to both sides
         if self.kernel_size % 2 == 0:
             raise ValueError(f"`kernel_size` must be odd, got {self.kernel_size}.")
 

@@ -86,6 +86,7 @@ class VitaAudioFeatureExtractor(SequenceFeatureExtractor):
         super().__init__(feature_size, sampling_rate, padding_value, **kwargs)
         self.frame_length, self.frame_shift = frame_length, frame_shift
         self.num_stacked_frames, self.stacking_stride = num_stacked_frames, stacking_stride
+        # Lists of plain floats can be saved as JSON
         self.cmvn_shift = None if cmvn_shift is None else list(map(float, cmvn_shift))
         self.cmvn_scale = None if cmvn_scale is None else list(map(float, cmvn_scale))
 
@@ -103,6 +104,7 @@ class VitaAudioFeatureExtractor(SequenceFeatureExtractor):
 
     def num_rows(self, num_samples: int) -> int:
         """Rows of features of so many samples at `sampling_rate`."""
+        # Frames of which no part lies beyond the samples, then one row for each begun stride of them
         window, shift = self.frame_length * self.sampling_rate // 1000, self.frame_shift * self.sampling_rate // 1000
         return -(-(1 + max(num_samples - window, 0) // shift) // self.stacking_stride)
 
@@ -112,8 +114,10 @@ class VitaAudioFeatureExtractor(SequenceFeatureExtractor):
         # Kaldi has no frame of less than a window; FunASR makes the window as short as the audio
         window = min(window, len(waveform))
         fft_length = 2 ** math.ceil(math.log2(window))
+        # Pre-emphasis, lowest frequency and mel scale are the defaults of Kaldi's filter banks
         energies = spectrogram(
             waveform.astype(np.float64) * SAMPLE_SCALE,
+            # Kaldi's windows are symmetric
             window_function(window, "hamming", periodic=False),
             frame_length=window,
             hop_length=self.frame_shift * self.sampling_rate // 1000,
@@ -144,6 +148,7 @@ class VitaAudioFeatureExtractor(SequenceFeatureExtractor):
         """
         starts = np.arange(0, len(frames), self.stacking_stride) - (self.num_stacked_frames - 1) // 2
         neighbours = starts[:, None] + np.arange(self.num_stacked_frames)
+        # Beyond the ends, the first and the last frame are repeated, as in FunASR
         return frames[neighbours.clip(0, len(frames) - 1)].reshape(len(starts), -1)
 
     def _extract(self, waveform: np.ndarray) -> np.ndarray:
@@ -201,6 +206,7 @@ class VitaAudioFeatureExtractor(SequenceFeatureExtractor):
         return {"input_features": features, "feature_attention_mask": mask}
 
     def to_dict(self) -> dict:
+        # By this entry `AutoFeatureExtractor` finds the class in a Hub folder
         return super().to_dict() | {"auto_map": {"AutoFeatureExtractor": f"{MODULE}.{type(self).__name__}"}}
 
 
@@ -213,11 +219,13 @@ def resample(waveform: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
     rate, new_rate = int(rate) // divisor, int(new_rate) // divisor
     cutoff = min(rate, new_rate) * RESAMPLING_ROLLOFF
     width = math.ceil(RESAMPLING_WIDTH * rate / cutoff)
+    # One filter for each of the `new_rate` samples that a step of `rate` samples gives: `(new_rate, filter_length)`
     times = np.arange(-width, width + rate)[None] / rate - np.arange(new_rate)[:, None] / new_rate
     times = (times * cutoff).clip(-RESAMPLING_WIDTH, RESAMPLING_WIDTH)
     window = np.cos(times * np.pi / RESAMPLING_WIDTH / 2) ** 2
     kernels = (np.sinc(times) * window * cutoff / rate).astype(np.float32)
     padded = np.pad(waveform, (width, width + rate))
+    # `(num_steps, filter_length)`, views and no copies
     pieces = np.lib.stride_tricks.sliding_window_view(padded, kernels.shape[1])[::rate]
     return (pieces @ kernels.T).reshape(-1)[: math.ceil(new_rate * len(waveform) / rate)]
 
