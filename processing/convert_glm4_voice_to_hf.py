@@ -115,6 +115,7 @@ VOCODER_KEYS = {
 }
 
 # Rules from our names to the published ones. All that match a name are applied, in order
+# Our speech encoder has the published names
 TOKENIZER_NAMES = ()
 FLOW_NAMES = (
     (r"^encoder\.embed_codes\.", "input_embedding."),
@@ -131,6 +132,7 @@ FLOW_NAMES = (
     (r"^(encoder\..*)\.attention_norm\.", r"\1.norm_mha."),
     (r"^(encoder\..*)\.mlp_norm\.", r"\1.norm_ff."),
     (r"^speaker_proj\.", "spk_embed_affine_layer."),
+    # The published list has a convolution, a norm and an activation by turns, and a convolution at its end
     (r"^length_regulator\.convs\.(\d+)\.", lambda match: f"length_regulator.model.{3 * int(match[1])}."),
     (r"^length_regulator\.norms\.(\d+)\.", lambda match: f"length_regulator.model.{3 * int(match[1]) + 1}."),
     (r"^length_regulator\.out_proj\.", "length_regulator.model.12."),
@@ -148,12 +150,14 @@ FLOW_NAMES = (
     (r"^(unet\..*)\.attention_norm\.", r"\1.norm1."),
     (r"^(unet\..*)\.(q|k|v)_proj\.", r"\1.attn1.to_\2."),
     (r"^(unet\..*\.1\.\d+)\.out_proj\.", r"\1.attn1.to_out.0."),
+    # `norm2` would belong to a cross-attention, which this model does not have
     (r"^(unet\..*)\.mlp_norm\.", r"\1.norm3."),
     (r"^(unet\..*)\.fc1\.", r"\1.ff.net.0.proj."),
     (r"^(unet\..*)\.fc2\.", r"\1.ff.net.2."),
     (r"^unet\.", "decoder.estimator."),
 )
 VOCODER_NAMES = (
+    # The published list has a convolution and an activation by turns
     (r"^pitch_predictor\.convs\.(\d+)\.", lambda match: f"f0_predictor.condnet.{2 * int(match[1])}."),
     (r"^pitch_predictor\.out_proj\.", "f0_predictor.classifier."),
     (r"^source_proj\.", "m_source.l_linear."),
@@ -190,6 +194,7 @@ def convert(tokenizer_dir: str | Path, decoder_dir: str | Path, output_dir: str 
     tokenizer_dir = find_folder(tokenizer_dir, ["config.json", "preprocessor_config.json", "*.safetensors"])
     decoder_dir = find_folder(decoder_dir, ["config.yaml", "flow.pt", "hift.pt"])
     config = convert_config(tokenizer_dir, decoder_dir)
+    # Only names and shapes are needed before the published tensors take their places
     with torch.device("meta"):
         codec = Glm4VoiceCodec(config)
     weights, problems = {}, []
@@ -208,6 +213,7 @@ def convert(tokenizer_dir: str | Path, decoder_dir: str | Path, output_dir: str 
             weights |= {f"{part}.{name}": found[source].float() for name, source in sources.items()}
     if problems:
         raise ValueError(f"The weights do not fit the configuration. {' '.join(problems)}")
+    # `assign`, because nothing can be copied into parameters on the meta device
     codec.load_state_dict(weights, assign=True)
     codec.save_pretrained(output_dir)
     return output_dir
@@ -246,6 +252,7 @@ def construct_named(loader: HyperPyYamlLoader, suffix: str, node: yaml.Node) -> 
     if kind not in ("new", "name", "apply") or not is_known:
         raise yaml.constructor.ConstructorError(None, None, f"the tag !{suffix} is refused", node.start_mark)
     if isinstance(node, yaml.MappingNode):
+        # Without `deep`, PyYAML fills nested lists and mappings only after this function has returned
         return {"!": name, **loader.construct_mapping(node, deep=True)}
     if isinstance(node, yaml.SequenceNode):
         return {"!": name, "arguments": loader.construct_sequence(node, deep=True)}
@@ -294,6 +301,7 @@ def load_pickle(path: Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"{path.parent} has no {path.name}.")
     with path.open("rb") as file:
         is_archive = file.read(2) == b"PK"
+    # A zip file has its directory at the end, which is missing where the file was cut off
     if is_archive and not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is broken or not complete.")
     try:
@@ -301,6 +309,7 @@ def load_pickle(path: Path) -> dict[str, torch.Tensor]:
     except pickle.UnpicklingError as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{path} is broken, or holds more than tensors, which is refused: {reason}") from error
+    # `torch.load` raises all of these for broken files
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is broken or not complete: {error}") from error
     is_named = isinstance(tensors, dict) and all(isinstance(name, str) for name in tensors)
@@ -317,6 +326,7 @@ def convert_config(tokenizer_dir: Path, decoder_dir: Path) -> Glm4VoiceCodecConf
     Raises:
         ValueError: the files lack a value, or have one that this codec does not support. All such values are named.
     """
+    # All that does not fit is collected, so that one error names it
     problems = []
     path = tokenizer_dir / "config.json"
     tokenizer = read_section(path, read_json(path), "", TOKENIZER_VALUES, TOKENIZER_KEYS, problems)
@@ -361,6 +371,7 @@ def read_section(
         value = content
         for name in filter(None, [section, *key.split(".")]):
             value = value.get(name) if isinstance(value, dict) else None
+        # `!ref <key>` stands for the value of a key at the top of the file
         if isinstance(value, dict) and "!ref" in value:
             value = content.get(value["!ref"].strip("<> "))
         full_key = ".".join(filter(None, [section, key]))
@@ -416,6 +427,7 @@ def fuse_weight_norm(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor
     for name, tensor in tensors.items():
         scale = tensors.get(f"{name[:-2]}_g")
         if name.endswith(".weight_v") and scale is not None and scale.shape == (len(tensor), 1, 1):
+            # The norm of each output channel, as `torch.nn.utils.weight_norm` has it by default
             norm = tensor.float().flatten(1).norm(dim=1)[:, None, None]
             fused[name[:-2]] = tensor.float() * (scale.float() / norm)
         elif not (name.endswith(".weight_g") and f"{name[:-2]}_v" in tensors):
