@@ -199,6 +199,7 @@ class Glm4VoiceCodec(Glm4VoiceCodecPreTrainedModel):
         if (padding_mask.long().diff(dim=-1) > 0).any():
             raise ValueError("`padding_mask` must be 1 on the audio and 0 behind it: padding is on the right.")
 
+        # The segments of all rows go through the encoder together
         rows = [waveform[:length].split(self.segment_length) for waveform, length in zip(waveforms, lengths)]
         codes = iter(self._encode_segments([segment for row in rows for segment in row]))
         rows = [torch.cat([next(codes) for _ in row]) for row in rows]
@@ -229,6 +230,7 @@ class Glm4VoiceCodec(Glm4VoiceCodecPreTrainedModel):
         Log-mel frames `(num_frames, num_mel_bins)` of samples `(num_samples,)`, padded to whole codes, and their mask.
         """
         features = self.feature_extractor(
+            # transformers' extractor takes NumPy arrays
             segment.float().cpu().numpy(),
             sampling_rate=self.config.sampling_rate,
             padding="longest",
@@ -269,6 +271,7 @@ class Glm4VoiceCodec(Glm4VoiceCodecPreTrainedModel):
             seed = torch.randint(2**62, (), generator=generator, device=generator.device).item()
         seed = DEFAULT_SEED if seed is None else seed
         # on the CPU, because generators of other devices draw other numbers from the same seed
+        # One for the flow and one for the vocoder, because how their draws alternate depends on the chunks
         noise_generator, source_generator = (torch.Generator().manual_seed(seed) for _ in range(2))
         if (prompt_codes is None) != (prompt_mel is None):
             raise ValueError("A voice prompt is `prompt_codes` and `prompt_mel`; got only one of them.")
@@ -427,6 +430,7 @@ class Glm4VoiceCodec(Glm4VoiceCodecPreTrainedModel):
         Decodes the codes that wait; returns the frames `(batch_size, num_mel_bins, num_frames)` that this finishes.
         """
         num_codes, num_prompt_codes = state.codes.shape[1], state.num_prompt_codes
+        # Frames that are made once more start from the noise that they had, and only new frames draw some
         shape = (1, state.mel.shape[1], self._frame_of(num_codes, state) - state.noise.shape[-1])
         noise = torch.randn(shape, generator=state.generator, device=state.generator.device)
         state.noise = torch.cat([state.noise, noise.to(state.noise.device)], dim=-1)
@@ -439,6 +443,7 @@ class Glm4VoiceCodec(Glm4VoiceCodecPreTrainedModel):
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
         )
+        # Fade from the frames of the block before to those that know what follows
         num_faded = overlap.shape[-1]
         weight = torch.arange(1, num_faded + 1, device=mel.device) / (num_faded + 1)
         mel[..., :num_faded] = torch.lerp(overlap, mel[..., :num_faded], weight)
@@ -446,6 +451,7 @@ class Glm4VoiceCodec(Glm4VoiceCodecPreTrainedModel):
             return mel
 
         state.num_waiting = 0
+        # The frames of the last codes may still change, so they are not given out yet
         first_overlapping = max(num_prompt_codes, num_codes - self.config.streaming_overlap)
         num_finished = max(state.num_finished, self._frame_of(first_overlapping, state))
         finished = mel[..., : num_finished - state.num_finished]
@@ -453,6 +459,7 @@ class Glm4VoiceCodec(Glm4VoiceCodecPreTrainedModel):
         block_size = self.config.flow_config.attention_block_size
         num_surplus = max(0, num_codes - num_prompt_codes - self.config.streaming_context) // block_size * block_size
         start, stop = (self._frame_of(code, state) for code in (num_prompt_codes, num_prompt_codes + num_surplus))
+        # Forget what is too long ago
         state.codes = cut_out(state.codes, num_prompt_codes, num_prompt_codes + num_surplus)
         state.mel = cut_out(torch.cat([given, mel], dim=-1), start, stop)
         state.noise = cut_out(state.noise, start, stop)
@@ -462,6 +469,7 @@ class Glm4VoiceCodec(Glm4VoiceCodecPreTrainedModel):
 
     def _frame_of(self, code: int, state: Glm4VoiceCodecDecoderState) -> int:
         """The index in `state.mel` of the first frame of `state.codes[:, code]`, a code behind the prompt."""
+        # A code has 6.9 frames, so the frame is counted from the first code of all and not from the first that is left
         num_frames, num_prompt_codes = self.config.num_mel_frames, state.num_prompt_codes
         num_dropped_frames = num_frames(num_prompt_codes + state.num_dropped) - num_frames(num_prompt_codes)
         return num_frames(code + state.num_dropped) - num_dropped_frames

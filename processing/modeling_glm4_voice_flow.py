@@ -21,6 +21,7 @@ def relative_positions(length: int, hidden_size: int, device: torch.device) -> t
     """
     Sines and cosines, interleaved, of the distances `length - 1` to `1 - length`: `(2 * length - 1, hidden_size)`.
     """
+    # In float32, because bfloat16 rounds whole numbers above 256
     distances = torch.arange(length - 1, -length, -1, device=device, dtype=torch.float32)
     exponents = torch.arange(0, hidden_size, 2, device=device, dtype=torch.float32)
     angles = distances[:, None] * torch.exp(exponents * (-math.log(10000.0) / hidden_size))
@@ -44,16 +45,19 @@ class Glm4VoiceCodeAttention(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, positions: torch.Tensor, mask: torch.BoolTensor
     ) -> torch.FloatTensor:
+        # `(batch_size, num_heads, length, head_dim)`
         query, key, value = (
             proj(hidden_states).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
         distances = self.position_proj(positions).unflatten(-1, (-1, self.head_dim)).transpose(0, 1)
+        # `(batch_size, num_heads, length, 2 * length - 1)`: the score of each distance
         scores = (query + self.position_bias[:, None]) @ distances.transpose(-1, -2)
         # column `length - 1 - i + j` of row i holds the score of the distance i - j
         length = hidden_states.shape[1]
         steps = torch.arange(length, device=scores.device)
         index = (length - 1 - steps[:, None] + steps).expand(*scores.shape[:2], -1, -1)
+        # Scaled here, because `scaled_dot_product_attention` scales the product and not the mask
         bias = (scores.gather(-1, index) * self.head_dim**-0.5).masked_fill(~mask, torch.finfo(scores.dtype).min)
         attended = nn.functional.scaled_dot_product_attention(
             query + self.content_bias[:, None], key, value, attn_mask=bias
@@ -64,6 +68,7 @@ class Glm4VoiceCodeAttention(nn.Module):
 class Glm4VoiceCodeEncoderLayer(nn.Module):
     def __init__(self, config: Glm4VoiceFlowConfig):
         super().__init__()
+        # The epsilon of the published model
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=1e-12)
         self.attention = Glm4VoiceCodeAttention(config)
         self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=1e-12)
@@ -92,6 +97,7 @@ class Glm4VoiceCodeEncoder(nn.Module):
         self.mel_proj = nn.Linear(config.hidden_size, config.num_mel_bins)
 
     def forward(self, codes: torch.LongTensor) -> torch.FloatTensor:
+        # The published model scales what goes in, as ESPnet does before relative positions
         hidden_states = self.in_norm(self.in_proj(self.embed_codes(codes))) * self.scale
         positions = relative_positions(codes.shape[1], hidden_states.shape[-1], codes.device).to(hidden_states.dtype)
         mask = block_causal_mask(codes.shape[1], self.block_size, codes.device)
@@ -111,6 +117,7 @@ class Glm4VoiceLengthRegulator(nn.Module):
         self.out_proj = nn.Conv1d(bins, bins, kernel_size=1)
 
     def forward(self, hidden_states: torch.Tensor, num_frames: int) -> torch.FloatTensor:
+        # A code has no whole number of frames, so some codes are repeated once more than others
         hidden_states = nn.functional.interpolate(hidden_states.transpose(1, 2), size=num_frames, mode="nearest")
         for conv, norm in zip(self.convs, self.norms):
             hidden_states = nn.functional.mish(norm(conv(hidden_states)))
@@ -177,6 +184,7 @@ class Glm4VoiceUNetLevel(nn.Module):
         self.resample = resample
 
     def forward(self, hidden_states: torch.Tensor, time: torch.Tensor) -> torch.FloatTensor:
+        # Convolutions want the channels in the second axis, attention wants them in the last
         hidden_states = self.resnet(hidden_states, time).transpose(1, 2)
         for block in self.blocks:
             hidden_states = block(hidden_states)
@@ -189,6 +197,7 @@ class Glm4VoiceUNet(nn.Module):
     def __init__(self, config: Glm4VoiceFlowConfig):
         super().__init__()
         sizes = list(config.unet_hidden_sizes)
+        # Noisy frames, encoded codes, speaker and given frames, each as wide as a frame
         self.in_channels = 4 * config.num_mel_bins
         self.time_proj1 = nn.Linear(self.in_channels, 4 * sizes[0])
         self.time_proj2 = nn.Linear(4 * sizes[0], 4 * sizes[0])
@@ -224,10 +233,12 @@ class Glm4VoiceUNet(nn.Module):
         """
         half = self.in_channels // 2
         steps = torch.arange(half, device=time.device, dtype=torch.float32)
+        # Sines and cosines of the time, which Matcha-TTS counts from 0 to 1000
         angles = 1000 * time.float()[:, None] * torch.exp(steps * (-math.log(10000.0) / (half - 1)))
         time = torch.cat([angles.sin(), angles.cos()], dim=-1).to(hidden_states.dtype)
         time = self.time_proj2(nn.functional.silu(self.time_proj1(time)))
 
+        # Down, and keep what each level has computed before it halves the rate
         skipped = []
         for level in self.down_levels:
             hidden_states = level(hidden_states, time)
@@ -237,6 +248,7 @@ class Glm4VoiceUNet(nn.Module):
             hidden_states = level(hidden_states, time)
         for level in self.up_levels:
             skip = skipped.pop()
+            # Halving rounds an odd length up, so doubling it may give one frame too many
             hidden_states = torch.cat([hidden_states[..., : skip.shape[-1]], skip], dim=1)
             hidden_states = level.resample(level(hidden_states, time))
         return self.out_proj(nn.functional.mish(self.final_norm(self.final_conv(hidden_states))))
@@ -291,11 +303,14 @@ class Glm4VoiceFlow(nn.Module):
         num_given_frames = 0 if given_mel is None else given_mel.shape[-1]
         if num_given_frames:
             given[..., :num_given_frames] = given_mel
+        # The conditions, `(batch_size, 3 * num_mel_bins, num_frames)`
         conditions = torch.cat([encoded, speaker[..., None].expand(batch_size, -1, num_frames), given], dim=1)
         # the second half of the batch has no conditions: guidance leads away from what the model makes of it
         conditions = torch.cat([conditions, torch.zeros_like(conditions)])
 
+        # The Euler steps, whose sum stays in float32 whatever type the U-Net computes in
         mel = noise.float().expand(batch_size, -1, -1)
+        # The spacing of the published decoder: the first steps, near the noise, are the smallest
         times = 1 - torch.cos(torch.linspace(0, 1, steps + 1, device=mel.device) * (math.pi / 2))
         for start, end in zip(times, times[1:]):
             inputs = torch.cat([mel.to(dtype).repeat(2, 1, 1), conditions], dim=1)

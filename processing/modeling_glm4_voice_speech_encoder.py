@@ -68,14 +68,17 @@ class Glm4VoiceSpeechEncoder(nn.Module):
         positions = torch.arange(hidden_states.shape[1], device=hidden_states.device)
         hidden_states = hidden_states + self.embed_positions(positions)
 
+        # The second convolution has halved the number of frames
         attention_mask = attention_mask[:, ::2].bool()
         allowed = block_causal_mask(hidden_states.shape[1], config.attention_block_size, hidden_states.device)
+        # `(batch_size, 1, num_frames / 2, num_frames / 2)`
         allowed = (allowed & attention_mask[:, None])[:, None]
         bias = torch.zeros_like(allowed, dtype=hidden_states.dtype)
         bias = bias.masked_fill(~allowed, torch.finfo(hidden_states.dtype).min)
         for layer in self.layers:
             hidden_states = layer(hidden_states, bias)
 
+        # The mean of `pooling_kernel_size` frames is one code: `(batch_size, num_codes, d_model)`
         latents = hidden_states.unflatten(1, (-1, config.pooling_kernel_size)).mean(2)
         return self.quantize(latents), attention_mask[:, :: config.pooling_kernel_size], latents
 

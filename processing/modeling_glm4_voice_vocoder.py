@@ -57,6 +57,7 @@ def log_mel_spectrogram(waveform: torch.FloatTensor, config: Glm4VoiceVocoderCon
         n_fft // 2 + 1, config.num_mel_bins, 0.0, 8000.0, config.sampling_rate, norm="slaney", mel_scale="slaney"
     )
     filters = torch.from_numpy(filters).to(waveform.device, torch.float32)
+    # 1e-9 and 1e-5 are those of HiFi-GAN
     return ((spectrum.abs().square() + 1e-9).sqrt().transpose(1, 2) @ filters).clamp(min=1e-5).log()
 
 
@@ -69,6 +70,7 @@ class Glm4VoiceSnake(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.FloatTensor:
         alpha = self.alpha[:, None]
+        # 1e-9 is the published model's: it keeps an alpha of 0 from dividing by zero
         return hidden_states + (hidden_states * alpha).sin().square() / (alpha + 1e-9)
 
 
@@ -150,6 +152,7 @@ class Glm4VoiceVocoder(nn.Module):
         """Frames to both sides that a frame's audio depends on, where the source is given."""
         # counted from the output backwards, in the steps of each level
         istft = self.config.istft_n_fft // self.config.istft_hop_length
+        # 3 is what the kernel of 7 of `conv_post` reaches to either side
         reach, source_reach, steps_per_frame = 3 + istft, 0, math.prod(self.config.upsample_rates)
         for index in reversed(range(len(self.upsamples))):
             reach += max(block.reach for block in self.resblocks[index])
@@ -157,11 +160,13 @@ class Glm4VoiceVocoder(nn.Module):
             source_reach = max(source_reach, source / steps_per_frame)
             reach = reach / self.config.upsample_rates[index] + 1
             steps_per_frame //= self.config.upsample_rates[index]
+        # `conv_pre` has a kernel of 7, too
         return math.ceil(max(reach + 3, source_reach + istft / math.prod(self.config.upsample_rates)))
 
     def init_state(self, generator: torch.Generator) -> Glm4VoiceVocoderState:
         """State before the first piece; `generator` also draws the phases that the harmonics start with."""
         phase = torch.rand(1, self.config.num_harmonics + 1, generator=generator, device=generator.device).double()
+        # As in the published model, only the harmonics start anywhere
         phase[:, 0] = 0
         return Glm4VoiceVocoderState(generator=generator, phase=phase)
 
@@ -184,6 +189,7 @@ class Glm4VoiceVocoder(nn.Module):
         """
         hop = self.config.hop_length
         mel = mel.to(self.source_proj.weight.dtype)
+        # The frames that were kept, then the new ones
         state.mel = mel if state.mel is None else torch.cat([state.mel, mel], dim=-1)
         num_frames = state.mel.shape[-1]
         # a frame's source needs its pitch, and each convolution of the pitch predictor looks one frame ahead
@@ -195,8 +201,10 @@ class Glm4VoiceVocoder(nn.Module):
         can_be_spoken = num_frames if is_final else can_be_sourced - self.context
         if can_be_spoken <= state.num_spoken:
             return torch.zeros(mel.shape[0], 0, device=mel.device)
+        # Speak all frames that are kept, and give out those whose surroundings are complete
         audio = self.synthesize(state.mel[..., : state.source.shape[-1] // hop], state.source)
         audio = audio[:, state.num_spoken * hop : can_be_spoken * hop]
+        # Keep the frames that later ones can still hear
         surplus = max(0, can_be_spoken - self.context)
         state.mel, state.source = state.mel[..., surplus:], state.source[:, surplus * hop :]
         state.num_spoken = can_be_spoken - surplus
@@ -218,6 +226,7 @@ class Glm4VoiceVocoder(nn.Module):
         # in double precision, because the phase is the sum of the pitch of all samples, whose rounding errors would
         # add up
         phase = state.phase.to(f0.device)[:, None] + (f0.double() * harmonics / config.sampling_rate).cumsum(1)
+        # A phase near 0 keeps its precision in float32
         phase = phase - phase.round()
         state.phase = phase[:, -1]
         sines = config.source_amplitude * (2 * math.pi * phase.float()).sin()
@@ -225,6 +234,7 @@ class Glm4VoiceVocoder(nn.Module):
         # all rows get the same noise, so that a row does not depend on what else is in the batch
         shape = (1, num_frames * config.hop_length, len(harmonics))
         noise = torch.randn(shape, generator=state.generator, device=state.generator.device).to(f0.device)
+        # A third of the amplitude where there is no voice, as in the published model
         noise_std = is_voiced * config.source_noise_std + (1 - is_voiced) * config.source_amplitude / 3
         source = sines * is_voiced + noise_std * noise
         return self.source_proj(source.to(self.source_proj.weight.dtype))[..., 0].tanh()
