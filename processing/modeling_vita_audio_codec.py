@@ -104,6 +104,7 @@ class VitaAudioCodecFrames(ModelOutput):
 @lru_cache
 def mel_filters(num_mel_bins: int, sampling_rate: int) -> torch.Tensor:
     return torch.from_numpy(
+        # 257 bins are those of the Fourier transform over 512 samples
         mel_filter_bank(257, num_mel_bins, 0.0, sampling_rate / 2, sampling_rate, norm="slaney", mel_scale="slaney")
     ).float()
 
@@ -124,13 +125,16 @@ def log_mel_spectrogram(waveform: torch.Tensor, config: VitaAudioCodecConfig) ->
     Returns:
         `torch.FloatTensor` of shape `(batch_size, num_samples // mel_hop_length, num_mel_bins)` in `[-1, 1]`.
     """
+    # Padded so that each hop of samples has one frame
     n_fft, hop = 512, config.mel_hop_length
     padded = nn.functional.pad(waveform.float(), ((n_fft - hop) // 2, (n_fft - hop) // 2))
     window = torch.hann_window(n_fft, device=waveform.device)
     power = torch.stft(padded, n_fft, hop, window=window, center=False, return_complex=True).abs().square()
     mel = power.transpose(1, 2) @ mel_filters(config.num_mel_bins, config.sampling_rate).to(waveform.device)
     log_mel = mel.clamp(min=1e-9).log10()
+    # Everything 60 dB or more below the loudest bin counts as silence
     log_mel = torch.maximum(log_mel - log_mel.amax(dim=(1, 2), keepdim=True), log_mel.new_tensor(-6.0))
+    # From [-6, 0] to [-1, 1]
     return log_mel / 3 + 1
 
 
@@ -145,10 +149,12 @@ def pulse_train(phase: torch.Tensor, num_harmonics: torch.Tensor) -> torch.Tenso
     """
     whole = num_harmonics.floor()
     denominator = (math.pi * phase).sin()
+    # At a pulse both sines are 0, and the limit of their quotient is 2 * whole + 1
     at_pulse = denominator.abs() < 1e-5
     ratio = ((2 * whole + 1) * math.pi * phase).sin() / denominator.masked_fill(at_pulse, 1)
     kernel = (torch.where(at_pulse, 2 * whole + 1, ratio) - 1) / 2
     last = (num_harmonics - whole) * (2 * math.pi * (whole + 1) * phase).cos()
+    # n cosines have a power of n / 2
     return (kernel + last) * (2 / num_harmonics).sqrt()
 
 
@@ -164,6 +170,7 @@ class VitaAudioCodecQuantizer(nn.Module):
         directions = nn.functional.normalize(latents, dim=-1)
         # call the module, because hooks may keep its weights on another device
         vectors = self.from_codes(torch.arange(self.codebook.num_embeddings, device=latents.device))
+        # Of unit vectors, the one with the largest product is at the smallest angle
         codes = (directions @ vectors.T).argmax(-1)
         return directions + (self.from_codes(codes) - directions).detach(), codes
 
@@ -231,6 +238,7 @@ class VitaAudioCodecEncoder(nn.Module):
         """
         hidden_states = log_mel
         for level, (downsample, blocks) in enumerate(zip(self.downsamples, self.stages)):
+            # A code has 8 frames at the input, and 4, 2 and 1 behind the three levels
             hidden_states = hidden_states * self._mask(hidden_states, num_codes * 2 ** (3 - level))
             padded = nn.functional.pad(hidden_states.transpose(1, 2), (1, 1))
             hidden_states = downsample(padded).transpose(1, 2)
@@ -278,6 +286,7 @@ class VitaAudioCodecDecoder(nn.Module):
             new_pasts.append(past)
         hidden_states = self.norm(hidden_states)
         envelopes = self.envelope_head(hidden_states).unflatten(-1, (self.steps_per_frame, 2, self.num_bins))
+        # The vocoder computes in float32, because lower types are too coarse for pitch and phase
         frames = VitaAudioCodecFrames(
             log_f0=self.f0_head(hidden_states).float().flatten(1), envelopes=envelopes.float().flatten(1, 2)
         )
@@ -311,9 +320,12 @@ class VitaAudioCodecVocoder(nn.Module):
             `torch.FloatTensor` of shape `(batch_size, num_frames * hop_length)`: audio at `sampling_rate` Hz.
         """
         num_frames = log_f0.shape[1]
+        # `(batch_size, 2, num_samples)`: the harmonics and the noise, with the last three hops of before
         source = torch.cat([state.source, torch.stack(self._source(log_f0, state), dim=1)], dim=-1)
         state.source = source[..., -3 * self.hop_length :]
+        # The root, because a window goes over each frame before and after it is shaped
         window = torch.hann_window(self.window_length, device=source.device).sqrt()
+        # `(batch_size, 2, num_frames, num_bins)`
         spectrum = torch.fft.rfft(source.unfold(-1, self.window_length, self.hop_length) * window)
         shaped = (spectrum.transpose(1, 2) * envelopes.clamp(max=8.0).exp()).sum(2)
         # four overlapping squared windows add up to two
@@ -321,14 +333,17 @@ class VitaAudioCodecVocoder(nn.Module):
         # the state keeps frames, not their sum: sums in another order differ in the last bit
         frames = torch.cat([state.frames, frames], dim=1)
         state.frames = frames[:, -3:]
+        # The three frames of the state come first, and the last window reaches three hops beyond its own
         length = (num_frames + 6) * self.hop_length
         output = nn.functional.fold(
             frames.transpose(1, 2), (1, length), (1, self.window_length), stride=(1, self.hop_length)
         )[:, 0, 0]
+        # The first three hops were given out before or lie before the utterance; the last three still wait for frames
         return output[:, 3 * self.hop_length : (num_frames + 3) * self.hop_length]
 
     def _source(self, log_f0: torch.Tensor, state: VitaAudioCodecDecoderState) -> tuple[torch.Tensor, torch.Tensor]:
         batch_size, num_frames = log_f0.shape
+        # The pitch goes straight from frame to frame, so the first frame needs one before it
         first = log_f0[:, :1] if state.log_f0 is None else state.log_f0
         track = torch.cat([first, log_f0], dim=1).double()
         state.log_f0 = track[:, -1:].float()
@@ -338,6 +353,7 @@ class VitaAudioCodecVocoder(nn.Module):
         # add up
         phase = torch.cat([state.phase, f0 / self.sampling_rate], dim=1).cumsum(1)[:, 1:]
         state.phase = phase[:, -1:]
+        # Multiples beyond the Nyquist frequency, 0.5, would alias
         harmonic = pulse_train((phase - phase.round()).float(), (0.48 * self.sampling_rate / f0).float())
         num_samples = num_frames * self.hop_length
         positions = torch.arange(state.sample_position, state.sample_position + num_samples) % NOISE_PERIOD
@@ -366,6 +382,7 @@ class VitaAudioCodecPreTrainedModel(PreTrainedAudioTokenizerBase):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         if isinstance(module, (nn.Linear, nn.Conv1d)):
+            # What PyTorch itself initialises these layers with
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
             init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
@@ -425,6 +442,7 @@ class VitaAudioCodec(VitaAudioCodecPreTrainedModel):
             raise ValueError("`input_values` has a row without a single sample; there is nothing to encode.")
         hop = self.config.hop_length
         num_codes = -(-lengths // hop)
+        # What lies in the padding must not be heard
         waveform = waveform * padding_mask
         waveform = nn.functional.pad(waveform, (0, -waveform.shape[1] % hop))
         log_mel = log_mel_spectrogram(waveform, self.config)
@@ -495,6 +513,7 @@ class VitaAudioCodec(VitaAudioCodecPreTrainedModel):
         quantized = self.quantizer.from_codes(audio_codes[:, 0])
         voice_ids = torch.full((audio_codes.shape[0],), voice_id, device=audio_codes.device)
         frames = self.decode_frames(quantized, voice_ids, state, is_final)
+        # The codes of the look-ahead have not come yet
         if frames.log_f0.shape[1] == 0:
             audio = frames.log_f0
         else:
@@ -519,7 +538,9 @@ class VitaAudioCodec(VitaAudioCodecPreTrainedModel):
             state ([`VitaAudioCodecDecoderState`]): updated in place for the next codes.
         """
         if is_final:
+            # No codes follow the last ones, so zeros stand for them
             quantized = nn.functional.pad(quantized, (0, 0, 0, self.config.decoder_lookahead))
+        # While the look-ahead of the first code comes in, the decoder's output belongs to no code
         skipped = min(state.codes_to_skip, quantized.shape[1])
         state.codes_to_skip -= skipped
         # Outside of training one code at a time: results must not depend on how an utterance is cut into chunks, not

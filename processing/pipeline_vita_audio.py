@@ -88,6 +88,7 @@ class PartStreamer(BaseStreamer):
         self.has_prompt = True
         if token_ids:
             self.streamer.put(torch.tensor(token_ids))
+        # A generation whose tokens are all left out learns only here that nobody reads any more
         elif self.streamer.is_closed:
             raise StreamClosed()
 
@@ -213,14 +214,17 @@ class VitaAudioPipeline(Pipeline):
             ValueError: a single input is empty or bad (see [`load_audio`] and
                 [`VitaAudioProcessor.apply_chat_template`]), or a keyword is none of these.
         """
+        # A column of `datasets`, taken out of transformers' wrapper so that its audio can stay encoded
         if isinstance(inputs, KeyDataset) and type(inputs.dataset).__module__.startswith("datasets."):
             inputs = inputs.dataset[inputs.key]
         if isinstance(inputs, (list, tuple)):
+            # The base class takes a plain list for several inputs, and a `Chat` for one
             inputs = Chat(spoken) if (spoken := as_conversation(inputs)) else list(inputs)
         elif isinstance(inputs, Mapping):
             inputs = dict(inputs)
         elif type(inputs).__module__.startswith("datasets.") and hasattr(inputs, "__iter__"):
             inputs = _undecoded(inputs)
+        # The base class knows no iterators but generators. A file object is an iterator, too, and one audio
         elif isinstance(inputs, Iterator) and not hasattr(inputs, "read"):
             inputs = (item for item in inputs)
         if isinstance(inputs, list) and not inputs:
@@ -254,9 +258,11 @@ class VitaAudioPipeline(Pipeline):
                 raise ValueError("`stream` takes one input: an audio, a text or the messages of one conversation.")
         question = self.preprocess(inputs, **{**self._preprocess_params, **preprocess_params})
         options = {**self._forward_params, **generate_kwargs}
+        # A list, because `finish` reads it in another thread than the one where `generate` fills it
         vocabulary, is_cut_off = self.processor.speech_vocabulary, []
 
         def generate(streamer: VitaAudioStreamer):
+            # First the answer as the model writes it, then the speech of a text that has none
             (written,) = self._write([question], streamer=PartStreamer(streamer, lambda token_id: True), **options)
             is_cut_off.append(written["is_cut_off"])
             if (text := self._to_be_read_aloud(question, written)) is not None:
@@ -307,6 +313,7 @@ class VitaAudioPipeline(Pipeline):
 
     def _generate_keywords(self) -> set[str]:
         names = {"mctp_mode", "mctp_verify", "mctp_speech_only_head", "tokenizer", "max_new_tokens"}
+        # All options of `generate` are attributes of an empty configuration
         names |= {name for name in vars(GenerationConfig()) if not name.startswith("_")}
         return (names | set(signature(self.model.generate).parameters)) - {"kwargs", "inputs"}
 
@@ -332,6 +339,7 @@ class VitaAudioPipeline(Pipeline):
         Warns of a question that is unlike the training data, and raises ValueError for one longer than the model can
         read.
         """
+        # Not all language models have such a limit
         positions = getattr(self.model.config.text_config, "max_position_embeddings", None)
         if positions is not None and num_tokens > positions:
             # here, because in a batch the other questions would fail with it
@@ -343,6 +351,7 @@ class VitaAudioPipeline(Pipeline):
         if 2 * len(unknown) > len(letters):
             reasons.append(f"The letters of {text!r:.60} are of a language that this model's tokenizer does not know")
         for audio in audios:
+            # 20 ms
             size = self.processor.feature_extractor.sampling_rate // 50
             loudness = np.sqrt(np.square(audio[: len(audio) // size * size].reshape(-1, size)).mean(axis=1))
             quietest, loudest = np.percentile(loudness, (5, 95))
@@ -389,6 +398,7 @@ class VitaAudioPipeline(Pipeline):
         make = PipelineDataset if isinstance(inputs, Sized) else PipelineIterator
         loader = DataLoader(
             make(inputs, self._preprocess_or_error, preprocess_params),
+            # Each of several workers would go through all of an iterator
             num_workers=num_workers if make is PipelineDataset else min(num_workers, 1),
             batch_size=batch_size,
             collate_fn=list,
@@ -406,6 +416,7 @@ class VitaAudioPipeline(Pipeline):
     def _answer(self, questions: list[dict], options: dict) -> list[dict]:
         if not questions:
             return []
+        # All answers are written in one batch, and the texts without speech are spoken in a second one
         written = self._write(questions, **options)
         answers = list(map(self.postprocess, written))
         texts = [self._to_be_read_aloud(question, row) for question, row in zip(questions, written)]
@@ -426,6 +437,7 @@ class VitaAudioPipeline(Pipeline):
         }
         batch = dict(self.tokenizer.pad(rows, return_tensors="pt"))
         features = [
+            # Without the padding of the question's own batch
             audio[mask.bool()].numpy()
             for question in questions
             if "input_features" in question
@@ -447,6 +459,7 @@ class VitaAudioPipeline(Pipeline):
     def _transcribe(self, question: dict, options: dict, **streamer) -> str | None:
         """The question in words: what the model hears in its audios, or its text."""
         options = {
+            # Options of the answer are not for its transcript, in which the likeliest words are asked for
             "do_sample": False,
             **{name: options[name] for name in ("mctp_mode",) if name in options},
             **streamer,
@@ -468,6 +481,7 @@ class VitaAudioPipeline(Pipeline):
         given_config = generate_kwargs.get("generation_config")
         config = self.model.generation_config if given_config is None else given_config
         defaults = {"return_dict_in_generate": False}
+        # Only what neither the caller nor the model's configuration says
         if config.pad_token_id is None:
             defaults["pad_token_id"] = self.tokenizer.pad_token_id
         if config.max_new_tokens is None and config.max_length is None:
@@ -488,6 +502,7 @@ class VitaAudioPipeline(Pipeline):
         max_new_tokens = generate_kwargs.get("max_new_tokens", config.max_new_tokens)
         if max_new_tokens is None:
             max_new_tokens = generate_kwargs.get("max_length", config.max_length) - prompt_length
+        # A row with one of these has ended by itself, also where another row has reached the limit
         ends = [self.tokenizer.eos_token_id, *torch.tensor(config.eos_token_id or []).flatten().tolist()]
         generated_ids = sequences[:, prompt_length:]
         is_full = generated_ids.shape[1] >= max_new_tokens
@@ -541,6 +556,7 @@ def _load_processor(name_or_path: str, model: PreTrainedModel) -> ProcessorMixin
     """
     if not name_or_path:
         raise ValueError("The pipeline needs `processor=`: the model was not loaded from a folder that has one.")
+    # The revision is of the model's repository, and of no other
     is_of_model = name_or_path == model.name_or_path and not os.path.isdir(name_or_path)
     revision = {"revision": model.revision} if is_of_model else {}
     # whoever loaded this code from a folder has already agreed to run the folder's code

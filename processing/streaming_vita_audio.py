@@ -101,6 +101,7 @@ class VitaAudioStreamer(BaseStreamer):
         self._queue = queue.Queue(max_queued_tokens + 2 if max_queued_tokens else 0)
         self._has_prompt = False
         self._text_ids = []
+        # Text comes piece by piece, and no token is decoded twice
         self._text_stream = DecodeStream(skip_special_tokens=True)
 
     def put(self, value: torch.LongTensor):
@@ -110,6 +111,7 @@ class VitaAudioStreamer(BaseStreamer):
             if value.ndim > 1 and value.shape[0] > 1:
                 raise ValueError(f"VitaAudioStreamer takes one prompt at a time, got a batch of {value.shape[0]}.")
         elif not self.is_closed and (parts := self._read(value.flatten().tolist())):
+            # Waits while the queue is full, which holds `generate` up
             self._queue.put(parts)
         # `close` may have been called while this waited for room
         if self.is_closed:
@@ -143,19 +145,23 @@ class VitaAudioStreamer(BaseStreamer):
         """For a reader that wants no more: the next `put` raises [`StreamClosed`], and every iteration ends."""
         self.is_closed = True
         empty(self._queue)
+        # `close` must not wait for room
         pass_on_end(self._queue)
 
     def _parts(self) -> Iterator[int | str]:
         while (item := self._queue.get(timeout=self.timeout)) is not None and not self.is_closed:
             if isinstance(item, BaseException):
+                # Others may read this streamer, too, and must not wait for ever
                 pass_on_end(self._queue)
                 raise item
+            # `close` may be called between two parts
             yield from takewhile(lambda part: not self.is_closed, item)
         pass_on_end(self._queue)
 
     def __iter__(self) -> Iterator[dict]:
         vocabulary, codec = self.processor.speech_vocabulary, self.processor.audio_tokenizer
         can_stream = isinstance(codec, StreamingSpeechCodec)
+        # Other codecs decode whole utterances alone, so all codes are kept until the end
         state, codes = codec.init_decoder_state(batch_size=1) if can_stream else None, []
         for part in self._parts():
             if isinstance(part, str):
@@ -215,6 +221,7 @@ class VitaAudioSpeechStream(Iterator[dict]):
         self._chunks, self._room = queue.Queue(), threading.Semaphore(max_queued_chunks)
         streamer.text_chunks = self._chunks
         self._is_over = False
+        # Bound to the parts and not to the stream, which would otherwise be kept alive and never be dropped
         cancel = partial(_cancel, streamer, self._chunks, self._room)
         self._threads = [
             _StreamThread(cancel, target=_write, args=(generate, streamer)),
@@ -248,6 +255,7 @@ class VitaAudioSpeechStream(Iterator[dict]):
         item = None if self._is_over or self._streamer.is_closed else self._chunks.get()
         if isinstance(item, dict) and not self._streamer.is_closed:
             if "audio" in item:
+                # The reader has taken a chunk, so the codec may make another
                 self._room.release()
             return item
         self._is_over = True
@@ -274,11 +282,12 @@ def _speak(streamer: VitaAudioStreamer, chunks: queue.Queue, room: threading.Sem
                 room.acquire()
             chunks.put(chunk)
         chunks.put(None)
-    except BaseException as error:
+    except BaseException as error:  # the reader waits here, too
         chunks.put(error)
 
 
 def _cancel(streamer: VitaAudioStreamer, chunks: queue.Queue, room: threading.Semaphore):
+    # First the mark that nobody reads: a thread that goes on after the next lines must see it
     streamer.close()
     empty(chunks)
     # for the chunk that the codec is at, which is its last
@@ -288,6 +297,7 @@ def _cancel(streamer: VitaAudioStreamer, chunks: queue.Queue, room: threading.Se
 
 class _StreamThread(threading.Thread):
     def __init__(self, cancel: Callable[[], None], **kwargs):
+        # Python waits for threads that are no daemons before it runs `_end_streams`, which must end these
         super().__init__(daemon=True, **kwargs)
         self.cancel = cancel
 
