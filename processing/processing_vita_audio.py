@@ -111,6 +111,7 @@ class VitaAudioProcessor(ProcessorMixin):
             self._check_audio_tokenizer(audio_tokenizer)
         self.audio_tokenizer = audio_tokenizer
         if self.hears_features:
+            # Raises an error where the tokenizer has no token for features
             self.speech_vocabulary.wrap_context(0)
 
     @classmethod
@@ -127,6 +128,7 @@ class VitaAudioProcessor(ProcessorMixin):
         """
         check_codec(codec, "`codec`")
         if feature_extractor is None:
+            # The codec takes samples as they are, so this extractor only says their rate
             feature_extractor = EncodecFeatureExtractor(feature_size=1, sampling_rate=codec.config.sampling_rate)
         return cls(feature_extractor, tokenizer, codec, **kwargs)
 
@@ -205,6 +207,7 @@ class VitaAudioProcessor(ProcessorMixin):
             raise ValueError(f"The text has {num_marks} marks {AUDIO_MARK}, but {len(audios)} audios came with it.")
         rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
         for row in rows:
+            # Such ids in a text would pass for speech
             self._refuse(
                 [i for i in row if self.speech_vocabulary.is_code(i) or self.speech_vocabulary.is_delimiter(i)]
             )
@@ -265,6 +268,7 @@ class VitaAudioProcessor(ProcessorMixin):
         """
         chat_template = self._find_chat_template(chat_template)
         names = template_variables(chat_template)
+        # A keyword is the template's if the template reads a variable of this name
         variables = {name: value for name, value in kwargs.items() if name in names}
         options = {name: value for name, value in kwargs.items() if name not in names}
         options = read_options({"return_tensors": return_tensors, **options})
@@ -283,8 +287,10 @@ class VitaAudioProcessor(ProcessorMixin):
         audios = (audios if is_batched else [audios]) if audios is not None else [None] * len(conversations)
         if len(audios) != len(conversations):
             raise ValueError(f"Got {len(conversations)} conversations, but audios for {len(audios)}.")
+        # One audio may come without a list around it
         audios = [[given] if isinstance(given, (list, tuple)) and is_one_audio(given) else given for given in audios]
         conversations = [split_at_marks(messages, audio) for messages, audio in zip(conversations, audios)]
+        # Texts are checked first, because audio may take long to read
         for messages in conversations:
             self._check_texts(messages)
         template = {
@@ -292,6 +298,7 @@ class VitaAudioProcessor(ProcessorMixin):
             "add_generation_prompt": add_generation_prompt,
             "continue_final_message": continue_final_message,
             "return_assistant_tokens_mask": return_assistant_tokens_mask,
+            # A template may write special tokens by their names, such as `eos_token`
             **self.tokenizer.special_tokens_map,
             **variables,
         }
@@ -299,6 +306,7 @@ class VitaAudioProcessor(ProcessorMixin):
             prompts, _ = render([_join(messages) for messages in conversations], **template)
             return prompts if is_batched else prompts[0]
 
+        # All audios are read and checked before the codec encodes the first one
         waveforms = [
             [self.load_audio(part["audio"], sampling_rate) for part in _audio_parts(messages)]
             for messages in conversations
@@ -421,6 +429,7 @@ class VitaAudioProcessor(ProcessorMixin):
                     raise ValueError("The text has half a character in it (a lone surrogate), which has no encoding.")
                 ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
                 marks = [i for i in ids if i in self._control_token_ids or self.speech_vocabulary.is_code(i)]
+                # The marks of the audio parts may be there
                 for _ in range(num_audios):
                     marks.remove(self.audio_token_id)
                 self._refuse(marks)
@@ -440,13 +449,16 @@ class VitaAudioProcessor(ProcessorMixin):
         for message in messages:
             parts = message["content"]
             text = "".join(part["text"] for part in parts if part["type"] == "text")
+            # As in training, where such a turn is cut into chunks of text and speech
             is_spoken_text = text and parts[-1]["type"] == "audio" and len(_audio_parts([message])) == 1
             if message["role"] == "assistant" and is_spoken_text:
                 text_ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
                 spans.append(interleave(text_ids, next(encoded), self.speech_vocabulary, self.interleave_pattern))
+                # One mark stands for the whole turn, its text included
                 placed.append({**message, "content": AUDIO_MARK})
             else:
                 spans += [self._span(next(encoded)) for _ in _audio_parts([message])]
+                # Elsewhere each audio keeps its place among the text
                 placed += _join([message])
         return placed, spans
 
@@ -482,6 +494,7 @@ class VitaAudioProcessor(ProcessorMixin):
                 "for each."
             )
         input_ids, mask, spans, end = [], [], iter(spans), 0
+        # The last, empty text brings in what stands behind the assistant's last turn
         for start, stop in [*written, (len(rendered), len(rendered))]:
             for piece, is_written in ((rendered[end:start], 0), (rendered[start:stop], 1)):
                 ids = self._expand(self.tokenizer(piece, add_special_tokens=False)["input_ids"], spans)
@@ -511,6 +524,7 @@ class VitaAudioProcessor(ProcessorMixin):
             raise ValueError(f"A conversation has {longest} tokens, more than `max_length` = {options['max_length']}.")
         batch = dict(self.tokenizer.pad({"input_ids": rows}, **options))
         if masks is not None:
+            # `tokenizer.pad` pads only what a model reads, so the masks are padded by hand
             padded = zip(masks, batch["input_ids"])
             if options["padding_side"] == "left":
                 batch["assistant_masks"] = [[0] * (len(ids) - len(mask)) + mask for mask, ids in padded]
@@ -582,9 +596,11 @@ class VitaAudioProcessor(ProcessorMixin):
         for code in codes:
             if not 0 <= code < codebook_size:
                 raise ValueError(f"Speech code {code} is out of range: the codec has {codebook_size} codes.")
+        # A codec need not decode an utterance of no codes
         if decoder_state is None and not len(codes):
             return np.zeros(0, dtype=np.float32), None
         audio_codes = torch.tensor([[list(codes)]], dtype=torch.long, device=self._codec.device)
+        # A codec that is no `StreamingSpeechCodec` has no such arguments
         streaming = {} if decoder_state is None else {"decoder_state": decoder_state, "is_final": is_final}
         output = self._codec.decode(audio_codes=audio_codes, **streaming)
         return output.audio_values.reshape(-1).float().clamp(-1, 1).cpu().numpy(), output.get("decoder_state")
@@ -642,6 +658,7 @@ class VitaAudioProcessor(ProcessorMixin):
             config_dict, _ = PreTrainedConfig.get_config_dict(config_file)
             if config_dict.get("interleave_pattern") is not None:
                 processor_dict["interleave_pattern"] = config_dict["interleave_pattern"]
+        # A processor that was saved without a codec has no such entry
         if (model_type := processor_dict.pop("audio_tokenizer_type", None)) is not None:
             processor_dict["audio_tokenizer"] = _load_codec(
                 pretrained_model_name_or_path,
@@ -683,6 +700,7 @@ def _load_codec(pretrained_model_name_or_path: str | os.PathLike, model_type: st
     place = f"{pretrained_model_name_or_path!s:.200}/{kwargs['subfolder']}"
     if model_type in CODEC_CLASSES:
         loader = CODEC_CLASSES[model_type]
+        # The code of these codecs runs already
         kwargs.pop("trust_remote_code")
     else:
         loader = AutoModel
@@ -690,6 +708,7 @@ def _load_codec(pretrained_model_name_or_path: str | os.PathLike, model_type: st
         # Without `ignore_mismatched_sizes` transformers raises an error that does not name the tensors
         codec, loading = loader.from_pretrained(
             pretrained_model_name_or_path,
+            # Never a pickle, which could run code
             use_safetensors=True,
             ignore_mismatched_sizes=True,
             output_loading_info=True,

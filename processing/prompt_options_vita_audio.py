@@ -53,6 +53,7 @@ def template_variables(chat_template: str) -> set[str]:
     # transformers' own block, which Jinja does not know
     chat_template = re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", chat_template)
     try:
+        # With the same extension as transformers has, so that the same templates can be read
         return find_undeclared_variables(Environment(extensions=["jinja2.ext.loopcontrols"]).parse(chat_template))
     except (TemplateError, RecursionError) as error:
         raise ValueError(f"The chat template is malformed: {error!s:.200}.") from error
