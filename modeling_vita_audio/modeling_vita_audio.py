@@ -110,6 +110,7 @@ class VitaAudioMCTPModule(nn.Module):
         Returns:
             `torch.Tensor` of shape `(batch_size, sequence_length, hidden_size)`: hidden states, not yet normalised.
         """
+        # The embedding comes first, because the released weights of `proj` have it so
         hidden_states = torch.cat([self.embed_norm(inputs_embeds), self.hidden_norm(hidden_states)], dim=-1)
         return self.layer(self.proj(hidden_states), **kwargs)
 
@@ -554,6 +555,7 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
         targets = targets_of_columns(labels, sample_ids, num_ahead)
         has_target = targets != -100
         # The head is the largest matrix of the model, so it reads no column without a target
+        # `(num_targets, hidden_size)` and `(num_targets,)`
         hidden_states, targets = hidden_states[has_target], targets[has_target]
         # The logits of a large vocabulary take much memory, so they are computed again in the backward pass
         if self.gradient_checkpointing and self.training:
@@ -750,6 +752,7 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
         else:
             logits = self._logits(hidden_states)
             of_speech, of_special_tokens = logits[..., start:end], logits[..., special_token_ids]
+        # In the type of the products, which autocast may have made another one than the weights'
         logits = of_speech.new_full((*of_speech.shape[:2], self.config.text_config.vocab_size), -torch.inf)
         logits[..., start:end] = of_speech
         logits[..., special_token_ids] = of_special_tokens

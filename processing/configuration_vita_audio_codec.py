@@ -39,6 +39,7 @@ def check_bounds(config: PreTrainedConfig, bounds: dict[str, tuple[float, float]
         numbers = [getattr(config, name)]
         while numbers:
             number = numbers.pop()
+            # Lists may hold lists, as dilations do
             if isinstance(number, (list, tuple)):
                 numbers += number
             elif isinstance(number, bool) or not smallest <= number <= largest:

@@ -196,6 +196,7 @@ def split_at_marks(messages: Sequence[dict], audios: Sequence | None = None) -> 
         raise ValueError(
             f"The messages have {len(unnamed)} marks {AUDIO_MARK}, but {len(audios)} audios came with them."
         )
+    # These parts are in `normalized` as well, so it is filled here
     for part, audio in zip(unnamed, audios):
         part["audio"] = audio
     return normalized

@@ -148,6 +148,7 @@ class Glm4VoiceCodec(Glm4VoiceCodecPreTrainedModel):
         self.tokenizer = Glm4VoiceSpeechEncoder(config.tokenizer_config)
         self.flow = Glm4VoiceFlow(config.flow_config)
         self.vocoder = Glm4VoiceVocoder(config.vocoder_config)
+        # All else is Whisper's default, which the published tokenizer has as well
         self.feature_extractor = WhisperFeatureExtractor(
             feature_size=config.tokenizer_config.num_mel_bins, sampling_rate=config.sampling_rate
         )
@@ -222,6 +223,7 @@ class Glm4VoiceCodec(Glm4VoiceCodecPreTrainedModel):
             features = [self._extract_features(segment) for segment in segments[start : start + SEGMENTS_PER_FORWARD]]
             frames, mask = (nn.utils.rnn.pad_sequence(part, batch_first=True) for part in zip(*features))
             codes, codes_mask, _ = self.tokenizer(frames.transpose(1, 2).to(self.dtype), mask)
+            # Without the codes of the padding
             all_codes += [row[row_mask] for row, row_mask in zip(codes, codes_mask)]
         return all_codes
 
@@ -415,6 +417,7 @@ class Glm4VoiceCodec(Glm4VoiceCodecPreTrainedModel):
         if state.num_waiting and (is_final or state.num_waiting >= self.config.streaming_block_size):
             mel = self._decode_block(state, is_final, num_inference_steps, guidance_scale)
         else:
+            # No code waits: at the end, what would have overlapped another block stays as it is
             mel = state.mel[..., state.num_finished :] if is_final else state.mel[..., :0]
         audio = self.vocoder(mel, state.vocoder, is_final)
         return Glm4VoiceCodecDecoderOutput(audio_values=audio[:, None], decoder_state=None if is_final else state)
@@ -434,6 +437,7 @@ class Glm4VoiceCodec(Glm4VoiceCodecPreTrainedModel):
         shape = (1, state.mel.shape[1], self._frame_of(num_codes, state) - state.noise.shape[-1])
         noise = torch.randn(shape, generator=state.generator, device=state.generator.device)
         state.noise = torch.cat([state.noise, noise.to(state.noise.device)], dim=-1)
+        # The flow goes on from the finished frames, and makes the overlapping ones again
         given, overlap = state.mel.tensor_split([state.num_finished], dim=-1)
         mel = self.flow(
             codes=state.codes,

@@ -49,6 +49,7 @@ def log_mel_spectrogram(waveform: torch.FloatTensor, config: Glm4VoiceVocoderCon
         `torch.FloatTensor` of shape `(batch_size, num_samples // hop_length, num_mel_bins)`: natural logarithms.
     """
     hop = config.hop_length
+    # As in HiFi-GAN: windows of four hops, padded so that each hop of samples has one frame
     n_fft = 4 * hop
     padded = nn.functional.pad(waveform.float()[:, None], ((n_fft - hop) // 2, (n_fft - hop) // 2), mode="reflect")
     window = torch.hann_window(n_fft, device=waveform.device)
@@ -145,6 +146,7 @@ class Glm4VoiceVocoder(nn.Module):
                     ]
                 )
             )
+        # Log magnitude and phase of every bin
         self.conv_post = nn.Conv1d(channels[-1], 2 * num_bins, kernel_size=7, padding=3)
 
     @property
