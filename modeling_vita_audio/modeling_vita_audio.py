@@ -85,6 +85,7 @@ class VitaAudioMCTPModule(nn.Module):
     def __init__(self, language_model: PreTrainedModel):
         super().__init__()
         config = language_model.config
+        # The classes that the model itself has, so that any architecture built like Qwen2 fits
         norm_class, layer_class = type(language_model.norm), type(language_model.layers[-1])
         self.embed_norm = norm_class(config.hidden_size, eps=config.rms_norm_eps)
         self.hidden_norm = norm_class(config.hidden_size, eps=config.rms_norm_eps)

@@ -160,6 +160,7 @@ class VitaAudioSpeechInput:
                 f"{len(input_features)} audios take {len(rows)}: one for each frame and "
                 f"{num_audio_tokens(0)} more for each audio."
             )
+        # `masked_scatter` takes the rows one after the other, through the batch row by row
         return inputs_embeds.masked_scatter(is_context[..., None], rows.to(inputs_embeds.dtype))
 
     def _trains_projector(self) -> bool:

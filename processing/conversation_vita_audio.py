@@ -243,6 +243,7 @@ def _normalize_part(part: dict) -> dict:
         if not keys:
             return {"type": "audio", "audio": None}
         (key,) = keys
+        # Without its key, base64 would pass for a path, and an array would have no rate
         if key in ("array", "raw", "base64") or "sampling_rate" in part:
             return {"type": "audio", "audio": {key: part[key], "sampling_rate": part.get("sampling_rate")}}
         return {"type": "audio", "audio": part[key]}

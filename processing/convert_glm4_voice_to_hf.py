@@ -300,6 +300,7 @@ def load_pickle(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise ValueError(f"{path.parent} has no {path.name}.")
     with path.open("rb") as file:
+        # PyTorch writes zip archives since 1.6; older files have another format and are read, too
         is_archive = file.read(2) == b"PK"
     # A zip file has its directory at the end, which is missing where the file was cut off
     if is_archive and not zipfile.is_zipfile(path):

@@ -298,6 +298,7 @@ class Glm4VoiceFlow(nn.Module):
         encoded = self.length_regulator(self.encoder(codes), num_frames)
         if speaker_embedding is None:
             speaker_embedding = encoded.new_zeros(1, self.config.speaker_embedding_size)
+        # Normalised zeros stay zeros, so without a voice only the bias is left
         speaker = self.speaker_proj(nn.functional.normalize(speaker_embedding.to(dtype), dim=-1))
         given = torch.zeros_like(encoded)
         num_given_frames = 0 if given_mel is None else given_mel.shape[-1]
@@ -313,6 +314,7 @@ class Glm4VoiceFlow(nn.Module):
         # The spacing of the published decoder: the first steps, near the noise, are the smallest
         times = 1 - torch.cos(torch.linspace(0, 1, steps + 1, device=mel.device) * (math.pi / 2))
         for start, end in zip(times, times[1:]):
+            # With and without conditions in one call
             inputs = torch.cat([mel.to(dtype).repeat(2, 1, 1), conditions], dim=1)
             with_codes, without = self.unet(inputs, start.expand(2 * batch_size)).float().chunk(2)
             mel = mel + (end - start) * ((1 + guidance) * with_codes - guidance * without)

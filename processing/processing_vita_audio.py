@@ -593,6 +593,7 @@ class VitaAudioProcessor(ProcessorMixin):
             ValueError: a code is not one of the codec's.
         """
         codebook_size = self._codec.config.codebook_size
+        # The vocabulary may have more speech tokens than the codec has codes
         for code in codes:
             if not 0 <= code < codebook_size:
                 raise ValueError(f"Speech code {code} is out of range: the codec has {codebook_size} codes.")
