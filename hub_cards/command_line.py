@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
+# No parser knows this option: `run_command` takes it out of the arguments of every command.
 TRACEBACK = "--traceback"
 # Folders of a checkout that the settings in training/configs name: they are not owners of repositories on the Hub.
 CHECKOUT_FOLDERS = ("pretrained", "runs")
@@ -37,6 +38,7 @@ class ArgumentParser(argparse.ArgumentParser):
 def with_underscores(argument: str) -> str:
     if not argument.startswith("--"):
         return argument
+    # Only the name is respelt, because a value may have dashes of its own.
     name, equals, value = argument[2:].partition("=")
     return f"--{name.replace('-', '_')}{equals}{value}"
 
@@ -60,6 +62,7 @@ def run_command(command: Callable[[list[str] | None], int | None], prog: str, ar
         return command(argv) or 0
     try:
         return command(argv) or 0
+    # Ctrl-C is no `Exception` for Python and no bug, so it gets a line, but no traceback.
     except KeyboardInterrupt:
         return fail("interrupted", prog)
     except Exception as error:
@@ -72,6 +75,7 @@ def run_command(command: Callable[[list[str] | None], int | None], prog: str, ar
 
 def name_as_typed(command: str, prog: str) -> str:
     """The name under which a module was run: `prog`, such as `training.train`, or `vita-audio` with its `command`."""
+    # `vita-audio train` and `python -m training.train` run the same function.
     typed = os.path.basename(sys.argv[0])
     return f"{typed} {command}" if typed == "vita-audio" else prog
 
@@ -79,6 +83,7 @@ def name_as_typed(command: str, prog: str) -> str:
 def is_path(name: str) -> bool:
     """Whether a name is a path on this machine, even one of nothing, and no Hub id USER/NAME."""
     folder = os.path.dirname(name)
+    # An id has exactly one slash. If what is before the slash is a folder here, the name is meant as a path.
     return (
         os.path.exists(name)
         or name.count("/") != 1
@@ -110,6 +115,8 @@ def naming(what: str) -> Iterator[None]:
         # The cause is left out, because `explain` has put it into the message.
         raise OSError(f"{what} cannot be loaded: {explain(error)}") from None
     except Exception as error:
+        # A broken file can lead to any error in the library that reads it. Raised from here, it counts as the user's
+        # mistake in `explain`, and becomes one line.
         raise ValueError(
             f"{what}: this is broken, or not what it should be ({type(error).__name__}: {error})."
         ) from error
@@ -119,10 +126,13 @@ def naming(what: str) -> Iterator[None]:
 def no_empty_folder(folder: str | Path | None) -> Iterator[None]:
     """After an error inside, removes `folder` and the folders above it that are new and empty."""
     path = Path(folder or ".").absolute()
+    # The innermost folder comes first, because a folder can only be removed when it is empty.
     new = [place for place in (path, *path.parents) if not place.exists()]
     try:
         yield
+    # Ctrl-C, too, shall leave no empty folder behind.
     except BaseException:
+        # If a folder has something in it, `rmdir` fails; then those above it are not empty either, and all stay.
         with suppress(OSError):
             for place in new:
                 place.rmdir()
@@ -130,11 +140,13 @@ def no_empty_folder(folder: str | Path | None) -> Iterator[None]:
 
 
 def fail(message: str, prog: str) -> int:
+    # The standard output may go to another program, as with `--json`, so an error must not stand there.
     print(f"{prog}: error: {message}", file=sys.stderr)
     return 1
 
 
 def one_line(error: Exception) -> str:
+    # An error may have no text at all.
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -144,6 +156,8 @@ def is_raised_by_us(error: Exception) -> bool:
     out of a library may be a bug, which nobody finds without its traceback. A class for users' mistakes would not do,
     because the code of Hub folders cannot import it from here.
     """
+    # The last frame is the one that raised. Functions in C have no frame: the error of `int("four")` in our code seems
+    # to come from our line, so the line itself is read as well.
     *_, (frame, line) = traceback.walk_tb(error.__traceback__)
     package = (frame.f_globals.get("__package__") or "").partition(".")[0]
     return package in OUR_PACKAGES and linecache.getline(frame.f_code.co_filename, line).lstrip().startswith("raise ")
@@ -151,6 +165,7 @@ def is_raised_by_us(error: Exception) -> bool:
 
 def explain(error: Exception) -> str | None:
     """One line on a mistake of the user, a file, a library or the Hub; None for other errors, which may be bugs."""
+    # Imported only after an error, because the help and errors of usage shall come at once.
     from json import JSONDecodeError
     from pickle import UnpicklingError
 
@@ -162,6 +177,7 @@ def explain(error: Exception) -> str | None:
 
     # transformers raises a plain OSError from what the Hub has answered.
     cause = error.__cause__ if type(error) is OSError and error.__cause__ is not None else error
+    # These come before `OSError`, which `HfHubHTTPError` is as well: the Hub's own text has request ids in it.
     if isinstance(cause, (HfHubHTTPError, httpx.TransportError)):
         from .push import describe
 
@@ -176,6 +192,7 @@ def explain(error: Exception) -> str | None:
         return f"The chat template, chat_template.jinja, refuses the conversation, or is broken: {message}"
     if isinstance(error, (SafetensorError, UnpicklingError, YAMLError, JSONDecodeError, UnicodeDecodeError)):
         return f"A file is broken or not what it should be: {message}"
+    # Python's JSON reader says what it was reading. Any other endless recursion is a bug.
     if isinstance(error, RecursionError) and "JSON" in message:
         return f"A file is nested too deeply: {message}"
     return None

@@ -13,6 +13,7 @@ from .results import TASK_CATEGORIES
 TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md.jinja"
 DURATIONS_PICTURE = "durations.png"
 
+# The size categories of the Hub, each with the number of rows that is too many for it
 SIZE_LIMITS = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
 
 
@@ -32,6 +33,7 @@ def render_dataset_card(
         license, language: of the metadata.
         hub_metadata: what `datasets` has written into the repository's card: `dataset_info` and `configs`.
     """
+    # in the order of the corpus: a set would give every card another order
     tasks = [task for task in dict.fromkeys(row.get("task") for row in conversations) if task]
     size = next((name for limit, name in SIZE_LIMITS.items() if len(conversations) < limit), "n>1M")
     data = DatasetCardData(
@@ -40,10 +42,13 @@ def render_dataset_card(
         pretty_name=repo_id.rpartition("/")[2],
         task_categories=[TASK_CATEGORIES[task] for task in tasks if task in TASK_CATEGORIES] or None,
         size_categories=[size],
+        # Only `training.corpus.render` writes clips, so all speech is known to be synthetic where there are some.
         annotations_creators=["machine-generated"] if clips else None,
         tags=["vita-audio", "audio", "speech"] + (["synthetic"] if clips else []),
+        # `load_dataset` reads from these two which configurations and columns the repository has.
         **{key: value for key, value in (hub_metadata or {}).items() if key in ("dataset_info", "configs")},
     )
+    # Rows without a split are sent as training data, because the Hub has a split for every row.
     splits = list(dict.fromkeys(row.get("split", "train") for row in conversations))
     counts = Counter((row.get("task"), row.get("split", "train")) for row in conversations)
     voices = {}
@@ -55,6 +60,7 @@ def render_dataset_card(
         name=data.pretty_name,
         repo_id=repo_id,
         splits=splits,
+        # One row of the table for all conversations where none names its task
         tasks=tasks or [None],
         counts=counts,
         clips=len(clips),

@@ -21,12 +21,16 @@ def read_json_lines(
         FileNotFoundError: there is no such file.
         ValueError: a line is no JSON object, or lacks a field. The message names file and line.
     """
+    # Bytes, because the message for a line that is no UTF-8 shall have the number of that line.
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             try:
+                # Editors on Windows may begin a file with a byte order mark, which `json` refuses.
                 row = json.loads(line.decode("utf-8-sig"))
+            # `json` raises RecursionError if lists are nested too deeply. Of its other error only `msg` is shown:
+            # the whole text has a line number, which would always be 1.
             except (ValueError, RecursionError) as error:
                 raise ValueError(f"{path}, line {number} is not JSON: {getattr(error, 'msg', error)}.") from error
             if not isinstance(row, dict):
@@ -39,5 +43,6 @@ def read_json_lines(
 
 
 def kind_name(kind: type | tuple[type, ...]) -> str:
+    # Several types are always those of numbers: JSON may have 1 where 1.0 is meant.
     names = {str: "a text", list: "a list", dict: "an object", bool: "true or false"}
     return "a number" if isinstance(kind, tuple) or kind in (int, float) else names[kind]

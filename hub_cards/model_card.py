@@ -36,6 +36,8 @@ RESULTS_PICTURE = "results.png"
 BENCHMARKS_FILE = "benchmarks.json"
 LOSSES_PICTURE = "losses.png"
 SAMPLE_QUESTION = "sample_question.wav"
+# `vita-audio export` copies these, so that the card of the new folder says the same. The picture of the losses is not
+# among them, because it is drawn with every card.
 FILES_OF_THE_CARD = (
     TRAINING_RECORD_FILE,
     TRAINER_STATE_FILE,
@@ -45,6 +47,7 @@ FILES_OF_THE_CARD = (
     SAMPLE_QUESTION,
 )
 
+# People edit these files. Without a check, the template would fail at a wrong entry and not name the file.
 SCHEMAS = {
     "config.json": CONFIG,
     PROCESSOR_FILE: {"type": "object"},
@@ -97,6 +100,7 @@ def render_model_card(
     results = read_json(folder / RESULTS_FILE)
     metadata = metadata_of(folder / CARD_FILE)
     if repo_id is None:
+        # A recorded branch is one of the recorded repository, so it counts only together with that.
         repo_id, revision = record.get("repo_id"), revision or record.get("revision")
     if repo_id is not None:
         validate_repo_id(repo_id)
@@ -105,6 +109,7 @@ def render_model_card(
     model_id = repo_id or folder.resolve().name
     name = model_id.rpartition("/")[2]
     log_history = state.get("log_history", [])
+    # Only the card says what was converted. A training record means that the weights have changed since.
     if converted_from is None and not record and metadata.get("base_model_relation") == CONVERTED:
         converted_from = metadata["base_model"]
     base_model = converted_from or base_model_of(record, repo_id)
@@ -116,6 +121,7 @@ def render_model_card(
     if results:
         evaluations += eval_results(results, dataset.get("repo_id"))
     data = ModelCardData(
+        # What the card had before counts more than what the run was told: `--license` may have changed it.
         license=license or metadata.get("license") or record.get("license") or DEFAULT_LICENSE,
         language=language or metadata.get("language") or record.get("language") or DEFAULT_LANGUAGE,
         library_name="transformers",
@@ -125,6 +131,7 @@ def render_model_card(
         base_model_relation=(CONVERTED if converted_from else "finetune") if base_model else None,
         datasets=[dataset["repo_id"]] if "repo_id" in dataset else None,
         metrics=sorted({evaluation.metric_type for evaluation in evaluations}) or None,
+        # `huggingface_hub` asks for this name where there are figures, and makes the model-index of both.
         model_name=name if evaluations else None,
         eval_results=evaluations or None,
     )
@@ -173,6 +180,7 @@ def write_model_card(folder: str | Path, overwrite: bool = False, **kwargs) -> P
         raise ValueError(f"{path} was edited by hand; it is only written anew with --overwrite.")
     card = render_model_card(folder, **kwargs)
     state = read_json(folder / TRAINER_STATE_FILE)
+    # A run that ended before its first log has no losses to draw.
     if state and loss_table(state["log_history"]) is not None:
         plot_losses(state["log_history"], folder / LOSSES_PICTURE)
     # Not by `replaced_whole`: this lowest floor imports no `modeling_vita_audio`. The next card overwrites what a kill
@@ -271,9 +279,12 @@ def count_parameters(folder: Path) -> int | None:
     from safetensors import SafetensorError, safe_open
 
     total = 0
+    # The codec's weights lie in a subfolder, where this does not look.
     for path in sorted(folder.glob("model*.safetensors")):
         try:
             with safe_open(path, framework="numpy") as weights:
+                # `get_slice` reads only the header, so large weights cost no time, and bfloat16, which numpy does not
+                # have, does no harm.
                 total += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())
         except SafetensorError as error:
             raise ValueError(f"{path} is broken or not complete: {error}") from error
@@ -289,9 +300,11 @@ def read_json(path: Path) -> dict | None:
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        # The empty schema accepts everything, for files that are read under a name of the user's choice.
         jsonschema.validate(content, SCHEMAS.get(path.name, {}))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {str(error):.200}") from error
+    # Its message repeats the value that is wrong, which may be the whole file, so it is cut off.
     except jsonschema.ValidationError as error:
         raise ValueError(
             f"{path} is not as our commands write it, at {error.json_path}: {error.message:.200}"

@@ -14,6 +14,7 @@ def plot_losses(log_history: list[dict], path: str | Path) -> None:
 
 def draw_losses(log_history: list[dict]):
     """The figure of [`plot_losses`]."""
+    # Imported here, because most commands that import this module draw nothing.
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
@@ -22,6 +23,7 @@ def draw_losses(log_history: list[dict]):
     axes = figure.subplots()
     names = logged_losses(log_history)
     modules = [name for name in names if name.startswith("mctp")]
+    # The lighter the colour, the further ahead the module predicts.
     shades = dict(zip(modules, colormaps["viridis"]([i / max(len(modules), 2) for i in range(len(modules))])))
     colors = {"loss": "black", "lm_loss": "tab:red", **shades}
     for name in names:

@@ -31,6 +31,7 @@ from .secret_scan import check_for_secrets, environment_secrets
 
 PROG = "hub_cards.publish_corpus"
 CONVERSATIONS, CLIPS = "conversations", "clips"
+# The columns are fixed, because rows may leave some out, and all splits must have the same ones.
 FEATURES = {
     CONVERSATIONS: Features(
         {
@@ -78,17 +79,20 @@ def build_dataset(corpus_dir: Path, name: str, rows: list[dict]) -> DatasetDict:
         FileNotFoundError: an audio file is missing.
         ValueError: what a row names is no audio file, or not in `corpus_dir`.
     """
+    # Many conversations share a recording, which is looked at only once.
     root, known = corpus_dir.resolve(), set()
 
     def checked(path: str) -> str:
         file = corpus_dir / path
         if file in known:
             return str(file)
+        # `resolve` follows links, which may lead out of the folder.
         if root not in file.resolve().parents:
             raise ValueError(f"{name}.jsonl names {path}, which is not in {corpus_dir}: it is not for you to share.")
         if not file.is_file():
             raise FileNotFoundError(f"{file} is missing, or no regular file, which {name}.jsonl names.")
         try:
+            # This reads only the header. The Hub would take a file of any kind.
             soundfile.info(str(file))
         except soundfile.LibsndfileError as error:
             raise ValueError(f"{name}.jsonl names {path}, which is no audio file: {error.error_string}") from error
@@ -132,6 +136,7 @@ def publish_corpus(
             is not as the Hub has it.
         PushError: the Hub refused, or could not be reached.
     """
+    # Everything that can be wrong with the corpus is checked before the first request to the Hub.
     check_fields({"license": license, "language": language}, "the card")
     rows = {name: read_rows(corpus_dir / f"{name}.jsonl") for name in (CONVERSATIONS, CLIPS)}
     if not rows[CONVERSATIONS]:
@@ -149,6 +154,7 @@ def publish_corpus(
     # The metadata that `datasets` has written about the configurations is kept.
     card = call_hub(partial(DatasetCard.load, repo_id), repo_id, api)
     card = render_dataset_card(repo_id, rows[CONVERSATIONS], rows[CLIPS], license, language, card.data.to_dict())
+    # In a folder of their own, card and picture are one commit, and `corpus_dir` gets no files that it did not have.
     with tempfile.TemporaryDirectory() as folder:
         card.save(Path(folder) / CARD_FILE)
         if rows[CLIPS]:
@@ -165,6 +171,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(prog=PROG, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus_dir", type=Path, required=True, help="such as training.corpus.render writes")
     parser.add_argument("--repo_id", required=True, help="of the dataset; created if there is none")
+    # None, not False, leaves the choice to the settings of the owner's account.
     parser.add_argument("--private", action="store_true", default=None, help="make a new dataset private")
     parser.add_argument("--license", default=DEFAULT_LICENSE, help="of the sentences and voices")
     parser.add_argument("--language", nargs="+", default=DEFAULT_LANGUAGE)

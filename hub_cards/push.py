@@ -52,7 +52,9 @@ SENT_SUFFIXES = {".safetensors", ".json", ".jinja", ".py", ".md", ".txt", ".mode
 SENT_NAMES = {"LICENSE", "NOTICE"}
 # Further files of checkpoints, if those are pushed
 CHECKPOINT_SUFFIXES = {".pt", ".pth"}
+# The names that transformers gives them, in the folder of a run and on the Hub
 CHECKPOINT_FOLDERS = ("checkpoint-*", "last-checkpoint")
+# In turn: a save of the trainer that is going on, the logs of TensorBoard and of Weights & Biases, compiled code
 NEVER_SENT_FOLDERS = ("unfinished", "runs", "wandb", "__pycache__")
 
 # Files of an earlier model in the repository, which are deleted before a push: they would pass for files of the new
@@ -70,6 +72,8 @@ REPLACED_FILES = [
 
 # Seconds before each further try. Within a try, the client itself repeats requests.
 RETRY_WAITS_S = (1, 4, 15, 60)
+# Failures that may pass: a timeout, somebody else's change at the same time (409, 412), too many requests, and errors
+# of the Hub itself. Other codes say that the request is wrong, which another try would not change.
 RETRIED_STATUS_CODES = {408, 409, 412, 429, 500, 502, 503, 504}
 
 
@@ -77,6 +81,7 @@ RETRIED_STATUS_CODES = {408, 409, 412, 429, 500, 502, 503, 504}
 BAD_BRANCH = re.compile(r"[\s~^:?*\[\\\x00-\x1f\x7f]|\.\.|//|@\{|^[-/]|(^|/)\.|(\.lock|[./])$|^@$")
 
 
+# As an OSError it becomes one line in `explain`, without a traceback.
 class PushError(OSError):
     """The Hub has got nothing, or not all. The files here are untouched, and the push can be repeated."""
 
@@ -120,6 +125,7 @@ def plan_push(folder: str | Path, with_checkpoints: bool = False, secrets: dict[
     files, left_out = {}, []
     walk(folder, folder, files, left_out, with_checkpoints)
     for name in ("config.json", "*.safetensors"):
+        # The codec's weights, which are in a subfolder, do not make a model.
         if not fnmatch.filter((path for path in files if "/" not in path), name):
             raise FileNotFoundError(
                 f"There is no {name} among the regular files of {folder}, so it is no whole model."
@@ -132,6 +138,7 @@ def plan_push(folder: str | Path, with_checkpoints: bool = False, secrets: dict[
                 f"{folder}."
             )
     secrets = (secrets or {}) | environment_secrets()
+    # The search for secrets comes last, because it reads all files.
     for path in files:
         check_for_secrets(folder / path, secrets, path)
     return PushPlan(files, left_out)
@@ -192,11 +199,14 @@ def push_folder(
         PushError: the Hub refused, or could not be reached.
     """
     api, folder = api or HfApi(), Path(folder)
+    # Before the card is written, because a folder without a model shall not get one
     read_model_config(folder)
     revisions = branches_of(folder, revision)
     if is_ours(folder / CARD_FILE):
         # The example on the card loads the model from the first branch.
         write_model_card(folder, repo_id=repo_id, revision=revisions[0])
+    # The plan comes after the card, because the card is searched for secrets, too. The token of `api` may be in no
+    # variable of the environment.
     plan = plan_push(folder, with_checkpoints, {"the token of the Hub": api.token} if api.token else None)
     card = load_card(folder / CARD_FILE)
     check_metadata(card, folder / CARD_FILE)
@@ -205,6 +215,7 @@ def push_folder(
     repo_id = create_repository(repo_id, private, api)
     for branch in revisions:
         if branch is not None:
+            # An upload to a branch that does not exist is refused.
             call_hub(partial(api.create_branch, repo_id, branch=branch, exist_ok=True), repo_id, api)
         upload = partial(
             api.upload_folder,
@@ -212,7 +223,9 @@ def push_folder(
             folder_path=folder,
             revision=branch,
             commit_message=commit_message,
+            # Without the escape, brackets in the name of a file would count as a pattern.
             allow_patterns=[glob.escape(path) for path in plan.files],
+            # They are deleted in the commit that brings the new files, so the branch has a whole model at any time.
             delete_patterns=REPLACED_FILES,
         )
         commit = call_hub(upload, repo_id, api)
@@ -232,6 +245,7 @@ def describe_push(folder: str | Path, repo_id: str, revision: str | None = None)
     path, plan = folder / CARD_FILE, plan_push(folder)
     card = render_model_card(folder, repo_id, revisions[0]) if is_ours(path) else load_card(path)
     check_metadata(card, path)
+    # The card on disk may be missing or outdated, because only a real push writes it.
     plan.files[CARD_FILE] = len(str(card).encode())
     branches = " and ".join(branch or constants.DEFAULT_REVISION for branch in revisions)
     return f"Would be sent to {repo_id}, {branches}:\n{plan}"
@@ -289,12 +303,14 @@ def call_hub(call: Callable, repo_id: str, api: HfApi):
     for wait in (*RETRY_WAITS_S, None):
         try:
             return call()
+        # These come first, because they are also ValueError, OSError and ConnectionError. Another try would not help.
         except (HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled) as error:
             raise PushError(describe(error, repo_id, api.endpoint)) from error
         except (HfHubHTTPError, RequestError, ConnectionError, TimeoutError) as error:
             status_code = error.response.status_code if isinstance(error, HfHubHTTPError) else None
             if wait is None or (status_code is not None and status_code not in RETRIED_STATUS_CODES):
                 raise PushError(describe(error, repo_id, api.endpoint)) from error
+            # This leaves the client's progress bar whole, which `print` would tear apart.
             tqdm.write(f"{describe(error, repo_id, api.endpoint)} Another try in {wait} s.", file=sys.stderr)
             time.sleep(wait)
         # The client raises any of these if the answer is not that of a Hub but, for example, of a login page.
@@ -306,9 +322,12 @@ def call_hub(call: Callable, repo_id: str, api: HfApi):
 def describe(error: Exception, repo_id: str, endpoint: str = constants.ENDPOINT) -> str:
     """One line about an error of the Hub and what to do, without tokens and request ids."""
     status_code = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    # `server_message` is what the Hub said. The error's own text has request ids in it, and several lines.
     reason = " ".join(str(getattr(error, "server_message", None) or error).split()).rstrip(".")
     if isinstance(error, RevisionNotFoundError):
         return f"{repo_id} has no such revision ({reason})."
+    # The order matters: for the client, a gated repository is a missing one as well, and a missing one may have the
+    # status 401.
     if isinstance(error, GatedRepoError):
         return f"{repo_id} is gated: ask for access on its page at {endpoint}, with the account of the token."
     if isinstance(error, RepositoryNotFoundError):

@@ -62,10 +62,13 @@ def eval_results(results: dict, dataset_id: str | None) -> list[EvalResult]:
         EvalResult(
             task_type=TASK_CATEGORIES[task],
             task_name=task_name,
+            # The model-index needs a type and a name, also for data that are not on the Hub.
             dataset_type=dataset_id or "custom",
             dataset_name=dataset_id or ("The corpus" if "split" in results else "Held-out part of the corpus"),
+            # `split` is in the results only where another split than the held-out one was scored.
             dataset_split=results.get("split", split) if split == TEST_SPLIT else split,
             metric_type=METRICS[figure][0],
+            # The Hub has no field for a decoding mode, so the name and the arguments of the metric say it.
             metric_name=f"{METRICS[figure][1]} ({mode})",
             metric_value=round(value, 4),
             metric_args={"mctp_mode": mode},
@@ -73,6 +76,7 @@ def eval_results(results: dict, dataset_id: str | None) -> list[EvalResult]:
         for name, (task, task_name, split) in SETS.items()
         for mode, sets in results["modes"].items()
         for figure, value in sets.get(name, {}).items()
+        # Beside its scores, a set has the number of its conversations.
         if figure in METRICS
     ]
 
@@ -113,11 +117,13 @@ def is_hub_id(name: str) -> bool:
         validate_repo_id(name)
     except HFValidationError:
         return False
+    # A folder such as data/mine has the form of an id, so what exists here counts as a folder.
     return "/" in name and not os.path.exists(name)
 
 
 def benchmark_table(benchmarks: dict) -> str:
     """Markdown table of benchmarks, a row for each of their figures and a column for each mode."""
+    # The benchmarks may have been run in different modes.
     modes = list(dict.fromkeys(mode for modes in benchmarks.values() for mode in modes))
     lines = ["| | " + " | ".join(modes) + " |", "|---" * (len(modes) + 1) + "|"]
     for name, figures in benchmarks.items():
@@ -161,6 +167,7 @@ def loss_table(log_history: list[dict]) -> str | None:
 def logged_losses(log_history: list[dict]) -> list[str]:
     """Names of the losses in a trainer's log: the whole, the language model's, and the modules' by their numbers."""
     names = {name for entry in log_history for name in entry if is_training_loss(name)}
+    # By number, because as a text `mctp_loss_10` would come before `mctp_loss_2`
     numbers = {name: int(name.rpartition("_")[2]) if name.startswith("mctp") else 0 for name in names}
     return sorted(names, key=lambda name: (numbers[name], name != "loss"))
 

@@ -9,14 +9,17 @@ from .stages import STAGES
 
 TEXT, NUMBER, COUNT = {"type": "string"}, {"type": "number"}, {"type": "integer", "minimum": 0}
 TEXT_OR_NONE = {"type": ["string", "null"]}
+# Such as the languages: a card may have one of them, or a list
 TEXTS_OR_NONE = {"type": ["array", "string", "null"], "items": TEXT}
 STAGE = {"enum": list(STAGES)}
+# Where something comes from: a repository, or a folder that is not on the Hub. None stands for random weights.
 PLACE = {
     "type": ["object", "null"],
     "properties": {"repo_id": TEXT_OR_NONE, "revision": TEXT_OR_NONE, "folder": TEXT, "stage": STAGE},
 }
 
 # https://huggingface.co/docs/hub/repositories-licenses
+# They are listed here, because `push --dry_run` does not ask the Hub.
 LICENSES = """
     apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode-openrail-m
     afl-3.0 artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0 cc-by-2.5
@@ -76,6 +79,7 @@ RESULTS = {
             },
         },
     },
+    # `vita-audio evaluate` writes the modes, `training.evaluation.evaluate_benchmarks` the benchmarks.
     "anyOf": [{"required": ["modes"]}, {"required": ["benchmarks"]}],
 }
 
@@ -105,6 +109,7 @@ TRAINING_RECORD = {
             },
         },
     },
+    # The template shows these together, so one without the others would leave a gap.
     "dependentRequired": {"dataset": ["num_examples"], "settings": ["hardware", "versions"]},
 }
 
@@ -134,6 +139,7 @@ def check_fields(metadata: dict, source: str) -> None:
     try:
         jsonschema.validate(metadata, METADATA)
     except jsonschema.ValidationError as error:
+        # The first part of the path is the field, the others lead into a list.
         field = error.absolute_path[0]
         kinds = {"license": "an identifier of the Hub such as apache-2.0 or other", "language": "codes such as en"}
         raise ValueError(

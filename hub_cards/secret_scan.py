@@ -47,6 +47,7 @@ DETECTORS = [
 ]
 
 # Forms of secrets that the latest detect-secrets does not know
+# `(?<![A-Za-z0-9])` keeps a form from being found inside a longer word, where it may occur by chance.
 PATTERNS = {
     "Hugging Face Token": r"(?<![A-Za-z0-9])(?:hf|api_org)_[A-Za-z0-9]{30,}",
     "GitHub Token": r"github_pat_[A-Za-z0-9_]{22,}",
@@ -58,7 +59,9 @@ PATTERNS = {
     "Private Key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
 }
 
+# How the names of variables end whose values are secrets, such as HF_TOKEN
 SECRET_VARIABLE = re.compile(r"(TOKEN|SECRET|PASSWORD|API_KEY|ACCESS_KEY)$")
+# In characters. Shorter values, such as "none" or "test", occur in files that have nothing to do with them.
 SHORTEST_SECRET = 12
 
 # In files of numbers, samples and pixels, short forms occur by chance.
@@ -68,6 +71,7 @@ BINARY_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".png", ".pt", ".pth", ".bin
 def environment_secrets() -> dict[str, str]:
     """Values of the environment's tokens, keys and passwords and of the Hub's saved token, by their names."""
     secrets = {name: value for name, value in os.environ.items() if SECRET_VARIABLE.search(name.upper())}
+    # `hf auth login` saves the token in a file, where the environment does not show it.
     token = get_token()
     return secrets | ({"the token of the Hub": token} if token else {})
 
@@ -87,12 +91,15 @@ def check_for_secrets(path: Path, secrets: dict[str, str], name: str | None = No
     for place, texts in (("name", iter([name])), ("file", texts_of(path))):
         for text in texts:
             if kind := find_secret(text, secrets, is_binary=place == "file" and path.suffix in BINARY_SUFFIXES):
+                # The message may not have the name of such a file, because the secret stands in it.
                 what = f"The name of a file in {path.parent}" if place == "name" else str(path)
                 raise ValueError(f"{what} has a secret in it ({kind}), so nothing was sent.")
 
 
 def texts_of(path: Path) -> Iterator[str]:
     """The texts in a file, whatever its encoding is."""
+    # Somebody may have written a secret into the metadata or into the name of a tensor. The numbers, which may be
+    # gigabytes, are not read.
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, framework="np") as file:
@@ -102,6 +109,7 @@ def texts_of(path: Path) -> Iterator[str]:
             raise OSError(f"{path} is broken or not complete: {error}") from error
         return
     content = path.read_bytes()
+    # A file that is no UTF-8 is searched as well, so what cannot be decoded is replaced.
     yield content.decode("utf-8", errors="replace")
     if b"\0" in content:
         # ASCII in UTF-16 or UTF-32
@@ -110,6 +118,7 @@ def texts_of(path: Path) -> Iterator[str]:
 
 def find_secret(text: str, secrets: dict[str, str], is_binary: bool = False) -> str | None:
     """The kind of the first secret in a text, or its name."""
+    # Known values come first, because their names say more than the kind of a form does.
     for name, value in secrets.items():
         if len(value) >= SHORTEST_SECRET and value in text:
             return name

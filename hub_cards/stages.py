@@ -38,6 +38,7 @@ STAGES = {
         description="all of the language model was trained to read and to write speech. It has no MCTP modules yet, "
         "so it writes one token per forward, and it has not learnt to answer spoken questions.",
     ),
+    # The modules of stage 3 begin as copies of this one, see `grow_mctp_modules`.
     2: Stage(
         "single MCTP module",
         trains_language_model=False,
@@ -51,6 +52,7 @@ STAGES = {
         "multiple MCTP modules",
         trains_language_model=False,
         trains_mctp_modules=True,
+        # The paper has ten; the setting `num_mctp_modules` may say another number.
         max_modules=None,
         answers_questions=False,
         description="all MCTP modules were trained, the language model is that of stage 1. It has not learnt to "
