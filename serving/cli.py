@@ -16,6 +16,7 @@ from pathlib import Path
 from hub_cards.command_line import ArgumentParser, run_command
 
 
+# `find_spec` finds the package without importing it, which would import torch
 PACKAGE = Path(find_spec("processing").origin).parent
 # the shipped model lies inside the installed package, and in a checkout beside it
 DEFAULT_MODEL = next(
@@ -24,6 +25,7 @@ DEFAULT_MODEL = next(
 )
 SAMPLE_QUESTION = DEFAULT_MODEL / "sample_question.wav"
 
+# Their parsers are made from what training and evaluation define, so their arguments are passed on unread.
 DELEGATED_COMMANDS = {"train": "Train a stage", "evaluate": "Score a model on held-out data in every mode"}
 EXTRAS = {"train": "train", "evaluate": "eval"}  # the extras of this package that they need
 
@@ -50,6 +52,7 @@ def run(argv: list[str]) -> int:
 
 
 def delegate(command: str, argv: list[str]) -> int | None:
+    # this is checked before the imports below, which are slow
     for option, name in zip(argv, argv[1:]):
         if option == "--config" and not Path(name).is_file():
             raise FileNotFoundError(f"There is no file {name}; --config takes a YAML file.")
@@ -66,6 +69,7 @@ def delegate(command: str, argv: list[str]) -> int | None:
     return run(argv)
 
 
+# argparse's own action for this needs the text when the parser is built, which is for every command
 class Version(argparse.Action):
     """Prints the versions of the packages that answers depend on."""
 
@@ -83,6 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=Version, nargs=0, help="print the version")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
+    # Options that several commands have; each command adds the help itself.
     model = argparse.ArgumentParser(add_help=False)
     model.add_argument(
         "--model", default=str(DEFAULT_MODEL), help="folder or Hub id (default: the shipped small model)"
@@ -132,6 +137,7 @@ def build_parser() -> argparse.ArgumentParser:
     answer.add_argument(
         "inputs",
         metavar="AUDIO",
+        # no input is needed, so that the first command of the README works without a recording
         nargs="*",
         default=[str(SAMPLE_QUESTION)],
         help="the questions: files, URLs, or - for the standard input (default: a shipped sample)",
@@ -156,6 +162,7 @@ def build_parser() -> argparse.ArgumentParser:
     speak.add_argument("inputs", metavar="TEXT", nargs="+", help="the texts, or - for the lines of the standard input")
     speak.set_defaults(run=run_speech, default_output="speech.wav")
 
+    # these are here for the list of commands in the help: `run` has passed them on before
     for command, description in DELEGATED_COMMANDS.items():
         commands.add_parser(command, help=f"{description}; see vita-audio {command} --help", add_help=False)
 
@@ -173,6 +180,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     push = commands.add_parser("push", parents=[place], help="send a folder with its card to the Hub")
     push.add_argument("repo_id", metavar="REPO", help="such as user/name; created if there is none")
+    # None, not False, leaves the choice to the settings of the owner's account
     push.add_argument("--private", action="store_true", default=None, help="make a new repository private")
     push.add_argument("--dry_run", action="store_true", help="only list what would be sent")
     push.set_defaults(run=run_push)
@@ -194,6 +202,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def parse_mode(text: str) -> str | list[int]:
     """A mode's name as it is, or the numbers of a list such as `1,10,4,10`."""
+    # the model checks the name, because importing the list of modes would import torch; a list may begin with a
+    # negative number, which the model refuses
     if not text.lstrip("-")[:1].isdigit():
         return text
     try:
@@ -216,8 +226,10 @@ def run_export(arguments: argparse.Namespace) -> int:
     from .loading import load_pipeline
 
     folder = Path(arguments.folder).absolute()
+    # this is checked before the model is loaded, which may take long
     check_is_free(folder)
     pipe = load_pipeline(arguments)
+    # the card and the files below are only taken from folders: the path of a Hub id does not exist here
     metadata = metadata_of(Path(arguments.model) / CARD_FILE)
     with written_whole(folder) as unfinished:
         export_repository(pipe.model, pipe.processor, unfinished)
@@ -242,6 +254,7 @@ def run_push(arguments: argparse.Namespace) -> int:
 def run_card(arguments: argparse.Namespace) -> int:
     from hub_cards.model_card import add_benchmarks, read_model_config, write_model_card
 
+    # a folder without a model is refused before a file is copied into it
     read_model_config(Path(arguments.folder))
     if arguments.benchmarks is not None:
         add_benchmarks(arguments.folder, arguments.benchmarks)

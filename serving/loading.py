@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from hub_cards.command_line import check_place
 
 
+# for annotations alone, because wrong options are named before transformers is imported, which takes long
 if TYPE_CHECKING:
     from transformers import Pipeline, PreTrainedModel, ProcessorMixin
 
@@ -23,6 +24,7 @@ ERRORS_OF_MALFORMED_FILES = (AttributeError, KeyError, IndexError, TypeError, Re
 
 # What to do with a model of another type, by its type
 HINTS = dict.fromkeys(
+    # the types of the released checkpoints; the second hears continuous features
     ("qwen2_mtp", "qwen2_mtp_sensevoice"),
     " It is a released checkpoint. `python -m modeling_vita_audio.convert_vita_audio_to_hf --input_dir {name} "
     "--output_dir FOLDER` converts it to this package's format.",
@@ -50,6 +52,7 @@ def load_pipeline(arguments: argparse.Namespace) -> Pipeline:
         value = getattr(arguments, name, None)
         if value is not None and value < 1:
             raise ValueError(f"--{name} must be at least 1, got {value}.")
+    # numpy takes no other seeds
     if (seed := getattr(arguments, "seed", None)) is not None and not 0 <= seed < 2**32:
         raise ValueError(f"--seed must be between 0 and {2**32 - 1}, got {seed}.")
     # The libraries make some hundred thousand objects that stay. The garbage collector would look through them again
@@ -58,6 +61,7 @@ def load_pipeline(arguments: argparse.Namespace) -> Pipeline:
     try:
         return build_pipeline(arguments, codec)
     finally:
+        # the objects of now will stay, so later collections need not look at it
         gc.freeze()
         gc.enable()
 
@@ -72,9 +76,11 @@ def build_pipeline(arguments: argparse.Namespace, codec: str | None) -> Pipeline
         device = torch.device(arguments.device)
     except RuntimeError:
         raise ValueError(f"--device must be such as cpu or cuda:0, got {arguments.device}.") from None
+    # "cuda" without a number is the first GPU
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"--device is {arguments.device}, but there are {torch.cuda.device_count()} CUDA GPUs here.")
     torch.set_num_threads(arguments.threads)
+    # a command prints only its answers and its own messages
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     try:
@@ -98,6 +104,7 @@ def check_folder(option: str, name: str) -> None:
     check_place(name)
     if os.path.isfile(name):
         raise NotADirectoryError(f"{option} takes a folder or a Hub id, but {name} is a file.")
+    # a Hub id is no path here, so nothing is looked at
     for path in (*Path(name).glob("*.json"), *Path(name).glob("audio_tokenizer/*.json")):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -119,6 +126,7 @@ def load(
     import modeling_vita_audio  # noqa: F401  registers the model with the auto classes
     from processing.codec_vita_audio import check_codec
 
+    # read as a dictionary, because the type of another model may have no class here
     config, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
     if "model_type" not in config:
         raise ValueError(f"{name} has no model: it has no config.json with a `model_type`.")
@@ -127,9 +135,11 @@ def load(
         raise ValueError(f"{name} has a model of the type {config['model_type']!r}, not 'vita_audio'.{hint}")
 
     def has(*path: str) -> bool:
+        # `cached_file` looks into folders and on the Hub alike
         file = cached_file(name, "/".join(path), revision=revision, _raise_exceptions_for_missing_entries=False)
         return file is not None
 
+    # what may be missing is looked for before the weights are loaded, or even downloaded
     if codec_name is None and not has(PROCESSOR_NAME):
         raise ValueError(
             f"{name} has a language model, but no speech codec, as a converted model has none. `vita-audio export "
@@ -143,6 +153,7 @@ def load(
     if codec_name is None:
         processor = AutoProcessor.from_pretrained(name, revision=revision)
         return AutoModel.from_pretrained(name, revision=revision, dtype=dtype), processor
+    # the codec comes before the model, which is larger and need not be loaded if this is none
     codec = AutoModel.from_pretrained(codec_name)
     check_codec(codec, f"--codec {codec_name}")
     model = AutoModel.from_pretrained(name, revision=revision, dtype=dtype)
@@ -157,8 +168,10 @@ def build_processor(name: str, revision: str | None, model: PreTrainedModel, cod
     from processing.interleaving_vita_audio import DEFAULT_INTERLEAVE_PATTERN
 
     tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    # the layout is not known if the config does not have it and the default mode is "vanilla"
     interleave_pattern = model.interleave_pattern or DEFAULT_INTERLEAVE_PATTERN
     extractor = None
+    # such a model hears continuous features of the audio instead of codes
     if model.config.audio_config is not None:
         extractor = VitaAudioFeatureExtractor.from_pretrained(name, revision=revision)
     return VitaAudioProcessor.from_codec(tokenizer, codec, extractor, interleave_pattern=interleave_pattern)

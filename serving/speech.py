@@ -37,6 +37,7 @@ COMMANDS_ON_TEXT = ("ask", "speak")
 STANDARD_INPUT = "-"
 
 # Programs that play a file. A report names the first that is installed.
+# They are those of macOS, PipeWire, PulseAudio, ALSA, SoX and FFmpeg, and what opens any file on a Linux desktop.
 PLAYERS = ("afplay", "pw-play", "paplay", "aplay", "play", "ffplay", "xdg-open")
 
 
@@ -64,6 +65,7 @@ def respond_to_all(arguments: argparse.Namespace, default_output: str | None) ->
     outputs = [None] * len(arguments.inputs)
     if default_output is not None:
         outputs = plan_outputs(arguments, default_output)
+    # imported after the checks above, so that a wrong name costs no loading
     from .loading import load_pipeline
 
     pipe = load_pipeline(arguments)
@@ -73,16 +75,19 @@ def respond_to_all(arguments: argparse.Namespace, default_output: str | None) ->
         pipe.processor.max_audio_seconds = arguments.max_audio_seconds
     failed = False
     for name, output in zip(arguments.inputs, outputs):
+        # warnings of libraries are caught as well, and not shown: what users can act on is an AnswerWarning
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", AnswerWarning)
             try:
                 report = respond(arguments, pipe, name, output)
             except Exception as error:
+                # `run_command` makes a line of the only input's error, and gives what may be a bug its traceback
                 if len(arguments.inputs) == 1 or explain(error) is None:
                     raise
                 failed = True
                 fail(f"{name!r:.200}: {explain(error)}", "vita-audio")
             else:
+                # flushed, so that a program that reads from a pipe gets each answer at once
                 print(json.dumps(report) if arguments.json else describe(report), flush=True)
         for warning in caught:
             if issubclass(warning.category, AnswerWarning):
@@ -105,6 +110,7 @@ def read_texts(inputs: list[str]) -> list[str]:
                 f"`vita-audio answer {text}` a spoken question."
             )
         texts += filter(str.strip, sys.stdin.read().splitlines()) if text == STANDARD_INPUT else [text]
+    # a standard input without lines is refused like an empty text
     for text in texts or [""]:
         if not any(character.isalnum() for character in text):
             raise ValueError(f"The text has nothing in it to be spoken: {text!r:.200}.")
@@ -116,6 +122,7 @@ def check_files_are_there(names: list[str]) -> None:
     Raises:
         FileNotFoundError: none of the files is there.
     """
+    # if one file is there, the others fail when their turn comes; a name with a colon is taken for a URL
     if not any(os.path.exists(name) or name == STANDARD_INPUT or ":" in name for name in names):
         raise FileNotFoundError(f"There is no audio file {', '.join(names):.200}.")
 
@@ -136,12 +143,15 @@ def plan_outputs(arguments: argparse.Namespace, default_output: str) -> list[Pat
             raise ValueError(f"The output of several inputs is a folder for a file of each, got {place}.")
         folder = place if arguments.output else place.with_suffix("")
         on_text = arguments.command in COMMANDS_ON_TEXT
+        # texts and the standard input have no name that a file could get
         stems = ["" if on_text or name == STANDARD_INPUT else Path(name).stem for name in arguments.inputs]
+        # a/1.wav and b/1.wav must not be answered in the same file, so the numbers tell them apart
         if len(set(stems)) < len(stems):
             stems = [f"{number}-{stem}".rstrip("-") for number, stem in enumerate(stems, 1)]
         outputs = [folder / f"{stem or 1}.wav" for stem in stems]
     for output in outputs:
         check_output(output, arguments.force or str(output) == default_output, is_folder_new=len(outputs) > 1)
+        # `samefile` sees through links and other spellings of a path
         if any(os.path.exists(name) and output.exists() and output.samefile(name) for name in arguments.inputs):
             raise ValueError(f"The output {output} is an input, too.")
     return outputs
@@ -149,6 +159,7 @@ def plan_outputs(arguments: argparse.Namespace, default_output: str) -> list[Pat
 
 def check_output(output: Path, force: bool, is_folder_new: bool) -> None:
     folder = output.absolute().parent
+    # the folder is made with the first file, so its parent must be there
     if is_folder_new and not folder.exists():
         folder = folder.parent
     if output.suffix.lower() not in FORMATS:
@@ -160,6 +171,7 @@ def check_output(output: Path, force: bool, is_folder_new: bool) -> None:
     if output.exists() and not force:
         raise ValueError(f"The output {output} exists; --force writes over it.")
     try:
+        # only writing shows whether one can write: permissions say nothing of a disk that is full or read-only
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
@@ -185,6 +197,7 @@ def respond(arguments: argparse.Namespace, pipe: VitaAudioPipeline, name: str, o
     mode = options.get("mctp_mode") or getattr(pipe.model.generation_config, "mctp_mode", None) or "vanilla"
     if arguments.seed is not None:
         set_seed(arguments.seed)
+        # in greedy search a seed would change nothing
         options["do_sample"] = True
 
     start = time.perf_counter()
@@ -193,6 +206,7 @@ def respond(arguments: argparse.Namespace, pipe: VitaAudioPipeline, name: str, o
         if "transcript" in chunk:  # comes last, and its time is not the answer's
             heard = {"question": chunk["transcript"]}
             continue
+        # the time is taken anew with each chunk, because nobody knows which is the last
         total_seconds = time.perf_counter() - start
         if first_chunk_seconds is None and ("audio" in chunk or output is None):
             first_chunk_seconds = total_seconds
@@ -252,6 +266,7 @@ def write_audio(path: Path, samples: np.ndarray, sampling_rate: int) -> None:
 
     from modeling_vita_audio.saving_vita_audio import replaced_whole
 
+    # encoded in memory, because on a full disk libsndfile says only "System error", which is no OSError
     audio = io.BytesIO()
     audio_format, subtype = FORMATS[path.suffix.lower()]
     soundfile.write(audio, samples, sampling_rate, format=audio_format, subtype=subtype)
