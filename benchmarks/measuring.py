@@ -17,6 +17,7 @@ import transformers
 
 def now(device: torch.device) -> float:
     """Seconds, when the device has done all that it was given."""
+    # a GPU works on after the call that started its work has returned
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
@@ -46,6 +47,7 @@ class PeakMemory:
             self.num_bytes = torch.cuda.max_memory_allocated(self.device)
         else:
             status = Path("/proc/self/status").read_text()
+            # VmHWM, the most memory in use since it was reset, is given in kB
             self.num_bytes = 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 

@@ -23,6 +23,7 @@ from hub_cards.command_line import ArgumentParser, run_command
 
 COMMANDS = {
     "help": ["--help"],
+    # misspelt, because the time to this error is measured
     "a typing error": ["anwser"],
     "a missing file": ["answer", "missing.wav"],
     "first work of answer": ["answer", "broken.wav"],
@@ -33,8 +34,11 @@ def seconds_of(checkout: Path, argv: list[str], folder: str) -> float:
     """Seconds that the command line of a checkout takes for `argv`, in `folder`."""
     # older checkouts have the command line in `processing`
     module = "serving.cli" if (checkout / "serving").is_dir() else "processing.cli"
+    # each checkout runs its own code, and one thread, so that the number of cores does not matter
     environment = os.environ | {"PYTHONPATH": str(checkout.resolve()), "OMP_NUM_THREADS": "1"}
     start = time.perf_counter()
+    # `folder` has no code in it, because Python looks for modules in the current folder first; most of these commands
+    # fail, as they should, so the exit code is not looked at
     subprocess.run([sys.executable, "-m", module, *argv], cwd=folder, env=environment, capture_output=True)
     return time.perf_counter() - start
 
@@ -47,6 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
+        # it begins as a WAV file does, so that it is only found out when it is decoded
         Path(folder, "broken.wav").write_bytes(b"RIFF nothing")
         print(f"medians of {args.repeats} runs in seconds: {', '.join(map(str, args.checkouts))}; first over last")
         for name, command in COMMANDS.items():
