@@ -10,6 +10,7 @@ from transformers import (
     AutoModelForTextToWaveform,
 )
 
+from . import released_layout  # noqa: F401  lets `from_pretrained` read the released checkpoints
 from .cache_vita_audio import VitaAudioCache
 from .configuration_vita_audio import VitaAudioConfig
 from .generation_vita_audio import MCTP_MODES, VitaAudioGenerateOutput, VitaAudioGenerationMixin

@@ -157,6 +157,29 @@ def read_audio_config(path: Path, shapes: Mapping[str, torch.Size]) -> dict:
     }
 
 
+def read_encoder_sizes(path: Path) -> dict:
+    """
+    The `audio_config` by `config.yaml` alone, which says all sizes of the encoder. What it does not say, or all where
+    there is no file, is as in SenseVoiceSmall.
+    """
+    content = read_sensevoice_config(path) if path.is_file() else {}
+    encoder, frontend = content.get("encoder_conf", {}), content.get("frontend_conf", {})
+    num_prediction_layers = number_of(encoder, "tp_blocks", 20, path)
+    return {
+        "model_type": AUDIO_MODEL_TYPE,
+        "num_mel_bins": number_of(frontend, "n_mels", 80, path),
+        "num_stacked_frames": number_of(frontend, "lfr_m", 7, path),
+        "hidden_size": number_of(encoder, "output_size", 512, path),
+        "intermediate_size": number_of(encoder, "linear_units", 2048, path),
+        "fsmn_kernel_size": number_of(encoder, "kernel_size", 11, path),
+        "num_hidden_layers": number_of(encoder, "num_blocks", 50, path) + num_prediction_layers,
+        "num_timestamp_prediction_layers": num_prediction_layers,
+        "num_attention_heads": number_of(encoder, "attention_heads", 4, path),
+        "hidden_dropout": number_of(encoder, "dropout_rate", 0.1, path, float),
+        "attention_dropout": number_of(encoder, "attention_dropout_rate", 0.1, path, float),
+    }
+
+
 def number_of(content: dict, name: str, default: float, path: Path, kind: Callable = int) -> float:
     value = content.get(name, default)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or kind(value) != value:

@@ -7,11 +7,12 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModel, CompileConfig, PreTrainedModel
+from transformers import AutoModel, CompileConfig, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, get_layer_types_and_kwargs
 from transformers.masking_utils import LAYER_PATTERN_TO_MASK_FUNCTION_MAPPING, find_packed_sequence_indices
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
@@ -30,7 +31,12 @@ from .configuration_vita_audio import VitaAudioConfig
 from .generation_vita_audio import VitaAudioGenerationMixin
 from .modeling_vita_audio_encoder import VitaAudioEncoder, VitaAudioMultiModalProjector, VitaAudioSpeechInput
 from .registration_vita_audio import PipelineOfFolder  # noqa: F401  loading a folder's model registers its pipeline
-from .saving_vita_audio import check_weights, describe_misfit, keep_code, saved_whole
+from .saving_vita_audio import HUB_KWARGS, check_weights, describe_misfit, keep_code, saved_whole
+
+
+# What reads checkpoints of other layouts, by their model types. `released_layout` fills it where this package is
+# installed
+READERS: dict[str, Any] = {}
 
 
 @gives_new_cache_name
@@ -473,13 +479,17 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
         cls, pretrained_model_name_or_path: str | os.PathLike, *args, output_loading_info: bool = False, **kwargs
     ):
         """
-        Loads as [`PreTrainedModel.from_pretrained`], but strictly.
+        Loads as [`PreTrainedModel.from_pretrained`], but strictly. Where this package is installed, the checkpoints of
+        the original authors, such as `VITA-MLLM/VITA-Audio-Boost`, are taken as they are.
 
         Raises:
             ValueError: if the checkpoint lacks tensors of the model, has other tensors or other shapes, or has values
                 that are NaN, infinite or no floating point numbers.
             OSError: if the weights cannot be read.
         """
+        reader = cls._find_reader(str(pretrained_model_name_or_path), **kwargs)
+        if reader is not None:
+            kwargs |= {"config": reader.config, "key_mapping": reader.key_mapping()}
         # Without the flag, transformers refuses tensors of other shapes too, but does not name them
         are_other_shapes_fine = kwargs.pop("ignore_mismatched_sizes", False)
         try:
@@ -495,16 +505,30 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
                 f"The weights of '{pretrained_model_name_or_path}' cannot be read, they may be cut off: {error}"
             ) from error
         misshaped = () if are_other_shapes_fine else info["mismatched_keys"]
-        if misfit := describe_misfit(info["missing_keys"], info["unexpected_keys"], misshaped):
+        unexpected = set(info["unexpected_keys"]) - (reader.unused_names if reader is not None else set())
+        if misfit := describe_misfit(info["missing_keys"], unexpected, misshaped):
             raise ValueError(f"The tensors of '{pretrained_model_name_or_path}' do not fit its config. {misfit}.")
         check_weights(model, str(pretrained_model_name_or_path), **kwargs)
         keep_code(cls.remote_code, str(pretrained_model_name_or_path), **kwargs)
         model.revision = kwargs.get("revision")
+        if reader is not None:
+            model.generation_config = reader.generation_config
         return (model, info) if output_loading_info else model
+
+    @classmethod
+    def _find_reader(cls, name_or_path: str, **kwargs) -> Any:
+        """What reads a checkpoint of another layout, of `READERS`; None for one of ours, or if a config is given."""
+        if not READERS or isinstance(kwargs.get("config"), PreTrainedConfig):
+            return None
+        hub_kwargs = {key: kwargs[key] for key in HUB_KWARGS if key in kwargs}
+        model_type = PreTrainedConfig.get_config_dict(name_or_path, **hub_kwargs)[0].get("model_type")
+        return READERS[model_type](name_or_path, **hub_kwargs) if model_type in READERS else None
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs):
         # transformers loads a generation config with this flag without keys that it does not know, such as `mctp_mode`
         self.generation_config._from_model_config = False
+        # Whatever layout the model was loaded from, it is saved in ours
+        kwargs.setdefault("save_original_format", False)
         super().save_pretrained(save_directory, *args, **kwargs)
 
     def get_audio_features(self, *args, **kwargs) -> BaseModelOutputWithPooling:
