@@ -277,7 +277,8 @@ def read_headers(folder: Path) -> dict[str, tuple[Path, torch.Tensor]]:
         ValueError: a file is missing or broken.
     """
     paths = [folder / SAFE_WEIGHTS_NAME]
-    if (folder / SAFE_WEIGHTS_INDEX_NAME).is_file():
+    # As in `from_pretrained`, a single file comes before an index that lies beside it
+    if not paths[0].is_file() and (folder / SAFE_WEIGHTS_INDEX_NAME).is_file():
         weight_map = read_json(folder / SAFE_WEIGHTS_INDEX_NAME).get("weight_map", {})
         paths = [folder / name for name in sorted(set(weight_map.values()))]
     if absent := [path.name for path in paths if not path.is_file()]:

@@ -510,6 +510,10 @@ class VitaAudioCodec(VitaAudioCodecPreTrainedModel):
         if not 0 <= voice_id < self.config.num_voices:
             raise ValueError(f"`voice_id` must be in [0, {self.config.num_voices}), got {voice_id}.")
         state = decoder_state or self.init_decoder_state(audio_codes.shape[0])
+        if audio_codes.shape[-1] + is_final * self.config.decoder_lookahead == 0:
+            # Nothing to decode, which a convolution refuses
+            nothing = self.voice_log_f0.new_zeros(len(audio_codes), 1, 0)
+            return VitaAudioCodecDecoderOutput(audio_values=nothing, decoder_state=None if is_final else state)
         quantized = self.quantizer.from_codes(audio_codes[:, 0])
         voice_ids = torch.full((audio_codes.shape[0],), voice_id, device=audio_codes.device)
         frames = self.decode_frames(quantized, voice_ids, state, is_final)

@@ -437,8 +437,9 @@ def run(script_args: VitaAudioScriptArguments, training_args: VitaAudioSFTConfig
         )
         for name, split in conversations.items()
     }
-    # Training needs the codes alone. So the codec leaves its memory on the device to the model.
+    # Training needs the codes alone. So the codecs leave their memory on the device to the model.
     codec.to("cpu")
+    del answer_codec
 
     # The constructors of transformers and TRL check settings, too.
     with checking_settings():

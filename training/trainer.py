@@ -345,8 +345,11 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
         # They are stacked, so that the processes wait for one another once and not for each loss.
         values = torch.stack(list(losses.values())).detach()
         if num_items_in_batch is not None:
-            # With `num_items_in_batch` a loss is a share of the mean over all batches of the step, in all processes.
-            values = values * self.accelerator.num_processes * self.current_gradient_accumulation_steps
+            # With `num_items_in_batch` a loss is a share of the mean over all batches of the step: in all processes if
+            # their tokens are counted together, as they are by default.
+            values = values * self.current_gradient_accumulation_steps
+            if self.args.average_tokens_across_devices:
+                values = values * self.accelerator.num_processes
         for name, value in zip(losses, self.accelerator.reduce(values, "mean").tolist()):
             metrics[name].append(value)
 

@@ -79,6 +79,20 @@ def test_streaming_equals_offline(codec, chunks):
     assert torch.cat(audio, dim=-1).equal(offline)
 
 
+@pytest.mark.parametrize("lookahead", [0, 1])
+def test_a_chunk_may_have_no_codes(codec, lookahead):
+    config = VitaAudioCodecConfig(**codec.config.to_dict() | {"decoder_lookahead": lookahead})
+    codec = VitaAudioCodec(config).eval()
+    codes = torch.randint(codec.config.codebook_size, (1, 1, 6), generator=torch.Generator().manual_seed(1))
+    state, audio = codec.init_decoder_state(), []
+    for chunk in (codes[..., :0], codes, codes[..., :0]):
+        output = codec.decode(chunk, decoder_state=state, is_final=False)
+        state = output.decoder_state
+        audio.append(output.audio_values)
+    audio.append(codec.decode(codes[..., :0], decoder_state=state).audio_values)
+    assert torch.cat(audio, dim=-1).equal(codec.decode(codes).audio_values)
+
+
 def test_state_does_not_grow(codec):
     state = codec.init_decoder_state()
     sizes = []
