@@ -259,7 +259,7 @@ def main(argv: list[str] | None = None) -> None:
         help=f"{', '.join(SHAPES)}, or a folder with the configuration of a model.",
     )
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32", "float16"])
-    parser.add_argument("--num_new_tokens", type=int, default=106, help="11 or more. 106 are whole cycles of boost.")
+    parser.add_argument("--num_new_tokens", type=int, default=106, help="11 or more; the figures in README are of 106")
     parser.add_argument("--rounds", type=int, default=5, help="Measured runs of each row; one more warms up.")
     parser.add_argument("--num_threads", type=int, default=None, help="CPU threads; all by default.")
     parser.add_argument("--output_dir", type=Path, required=True, help="For decode_speed.json and decode_speed.png.")

@@ -201,7 +201,8 @@ def respond(arguments: argparse.Namespace, pipe: VitaAudioPipeline, name: str, o
         options["do_sample"] = True
 
     start = time.perf_counter()
-    first_chunk_seconds, text, audio, heard = None, "", [], {}
+    # A model that ends at once gives no chunk at all
+    first_chunk_seconds, total_seconds, text, audio, heard = None, 0.0, "", [], {}
     for chunk in pipe.stream(inputs, return_transcript=arguments.command == "answer", **options):
         if "transcript" in chunk:  # comes last, and its time is not the answer's
             heard = {"question": chunk["transcript"]}
@@ -253,7 +254,8 @@ def describe(report: dict) -> str:
         )
     first = report["first_chunk_seconds"]
     lines.append(f"First chunk after {first:.3f} s, " if first is not None else "Nothing written, ")
-    lines[-1] += f"all after {report['total_seconds']:.3f} s: {1 / report['real_time_factor']:.1f}x real time."
+    lines[-1] += f"all after {report['total_seconds']:.3f} s"
+    lines[-1] += f": {1 / report['real_time_factor']:.1f}x real time." if report["real_time_factor"] else "."
     return "\n".join(lines)
 
 

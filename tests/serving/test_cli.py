@@ -219,6 +219,17 @@ def test_transcribe(pipe, folder, question, capsys):
 
 
 @pytest.mark.slow
+def test_a_model_that_ends_at_once_is_reported(pipe, folder, question, tmp_path, capsys):
+    shutil.copytree(folder, tmp_path / "silent")
+    path = tmp_path / "silent" / "generation_config.json"
+    end = pipe.tokenizer.eos_token_id
+    others = [i for i in range(pipe.model.config.text_config.vocab_size) if i != end]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"suppress_tokens": others}))
+    assert main(["transcribe", question, "--model", str(tmp_path / "silent")]) == 0
+    assert "Nothing written" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_speak(pipe, folder, question, capsys):
     report = run_json(capsys, "speak", "Two plus two", "--model", folder)
     expected = pipe(synthesis_conversation("Two plus two"))
