@@ -95,6 +95,7 @@ def plus_config(**kwargs) -> VitaAudioConfig:
         "num_speech_tokens": 119,
     }
     config = {"text_config": text_config, "audio_config": audio_config, "num_mctp_modules": 10, **vocabulary}
+    config["interleave_pattern"] = [1, 10, 4, 10]
     return VitaAudioConfig(**config | kwargs)
 
 

@@ -98,8 +98,9 @@ def test_verified_gives_what_vanilla_gives(model):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"mctp_speech_only_head": True}, {"mctp_verify": True}])
 @pytest.mark.parametrize("mode", ["vanilla", "boost"])
-def test_a_batch_with_other_numbers_and_lengths_of_audios(model, mode):
+def test_a_batch_with_other_numbers_and_lengths_of_audios(model, mode, options):
     sequences = [sequence for sequence in EXPECTED["generate"] if sequence["mode"] == mode]
     longest = max(len(sequence["input_ids"]) for sequence in sequences)
     length = min(len(sequence["tokens"]) for sequence in sequences)
@@ -109,12 +110,12 @@ def test_a_batch_with_other_numbers_and_lengths_of_audios(model, mode):
         start = longest - len(sequence["input_ids"])
         ids[row, start:], mask[row, start:] = torch.tensor(sequence["input_ids"]), 1
     features = plus_features([audio for sequence in sequences for audio in sequence["audios"]])
-    options = {"mctp_mode": mode, "max_new_tokens": length, "do_sample": False}
-    together = model.generate(ids, attention_mask=mask, **options, **features)
-    assert together[:, longest:].tolist() == [sequence["tokens"][:length] for sequence in sequences]
+    options = {"mctp_mode": mode, "max_new_tokens": length, **options}
+    together = model.generate(ids, attention_mask=mask, do_sample=False, **options, **features)
+    assert together[:, longest:].tolist() == [generate(model, sequence, **options) for sequence in sequences]
     # every row twice: audios are repeated with the rows that they are in
-    twice = {name: value for name, value in options.items() if name != "do_sample"} | {"do_sample": True, "top_k": 1}
-    repeated = model.generate(ids, attention_mask=mask, num_return_sequences=2, **twice, **features)
+    options |= {"do_sample": True, "top_k": 1, "num_return_sequences": 2}
+    repeated = model.generate(ids, attention_mask=mask, **options, **features)
     assert repeated.tolist() == together.repeat_interleave(2, dim=0).tolist()
 
 
@@ -245,12 +246,21 @@ def test_gradients_are_the_originals(stage):
 
 
 def test_mctp_losses_reach_the_language_model_where_they_shall():
-    model = plus_model()
-    for detach in (True, False):
+    """By default in models of codes, and nowhere in those that hear by features."""
+    hearing, of_codes = plus_model(), random_model(2)
+    ids = torch.arange(1, 9)[None]
+    for model, detach, is_reached in (
+        (hearing, None, False),
+        (hearing, False, True),
+        (of_codes, None, True),
+        (of_codes, True, False),
+    ):
         model.zero_grad()
-        run(model, EXPECTED["loss"][0], mctp_detach=detach).mctp_losses.mean().backward()
-        layers = [p.grad for name, p in model.named_parameters() if ".layers." in name and "language_model" in name]
-        assert all(gradient is None or not gradient.any() for gradient in layers) == detach
+        inputs = {"input_ids": ids, "labels": ids}
+        loss = model.train()(**inputs, mctp_detach=detach).mctp_losses.mean()
+        loss.backward()
+        layers = [p.grad for name, p in model.named_parameters() if "language_model.layers." in name]
+        assert any(gradient is not None and bool(gradient.any()) for gradient in layers) == is_reached
 
 
 def test_a_saved_model_is_the_same(model, tmp_path):

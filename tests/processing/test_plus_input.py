@@ -119,6 +119,14 @@ def test_a_processor_of_features_needs_their_token(processor):
         VitaAudioProcessor(EXTRACTOR, tiny_processor().tokenizer, processor.audio_tokenizer)
 
 
+def test_more_marks_than_audios_are_named(processor):
+    message = {"role": "user", "content": "<|audio|><|audio|>"}
+    with pytest.raises(ValueError, match="2 marks"):
+        processor.apply_chat_template([message], audios=[speech()], tokenize=True)
+    with pytest.raises(ValueError, match="2 marks"):
+        processor("<|audio|><|audio|>", audio=[speech()])
+
+
 @pytest.mark.parametrize("audio, message", [(np.zeros(16000), "silen"), (speech(0.01), "short")])
 def test_audio_that_nobody_hears_is_refused(processor, audio, message):
     with pytest.raises(ValueError, match=message):
