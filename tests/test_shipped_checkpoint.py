@@ -64,6 +64,17 @@ def test_readme_shows_the_results_of_the_checkpoint():
 
 
 @pytest.mark.slow
+def test_the_first_command_prints_what_the_readme_shows(tmp_path):
+    (shown,) = re.findall(r"```\n(Heard: .*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    command = [sys.executable, "-m", "serving.cli", "answer", "--output", str(tmp_path / "answer.wav")]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=300)
+    printed = done.stdout.replace(f"{tmp_path}/", "")
+    # the last line of speech may say how to play it
+    pattern = re.escape(shown).replace(re.escape("..."), "[0-9.]+").replace(re.escape("Hz)"), r"Hz\)[^\n]*")
+    assert re.fullmatch(pattern, printed), printed
+
+
+@pytest.mark.slow
 def test_the_sample_question_is_answered_in_speech_and_text(tmp_path):
     output = tmp_path / "answer.wav"
     command = [sys.executable, "-m", "serving.cli", "answer", "--json", "--output", str(output)]
