@@ -23,6 +23,10 @@ from processing.pipeline_vita_audio import PREPROCESS_KEYWORDS, VitaAudioPipelin
 from training.trainer import REFUSED_ARGUMENTS, REFUSED_SETTINGS, VitaAudioSFTConfig, VitaAudioSFTTrainer
 
 
+# a walk through hundreds of keywords, some of them by training
+pytestmark = pytest.mark.slow
+
+
 CONVERSATION = [
     {"role": "user", "content": "What is two plus two?"},
     {"role": "assistant", "content": "Two plus two is four."},

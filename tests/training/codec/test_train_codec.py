@@ -93,6 +93,7 @@ def test_clips_are_those_of_training_at_one_level(corpus_dir):
     torch.testing.assert_close(batch["median_log_f0"].exp()[:, 0], torch.tensor([105.0, 107.0]), rtol=0.01, atol=0)
 
 
+@pytest.mark.slow
 def test_another_voice_is_sometimes_played_at_another_rate(corpus_dir):
     torch.manual_seed(0)
     clips = CodecClips(corpus_dir, VitaAudioCodecConfig(**TINY), default_voice="joe")
