@@ -20,8 +20,8 @@ from .configuration_vita_audio import AUDIO_MODEL_TYPE
 
 SENSEVOICE_FOLDER = "sensevoice"
 CONFIG_FILE, CMVN_FILE, CTC_FILE = "config.yaml", "am.mvn", "ctc.safetensors"
-# What FunASR reads of a folder, but for weights
-# FunASR needs the tokenizer, too: its size is the width of the CTC head
+# What FunASR reads of a folder besides the weights. The tokenizer is needed, too, because
+# its size is the width of the CTC head
 SENSEVOICE_FILES = (CONFIG_FILE, CMVN_FILE, "configuration.json", "*.bpe.model")
 
 SENSEVOICE = "model.audio_model.model."

@@ -464,7 +464,7 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
-    # That `from_pretrained` was given, with which a pipeline of the model loads its processor, too
+    # The revision that `from_pretrained` was given, because a pipeline loads the processor from the same one
     revision: str | None = None
 
     def __init__(self, config: VitaAudioConfig):

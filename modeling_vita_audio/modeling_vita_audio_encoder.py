@@ -168,8 +168,8 @@ class VitaAudioSpeechInput:
 
     def _dummy_audio(self, inputs_embeds: torch.FloatTensor) -> torch.FloatTensor:
         """
-        A batch without audio still gives the projector a gradient, of zero, for processes that train together wait for
-        it.
+        `inputs_embeds` of a batch without audio, through which the projector still gets a gradient, of zero, because
+        processes that train together wait for it.
         """
         # One frame of ones, as in the original
         features = inputs_embeds.new_ones((1, 1, self.config.audio_config.input_size))

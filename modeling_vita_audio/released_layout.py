@@ -48,7 +48,7 @@ class ReleasedCheckpoint:
     unused_names = frozenset(CTC_NAMES)
 
     def __init__(self, name_or_path: str, **hub_kwargs):
-        # Small files alone. Those that are there lie in one folder, also in the Hub's cache
+        # No weights are fetched here. The files that exist lie in one folder, in the Hub's cache as well
         names = (CONFIG_NAME, GENERATION_CONFIG_NAME, CONFIG_FILE, "tokenizer.json", "tokenizer_config.json")
         files = [
             cached_file(name_or_path, name, _raise_exceptions_for_missing_entries=False, **hub_kwargs)
@@ -71,7 +71,7 @@ class ReleasedCheckpoint:
         for name, _ in model.named_parameters():
             source, third = released_name(name, self.config)
             if third is not None:
-                # One tensor there. `WeightConverter` cuts it, once it has its place
+                # The released tensor is query, key and value in one, which the `WeightConverter` below cuts in three
                 name = name.replace(FUSED_PARTS[third], FUSED_LAYER)
             mapping["^" + source.replace(".", r"\.") + "$"] = name
         return mapping

@@ -29,10 +29,9 @@ AutoConfig.register(VitaAudioCodecConfig.model_type, VitaAudioCodecConfig)
 AutoModel.register(VitaAudioCodecConfig, VitaAudioCodec)
 AutoConfig.register(Glm4VoiceCodecConfig.model_type, Glm4VoiceCodecConfig)
 AutoModel.register(Glm4VoiceCodecConfig, Glm4VoiceCodec)
-# AutoProcessor finds the class by its name in processor_config.json; the configuration it is registered with is not
-# asked.
+# `AutoProcessor` and `AutoFeatureExtractor` find a class by its name in processor_config.json. The configurations that
+# these are registered with are not asked.
 AutoProcessor.register(VitaAudioCodecConfig, VitaAudioProcessor)
-# Found by its name as well
 AutoFeatureExtractor.register(VitaAudioConfig, VitaAudioFeatureExtractor)
 PIPELINE_REGISTRY.register_pipeline("audio-to-audio", VitaAudioPipeline, pt_model=AutoModel, type="multimodal")
 

@@ -26,7 +26,7 @@ DEFAULT_MODEL = next(
 SAMPLE_QUESTION = DEFAULT_MODEL / "sample_question.wav"
 
 # Their parsers are made from what training and evaluation define, so their arguments are passed on unread.
-DELEGATED_COMMANDS = {"train": "Train a stage", "evaluate": "Score a model on held-out data in every mode"}
+DELEGATED_COMMANDS = {"train": "train a stage", "evaluate": "score a model on held-out data in every mode"}
 EXTRAS = {"train": "train", "evaluate": "eval"}  # the extras of this package that they need
 
 
@@ -129,7 +129,7 @@ def build_parser() -> argparse.ArgumentParser:
         "-o",
         help="a wav, flac, ogg or mp3 file for the speech, or a folder for several inputs (default: in this folder)",
     )
-    spoken.add_argument("--force", action="store_true", help="even over files that are there")
+    spoken.add_argument("--force", action="store_true", help="write over files that exist")
 
     answer = commands.add_parser(
         "answer", parents=[generation, spoken], help="answer spoken questions with speech and text"

@@ -1,7 +1,7 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-What training has more for models that hear by features (VITA-Audio-Plus): SenseVoice's encoder to start from, and
+What training adds for models that hear by features (VITA-Audio-Plus): SenseVoice's encoder to start from, and
 batches that have the features of the audios in them.
 
 Features are made when a batch is: kept on disk they would take forty times the room of the audio's codes.
@@ -76,7 +76,7 @@ def load_sensevoice(name_or_path: str) -> SenseVoice:
     # A pickle of other things than tensors, or a file that is cut off, fails in many ways
     except Exception as error:
         raise ValueError(f"{folder / WEIGHTS_FILE} has no weights that are safe to load: {error!s:.200}") from error
-    # As FunASR's loader unwraps it
+    # FunASR's loader looks for the tensors under these keys, too
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -92,7 +92,7 @@ def load_sensevoice(name_or_path: str) -> SenseVoice:
 
 class SpeechInput:
     """
-    The audios that users say in the examples of a run, each by its number.
+    The audios of the users' turns in the examples of a run, each by its number.
 
     Args:
         processor ([`VitaAudioProcessor`]): loads audio and makes features of it.

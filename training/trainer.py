@@ -189,8 +189,7 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
     - the pad and end tokens, which it writes into the configurations of tokenizer and model (`pad_token`,
       `eos_token`);
     - the means of the losses from one log to the next;
-    - its arguments, settings and defaults, so that who knows TRL knows this trainer. Adapters will come as its
-      `peft_config`.
+    - its arguments, settings and defaults, so that whoever knows TRL knows this trainer.
 
     What it does not use: tokenization and chat templates, because speech codes are made before, see
     [`~training.data.build_training_dataset`]; and the loss, which knows one head and no MCTP modules.

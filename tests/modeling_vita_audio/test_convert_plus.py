@@ -42,7 +42,7 @@ def test_the_fixture_is_converted(tmp_path):
     state = model.state_dict()
     assert state.keys() == expected.state_dict().keys()
     assert all(state[name].equal(tensor) for name, tensor in expected.state_dict().items())
-    # the fixture has no tokenizer that says so
+    # the fixture has no tokenizer, from which the converter would read these ids
     vocabulary = {"begin_audio_token_id": 509, "end_audio_token_id": 510, "context_audio_token_id": 511}
     for name, token_id in (vocabulary | {"audio_token_id": 520, "speech_token_offset": 521}).items():
         setattr(model.config, name, token_id)

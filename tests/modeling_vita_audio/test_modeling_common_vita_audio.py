@@ -76,7 +76,7 @@ def suite(pytestconfig):
         reason = f"The source distribution of {SUITE} cannot be downloaded: {reason}"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
     sys.path += [str(folder), str(folder / "parameterized.whl")]
-    # its marks are registered where it comes from
+    # the suite uses marks that only the repository of transformers registers
     for path in (folder / "transformers_tests").glob("test_*.py"):
         for mark in re.findall(r"\bmark\.(\w+)", path.read_text()):
             pytestconfig.addinivalue_line("markers", mark)
@@ -145,7 +145,7 @@ def test_the_suite_passes(suite, subtests):
             test.run(result)
             assert result.wasSuccessful(), "\n".join(trace for _, trace in result.failures + result.errors)
     num_skipped = sum(bool(result.skipped) for result in results)
-    # some ask for hardware or for parts that this model has not
+    # some are skipped, because they need hardware or parts that this model does not have
     assert len(results) - num_skipped > 60, (len(results), num_skipped)
 
 

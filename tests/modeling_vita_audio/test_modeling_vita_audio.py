@@ -252,7 +252,7 @@ def test_which_logits_are_returned():
     model.train()
     assert model(tokens, labels=tokens).logits is None
     assert model(tokens, labels=tokens, skip_logits=False).logits is not None
-    loss, *rest = model(tokens, labels=tokens, return_dict=False)
+    loss, *_ = model(tokens, labels=tokens, return_dict=False)
     torch.testing.assert_close(loss, model(tokens, labels=tokens).loss)
 
 

@@ -204,7 +204,7 @@ def test_losses_divided_by_the_labels_of_a_step():
     expected = EXPECTED["loss_with_num_items_in_batch"]
     losses = originals_losses(plus_model(), EXPECTED["loss"][0], expected["num_items_in_batch"])
     expected = torch.tensor([expected["lm_loss"], *expected["mctp_losses"]])
-    # of features rounded to bfloat16
+    # the original has rounded the features to bfloat16
     torch.testing.assert_close(losses, expected, rtol=0, atol=3e-3)
 
 

@@ -177,9 +177,9 @@ def test_names_of_a_config_are_of_files_that_are_there(saved, tmp_path):
         content = json.loads(path.read_text())
         references = [*content.get("auto_map", {}).values()]
         references += [pipeline["impl"] for pipeline in content.get("custom_pipelines", {}).values()]
-        ROOT = saved if saved in path.parents else tmp_path / "codec"
+        folder = saved if saved in path.parents else tmp_path / "codec"
         for reference in references:
-            assert (ROOT / f"{reference.partition('.')[0]}.py").is_file(), (path, reference)
+            assert (folder / f"{reference.partition('.')[0]}.py").is_file(), (path, reference)
 
 
 def test_a_codec_alone_loads_where_our_packages_are_not(tmp_path):

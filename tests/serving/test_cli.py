@@ -180,7 +180,7 @@ def test_a_lost_codec_can_be_put_back(folder, question, tmp_path, capsys):
     (model / "config.json").write_text(json.dumps({**config, "interleave_pattern": [2, 6]}))
     assert main(["export", "--model", str(model), "--codec", str(tmp_path / "codec"), str(tmp_path / "other")]) == 0
     layouts = [json.loads((tmp_path / name / "processor_config.json").read_text()) for name in ("whole", "other")]
-    # of a config that does not say it: the default mode of decoding
+    # where the config has no layout, it is that of the default mode of decoding
     assert [layout["interleave_pattern"] for layout in layouts] == [[1, 10, 4, 10], [2, 6]]
 
     (model / "tokenizer.json").unlink()

@@ -61,7 +61,7 @@ def raise_error(error):
         (lambda: {}["id"], "KeyError: 'id'"),
         (lambda: raise_error(IndexError()), "IndexError: IndexError"),
         (lambda: raise_error(RecursionError()), "RecursionError: RecursionError"),
-        # as bad input leads to, but not raised by us: from Python, from a library, from torch
+        # errors of types that bad input leads to, but raised by Python, a library and torch, and not by us
         (lambda: int("four"), "ValueError: invalid literal for int() with base 10: 'four'"),
         (lambda: "four" + 4, 'TypeError: can only concatenate str (not "int") to str'),
         (lambda: np.zeros(3).reshape(2), "ValueError: cannot reshape array of size 3 into shape (2,)"),

@@ -82,7 +82,7 @@ def test_the_text_of_tts_can_come_before_its_speech(folder, processor):
         return processor.decode_text(ids).strip()
 
     for conversation, before, after in zip(conversations, plain, interleaved):
-        question, answer = (message["content"] for message in conversation["messages"])
+        question, _ = (message["content"] for message in conversation["messages"])
         if question.startswith(TTS_PROMPT):
             assert (text_of(before), text_of(after)) == ("", question.removeprefix(TTS_PROMPT))
         else:

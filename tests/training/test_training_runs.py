@@ -92,7 +92,7 @@ def test_four_stages_one_after_the_other(folder, tmp_path):
         # a curve for each module
         assert drawn_colors(saved / "losses.png") >= [0, 1, 5, 5][stage - 1]
         assert not (saved / "unfinished").exists() and not (saved / "training_args.bin").exists()
-        # what the stage trained is no matter of the model that it leaves
+        # the saved model has all losses, whichever the stage was trained with
         model, tokens = AutoModel.from_pretrained(saved), torch.arange(1, 20)[None]
         assert model(tokens, labels=tokens).lm_loss > 0
     model, processor = AutoModel.from_pretrained(saved), VitaAudioProcessor.from_pretrained(saved)
@@ -419,7 +419,7 @@ def test_a_run_that_was_stopped_is_not_said_to_be_over(folder, tmp_path, capsys,
     shutil.rmtree(tmp_path / "run" / "checkpoint-3")
     for path in (tmp_path / "run").glob("*.*"):
         path.unlink()
-    code, out, err = run_again(capsys, folder, tmp_path, max_steps=max_steps)
+    code, _, err = run_again(capsys, folder, tmp_path, max_steps=max_steps)
     assert code == 1 and err.endswith(
         f"The run in {tmp_path / 'run'} was stopped after step 2 of 3, and {max_steps} are asked for: ask for more "
         "than 2, or give another `output_dir`."

@@ -138,7 +138,7 @@ class QuantizationStart(TrainerCallback):
 
 
 def describe_origin(arguments: Any) -> dict:
-    """Of a script's arguments what makes the weights; of folders their names alone."""
+    """The arguments of a script that the weights depend on. Folders are given by their names, without their paths."""
     settings = {name: value for name, value in vars(arguments).items() if name != "num_threads" and value is not None}
     for name in ("corpus_dir", "warm_start_from", "start_from", "codes_of"):
         if name in settings:

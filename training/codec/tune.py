@@ -90,7 +90,7 @@ def load_checkpoint(
     missing = model.load_state_dict(weights, strict=False).missing_keys
     # the decoder's are the new blocks
     if lacking := [name for name in missing if not name.startswith("codec.decoder.")]:
-        raise ValueError(f"The codec in `{checkpoint}` can not be trained further: it has no {', '.join(lacking)}.")
+        raise ValueError(f"The codec in `{checkpoint}` cannot be trained further: it has no {', '.join(lacking)}.")
     return model, phonemes
 
 

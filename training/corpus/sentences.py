@@ -3,7 +3,7 @@
 """
 The simple sentences of the corpus, which are written down and spoken but ask nothing, and which of them are held out.
 
-Everything is a pure function of the tables below, as in `questions`. A new pattern is a line of `MORE_TEMPLATES`.
+Everything is a pure function of the tables below, as in `questions`. A new template is a line of `MORE_TEMPLATES`.
 """
 
 import itertools
@@ -93,10 +93,10 @@ TEMPLATES = (
     "At {hour} o'clock {name} will {activity}.",
     "The {place} in {city} is {weather} in {month}.",
 )
-# A new pattern is a line here. Its sentences have a draw of their own, and those of all others stay as they are.
+# A new template is a line here. Its sentences have a draw of their own, and those of all others stay as they are.
 MORE_TEMPLATES: tuple[str, ...] = ()
 SENTENCES_PER_TEMPLATE = NUM_SIMPLE_SENTENCES // len(TEMPLATES)
-# After so many draws without a new sentence, a pattern is taken to have no more.
+# After so many draws without a new sentence, a template is taken to have no more.
 MAX_VAIN_DRAWS = 1000
 
 
@@ -115,7 +115,7 @@ def _fill(template: str, rng: random.Random) -> str:
     def fill_slot(match: re.Match) -> str:
         if match[1] not in VOCABULARY:
             raise ValueError(
-                f"The pattern {template!r} has the slot {match[0]}, but there is no list of words {match[1]!r}: add "
+                f"The template {template!r} has the slot {match[0]}, but there is no list of words {match[1]!r}: add "
                 "it to VOCABULARY in training/corpus/sentences.py."
             )
         words = VOCABULARY[match[1]]
@@ -147,8 +147,8 @@ def all_sentences(more_templates: tuple[str, ...] = MORE_TEMPLATES) -> tuple[Sen
     # of the shipped families alone, so that a new one leaves the sentences of the shipped model as they are
     taken = {text for fact in facts_by_draw()[0] for text in (fact.answer, *fact.wordings)}
     groups = [_draw(TEMPLATES, random.Random("vita-audio sentences"), NUM_SIMPLE_SENTENCES, taken)]
-    # A new pattern gives no sentence that is there already. The seed of its draw is its own text, so
-    # that the draw does not depend on other patterns.
+    # A new template gives no sentence that is there already. The seed of its draw is its own text, so that the draw
+    # does not depend on other templates.
     for template in more_templates:
         taken.update(groups[-1])
         groups.append(_draw((template,), random.Random(template), SENTENCES_PER_TEMPLATE, taken))

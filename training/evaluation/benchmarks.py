@@ -332,10 +332,10 @@ def read_seed_tts(folder: Path) -> Dataset:
     return Dataset.from_list(rows)
 
 
-def draw(number: int, limit: int | None, seed: int = 0) -> list[int]:
+def draw(number: int, limit: int | None) -> list[int]:
     """Indices of `limit` out of `number` rows, drawn with a fixed seed; without a limit all, in their order."""
     # A generator of its own, so that the rows are the same whatever else draws numbers.
-    return list(range(number)) if limit is None else random.Random(seed).sample(range(number), min(limit, number))
+    return list(range(number)) if limit is None else random.Random(0).sample(range(number), min(limit, number))
 
 
 def items_fingerprint(items: Sequence[Item]) -> str:

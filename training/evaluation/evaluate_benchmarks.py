@@ -205,7 +205,7 @@ def evaluate_in_mode(
     responses = ResponseLog(log_path(args.output_dir / "responses", name, settings))
     generate_kwargs = {"mctp_mode": mode, "max_new_tokens": args.max_new_tokens}
     respond(model, processor, scored.items, responses, args.batch_size, desc=name, **generate_kwargs)
-    # Without a file: there is nothing to listen to in answers that are texts.
+    # It stays without a file and empty where the answers are texts, because there is nothing to listen to.
     transcripts = ResponseLog()
     if scored.is_spoken:
         # Another recogniser hears the same responses, but its transcripts are in a file of their own.
@@ -260,7 +260,7 @@ def read_results(output_dir: Path, model: str, weights: str | None = None) -> di
     results = read_json(path)
     is_ours = {"benchmarks", "model", "weights"} <= results.keys() and results["model"] == model
     if not is_ours or weights not in (None, results["weights"]):
-        raise ValueError(f"{path} has other results than benchmarks of this {model}: name another --output_dir.")
+        raise ValueError(f"{path} has other results than benchmarks of {model} as it is: name another --output_dir.")
     return results
 
 

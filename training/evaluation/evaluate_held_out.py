@@ -47,8 +47,8 @@ from training.evaluation.scoring import real_time_factor, word_error_rate
 
 
 PROG = "training.evaluation.evaluate_held_out"
-# speed is measured with the first of these sets that is scored
-# Spoken ones come first, because only they show how fast the codec is as well.
+# Speed is measured with the first of these sets that is scored. Spoken ones come first, because only they show how
+# fast the codec is as well.
 SPEED_SETS = ("sqa", "tts", "sqa_unseen_voice", "tqa", "asr", "asr_unseen_voice")
 NUM_SPEED_ITEMS = 20
 
@@ -152,8 +152,8 @@ def evaluate(args: argparse.Namespace) -> tuple[dict, list[dict]]:
     # Speed is that of one request at a time, as a user waits for it, and not that of the batches above.
     timed = sets[next(name for name in SPEED_SETS if name in sets)][:NUM_SPEED_ITEMS]
     speeds = measure_speed(model, processor, timed, mode_names.values(), max_new_tokens=args.max_new_tokens)
-    for mode_name, mode in mode_names.items():
-        modes[mode_name]["speed"] = speeds[name_of_mode(mode)]
+    for mode_name, speed in speeds.items():
+        modes[mode_name]["speed"] = speed
     results = {
         "model": model.config.model_type,
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),

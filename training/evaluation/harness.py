@@ -53,7 +53,6 @@ class ResponseLog:
         self.path, self.rows = path, {}
         if path is None or not path.exists():
             return
-        # A kill in the middle of writing leaves a last line without its end.
         content = path.read_bytes()
         end = content.rfind(b"\n") + 1
         if end < len(content):

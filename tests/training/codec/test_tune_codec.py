@@ -120,7 +120,7 @@ def test_other_voices_are_to_get_the_default_ones_speech_at_their_own_time(
 ):
     monkeypatch.setattr(tuning, "RARE_WORD_CLIPS", 1)
     codec, clips = prepared_clips(corpus_dir, tmp_path, is_disturbed=False)
-    # what the default voice never says can not be learnt
+    # what the default voice never says cannot be learnt
     assert [clip["voice"] for clip in clips.clips] == 6 * ["amy"] + 6 * ["joe"]
     batch = clips.collate([clips[0], clips[6]])
     assert batch["padding_mask"].sum(1).tolist() == [12800, 9600]
@@ -316,7 +316,7 @@ def test_a_decoder_grows_new_blocks_and_can_be_trained_further(command, tmp_path
     weights = load_file(checkpoint / "model.safetensors")
     kept = {name: tensor for name, tensor in weights.items() if not name.startswith("phoneme_head.")}
     save_file(kept, checkpoint / "model.safetensors")
-    with pytest.raises(ValueError, match="can not be trained further: it has no phoneme_head"):
+    with pytest.raises(ValueError, match="cannot be trained further: it has no phoneme_head"):
         tune_codec.load_checkpoint(checkpoint, ["encoder"], "joe")
 
 

@@ -146,7 +146,7 @@ def test_the_sentences_of_the_shipped_model_stay_what_they_are():
 
 
 @pytest.mark.slow
-def test_a_new_pattern_leaves_the_other_sentences_as_they_are():
+def test_a_new_template_leaves_the_other_sentences_as_they_are():
     boats, ropes = "{name} has {count} {animals} in a boat.", "The rope of {name} is {color}."
     both = all_sentences((boats, ropes))
     old, of_boats = all_sentences(()), all_sentences((boats,))
@@ -155,7 +155,7 @@ def test_a_new_pattern_leaves_the_other_sentences_as_they_are():
     assert {*all_sentences((ropes, boats))} == {*both} and len({sentence.text for sentence in both}) == len(both)
     new = [sentence for sentence in both[len(old) :] if "boat" in sentence.text]
     assert len(new) == 242 and sum(sentence.split == "test" for sentence in new) == 24
-    # a pattern that has few sentences gives these
+    # a template that has few sentences gives all of them
     assert len([sentence for sentence in both if "rope" in sentence.text]) == 12 * 10
 
 

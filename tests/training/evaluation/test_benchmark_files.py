@@ -79,7 +79,7 @@ def test_the_files_of_the_package_are_benchmarks():
     for name in list_benchmarks():
         benchmark = read_benchmark(name)
         assert benchmark.name == name and benchmark.task in TASKS and benchmark.normalizer == "whisper_english"
-        # where it is from
+        # the first line says where the set is from
         assert (BENCHMARKS_FOLDER / f"{name}.yaml").read_text().startswith("# ")
         assert read_benchmark(str(BENCHMARKS_FOLDER / f"{name}.yaml")) == benchmark
 

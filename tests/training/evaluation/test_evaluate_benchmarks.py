@@ -284,7 +284,7 @@ def test_results_of_other_weights_are_not_mixed(run, processor, tmp_path):
         if seed == 0:
             assert run(*arguments)["model"] == "model"
         else:
-            with pytest.raises(ValueError, match="other results than benchmarks of this model"):
+            with pytest.raises(ValueError, match="other results than benchmarks of model as it is:"):
                 run(*arguments)
     assert len(list((tmp_path / "out" / "responses").iterdir())) == 1
 

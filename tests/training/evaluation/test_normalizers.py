@@ -13,10 +13,10 @@ from training.evaluation.scoring import answer_accuracy, answer_is_right, charac
 @pytest.mark.parametrize(
     ("text", "whisper", "corpus"),
     [
-        # repairs of the corpus that are no good for others
+        # spellings that only the corpus may change, because other texts mean the words as they are written
         ("He passed.", "he passed", "he past"),
         ("Columbia", "columbia", "colombia"),
-        # what Whisper's knows and the corpus has not
+        # what Whisper's normalizer knows, and the corpus does not have
         ("Mr. Brown won't pay $20 (today)", "mister brown will not pay $20", "mr brown wont pay twenty today"),
         ("Um, twenty-one cats", "21 cats", "um twenty one cats"),
         ("MISTER QUILTER IS THE APOSTLE", "mister quilter is the apostle", "mister quilter is the apostle"),
