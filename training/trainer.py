@@ -74,8 +74,7 @@ class VitaAudioSFTConfig(SFTConfig):
     stage: int = field(
         default=1,
         metadata={
-            "help": "Training stage. 1: the whole language model, no MCTP modules. 2: the first MCTP module alone. 3: "
-            "all MCTP modules alone. 4: everything.",
+            "help": f"Training stage: {', '.join(f'{number} {stage.name}' for number, stage in STAGES.items())}.",
             "choices": sorted(STAGES),
         },
     )

@@ -124,6 +124,9 @@ def test_a_new_stage_is_one_entry(start, tmp_path, monkeypatch):
     )
     monkeypatch.setitem(STAGES, 5, new)
     monkeypatch.setitem(schemas.STAGE, "enum", list(STAGES))
+    # the help of the command says all that there are
+    said = VitaAudioSFTConfig.__dataclass_fields__["stage"].metadata["help"]
+    assert all(f"{number} {stage.name}" in said for number, stage in STAGES.items() if number != 5)
     trainer = make_trainer(start, tmp_path, 5)
     assert trainer.model.config.num_mctp_modules == 2
     trained = {name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
