@@ -7,6 +7,7 @@ There the encoder is FunASR's SenseVoice, which `config.yaml` and `am.mvn` descr
 use, and the original asks for, is kept in the folder `sensevoice` beside our model, so that it can be converted back.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -108,8 +109,9 @@ def read_sensevoice_config(path: Path) -> dict:
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    # RecursionError is for YAML that is nested too deeply
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    # RecursionError is for YAML that is nested too deeply, the last three are for values that are not of their tag,
+    # such as `!!bool x`, or the date 2026-99-99
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError) as error:
         raise ValueError(f"{path} is no YAML of plain values: {' '.join(str(error).split())[:200]}") from error
     parts = [
         content,
@@ -131,7 +133,8 @@ def read_audio_config(path: Path, shapes: Mapping[str, torch.Size]) -> dict:
     encoder, frontend = content.get("encoder_conf", {}), content.get("frontend_conf", {})
 
     def shape(name: str) -> torch.Size:
-        if (found := shapes.get(f"{SENSEVOICE}{name}")) is None:
+        # A tensor without dimensions tells no size, either
+        if not (found := shapes.get(f"{SENSEVOICE}{name}")):
             raise ValueError(f"The checkpoint has no tensor {SENSEVOICE}{name}, so it is none of VITA-Audio-Plus.")
         return found
 
@@ -180,10 +183,14 @@ def read_encoder_sizes(path: Path) -> dict:
     }
 
 
-def number_of(content: dict, name: str, default: float, path: Path, kind: Callable = int) -> float:
+def number_of(content: dict, name: str, default: float, path: Path, kind: Callable = int, smallest: int = 0) -> float:
+    """A size, which is whole, or with `kind=float` a probability."""
     value = content.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or kind(value) != value:
-        raise ValueError(f"{path}: `{name}` must be a number, got {value!r:.100}.")
+    largest, expected = (1, "from 0 to 1") if kind is float else (math.inf, f"that is whole and at least {smallest}")
+    # Comparisons are false for NaN and right for any whole number; infinity is no size
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and value != math.inf
+    if not is_number or not smallest <= value <= largest or kind(value) != value:
+        raise ValueError(f"{path}: `{name}` must be a number {expected}, got {value!r:.100}.")
     return kind(value)
 
 
@@ -198,7 +205,9 @@ def feature_extractor_config(sensevoice_dir: Path) -> dict:
     frontend = read_sensevoice_config(path).get("frontend_conf", {})
     if (window := frontend.get("window", "hamming")) != "hamming":
         raise ValueError(f"{path}: only the window 'hamming' is known, not {window!r:.100}.")
-    sizes = {name: number_of(frontend, key, default, path) for name, (key, default) in FRONTEND_KEYS.items()}
+    sizes = {
+        name: number_of(frontend, key, default, path, smallest=1) for name, (key, default) in FRONTEND_KEYS.items()
+    }
     shift, scale = read_cmvn(sensevoice_dir / CMVN_FILE, sizes["feature_size"] * sizes["num_stacked_frames"])
     return {
         "feature_extractor_type": "VitaAudioFeatureExtractor",
@@ -214,7 +223,7 @@ def read_cmvn(path: Path, size: int) -> tuple[list[float], list[float]]:
     Reads what is added to features, and what they are then multiplied with, from Kaldi's text `am.mvn`.
 
     Raises:
-        ValueError: the file does not have two rows of `size` numbers.
+        ValueError: the file does not have two rows of `size` finite numbers.
     """
     # A file that is no text gets the message below, which says what is missing
     text = path.read_text(encoding="utf-8", errors="replace")
@@ -232,4 +241,6 @@ def read_cmvn(path: Path, size: int) -> tuple[list[float], list[float]]:
                 f"{path} must have {size} numbers in brackets after <{name}>, but has {len(rows[-1])}: it may be cut "
                 "off."
             )
+        if not all(map(math.isfinite, rows[-1])):
+            raise ValueError(f"{path} must have finite numbers after <{name}>, but has NaN or infinite ones.")
     return rows[0], rows[1]

@@ -412,8 +412,9 @@ class VitaAudioGenerationMixin(GenerationMixin):
         )
         # The columns that the cache has not read yet; None where the prompt came as embeddings
         new_ids = model_inputs["input_ids"]
-        # Audio is heard with the prompt alone: afterwards the cache holds what was heard
-        if input_features is None or not is_first_iteration:
+        # Audio is heard with the prompt alone: afterwards the cache, if there is one, holds what was heard
+        is_heard = not is_first_iteration and kwargs.get("use_cache") is not False
+        if input_features is None or is_heard:
             if is_first_iteration and self.config.audio_config is not None and new_ids is not None:
                 if len(self._rows_of_audios(new_ids)) > 0:
                     raise ValueError(
@@ -437,7 +438,8 @@ class VitaAudioGenerationMixin(GenerationMixin):
                 num_audios, device=owners.device
             )
             is_new = (later <= num_new[owners]).to(is_new.device)
-        if is_new.any():
+        # The model refuses features of no audio
+        if num_audios == 0 or is_new.any():
             model_inputs["input_features"] = input_features[is_new]
             model_inputs["feature_attention_mask"] = feature_attention_mask[is_new]
         return model_inputs

@@ -520,7 +520,7 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
         """What reads a checkpoint of another layout, of `READERS`; None for one of ours, or if a config is given."""
         if not READERS or isinstance(kwargs.get("config"), PreTrainedConfig):
             return None
-        hub_kwargs = {key: kwargs[key] for key in HUB_KWARGS if key in kwargs}
+        hub_kwargs = {key: kwargs[key] for key in (*HUB_KWARGS, "subfolder") if key in kwargs}
         model_type = PreTrainedConfig.get_config_dict(name_or_path, **hub_kwargs)[0].get("model_type")
         return READERS[model_type](name_or_path, **hub_kwargs) if model_type in READERS else None
 

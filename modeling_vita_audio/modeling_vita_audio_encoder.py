@@ -118,9 +118,9 @@ class VitaAudioSpeechInput:
                 "takes speech as codes."
             )
         size = self.config.audio_config.input_size
-        if input_features.ndim != 3 or input_features.shape[-1] != size:
+        if input_features.ndim != 3 or input_features.shape[-1] != size or not len(input_features):
             raise ValueError(
-                f"`input_features` must have the shape (num_audios, num_frames, {size}), got "
+                f"`input_features` must have the shape (num_audios, num_frames, {size}), with 1 audio or more, got "
                 f"{tuple(input_features.shape)}."
             )
         if feature_attention_mask is None:

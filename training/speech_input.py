@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from huggingface_hub import snapshot_download
+from transformers import AutoConfig
 
 from modeling_vita_audio import VitaAudioForConditionalGeneration
 from modeling_vita_audio.convert_speech_input import (
@@ -27,6 +28,8 @@ from modeling_vita_audio.convert_speech_input import (
     read_audio_config,
     released_audio_name,
 )
+from modeling_vita_audio.modeling_vita_audio_encoder import VitaAudioEncoder
+from modeling_vita_audio.saving_vita_audio import describe_misfit
 from processing import VitaAudioFeatureExtractor, VitaAudioProcessor
 
 
@@ -38,22 +41,15 @@ AUDIO_LABEL = -1000
 
 @dataclass
 class SenseVoice:
-    """An encoder to start from: its configuration, its features and, by FunASR's names, its weights."""
+    """An encoder to start from: its configuration, its features and its weights, by our encoder's names."""
 
     audio_config: dict
     feature_extractor: VitaAudioFeatureExtractor
     weights: dict[str, torch.Tensor]
 
     def load_into(self, model: VitaAudioForConditionalGeneration) -> None:
-        """Gives the model's encoder these weights. The head of SenseVoice's own recognition is left out."""
-        config = model.config.audio_config
-        num_layers = config.num_hidden_layers - config.num_timestamp_prediction_layers
-        state = {}
-        for name in model.model.audio_tower.state_dict():
-            source, third = released_audio_name(f"model.audio_tower.{name}", num_layers)
-            tensor = self.weights[source]
-            state[name] = tensor if third is None else tensor.chunk(3)[third]
-        model.model.audio_tower.load_state_dict(state)
+        """Gives the model's encoder these weights."""
+        model.model.audio_tower.load_state_dict(self.weights)
 
 
 def load_sensevoice(name_or_path: str) -> SenseVoice:
@@ -80,14 +76,34 @@ def load_sensevoice(name_or_path: str) -> SenseVoice:
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise ValueError(f"{folder / WEIGHTS_FILE} must have tensors by their names.")
-    weights = {SENSEVOICE + name.removeprefix("module."): tensor.float() for name, tensor in content.items()}
-    return SenseVoice(
-        read_audio_config(folder / CONFIG_FILE, {name: tensor.shape for name, tensor in weights.items()}),
-        VitaAudioFeatureExtractor.from_dict(feature_extractor_config(folder)),
-        weights,
-    )
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) and value.layout is torch.strided
+        for name, value in content.items()
+    ):
+        raise ValueError(f"{folder / WEIGHTS_FILE} must have dense tensors by their names.")
+    released = {SENSEVOICE + name.removeprefix("module."): tensor for name, tensor in content.items()}
+    audio_config = read_audio_config(folder / CONFIG_FILE, {name: tensor.shape for name, tensor in released.items()})
+    with torch.device("meta"):
+        encoder = VitaAudioEncoder(AutoConfig.for_model(**audio_config))
+    num_layers = audio_config["num_hidden_layers"] - audio_config["num_timestamp_prediction_layers"]
+    weights, missing, misshaped = {}, [], []
+    # The head of SenseVoice's own recognition is left out
+    for name, parameter in encoder.state_dict().items():
+        source, third = released_audio_name(f"model.audio_tower.{name}", num_layers)
+        if source not in released:
+            missing.append(source)
+            continue
+        tensor = released[source] if third is None else released[source].chunk(3)[third]
+        if tensor.shape != parameter.shape:
+            misshaped.append((source, tensor.shape, parameter.shape))
+        elif tensor.is_meta or not (tensor.is_floating_point() and tensor.isfinite().all()):
+            raise ValueError(
+                f"{folder / WEIGHTS_FILE} has values in {source} that are no finite floating point numbers."
+            )
+        weights[name] = tensor.float()
+    if misfit := describe_misfit(missing, (), misshaped):
+        raise ValueError(f"{folder / WEIGHTS_FILE} has no encoder of SenseVoice. {misfit}.")
+    return SenseVoice(audio_config, VitaAudioFeatureExtractor.from_dict(feature_extractor_config(folder)), weights)
 
 
 class SpeechInput:

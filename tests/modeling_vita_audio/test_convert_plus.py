@@ -103,6 +103,30 @@ DAMAGES = {
         lambda folder: (folder / "config.yaml").write_text("encoder_conf: {attention_heads: many}"),
         "`attention_heads` must be a number",
     ),
+    "heads without end": (
+        lambda folder: (folder / "config.yaml").write_text("encoder_conf: {attention_heads: .inf}"),
+        "config.yaml: `attention_heads` must be a number",
+    ),
+    "dropout": (
+        lambda folder: (folder / "config.yaml").write_text("encoder_conf: {dropout_rate: 5}"),
+        "config.yaml: `dropout_rate` must be a number from 0 to 1",
+    ),
+    "no rate": (
+        lambda folder: (folder / "config.yaml").write_text("frontend_conf: {fs: 0}"),
+        "config.yaml: `fs` must be a number that is whole and at least 1",
+    ),
+    "a value that is not of its tag": (
+        lambda folder: (folder / "config.yaml").write_text("x: !!bool maybe"),
+        "config.yaml is no YAML of plain values",
+    ),
+    "a date": (
+        lambda folder: (folder / "config.yaml").write_text("x: 2026-99-99"),
+        "config.yaml is no YAML of plain values",
+    ),
+    "cmvn of NaN": (
+        lambda folder: (folder / "am.mvn").write_text(f"<AddShift> 1 1\n<LearnRateCoef> 0 [ {'nan ' * 560}]\n"),
+        "finite numbers after <AddShift>",
+    ),
     "window": (
         lambda folder: (folder / "config.yaml").write_text("frontend_conf: {window: povey}"),
         "only the window 'hamming'",

@@ -295,6 +295,7 @@ def test_bad_input_is_named(model):
             "has 0 `<|context_of_audio|>` tokens",
         ),
         (model, {"input_ids": torch.cat([ids, ids], dim=-1), **features}, "of 1 audios take"),
+        (model, {"input_ids": ids, "input_features": torch.zeros(0, 5, 560)}, "with 1 audio or more"),
         (model, {"inputs_embeds": torch.zeros(1, 4, 64), **features}, "need `input_ids`"),
         (
             model,
@@ -307,6 +308,11 @@ def test_bad_input_is_named(model):
         if "input_ids" in inputs:
             with pytest.raises(ValueError):
                 run.generate(**inputs, max_new_tokens=2)
+
+
+def test_audio_is_heard_with_each_token_where_there_is_no_cache(model):
+    sequence = next(s for s in EXPECTED["generate"] if len(s["audios"]) == 2 and s["mode"] == "vanilla")
+    assert generate(model, sequence, use_cache=False) == sequence["tokens"]
 
 
 def test_audio_that_is_missing_is_named(model):

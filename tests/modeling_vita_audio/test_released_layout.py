@@ -51,6 +51,13 @@ def assert_same(model, other):
     assert sequences[0].tolist() == sequences[1].tolist()
 
 
+@pytest.mark.parametrize("hearing", FIXTURES)
+def test_a_checkpoint_in_a_subfolder(tmp_path, hearing):
+    shutil.copytree(FIXTURES[hearing], tmp_path / "inner")
+    direct = VitaAudioForConditionalGeneration.from_pretrained(tmp_path, subfolder="inner")
+    assert_same(direct, VitaAudioForConditionalGeneration.from_pretrained(tmp_path / "inner"))
+
+
 @pytest.mark.parametrize("num_mctp_modules", [0, 1])
 def test_other_numbers_of_modules(tmp_path, num_mctp_modules):
     random_model(num_mctp_modules).save_pretrained(tmp_path / "ours")

@@ -234,6 +234,27 @@ def test_weights_that_are_no_tensors_are_not_unpickled(sensevoice_dir):
         load_sensevoice(str(sensevoice_dir))
 
 
+NORM = "encoder.encoders.0.norm1.weight"
+
+
+@pytest.mark.parametrize(
+    "harm, message",
+    [
+        (lambda weights: weights.pop("embed.weight"), "missing: .*embed.weight"),
+        (lambda weights: weights.update({NORM: torch.ones(3)}), r"misshaped: .*norm1.weight \(3,\)"),
+        (lambda weights: weights[NORM].fill_(torch.nan), "norm1.weight that are no finite"),
+        (lambda weights: weights.update({1: torch.ones(3)}), "dense tensors by their names"),
+    ],
+)
+def test_weights_that_are_no_encoder_are_named(sensevoice_dir, harm, message):
+    content = torch.load(sensevoice_dir / "model.pt", weights_only=True)["state_dict"]
+    weights = {name.removeprefix("module."): tensor for name, tensor in content.items()}
+    harm(weights)
+    torch.save(weights, sensevoice_dir / "model.pt")
+    with pytest.raises(ValueError, match=message):
+        load_sensevoice(str(sensevoice_dir))
+
+
 @pytest.mark.parametrize(
     "settings, message",
     [
