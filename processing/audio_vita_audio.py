@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from numbers import Real
 from typing import Any, BinaryIO
 
@@ -46,10 +47,14 @@ SAMPLES = (np.ndarray, torch.Tensor, list, tuple, array.array)
 
 
 def load_audio(
-    source: Any, sampling_rate: int, source_sampling_rate: int | None = None, max_seconds: float | None = None
+    source: Any,
+    sampling_rate: int,
+    source_sampling_rate: int | None = None,
+    max_seconds: float | None = None,
+    resampler: Callable[[np.ndarray, float], np.ndarray] | None = None,
 ) -> np.ndarray:
     """
-    Reads audio as mono samples at `sampling_rate`; channels are averaged, other rates resampled (soxr).
+    Reads audio as mono samples at `sampling_rate`; channels are averaged, other rates resampled.
 
     Args:
         source: one of
@@ -68,6 +73,7 @@ def load_audio(
         sampling_rate (`int`): rate of the result in Hz.
         source_sampling_rate (`int`, *optional*): rate in Hz of a `source` of samples; `sampling_rate` by default.
         max_seconds (`float`, *optional*): the longest audio accepted; an hour by default.
+        resampler (*optional*): brings samples and their rate to `sampling_rate`; soxr by default.
 
     Returns:
         `np.ndarray` of shape `(num_samples,)`, float32 in [-1, 1].
@@ -110,7 +116,9 @@ def load_audio(
     # a file may have less in it than its header says
     check_length(name, len(samples), source_sampling_rate, max_seconds)
     _check_values(name, samples)
-    if source_sampling_rate != sampling_rate:
+    if source_sampling_rate != sampling_rate and resampler is not None:
+        samples = resampler(samples, source_sampling_rate)
+    elif source_sampling_rate != sampling_rate:
         samples = import_package("soxr").resample(samples, source_sampling_rate, sampling_rate)
     # decoders of lossy files and the resampler overshoot a bit
     return np.ascontiguousarray(samples, dtype=np.float32).clip(-1, 1)

@@ -13,6 +13,8 @@ from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 from transformers.utils import TensorType
 
+from .media_vita_audio import import_package
+
 
 # Frames of queries that the encoder puts in front of the features: language, event, emotion, text normalisation
 NUM_QUERY_FRAMES = 4
@@ -25,6 +27,8 @@ MODULE = "feature_extraction_vita_audio"
 # Zeros of the sinc on either side, and the cut-off below the lower Nyquist frequency: the defaults of torchaudio's
 # `Resample`
 RESAMPLING_WIDTH, RESAMPLING_ROLLOFF = 6, 0.99
+# Of the filters of a change of rate, 16 MB. 44.1 kHz to 16 kHz takes 76 thousand
+MAX_FILTER_NUMBERS = 2**22
 
 
 class VitaAudioFeatureExtractor(SequenceFeatureExtractor):
@@ -192,9 +196,31 @@ class VitaAudioFeatureExtractor(SequenceFeatureExtractor):
                 )
             audio = audio.mean(axis=0) if audio.ndim == 2 else audio
             if sampling_rate not in (None, self.sampling_rate):
-                audio = resample(audio, sampling_rate, self.sampling_rate)
+                audio = self.resample(audio, sampling_rate)
             rows.append(self._extract(audio))
         return BatchFeature(self.pad_rows(rows), tensor_type=return_tensors or "np")
+
+    def resample(self, waveform: np.ndarray, rate: float) -> np.ndarray:
+        """
+        `waveform` `(num_samples,)` of another `rate` at `sampling_rate`, by a windowed sinc (Hann) as torchaudio's
+        `Resample` has it by default: what the released models were trained with. Rates that have hardly a common
+        divisor with `sampling_rate` would need filters without end, and go through soxr.
+        """
+        divisor = math.gcd(round(rate), self.sampling_rate)
+        step, new_step = round(rate) // divisor, self.sampling_rate // divisor
+        if round(rate) != rate or step * new_step > MAX_FILTER_NUMBERS:
+            return import_package("soxr").resample(waveform, rate, self.sampling_rate)
+        cutoff = min(step, new_step) * RESAMPLING_ROLLOFF
+        width = math.ceil(RESAMPLING_WIDTH * step / cutoff)
+        # One filter for each of the `new_step` samples that `step` samples give: `(new_step, filter_length)`
+        times = np.arange(-width, width + step)[None] / step - np.arange(new_step)[:, None] / new_step
+        times = (times * cutoff).clip(-RESAMPLING_WIDTH, RESAMPLING_WIDTH)
+        window = np.cos(times * np.pi / RESAMPLING_WIDTH / 2) ** 2
+        kernels = (np.sinc(times) * window * cutoff / step).astype(np.float32)
+        padded = np.pad(waveform, (width, width + step))
+        # `(num_steps, filter_length)`, views and no copies
+        pieces = np.lib.stride_tricks.sliding_window_view(padded, kernels.shape[1])[::step]
+        return (pieces @ kernels.T).reshape(-1)[: math.ceil(new_step * len(waveform) / step)]
 
     def pad_rows(self, rows: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """The arrays that `__call__` returns, of the features `(num_rows, stacked_size)` of each audio."""
@@ -208,26 +234,6 @@ class VitaAudioFeatureExtractor(SequenceFeatureExtractor):
     def to_dict(self) -> dict:
         # By this entry `AutoFeatureExtractor` finds the class in a Hub folder
         return super().to_dict() | {"auto_map": {"AutoFeatureExtractor": f"{MODULE}.{type(self).__name__}"}}
-
-
-def resample(waveform: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
-    """
-    `waveform` `(num_samples,)` at another rate, by a windowed sinc (Hann) as torchaudio's `Resample` has it by
-    default: what the released models were trained with.
-    """
-    divisor = math.gcd(int(rate), int(new_rate))
-    rate, new_rate = int(rate) // divisor, int(new_rate) // divisor
-    cutoff = min(rate, new_rate) * RESAMPLING_ROLLOFF
-    width = math.ceil(RESAMPLING_WIDTH * rate / cutoff)
-    # One filter for each of the `new_rate` samples that a step of `rate` samples gives: `(new_rate, filter_length)`
-    times = np.arange(-width, width + rate)[None] / rate - np.arange(new_rate)[:, None] / new_rate
-    times = (times * cutoff).clip(-RESAMPLING_WIDTH, RESAMPLING_WIDTH)
-    window = np.cos(times * np.pi / RESAMPLING_WIDTH / 2) ** 2
-    kernels = (np.sinc(times) * window * cutoff / rate).astype(np.float32)
-    padded = np.pad(waveform, (width, width + rate))
-    # `(num_steps, filter_length)`, views and no copies
-    pieces = np.lib.stride_tricks.sliding_window_view(padded, kernels.shape[1])[::rate]
-    return (pieces @ kernels.T).reshape(-1)[: math.ceil(new_rate * len(waveform) / rate)]
 
 
 __all__ = ["VitaAudioFeatureExtractor"]

@@ -386,7 +386,11 @@ class VitaAudioProcessor(ProcessorMixin):
 
     def load_audio(self, source: Any, sampling_rate: int | None = None) -> np.ndarray:
         """Loads and checks audio at the codec's rate. [`load_audio`] says what `source` may be and what is refused."""
-        return load_audio(source, self.feature_extractor.sampling_rate, sampling_rate, self.max_audio_seconds)
+        # What hears by features was trained on audio of another resampler
+        resampler = self.feature_extractor.resample if self.hears_features else None
+        return load_audio(
+            source, self.feature_extractor.sampling_rate, sampling_rate, self.max_audio_seconds, resampler
+        )
 
     def encode_audio(self, audios: Sequence, sampling_rate: int | None = None) -> list[list[int]]:
         r"""

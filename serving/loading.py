@@ -163,6 +163,7 @@ def load(
 def build_processor(name: str, revision: str | None, model: PreTrainedModel, codec: PreTrainedModel) -> ProcessorMixin:
     """The processor of a converted model, made of its tokenizer and a codec."""
     from transformers import AutoTokenizer
+    from transformers.utils import FEATURE_EXTRACTOR_NAME, cached_file
 
     from processing import VitaAudioFeatureExtractor, VitaAudioProcessor
     from processing.interleaving_vita_audio import DEFAULT_INTERLEAVE_PATTERN
@@ -173,5 +174,13 @@ def build_processor(name: str, revision: str | None, model: PreTrainedModel, cod
     extractor = None
     # such a model hears continuous features of the audio instead of codes
     if model.config.audio_config is not None:
+        if (
+            cached_file(name, FEATURE_EXTRACTOR_NAME, revision=revision, _raise_exceptions_for_missing_entries=False)
+            is None
+        ):
+            raise ValueError(
+                f"{name} has no {FEATURE_EXTRACTOR_NAME}, which says what features its model hears by. Convert the "
+                "released checkpoint again, or copy the file from the model that this one was trained from."
+            )
         extractor = VitaAudioFeatureExtractor.from_pretrained(name, revision=revision)
     return VitaAudioProcessor.from_codec(tokenizer, codec, extractor, interleave_pattern=interleave_pattern)

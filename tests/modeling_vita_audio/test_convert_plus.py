@@ -182,6 +182,9 @@ def test_a_converted_model_and_a_codec_are_one_folder_that_answers(tmp_path, mon
     convert(tmp_path / "released", tmp_path / "ours")
     tiny_codec().save_pretrained(tmp_path / "codec")
     monkeypatch.chdir(tmp_path)
+    shutil.copytree("ours", "earless", ignore=shutil.ignore_patterns("preprocessor_config.json"))
+    assert vita_audio(["export", "--model", "earless", "--codec", "codec", "never"]) == 1
+    assert "Convert the released checkpoint again" in capsys.readouterr().err
     assert vita_audio(["export", "--model", "ours", "--codec", "codec", "whole"]) == 0
     soundfile.write("question.wav", 0.3 * np.sin(np.arange(16000) / 20), 16000)
     capsys.readouterr()

@@ -310,6 +310,7 @@ AttentionInterface.register("varlen", varlen_attention)
 AttentionMaskInterface.register("varlen", flash_attention_mask)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_type", ["qwen2", "qwen3", "llama"])
 @pytest.mark.parametrize("attn_implementation", ["sdpa", "eager", "varlen", "varlen with cu_seq_lens"])
 def test_padded_batches_and_packed_samples_give_the_same_losses(model_type, attn_implementation):

@@ -51,6 +51,7 @@ def assert_same(model, other):
     assert sequences[0].tolist() == sequences[1].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hearing", FIXTURES)
 def test_a_checkpoint_in_a_subfolder(tmp_path, hearing):
     shutil.copytree(FIXTURES[hearing], tmp_path / "inner")

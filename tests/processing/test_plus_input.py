@@ -53,6 +53,27 @@ def test_other_rates_and_channels_are_the_originals():
     np.testing.assert_allclose(features, TENSORS["features_stereo_24000"], atol=1e-3)
 
 
+def test_the_processor_resamples_as_the_original(processor):
+    processor = VitaAudioProcessor(EXTRACTOR, processor.tokenizer, processor.audio_tokenizer)
+    stereo = TENSORS["wave_stereo_24000"].numpy().T
+    audio = {"type": "audio", "array": stereo, "sampling_rate": 24000}
+    conversation = [{"role": "user", "content": [audio]}]
+    batch = processor.apply_chat_template(conversation, tokenize=True, return_dict=True)
+    np.testing.assert_allclose(batch["input_features"][0], TENSORS["features_stereo_24000"], atol=1e-3)
+
+
+@pytest.mark.parametrize("rate", [8000, 44100, 48000, 96000, 44099, 22050.5])
+def test_a_tone_is_the_same_at_every_rate(rate):
+    seconds = 0.5
+    tone, expected = (
+        np.sin(2 * np.pi * 440 * np.arange(int(seconds * r)) / r).astype(np.float32) for r in (rate, 16000)
+    )
+    resampled = EXTRACTOR.resample(tone, rate)
+    assert abs(len(resampled) - len(expected)) <= 1
+    # but for the ends, where the filter sees the silence around
+    np.testing.assert_allclose(resampled[200:7700], expected[200:7700], atol=0.01)
+
+
 def test_a_batch_of_features_is_padded_on_the_right():
     audios = [TENSORS[f"wave.{name}"].numpy() for name in ("short", "long")]
     batch = EXTRACTOR(audios, return_tensors="pt")

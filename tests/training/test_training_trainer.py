@@ -65,6 +65,7 @@ def with_modules(start, num_modules):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stage, num_modules_before, trained",
     [

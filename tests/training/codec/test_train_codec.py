@@ -106,6 +106,7 @@ def test_another_voice_is_sometimes_played_at_another_rate(corpus_dir):
     assert all(clips[5]["is_reconstructed"] for _ in range(20))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [0.8, 1.25])
 def test_a_changed_voice_is_higher_by_the_factor_and_as_fast(factor):
     """Tone, then a chirp's worth of silence, then another tone: each is moved in pitch and stays where it was."""
