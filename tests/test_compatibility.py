@@ -248,6 +248,7 @@ def overridden_names(class_):
     }
 
 
+@pytest.mark.slow
 def test_every_private_name_of_others_is_listed():
     trees = {path: ast.parse(path.read_text()) for folder in OUR_FOLDERS for path in (ROOT / folder).rglob("*.py")}
     # `_replace` is of named tuples, and documented

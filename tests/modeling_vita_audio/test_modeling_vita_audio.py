@@ -221,6 +221,7 @@ def test_logits_and_losses_are_what_the_formulas_say(num_mctp_modules):
     torch.testing.assert_close(output.loss, output.lm_loss + output.mctp_losses.mean())
 
 
+@pytest.mark.slow
 def test_positions_of_the_modules():
     model = random_model(3)
     positions = []
@@ -586,6 +587,7 @@ def test_embeddings_are_resized(tmp_path, tied):
 # --- checkpoints ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "auto_class",
     [

@@ -18,6 +18,7 @@ from modeling_vita_audio.convert_vita_audio_to_hf import convert
 FIXTURES = {"codes": RELEASED_FIXTURE, "features": PLUS_FIXTURE}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hearing", FIXTURES)
 def test_a_released_checkpoint_is_loaded_as_it_is(tmp_path, hearing):
     direct = VitaAudioForConditionalGeneration.from_pretrained(FIXTURES[hearing])

@@ -54,6 +54,7 @@ def test_shards_of_an_earlier_save_do_not_stay(tmp_path):
     VitaAudioForConditionalGeneration.from_pretrained(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before, after", [("20KB", "5GB"), ("5GB", "20KB"), ("20KB", "30KB")])
 def test_weights_of_an_earlier_save_are_never_loaded(tmp_path, before, after):
     model = MAKERS["model"]()

@@ -164,6 +164,7 @@ def server():
     server.server_close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/a.wav", "/grüße 1.wav?größe=2"])
 def test_a_url_is_read_whatever_is_in_it(server, path):
     np.testing.assert_allclose(load_audio(server + path, 16000), TONE, atol=1e-4)

@@ -423,6 +423,7 @@ def test_what_is_unlike_the_training_is_said(pipe, inputs, message):
         list(pipe.stream(inputs))
 
 
+@pytest.mark.slow
 def test_long_speech_is_said_to_be_too_long(pipe):
     samples, rate = soundfile.read(SAMPLE, dtype="float32")
     with pytest.warns(AnswerWarning, match=r"has 6\d\d tokens, more than the 256"):

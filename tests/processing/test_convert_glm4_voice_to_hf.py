@@ -173,6 +173,7 @@ class Hostile:
         return os.system, (self.command,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["flow.pt", "hift.pt"])
 @pytest.mark.parametrize("is_zip", [True, False])
 def test_hostile_pickle_does_nothing_but_raise(source, output, tmp_path, name, is_zip):
@@ -256,6 +257,7 @@ def test_all_that_is_wrong_with_the_tensors_is_in_one_error(source, output):
     )
 
 
+@pytest.mark.slow
 def test_layers_behind_the_codebook_are_left_out(source, output):
     path = source / "tokenizer" / "model.safetensors"
     tensors = load_file(path)

@@ -522,6 +522,7 @@ def test_cuda(folder, codec, expected, dtype):
 # Errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "call, message",
     [
@@ -613,6 +614,7 @@ def question(tmp_path, expected):
     return str(path)
 
 
+@pytest.mark.slow
 def test_processor_carries_the_codec(pipe, question, expected, tmp_path):
     pipe.processor.save_pretrained(tmp_path / "processor")
     for loaded in (pipe.processor, AutoProcessor.from_pretrained(tmp_path / "processor")):

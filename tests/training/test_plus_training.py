@@ -237,6 +237,7 @@ def test_weights_that_are_no_tensors_are_not_unpickled(sensevoice_dir):
 NORM = "encoder.encoders.0.norm1.weight"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "harm, message",
     [

@@ -118,6 +118,7 @@ def test_bad_settings_are_named(tmp_path, name, value):
         VitaAudioSFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **{name: value})
 
 
+@pytest.mark.slow
 def test_a_new_stage_is_one_entry(start, tmp_path, monkeypatch):
     """One that trains two modules beside a frozen language model."""
     new = dataclasses.replace(
