@@ -19,12 +19,13 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from benchmarks.measuring import PeakMemory, describe_machine, name_machine, now, seconds_of
 from hub_cards.command_line import ArgumentParser
 from processing.configuration_glm4_voice_codec import Glm4VoiceCodecConfig
 from processing.modeling_glm4_voice_codec import Glm4VoiceCodec
 from processing.modeling_vita_audio_codec import VitaAudioCodec
 from training.evaluation.report import fill_section, plt, write_atomically
+
+from .measuring import PeakMemory, describe_machine, name_machine, now, seconds_of
 
 
 # found where the command is run in a checkout

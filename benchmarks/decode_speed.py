@@ -23,10 +23,11 @@ from tqdm import tqdm
 from transformers import AutoConfig, LogitsProcessor, LogitsProcessorList, Qwen2ForCausalLM
 from transformers.generation.streamers import BaseStreamer
 
-from benchmarks.measuring import PeakMemory, describe_machine, name_machine, now, seconds_of
 from hub_cards.command_line import ArgumentParser
 from modeling_vita_audio import MCTP_MODES, VitaAudioConfig, VitaAudioForConditionalGeneration
 from training.evaluation.report import fill_section, plt, write_atomically
+
+from .measuring import PeakMemory, describe_machine, name_machine, now, seconds_of
 
 
 # Qwen2.5's published shapes

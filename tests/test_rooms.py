@@ -86,6 +86,29 @@ def circles(root: Path) -> list[str]:
             graph[circle[0]].remove(circle[1])
 
 
+def imports_of_another_style(root: Path) -> list[str]:
+    """Imports are relative inside a folder, as remote code has to be, and absolute between folders."""
+    found = []
+    for module, path in modules_of(root).items():
+        package = ".".join(path.relative_to(root).parts[:-1])
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                is_own = node.module is not None and node.module.rpartition(".")[0] == package
+                if node.level > 1 or (node.level == 0 and is_own):
+                    found.append(f"{module}, line {node.lineno}")
+    return found
+
+
+def test_imports_have_one_style():
+    assert imports_of_another_style(ROOT) == []
+
+
+def test_an_import_of_another_style_is_named(house):
+    root = house("training/codec/train.py", "import os\nfrom training.codec.tune import main\nfrom ..data import a")
+    house("training/codec/tune.py", "from .train import b\nfrom training.data import c")
+    assert imports_of_another_style(root) == ["training.codec.train, line 2", "training.codec.train, line 3"]
+
+
 def test_no_import_runs_upwards():
     assert wrong_imports(ROOT) == []
 

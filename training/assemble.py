@@ -21,7 +21,8 @@ from modeling_vita_audio.saving_vita_audio import replaced_whole
 from processing.audio_vita_audio import load_audio
 from processing.export import export_repository
 from processing.modeling_vita_audio_codec import VitaAudioCodec
-from training.storage import round_to_half
+
+from .storage import round_to_half
 
 
 PROG = "training.assemble"

@@ -15,7 +15,8 @@ from torch.utils.data import Dataset
 from hub_cards.command_line import naming
 from hub_cards.json_lines import read_json_lines
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
-from training.codec.augmentation import TARGET_RMS, change_voice, disturb, pitch_track
+
+from .augmentation import TARGET_RMS, change_voice, disturb, pitch_track
 
 
 CLIP_FIELDS = {**dict.fromkeys(("path", "text", "voice", "split"), str), "duration": (int, float), "phonemes": list}

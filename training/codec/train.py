@@ -33,10 +33,11 @@ from training.checkpoints import (
     describe_settings,
     last_complete_checkpoint,
 )
-from training.codec.clips import CodecClips
-from training.codec.pretraining import VitaAudioCodecForPreTraining
 from training.settings import checking_settings, parse_settings, read_mapping
 from training.storage import round_to_half
+
+from .clips import CodecClips
+from .pretraining import VitaAudioCodecForPreTraining
 
 
 PROG = "training.codec.train"

@@ -25,11 +25,12 @@ from hub_cards.command_line import check_place, naming, no_empty_folder, run_com
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
 from processing.modeling_vita_audio_codec import VitaAudioCodec
 from training.checkpoints import last_complete_checkpoint
-from training.codec.clips import read_answers, read_clips
-from training.codec.train import PHONEMES_NAME, VitaAudioCodecTrainer, check_checkpoint, describe_origin
-from training.codec.tuning import PARTS, TuningClips, VitaAudioCodecForTuning
 from training.settings import checking_settings, parse_settings
 from training.storage import round_to_half
+
+from .clips import read_answers, read_clips
+from .train import PHONEMES_NAME, VitaAudioCodecTrainer, check_checkpoint, describe_origin
+from .tuning import PARTS, TuningClips, VitaAudioCodecForTuning
 
 
 PROG = "training.codec.tune"

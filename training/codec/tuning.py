@@ -33,7 +33,8 @@ from processing.modeling_vita_audio_codec import (
     VitaAudioCodecPreTrainedModel,
     log_mel_spectrogram,
 )
-from training.codec.augmentation import (
+
+from .augmentation import (
     STRETCH_HOP,
     change_rhythm,
     change_voice,
@@ -43,8 +44,8 @@ from training.codec.augmentation import (
     pitch_track,
     warp_formants,
 )
-from training.codec.clips import OTHER_RATES, OTHER_VOICE_SHARE, pad_to_codes, read_clip
-from training.codec.pretraining import PhonemeHead, phoneme_loss, reconstruction_losses
+from .clips import OTHER_RATES, OTHER_VOICE_SHARE, pad_to_codes, read_clip
+from .pretraining import PhonemeHead, phoneme_loss, reconstruction_losses
 
 
 PARTS = ("encoder", "decoder")

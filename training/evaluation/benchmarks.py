@@ -28,8 +28,9 @@ from processing.conversation_vita_audio import (
 )
 from training.conversations import ASR, SPOKEN_QA, TASKS, TTS, WRITTEN_QA, count_marks, load_any_dataset
 from training.data import read_content
-from training.evaluation.normalizers import NORMALIZERS, find_normalizer, normalize_corpus_text
 from training.settings import check_setting, read_config
+
+from .normalizers import NORMALIZERS, find_normalizer, normalize_corpus_text
 
 
 BENCHMARKS_FOLDER = Path(__file__).with_name("benchmarks")

@@ -26,7 +26,8 @@ from tqdm import tqdm
 from hub_cards.command_line import ArgumentParser, no_empty_folder, run_command
 from hub_cards.json_lines import read_json_lines
 from modeling_vita_audio.saving_vita_audio import replaced_whole
-from training.evaluation.benchmarks import SEED_TTS_META_FILE, read_benchmark
+
+from .benchmarks import SEED_TTS_META_FILE, read_benchmark
 
 
 PROG = "training.evaluation.corpus_benchmarks"

@@ -26,7 +26,8 @@ from modeling_vita_audio import VitaAudioForConditionalGeneration
 from processing import VitaAudioProcessor
 from training.conversations import SPOKEN_QA, WRITTEN_QA
 from training.data import codec_fingerprint
-from training.evaluation.benchmarks import (
+
+from .benchmarks import (
     ROLES,
     BenchmarkItems,
     Item,
@@ -36,7 +37,7 @@ from training.evaluation.benchmarks import (
     load_benchmark_dataset,
     read_benchmark,
 )
-from training.evaluation.harness import (
+from .harness import (
     SPEAKING_TASKS,
     ResponseLog,
     add_mode_argument,
@@ -49,9 +50,9 @@ from training.evaluation.harness import (
     respond,
     score,
 )
-from training.evaluation.normalizers import CORPUS, NORMALIZERS
-from training.evaluation.recognition import PipelineRecognizer, WhisperRecognizer, load_recognizer, name_of
-from training.evaluation.report import (
+from .normalizers import CORPUS, NORMALIZERS
+from .recognition import PipelineRecognizer, WhisperRecognizer, load_recognizer, name_of
+from .report import (
     BENCHMARK_TABLE,
     benchmark_table,
     fill_section,

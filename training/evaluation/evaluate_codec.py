@@ -24,9 +24,10 @@ from hub_cards.command_line import ArgumentParser, check_place, naming, no_empty
 from hub_cards.json_lines import read_json_lines
 from processing.audio_vita_audio import load_audio
 from processing.codec_vita_audio import SpeechCodec, check_codec, encode, output_sampling_rate
-from training.evaluation.recognition import WhisperRecognizer
-from training.evaluation.report import CODEC_TABLE, codec_table, fill_section, write_atomically
-from training.evaluation.scoring import word_error_rate
+
+from .recognition import WhisperRecognizer
+from .report import CODEC_TABLE, codec_table, fill_section, write_atomically
+from .scoring import word_error_rate
 
 
 PROG = "training.evaluation.evaluate_codec"

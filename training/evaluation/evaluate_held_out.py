@@ -26,8 +26,9 @@ from hub_cards.results import SETS, TEST_SPLIT, UNSEEN_VOICE_SPLIT
 from modeling_vita_audio import MCTP_MODES, VitaAudioForConditionalGeneration
 from modeling_vita_audio.generation_vita_audio import resolve_mctp_mode
 from processing import VitaAudioProcessor
-from training.evaluation.benchmarks import Item, build_item
-from training.evaluation.harness import (
+
+from .benchmarks import Item, build_item
+from .harness import (
     SPEAKING_TASKS,
     ResponseLog,
     add_mode_argument,
@@ -40,10 +41,10 @@ from training.evaluation.harness import (
     respond,
     score,
 )
-from training.evaluation.normalizers import CORPUS
-from training.evaluation.recognition import load_recognizer
-from training.evaluation.report import RESULTS_TABLE, fill_section, plot_results, results_table, write_atomically
-from training.evaluation.scoring import real_time_factor, word_error_rate
+from .normalizers import CORPUS
+from .recognition import load_recognizer
+from .report import RESULTS_TABLE, fill_section, plot_results, results_table, write_atomically
+from .scoring import real_time_factor, word_error_rate
 
 
 PROG = "training.evaluation.evaluate_held_out"

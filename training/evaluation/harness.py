@@ -26,10 +26,11 @@ from modeling_vita_audio import MCTP_MODES, VitaAudioConfig, VitaAudioForConditi
 from modeling_vita_audio.generation_vita_audio import resolve_mctp_mode
 from processing import VitaAudioProcessor
 from training.conversations import ASR, QUESTION_TASKS, SPOKEN_QA, TASKS, TTS, read_conversations, task_of
-from training.evaluation.benchmarks import Item, draw
-from training.evaluation.normalizers import CORPUS
-from training.evaluation.recognition import PipelineRecognizer, WhisperRecognizer
-from training.evaluation.scoring import answer_is_right, character_error_rate, real_time_factor, word_error_rate
+
+from .benchmarks import Item, draw
+from .normalizers import CORPUS
+from .recognition import PipelineRecognizer, WhisperRecognizer
+from .scoring import answer_is_right, character_error_rate, real_time_factor, word_error_rate
 
 
 # The tasks whose responses are speech, which a recogniser has to write down.

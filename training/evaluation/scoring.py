@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import jiwer
 
-from training.evaluation.normalizers import CORPUS, find_normalizer
+from .normalizers import CORPUS, find_normalizer
 
 
 def word_error_rate(references: Sequence[str], hypotheses: Sequence[str], normalizer: str = CORPUS) -> float:
