@@ -11,6 +11,8 @@ from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.fun_asr_nano.configuration_fun_asr_nano import FunAsrNanoEncoderConfig
 from transformers.models.fun_asr_nano.modeling_fun_asr_nano import FunAsrNanoEncoder
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .compatibility_vita_audio import attach_to_package
 
@@ -92,8 +94,12 @@ class VitaAudioMultiModalProjector(nn.Module):
 class VitaAudioSpeechInput:
     """What a model with `audio_tower` and `multi_modal_projector` makes of features, and where it puts that."""
 
+    @can_return_tuple
     def get_audio_features(
-        self, input_features: torch.FloatTensor, feature_attention_mask: torch.LongTensor | None = None
+        self,
+        input_features: torch.FloatTensor,
+        feature_attention_mask: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         """
         What stands for audios among the embeddings.
@@ -132,12 +138,16 @@ class VitaAudioSpeechInput:
                 f"`feature_attention_mask` must have the shape {tuple(input_features.shape[:2])} of the features, got "
                 f"{tuple(feature_attention_mask.shape)}."
             )
-        states = self.audio_tower(input_features, feature_attention_mask).last_hidden_state
+        outputs = self.audio_tower(input_features, feature_attention_mask, **kwargs)
+        states = outputs.last_hidden_state
         num_tokens = num_audio_tokens(feature_attention_mask.sum(-1))
         # `(num_audios, 4 + num_frames)`, False at the padding
         is_row = torch.arange(states.shape[1], device=states.device) < num_tokens[:, None]
         return BaseModelOutputWithPooling(
-            last_hidden_state=states, pooler_output=self.multi_modal_projector(states[is_row])
+            last_hidden_state=states,
+            pooler_output=self.multi_modal_projector(states[is_row]),
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
         )
 
     def _with_audio(
@@ -152,7 +162,7 @@ class VitaAudioSpeechInput:
             raise ValueError(
                 "`input_features` need `input_ids`, whose `<|context_of_audio|>` tokens say where they stand."
             )
-        rows = self.get_audio_features(input_features, feature_attention_mask).pooler_output
+        rows = self.get_audio_features(input_features, feature_attention_mask, return_dict=True).pooler_output
         is_context = input_ids == self.config.context_audio_token_id
         if (num_tokens := int(is_context.sum())) != len(rows):
             raise ValueError(
@@ -173,7 +183,7 @@ class VitaAudioSpeechInput:
         """
         # One frame of ones, as in the original
         features = inputs_embeds.new_ones((1, 1, self.config.audio_config.input_size))
-        return inputs_embeds + 0 * self.get_audio_features(features).pooler_output.mean()
+        return inputs_embeds + 0 * self.get_audio_features(features, return_dict=True).pooler_output.mean()
 
 
 attach_to_package(__name__)

@@ -17,6 +17,7 @@ import pytest
 import torch
 import transformers
 from modeling_fixtures import random_config, random_prompt
+from plus_fixture import plus_config, plus_features
 from transformers import PreTrainedModel
 
 from modeling_vita_audio import VitaAudioForConditionalGeneration, VitaAudioModel
@@ -123,6 +124,13 @@ LOADED_LENIENTLY = {
 class VitaAudioModelTest:
     all_model_classes = (VitaAudioModel, VitaAudioForConditionalGeneration)
     _is_composite = True
+
+    def _audio_features_prepare_config_and_inputs(self):
+        """Of a model that hears by features; the others take speech as codes."""
+        return plus_config(), plus_features(["short", "mid"])
+
+    def _audio_features_get_expected_num_attentions(self, model_tester=None):
+        return plus_config().audio_config.num_hidden_layers
 
     def setUp(self):
         self.model_tester = VitaAudioModelTester()
