@@ -604,7 +604,7 @@ def test_a_codec_that_is_none_is_named(folder, tmp_path, capsys):
     for name in ("codec_name_or_path", "answer_codec_name_or_path"):
         settings = settings_of(folder, tmp_path / "next", **{name: str(tmp_path / "run")})
         assert run_command(main, PROG, ["--config", str(write_config(tmp_path / "config.yaml", **settings))]) == 1
-        assert f"`{name}`, {tmp_path / 'run'}, has a VitaAudio" in capsys.readouterr().err
+        assert f"`{name}`, {tmp_path / 'run'}, must be a speech codec, got a VitaAudio" in capsys.readouterr().err
     assert not (tmp_path / "next").exists()
 
 
