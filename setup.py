@@ -106,7 +106,7 @@ setup(
         # the releases that were tested, because generation and training override private parts of it
         "transformers>=5.19,<5.25",
         # text is detokenised while it streams, by `tokenizers.decoders.DecodeStream`
-        "tokenizers>=0.23.1,<0.24",
+        "tokenizers>=0.23.3,<0.24",
         "huggingface-hub>=2.4,<3",
         "safetensors>=0.8,<1",
         # the reader of `datasets` asks for NumPy 2
