@@ -130,7 +130,6 @@ def read_audio_config(path: Path, shapes: Mapping[str, torch.Size]) -> dict:
         ValueError: a tensor that tells a size is missing, or `config.yaml` has values of other types.
     """
     content = read_sensevoice_config(path)
-    encoder, frontend = content.get("encoder_conf", {}), content.get("frontend_conf", {})
 
     def shape(name: str) -> torch.Size:
         # A tensor without dimensions tells no size, either
@@ -144,19 +143,12 @@ def read_audio_config(path: Path, shapes: Mapping[str, torch.Size]) -> dict:
 
     # `encoders0` is one layer more, and it does not match the pattern `encoders`
     num_prediction_layers = count("tp_encoders")
-    return {
-        "model_type": AUDIO_MODEL_TYPE,
-        "num_mel_bins": number_of(frontend, "n_mels", 80, path),
-        "num_stacked_frames": number_of(frontend, "lfr_m", 7, path),
+    return without_shapes(content, path) | {
         "hidden_size": shape("encoder.encoders0.0.norm2.weight")[0],
         "intermediate_size": shape("encoder.encoders0.0.feed_forward.w_1.weight")[0],
         "fsmn_kernel_size": shape("encoder.encoders0.0.self_attn.fsmn_block.weight")[-1],
         "num_hidden_layers": 1 + count("encoders") + num_prediction_layers,
         "num_timestamp_prediction_layers": num_prediction_layers,
-        # Tensors do not show heads and dropout. The defaults are those of SenseVoiceSmall
-        "num_attention_heads": number_of(encoder, "attention_heads", 4, path),
-        "hidden_dropout": number_of(encoder, "dropout_rate", 0.1, path, float),
-        "attention_dropout": number_of(encoder, "attention_dropout_rate", 0.1, path, float),
     }
 
 
@@ -166,17 +158,24 @@ def read_encoder_sizes(path: Path) -> dict:
     there is no file, is as in SenseVoiceSmall.
     """
     content = read_sensevoice_config(path) if path.is_file() else {}
-    encoder, frontend = content.get("encoder_conf", {}), content.get("frontend_conf", {})
+    encoder = content.get("encoder_conf", {})
     num_prediction_layers = number_of(encoder, "tp_blocks", 20, path)
-    return {
-        "model_type": AUDIO_MODEL_TYPE,
-        "num_mel_bins": number_of(frontend, "n_mels", 80, path),
-        "num_stacked_frames": number_of(frontend, "lfr_m", 7, path),
+    return without_shapes(content, path) | {
         "hidden_size": number_of(encoder, "output_size", 512, path),
         "intermediate_size": number_of(encoder, "linear_units", 2048, path),
         "fsmn_kernel_size": number_of(encoder, "kernel_size", 11, path),
         "num_hidden_layers": number_of(encoder, "num_blocks", 50, path) + num_prediction_layers,
         "num_timestamp_prediction_layers": num_prediction_layers,
+    }
+
+
+def without_shapes(content: dict, path: Path) -> dict:
+    """What of an `audio_config` no tensor's shape shows. The defaults are those of SenseVoiceSmall."""
+    encoder, frontend = content.get("encoder_conf", {}), content.get("frontend_conf", {})
+    return {
+        "model_type": AUDIO_MODEL_TYPE,
+        "num_mel_bins": number_of(frontend, "n_mels", 80, path),
+        "num_stacked_frames": number_of(frontend, "lfr_m", 7, path),
         "num_attention_heads": number_of(encoder, "attention_heads", 4, path),
         "hidden_dropout": number_of(encoder, "dropout_rate", 0.1, path, float),
         "attention_dropout": number_of(encoder, "attention_dropout_rate", 0.1, path, float),
