@@ -175,13 +175,10 @@ def convert(
         config.audio_config = AutoConfig.for_model(**read_audio_config(sensevoice / CONFIG_FILE, shapes))
         config.validate_speech_input()
     generation_config, schedule = convert_generation_config(folder, config, to_released)
-    # A released checkpoint was trained with the layout of its mode, unless its config says another one
-    if to_released and config.interleave_pattern == schedule:
+    if not to_released:
+        take_layout(config, schedule)
+    elif config.interleave_pattern == schedule:
         config.interleave_pattern = None
-    elif not to_released and config.interleave_pattern is None and schedule is not None:
-        with suppress(ValueError):  # a schedule such as [1, 0] is not a layout
-            check_interleave_pattern(schedule)
-            config.interleave_pattern = schedule
     # Only the names and shapes of the parameters are needed, so the model takes no memory
     with torch.device("meta"):
         model = VitaAudioForConditionalGeneration(config)
@@ -455,6 +452,14 @@ def convert_generation_config(
         names = [name for name, named_schedule in MCTP_MODES.items() if named_schedule == schedule]
         content |= {"mtp_inference_mode": schedule} if to_released else {"mctp_mode": names[0] if names else schedule}
     return content, schedule
+
+
+def take_layout(config: VitaAudioConfig, schedule: list[int] | None) -> None:
+    """A released checkpoint was trained with the layout of its mode, unless its config says another one."""
+    if config.interleave_pattern is None and schedule is not None:
+        with suppress(ValueError):  # a schedule such as [1, 0] is not a layout
+            check_interleave_pattern(schedule)
+            config.interleave_pattern = schedule
 
 
 # Writing the checkpoint

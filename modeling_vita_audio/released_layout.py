@@ -7,7 +7,6 @@ Reads the released checkpoints as they are, so that `VitaAudioForConditionalGene
 The code of a Hub folder has no use for this: only this package does it.
 """
 
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -26,8 +25,8 @@ from .convert_vita_audio_to_hf import (
     convert_generation_config,
     read_json,
     released_name,
+    take_layout,
 )
-from .interleaving_vita_audio import check_interleave_pattern
 from .modeling_vita_audio import READERS, VitaAudioForConditionalGeneration
 from .modeling_vita_audio_encoder import VitaAudioEncoder
 
@@ -56,11 +55,8 @@ class ReleasedCheckpoint:
         ]
         folder = Path(next(file for file in files if file is not None)).parent
         self.config = read_config(folder)
-        content, layout = convert_generation_config(folder, self.config, to_released=False)
-        if self.config.interleave_pattern is None and layout is not None:
-            with suppress(ValueError):  # a schedule such as [1, 0] is not a layout
-                check_interleave_pattern(layout)
-                self.config.interleave_pattern = layout
+        content, schedule = convert_generation_config(folder, self.config, to_released=False)
+        take_layout(self.config, schedule)
         self.generation_config = GenerationConfig.from_dict(content)
 
     def key_mapping(self) -> dict[str, str]:
