@@ -425,8 +425,6 @@ class VitaAudioGenerationMixin(GenerationMixin):
             raise ValueError(
                 "`input_features` need `input_ids`, whose `<|context_of_audio|>` tokens say where they stand."
             )
-        if feature_attention_mask is None:
-            feature_attention_mask = input_features.new_ones(input_features.shape[:2], dtype=torch.long)
         num_audios = len(input_features)
         is_new = torch.ones(num_audios, dtype=torch.bool, device=input_features.device)
         if new_ids.shape[1] < input_ids.shape[1]:
@@ -441,7 +439,8 @@ class VitaAudioGenerationMixin(GenerationMixin):
         # The model refuses features of no audio
         if num_audios == 0 or is_new.any():
             model_inputs["input_features"] = input_features[is_new]
-            model_inputs["feature_attention_mask"] = feature_attention_mask[is_new]
+            if feature_attention_mask is not None:
+                model_inputs["feature_attention_mask"] = feature_attention_mask[is_new]
         return model_inputs
 
     def _rows_of_audios(self, input_ids: torch.LongTensor, num_audios: int | None = None) -> torch.LongTensor:
