@@ -12,6 +12,9 @@ from transformers import PreTrainedTokenizerBase
 # One text token, 8 speech codes in their two delimiters, then 4 text tokens and 8 codes, repeated: the layout that
 # VITA-Audio-Boost was trained with (arXiv 2505.03739), so that MCTP's ten tokens are one chunk of speech.
 DEFAULT_INTERLEAVE_PATTERN = (1, 10, 4, 10)
+# What VITA-Audio-Plus asks SenseVoice of each audio, by its rows of the encoder's table of queries: language "auto",
+# event, emotion, text without inverse normalisation
+QUERIES = (0, 1, 2, 15)
 
 
 @dataclass(frozen=True)
@@ -173,4 +176,19 @@ def interleave(
         pair = min(pair + 2, len(interleave_pattern) - 2)
 
 
-__all__ = ["DEFAULT_INTERLEAVE_PATTERN", "SpeechVocabulary", "check_interleave_pattern", "interleave"]
+def num_audio_tokens(num_frames):
+    """
+    How many tokens of a text an audio of `num_frames` (`int` or `torch.Tensor`) rows of features takes: one a row, and
+    one a query of the encoder.
+    """
+    return num_frames + len(QUERIES)
+
+
+__all__ = [
+    "DEFAULT_INTERLEAVE_PATTERN",
+    "QUERIES",
+    "SpeechVocabulary",
+    "check_interleave_pattern",
+    "interleave",
+    "num_audio_tokens",
+]

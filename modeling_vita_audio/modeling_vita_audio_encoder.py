@@ -15,18 +15,11 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .compatibility_vita_audio import attach_to_package
+from .interleaving_vita_audio import QUERIES, num_audio_tokens
 
 
 # SenseVoice's table of queries: languages, events, emotions, text normalisation
 NUM_QUERIES = 16
-# Those that VITA-Audio-Plus asks: language "auto", event, emotion, text without inverse normalisation
-QUERIES = (0, 1, 2, 15)
-NUM_QUERY_FRAMES = len(QUERIES)
-
-
-def num_audio_tokens(num_frames: int | torch.Tensor) -> int | torch.Tensor:
-    """How many tokens of a text an audio of `num_frames` stacked frames takes: one a frame, and one a query."""
-    return num_frames + NUM_QUERY_FRAMES
 
 
 class VitaAudioPositionEncoding(nn.Module):
@@ -73,7 +66,7 @@ class VitaAudioEncoder(FunAsrNanoEncoder):
         queries = queries.expand(len(input_features), *queries.shape)
         input_features = torch.cat([queries, input_features.to(queries.dtype)], dim=1)
         # All queries count, whatever the length of the audio
-        mask = nn.functional.pad(feature_attention_mask, (NUM_QUERY_FRAMES, 0), value=1)
+        mask = nn.functional.pad(feature_attention_mask, (len(QUERIES), 0), value=1)
         return super().forward(input_features, mask, **kwargs)
 
 

@@ -16,8 +16,6 @@ from transformers.utils import TensorType
 from .media_vita_audio import import_package
 
 
-# Frames of queries that the encoder puts in front of the features: language, event, emotion, text normalisation
-NUM_QUERY_FRAMES = 4
 # Kaldi's smallest energy, that of digital silence: the float32 epsilon
 MEL_FLOOR = 2.0**-23
 # Kaldi reads samples of 16 bits
@@ -98,13 +96,6 @@ class VitaAudioFeatureExtractor(SequenceFeatureExtractor):
     def stacked_size(self) -> int:
         """Features in a row: 560."""
         return self.feature_size * self.num_stacked_frames
-
-    @staticmethod
-    def num_tokens(num_rows: int) -> int:
-        """
-        Tokens of a text that an audio with so many rows of features takes: one a row, and one a query of the encoder.
-        """
-        return num_rows + NUM_QUERY_FRAMES
 
     def num_rows(self, num_samples: int) -> int:
         """Rows of features of so many samples at `sampling_rate`."""

@@ -7,7 +7,14 @@ from modeling_vita_audio.interleaving_vita_audio import (
     SpeechVocabulary,
     check_interleave_pattern,
     interleave,
+    num_audio_tokens,
 )
 
 
-__all__ = ["DEFAULT_INTERLEAVE_PATTERN", "SpeechVocabulary", "check_interleave_pattern", "interleave"]
+__all__ = [
+    "DEFAULT_INTERLEAVE_PATTERN",
+    "SpeechVocabulary",
+    "check_interleave_pattern",
+    "interleave",
+    "num_audio_tokens",
+]

@@ -27,7 +27,13 @@ from .compatibility_vita_audio import attach_to_package
 from .configuration_vita_audio_codec import VitaAudioCodecConfig
 from .conversation_vita_audio import AUDIO_MARK, CHAT_TEMPLATE, split_at_marks
 from .feature_extraction_vita_audio import VitaAudioFeatureExtractor
-from .interleaving_vita_audio import DEFAULT_INTERLEAVE_PATTERN, SpeechVocabulary, check_interleave_pattern, interleave
+from .interleaving_vita_audio import (
+    DEFAULT_INTERLEAVE_PATTERN,
+    SpeechVocabulary,
+    check_interleave_pattern,
+    interleave,
+    num_audio_tokens,
+)
 from .modeling_vita_audio_codec import VitaAudioCodec
 from .prompt_options_vita_audio import OPTIONS, read_options, render, template_variables
 from .saving_vita_audio import HUB_KWARGS, check_weights, describe_misfit, keep_code, saved_whole
@@ -417,7 +423,7 @@ class VitaAudioProcessor(ProcessorMixin):
         if not isinstance(encoded, (np.ndarray, int)):
             return self.speech_vocabulary.wrap(encoded)
         num_rows = encoded if isinstance(encoded, int) else len(encoded)
-        return self.speech_vocabulary.wrap_context(self.feature_extractor.num_tokens(num_rows))
+        return self.speech_vocabulary.wrap_context(num_audio_tokens(num_rows))
 
     def pad_features(self, features: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """
