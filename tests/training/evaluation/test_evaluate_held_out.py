@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import soundfile as sf
 from pictures import drawn_colors
-from tiny_models import tiny_model, tiny_processor
 
 from hub_cards.model_card import write_model_card
 from processing.export import export_repository
@@ -19,16 +18,6 @@ from training.evaluation.report import CODEC_TABLE, codec_table, fill_section, r
 
 
 QUESTION = "Convert the speech to text.\n<|audio|>"
-
-
-@pytest.fixture(scope="module")
-def processor():
-    return tiny_processor()
-
-
-@pytest.fixture(scope="module")
-def model(processor):
-    return tiny_model(processor)
 
 
 @pytest.fixture(scope="module")
