@@ -5,6 +5,7 @@
 import copy
 import os
 from collections.abc import Iterator, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -370,17 +371,28 @@ class VitaAudioProcessor(ProcessorMixin):
         reading and checking its audio once more.
 
         Args:
-            messages (`list[dict]`): as there; each audio is what [`~VitaAudioProcessor.load_audio`] returned.
+            messages (`list[dict]`): as there; each audio is what [`~VitaAudioProcessor.load_audio`] returned, or is
+                encoded already: its codes, `list[int]`, or, where users are heard by features and this one is not the
+                assistant's, its features, float32 `(num_rows, 560)`.
 
         Returns:
             [`BatchFeature`]: as of `__call__`, of one row.
 
         Raises:
-            ValueError: a text has control or speech tokens in it.
+            ValueError: a text has control or speech tokens in it; or codes or features are not those of the model, or
+                not what it hears the one by who says them.
         """
         self._check_texts(messages)
-        audios = [part["audio"] for part in _audio_parts(messages)]
-        encoded = list(map(self._encode, audios, _roles_of_audios(messages)))
+        audios, roles = [part["audio"] for part in _audio_parts(messages)], _roles_of_audios(messages)
+        for audio, role in zip(audios, roles):
+            if isinstance(audio, (list, tuple)):
+                self._check_codes(audio, role)
+            elif audio.ndim == 2:
+                self._check_features(audio, role)
+        encoded = [
+            self._encode(audio, role) if isinstance(audio, np.ndarray) and audio.ndim == 1 else audio
+            for audio, role in zip(audios, roles)
+        ]
         ids, _ = self._render_and_tokenize(
             messages,
             encoded,
@@ -412,9 +424,34 @@ class VitaAudioProcessor(ProcessorMixin):
         waveforms = [self.load_audio(audio, sampling_rate) for audio in audios]
         return [encode(self._codec, waveform) for waveform in waveforms]
 
+    def _is_heard_by_features(self, role: str) -> bool:
+        return self.hears_features and role != "assistant"
+
+    def _check_codes(self, codes: Sequence[int], role: str) -> None:
+        if self._is_heard_by_features(role):
+            raise ValueError(f"This model hears the {role} by features, but got an audio of the {role} as codes.")
+        num_codes = self.speech_vocabulary.num_speech_tokens
+        for code in codes:
+            if isinstance(code, bool) or not isinstance(code, Integral) or not 0 <= code < num_codes:
+                raise ValueError(f"Speech codes must be whole numbers in [0, {num_codes}), got {code!r:.200}.")
+        if not codes:
+            raise ValueError(f"An audio of the {role} has no codes.")
+
+    def _check_features(self, features: np.ndarray, role: str) -> None:
+        if not self._is_heard_by_features(role):
+            raise ValueError(f"This model hears the {role} by codes, but got an audio of the {role} as features.")
+        size = self.feature_extractor.stacked_size
+        if features.dtype != np.float32 or features.shape != (len(features), size) or not len(features):
+            raise ValueError(
+                f"Features of an audio must be float32 of the shape (num_rows, {size}), got {features.dtype} of "
+                f"{features.shape}."
+            )
+        if not np.isfinite(features).all():
+            raise ValueError("The features of an audio have NaN or infinite values.")
+
     def _encode(self, waveform: np.ndarray, role: str) -> list[int] | np.ndarray:
         """The codes of an audio, or its features `(num_rows, 560)` where the model hears the one who says it so."""
-        if self.hears_features and role != "assistant":
+        if self._is_heard_by_features(role):
             return self.feature_extractor(waveform)["input_features"][0]
         return encode(self._codec, waveform)
 

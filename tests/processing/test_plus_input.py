@@ -130,6 +130,46 @@ def test_users_are_heard_by_features_and_the_assistant_by_codes(processor):
     assert set(example["labels"][:length]) == {-100}
 
 
+def test_a_prompt_takes_features_and_codes_that_are_there_already(processor):
+    question, answer = speech(0.5), speech(0.8, 180.0)
+    features, codes = processor.feature_extractor(question)["input_features"][0], processor.encode_audio([answer])[0]
+    before, after = (
+        processor.build_prompt(
+            [
+                *spoken_conversation(heard),
+                {
+                    "role": "assistant",
+                    "content": [{"type": "text", "text": "Four."}, {"type": "audio", "audio": said}],
+                },
+                *spoken_conversation(heard),
+            ]
+        )
+        for heard, said in ((question, answer), (features, codes))
+    )
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    "audio, message",
+    [
+        ([1, 2, 3], "hears the user by features, but got an audio of the user as codes"),
+        (np.zeros((3, 80), np.float32), r"\(num_rows, 560\), got float32 of \(3, 80\)"),
+        (np.zeros((3, 560)), "float64"),
+        (np.zeros((0, 560), np.float32), r"\(0, 560\)"),
+        (np.full((3, 560), np.nan, np.float32), "NaN"),
+    ],
+)
+def test_a_prompt_refuses_what_are_no_features(processor, audio, message):
+    with pytest.raises(ValueError, match=message):
+        processor.build_prompt(spoken_conversation(audio))
+
+
+def test_the_assistant_is_not_heard_by_features(processor):
+    part = {"type": "audio", "audio": np.zeros((3, 560), np.float32)}
+    with pytest.raises(ValueError, match="hears the assistant by codes"):
+        processor.build_prompt([{"role": "assistant", "content": [part]}])
+
+
 def test_a_user_cannot_write_context_tokens(processor):
     with pytest.raises(ValueError, match=r"control mark <\|context_of_audio\|>"):
         processor.apply_chat_template([{"role": "user", "content": "<|context_of_audio|>"}], tokenize=True)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import tiny_codec, tiny_model, tiny_processor, tiny_tokenizer
 from transformers import AutoProcessor, DacConfig, DacModel, EncodecFeatureExtractor
 
-from processing import VitaAudioProcessor
+from processing import VitaAudioProcessor, spoken_conversation
 
 
 @pytest.fixture(scope="module")
@@ -292,6 +292,41 @@ def test_interleave_pattern_is_the_processors(processor):
 def test_nothing_to_learn_is_an_error(processor):
     with pytest.raises(ValueError, match="Nothing to learn"):
         processor.build_training_example([{"role": "user", "content": "a"}])
+
+
+def test_a_prompt_takes_codes_that_are_there_already(processor):
+    question, answer = tone(0.5), tone(0.7, frequency=150.0)
+    before, after = (
+        processor.build_prompt(
+            [
+                *spoken_conversation(heard),
+                {
+                    "role": "assistant",
+                    "content": [{"type": "text", "text": "Four."}, {"type": "audio", "audio": said}],
+                },
+                *spoken_conversation(heard),
+            ]
+        )
+        for heard, said in ((question, answer), processor.encode_audio([question, answer]))
+    )
+    assert before["input_ids"].equal(after["input_ids"])
+
+
+@pytest.mark.parametrize(
+    "audio, message",
+    [
+        ([1, 16], r"in \[0, 16\), got 16"),
+        ([-1], "got -1"),
+        ([0.5], "got 0.5"),
+        (["1"], "got '1'"),
+        ([True], "got True"),
+        ([], "has no codes"),
+        (np.zeros((3, 560), np.float32), "hears the user by codes, but got an audio of the user as features"),
+    ],
+)
+def test_a_prompt_refuses_what_are_no_codes(processor, audio, message):
+    with pytest.raises(ValueError, match=message):
+        processor.build_prompt(spoken_conversation(audio))
 
 
 def test_training_codes_out_of_range_are_named(processor):
