@@ -148,18 +148,27 @@ class VitaAudioCache(Cache):
             self.position_ids.append(position_ids.expand(inputs_embeds.shape[0], -1))
             self.hidden_states[0].append(hidden_states)
 
-    def unread(self, module_idx: int) -> tuple[torch.Tensor, torch.LongTensor, torch.Tensor]:
+    def unread(
+        self, module_idx: int, num_new_tokens: int | None = None
+    ) -> tuple[torch.Tensor, torch.LongTensor, torch.Tensor]:
         """
-        What module k has not read yet, n = N - n_k columns.
+        What module k can read next, n columns: those up to the one that it combines with the last known token.
+
+        Args:
+            module_idx (`int`): k.
+            num_new_tokens (`int`, *optional*, defaults to k): how many tokens are known that the language model has
+                not read; 0 to read ahead in a prompt whose end has not come.
 
         Returns:
             `tuple`: the hidden states of the module before it `(batch_size, n, hidden_size)`, the position ids of the
             columns `(batch_size, n)` and the embeddings of the tokens n_k + k to N - 1
-            `(batch_size, max(n - k, 0), hidden_size)`.
+            `(batch_size, max(N - n_k - k, 0), hidden_size)`.
         """
-        start, end = self.num_columns_read(module_idx), self.num_columns_read(0)
+        num_read = self.num_columns_read(0)
+        num_new_tokens = module_idx if num_new_tokens is None else num_new_tokens
+        start, end = self.num_columns_read(module_idx), num_read - module_idx + num_new_tokens
         # The states that module k reads end where module k - 1 has stopped
-        if start == end or self.hidden_states[module_idx - 1].end < end:
+        if start >= end or self.hidden_states[module_idx - 1].end < end:
             raise ValueError(
                 f"It is not the turn of MCTP module {module_idx}: modules 1, 2, ... run in this order, once after "
                 "each forward of the language model."
@@ -168,7 +177,7 @@ class VitaAudioCache(Cache):
             self.hidden_states[module_idx - 1].read(start, end),
             self.position_ids.read(start, end),
             # The tokens from N on have no embeddings here: MCTP modules wrote them, and the caller embeds them
-            self.inputs_embeds.read(min(start + module_idx, end), end),
+            self.inputs_embeds.read(min(start + module_idx, num_read), num_read),
         )
 
     def append_module(self, module_idx: int, hidden_states: torch.Tensor):
@@ -198,6 +207,27 @@ class VitaAudioCache(Cache):
             crop_layer(layer, tokens_to_remove)
         for buffer, buffer_end in zip(self.buffers, [end, end, *ends]):
             buffer.keep(buffer.start, buffer_end)
+
+    def rewind(self, num_columns: int) -> int:
+        """
+        Goes back to any earlier point, whatever states have been forgotten: the language model and all modules then
+        have read the same columns, at most those of `num_columns` that every module has read.
+
+        Args:
+            num_columns (`int`): a module combines a column with one of the next K tokens, so of a sequence of which
+                the first p tokens stay, these are at most p - K.
+
+        Returns:
+            `int`: how many columns are read now.
+        """
+        num_columns = max(0, min(num_columns, *(self.num_columns_read(i) for i in range(len(self.mctp_caches) + 1))))
+        for cache in (self, *self.mctp_caches):
+            for layer in cache.layers:
+                crop_layer(layer, num_columns - int(cache.get_seq_length()))
+        self._clear()
+        for buffer in self.buffers:
+            buffer.start = buffer.end = num_columns
+        return num_columns
 
     # Sliding layers then keep what leaves their window, so that `crop` can bring it back
     def activate_past_recording(self):
