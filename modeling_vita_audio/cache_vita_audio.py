@@ -222,8 +222,9 @@ class VitaAudioCache(Cache):
         """
         num_columns = max(0, min(num_columns, *(self.num_columns_read(i) for i in range(len(self.mctp_caches) + 1))))
         for cache in (self, *self.mctp_caches):
+            num_read = int(cache.get_seq_length())
             for layer in cache.layers:
-                crop_layer(layer, num_columns - int(cache.get_seq_length()))
+                crop_layer(layer, num_columns - num_read)
         self._clear()
         for buffer in self.buffers:
             buffer.start = buffer.end = num_columns

@@ -1,0 +1,146 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""One request in the batch of the engine on transformers."""
+
+import asyncio
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from transformers import DynamicCache, GenerationConfig, LogitsProcessorList
+
+from modeling_vita_audio import VitaAudioCache
+
+from .engine import GenerationRequest
+
+
+class Row:
+    """
+    The tokens of a request, what the model has read of them, and where new ones go. It is made in an event loop, and
+    belongs to the engine's thread from then on, but for `is_cancelled`.
+
+    Args:
+        request ([`GenerationRequest`]): what to write.
+        keys (`list`): of the prompt, from [`prefix_keys`].
+        processors (`LogitsProcessorList`): of its scores; none in plain greedy search.
+        turns (`Iterator`): for each new token which module gives it, and whether it can only be speech.
+        max_length (`int`): the most tokens, the prompt's included.
+        config (`GenerationConfig`): its options, complete and checked.
+        is_prefill (`bool`): whether the prompt is read and nothing written.
+    """
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        keys: list,
+        processors: LogitsProcessorList,
+        turns: Iterator[tuple[int, bool]],
+        max_length: int,
+        config: GenerationConfig,
+        is_prefill: bool,
+    ):
+        self.request, self.keys, self.processors, self.turns = request, keys, processors, turns
+        self.max_length, self.config, self.is_prefill = max_length, config, is_prefill
+        self.ids = list(request.input_ids)
+        self.next_turn = next(turns)
+        self.has_mctp = any(config.mctp_mode[1::2])
+        self.eos_token_ids = set(np.atleast_1d(config.eos_token_id).tolist()) - {None}
+        self.cache: DynamicCache | VitaAudioCache | None = None
+        # Embeddings `(1, num_tokens, hidden_size)` of the prompt from a place on, where it has audio as features
+        self.prompt_embeds: torch.Tensor | None = None
+        self.embeds_start = 0
+        self.generator: torch.Generator | None = None
+        self.is_over = False
+        # Whether the cache is worth keeping: nobody has said that the conversation is forgotten
+        self.is_kept = True
+        self.is_cancelled = False
+        self.loop, self.queue = asyncio.get_running_loop(), asyncio.Queue()
+
+    @property
+    def num_read(self) -> int:
+        return int(self.cache.get_seq_length())
+
+    @property
+    def num_unread(self) -> int:
+        return len(self.ids) - self.num_read
+
+    def heard(self, start: int, embeds: torch.Tensor) -> torch.Tensor:
+        """The embeddings of the tokens from `start` on, with what is heard in the place of audios."""
+        if self.prompt_embeds is None or start >= self.embeds_start + self.prompt_embeds.shape[1]:
+            return embeds
+        # a prompt is read to its end before anything is written, so these are all of the prompt
+        return self.prompt_embeds[:, start - self.embeds_start :][:, : embeds.shape[1]]
+
+    def choose(self, logits: torch.Tensor) -> int:
+        """The next token by logits `(1, vocab_size)`."""
+        scores = self.processors(torch.tensor([self.ids], device=logits.device), logits)
+        if not self.config.do_sample:
+            return int(scores.argmax())
+        if self.generator is None:
+            self.generator = torch.Generator(logits.device)
+            if self.request.seed is None:
+                self.generator.seed()
+            else:
+                self.generator.manual_seed(self.request.seed)
+        return int(torch.multinomial(scores.softmax(dim=-1), num_samples=1, generator=self.generator))
+
+    def write(self, token: int) -> None:
+        self.ids.append(token)
+        self.keys.append(token)
+        self.next_turn = next(self.turns)
+        self.is_over = token in self.eos_token_ids or len(self.ids) >= self.max_length
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """Tells the reader that nothing more comes, or why."""
+        try:
+            self.loop.call_soon_threadsafe(self.queue.put_nowait, error)
+        except RuntimeError:  # the loop is closed, so nobody reads
+            pass
+
+
+class Audio:
+    """An audio as the key of the tokens that stand for it: another one is equal if it has the same features."""
+
+    def __init__(self, features: np.ndarray):
+        self.content = features.tobytes()
+
+    def __eq__(self, other):
+        return isinstance(other, Audio) and self.content == other.content
+
+    __hash__ = None
+
+
+def prefix_keys(request: GenerationRequest, context_token_id: int | None) -> list:
+    """
+    The prompt's ids, with an [`Audio`] in the place of each token that stands for audio that is heard by features: what
+    two prompts have in common is what their keys have.
+
+    Raises:
+        ValueError: there are more or fewer audios than runs of such tokens.
+    """
+    runs = [(i, len(list(run))) for i, run in itertools.groupby(request.input_ids)]
+    num_audios = sum(i == context_token_id for i, _ in runs)
+    if num_audios != len(request.input_features):
+        raise ValueError(
+            f"The prompt has {num_audios} runs of `<|context_of_audio|>`, but features of "
+            f"{len(request.input_features)} audios came with it."
+        )
+    audios = map(Audio, request.input_features)
+    keys = []
+    for token_id, length in runs:
+        keys += [next(audios) if token_id == context_token_id else token_id] * length
+    return keys
+
+
+def common_prefix(first: list, second: list) -> int:
+    """How many keys two sequences have in common at their beginning."""
+    num_common = 0
+    for one, other in zip(first, second):
+        if one != other:
+            break
+        num_common += 1
+    return num_common
+
+
+__all__ = ["Row", "common_prefix", "prefix_keys"]

@@ -1,0 +1,463 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+The engine on transformers: one thread that runs the model for all requests at once.
+
+Requests join and leave a running batch, and each is at its own place of its own schedule. A step has two parts. First
+the language model reads, in one forward, what all rows have not read yet: a new prompt, the tokens that modules wrote,
+or one token; and it writes a token for each row. Then the rows whose schedule has the MCTP modules next get their
+tokens from module 1, module 2 and so on, again all rows in one forward for each module.
+"""
+
+import asyncio
+import logging
+import threading
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Sequence
+
+import torch
+from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, PreTrainedModel
+
+from modeling_vita_audio import VitaAudioCache
+from modeling_vita_audio.compatibility_vita_audio import CACHE
+
+from .engine import EngineOverloaded, GenerationRequest
+from .engine_row import Row, common_prefix, prefix_keys
+from .row_attention import ROW_ATTENTION, RowCaches
+
+
+logger = logging.getLogger("vita_audio.serving")
+
+# Prompts are read in parts of at most so many tokens, between which all other rows get theirs. On two cores the shipped
+# model reads so many in 40 ms.
+MAX_TOKENS_PER_FORWARD = 256
+
+
+class TokenStream(AsyncIterator[list[int]]):
+    """The tokens of one request, as [`Engine.generate`] returns them."""
+
+    def __init__(self, row: Row):
+        self._row = row
+
+    async def __anext__(self) -> list[int]:
+        items = [await self._row.queue.get()]
+        # all that has come meanwhile
+        while not self._row.queue.empty():
+            items.append(self._row.queue.get_nowait())
+        if tokens := [item for item in items if isinstance(item, int)]:
+            if len(tokens) < len(items):
+                # the mark of the end is for the next call
+                self._row.queue.put_nowait(items[-1])
+            return tokens
+        # whoever asks again shall not wait for ever
+        self._row.queue.put_nowait(items[0])
+        if isinstance(items[0], BaseException):
+            raise items[0]
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Stops the generation: the engine writes at most the token that it is at."""
+        self._row.is_cancelled = True
+
+    def __del__(self):
+        self._row.is_cancelled = True
+
+
+class TransformersEngine:
+    """
+    An [`Engine`] that runs a model in this process. The model belongs to the engine from now on: its attention is
+    switched to one that only the engine can call.
+
+    Args:
+        model ([`VitaAudioForConditionalGeneration`]):
+            A loaded model, on any device.
+        max_batch_size (`int`, *optional*, defaults to 16):
+            Requests that tokens are written for at once; further ones wait. With the shipped model on two cores 16
+            get four times the tokens that one gets.
+        max_queue_length (`int`, *optional*, defaults to 64):
+            Requests that may wait.
+        max_kept_conversations (`int`, *optional*, defaults to 64):
+            Conversations whose keys and values are kept between requests, the latest ones.
+
+    Raises:
+        ValueError: the model has sliding attention, for which this engine has no masks.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        max_batch_size: int = 16,
+        max_queue_length: int = 64,
+        max_kept_conversations: int = 64,
+    ):
+        layer_types = set(getattr(model.config.text_config, "layer_types", None) or ["full_attention"])
+        if layer_types != {"full_attention"}:
+            raise ValueError(
+                f"This engine runs models with full attention alone, and this one has {', '.join(sorted(layer_types))}."
+            )
+        self.model = model.eval()
+        model.model.language_model.config._attn_implementation = ROW_ATTENTION
+        self.max_batch_size = max_batch_size
+        self.max_queue_length = max_queue_length
+        self.max_kept_conversations = max_kept_conversations
+        # Of each conversation, latest last, the keys of its tokens (see `prefix_keys`) and its cache
+        self._kept: OrderedDict[str, tuple[list, DynamicCache | VitaAudioCache]] = OrderedDict()
+        self._rows: list[Row] = []
+        # What event loops have handed over, under the lock of `_has_work`
+        self._waiting: deque[Row] = deque()
+        self._forgotten: set[str] = set()
+        self._is_closing = False
+        self._has_work = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="vita-audio engine", daemon=True)
+        self._thread.start()
+
+    # What event loops call
+
+    @property
+    def num_running(self) -> int:
+        return len(self._rows)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    def check(self, request: GenerationRequest) -> None:
+        """See [`Engine.check`]."""
+        self._config_of(request)
+
+    def generate(self, request: GenerationRequest) -> TokenStream:
+        """See [`Engine.generate`]."""
+        return TokenStream(self._submit(request, is_prefill=False))
+
+    async def prefill(self, request: GenerationRequest) -> None:
+        """See [`Engine.prefill`]."""
+        stream = TokenStream(self._submit(request, is_prefill=True))
+        async for _ in stream:
+            pass
+
+    async def forget(self, conversation_id: str) -> None:
+        """See [`Engine.forget`]."""
+        with self._has_work:
+            self._forgotten.add(conversation_id)
+            self._has_work.notify()
+
+    async def close(self) -> None:
+        """See [`Engine.close`]."""
+        with self._has_work:
+            self._is_closing = True
+            self._has_work.notify()
+        await asyncio.to_thread(self._thread.join)
+
+    def _submit(self, request: GenerationRequest, is_prefill: bool) -> Row:
+        config = self._config_of(request)
+        positions = getattr(self.model.config.text_config, "max_position_embeddings", None) or float("inf")
+        processors = self.model._get_logits_processor(
+            config, input_ids_seq_length=len(request.input_ids), logits_processor=LogitsProcessorList()
+        )
+        row = Row(
+            request,
+            prefix_keys(request, self.model.config.context_audio_token_id),
+            processors,
+            self.model._turns(config),
+            min(len(request.input_ids) + request.max_new_tokens, positions),
+            config,
+            is_prefill,
+        )
+        with self._has_work:
+            if self._is_closing:
+                raise EngineOverloaded("The server is about to end and takes no more requests.")
+            if len(self._waiting) >= self.max_queue_length:
+                raise EngineOverloaded(
+                    f"{len(self._waiting)} requests are waiting already, and no more may wait. Try again later."
+                )
+            self._waiting.append(row)
+            self._has_work.notify()
+        return row
+
+    def _config_of(self, request: GenerationRequest) -> GenerationConfig:
+        """
+        The complete options of a request.
+
+        Raises:
+            ValueError: as [`Engine.check`].
+        """
+        if not request.input_ids:
+            raise ValueError("The prompt has no tokens.")
+        if request.max_new_tokens < 1:
+            raise ValueError(f"`max_new_tokens` must be at least 1, got {request.max_new_tokens}.")
+        positions = getattr(self.model.config.text_config, "max_position_embeddings", None)
+        if positions is not None and len(request.input_ids) >= positions:
+            raise ValueError(
+                f"The conversation has {len(request.input_ids)} tokens, but the model has positions for {positions}, "
+                "its answer included."
+            )
+        names = ("mctp_mode", "do_sample", "temperature", "top_p")
+        options = {name: getattr(request, name) for name in names if getattr(request, name) is not None}
+        # As `generate` does it. Of drafts that must be verified this engine knows nothing
+        config, _ = self.model._prepare_generation_config(None, mctp_verify=False, **options)
+        config.max_new_tokens = request.max_new_tokens
+        self.model._prepare_special_tokens(config, kwargs_has_attention_mask=True, device=self.model.device)
+        return config
+
+    # What the engine's thread does
+
+    @torch.inference_mode()
+    def _run(self) -> None:
+        while self._take_in():
+            try:
+                if self._rows:
+                    self._step()
+            except Exception as error:  # the thread serves others after these
+                logger.exception("A step of the engine failed.")
+                for row in self._rows:
+                    row.finish(error)
+                self._rows = []
+        for row in (*self._rows, *self._waiting):
+            row.finish(EngineOverloaded("The server has ended."))
+
+    def _take_in(self) -> bool:
+        """Waits until there is something to do, and lets new rows into the batch. False at the engine's end."""
+        with self._has_work:
+            while not (self._rows or self._waiting or self._forgotten or self._is_closing):
+                self._has_work.wait()
+            if self._is_closing:
+                return False
+            forgotten, self._forgotten = self._forgotten, set()
+            waiting, self._waiting = self._waiting, deque()
+        self._leave()
+        stay = deque()
+        for row in waiting:
+            if row.is_cancelled:
+                row.finish()
+            elif len(self._rows) < self.max_batch_size and self._is_conversation_free(row):
+                try:
+                    self._begin(row)
+                    self._rows.append(row)
+                except Exception as error:
+                    logger.exception("A request could not be begun.")
+                    row.finish(error)
+            else:
+                stay.append(row)
+        with self._has_work:
+            self._waiting.extendleft(reversed(stay))
+        for row in self._rows:
+            row.is_kept = row.is_kept and row.request.conversation_id not in forgotten
+        for conversation_id in forgotten:
+            self._kept.pop(conversation_id, None)
+        return True
+
+    def _is_conversation_free(self, new: Row) -> bool:
+        """Whether no other row has the conversation of a new one. One that only reads ahead makes room at once."""
+        if new.request.conversation_id is None:
+            return True
+        for row in self._rows:
+            if row.request.conversation_id == new.request.conversation_id:
+                if not row.is_prefill:
+                    return False
+                row.is_over = True
+                self._leave()
+                return True
+        return True
+
+    def _begin(self, row: Row) -> None:
+        """Gives a row its cache, with what is kept of its conversation, and the embeddings of audios that are new."""
+        cache, num_read = None, 0
+        if row.request.conversation_id is not None:
+            keys, cache = self._kept.pop(row.request.conversation_id, ([], None))
+            # modules need a cache of their own kind
+            if cache is not None and row.has_mctp == isinstance(cache, VitaAudioCache):
+                # one token at least is left to be read, because it gives the first scores
+                num_read = rewind(cache, min(common_prefix(keys, row.keys), len(row.ids) - 1), row.keys)
+            if num_read == 0:
+                cache = None
+        if cache is None:
+            cache = VitaAudioCache(self.model.config) if row.has_mctp else DynamicCache()
+        row.cache = cache
+        if row.request.input_features:
+            self._embed_audios(row, num_read)
+
+    def _embed_audios(self, row: Row, start: int) -> None:
+        new_ids = self._tensor(row.ids[start:])[None]
+        num_heard = len({id(key) for key in row.keys[:start] if not isinstance(key, int)})
+        features = row.request.input_features[num_heard:]
+        if features:
+            longest = max(map(len, features))
+            padded = torch.zeros(len(features), longest, features[0].shape[1], device=self.model.device)
+            mask = torch.zeros(len(features), longest, dtype=torch.long, device=self.model.device)
+            for index, values in enumerate(features):
+                padded[index, : len(values)] = torch.from_numpy(values)
+                mask[index, : len(values)] = 1
+            embeds = self.model.model.language_model.embed_tokens(new_ids)
+            row.prompt_embeds = self.model.model._with_audio(new_ids, embeds, padded.to(self.model.dtype), mask)
+            row.embeds_start = start
+
+    def _tensor(self, ids: Sequence[int]) -> torch.LongTensor:
+        return torch.tensor(ids, dtype=torch.long, device=self.model.device)
+
+    def _leave(self) -> None:
+        """Lets rows out of the batch that are over or cancelled, and keeps what was read for their conversations."""
+        stay = []
+        for row in self._rows:
+            if not (row.is_over or row.is_cancelled):
+                stay.append(row)
+                continue
+            row.finish()
+            if row.request.conversation_id is not None and row.is_kept:
+                self._kept[row.request.conversation_id] = (row.keys, row.cache)
+                while len(self._kept) > self.max_kept_conversations:
+                    self._kept.popitem(last=False)
+        self._rows = stay
+
+    def _step(self) -> None:
+        """One forward of the language model for all rows, then the modules for those whose turn it is."""
+        reading, budget = [], MAX_TOKENS_PER_FORWARD
+        # Who is answered comes before who only reads ahead
+        for row in sorted(self._rows, key=lambda row: row.is_prefill):
+            num_tokens = min(row.num_unread, budget)
+            if num_tokens > 0:
+                reading.append((row, num_tokens))
+                budget -= num_tokens
+        last_states = self._read(reading)
+        writing = [index for index, (row, _) in enumerate(reading) if row.num_unread == 0 and not row.is_prefill]
+        if writing:
+            self._write([reading[index][0] for index in writing], self.model.lm_head(last_states[writing]))
+        for row, _ in reading:
+            if row.is_prefill and row.num_unread == 0:
+                self._read_ahead(row)
+                row.is_over = True
+        # A row that has read all and has a module's turn has as many unread tokens as the number of the module
+        while rows := [row for row in self._rows if row.next_turn[0] > 0 and not (row.is_over or row.is_cancelled)]:
+            # A burst begins with module 1 for all of its rows, so they stay at the same module
+            module_idx = rows[0].next_turn[0]
+            self._write(rows, self.model.lm_head(self._run_module(module_idx, rows, module_idx)))
+
+    def _read(self, reading: list[tuple[Row, int]]) -> torch.Tensor:
+        """
+        Lets the language model read the next tokens of rows; returns the states `(num_rows, hidden_size)` of the last
+        one of each.
+        """
+        language_model, lengths = self.model.model.language_model, [num_tokens for _, num_tokens in reading]
+        starts = [row.num_read for row, _ in reading]
+        ids = [i for (row, n), start in zip(reading, starts) for i in row.ids[start : start + n]]
+        plain_embeds = embeds = language_model.embed_tokens(self._tensor(ids)[None])
+        if any(row.prompt_embeds is not None for row, _ in reading):
+            # Modules read `<|context_of_audio|>` as any token, so only the language model gets what stands there
+            parts = zip(reading, starts, plain_embeds.split(lengths, dim=1))
+            embeds = torch.cat([row.heard(start, part) for (row, _), start, part in parts], dim=1)
+        positions = self._tensor([i for start, n in zip(starts, lengths) for i in range(start, start + n)])[None]
+        rows = RowCaches([row.cache for row, _ in reading], lengths, self.model.device)
+        states = language_model(
+            inputs_embeds=embeds, position_ids=positions, use_cache=True, rows=rows, **{CACHE: rows}
+        ).last_hidden_state
+        parts = (tensor.split(lengths, dim=1) for tensor in (plain_embeds, positions, states))
+        for (row, _), *columns in zip(reading, *parts):
+            if row.has_mctp:
+                row.cache.append_language_model(*columns)
+        return states[0, torch.tensor(lengths, device=states.device).cumsum(0) - 1]
+
+    def _run_module(self, module_idx: int, rows: list[Row], num_new_tokens: int) -> torch.Tensor:
+        """
+        Lets a module read all that it can of rows that have so many tokens which the language model has not read;
+        returns the states `(num_rows, hidden_size)` of the last column of each.
+        """
+        unread = [row.cache.unread(module_idx, num_new_tokens) for row in rows]
+        embeds = [columns for _, _, columns in unread]
+        if num_new_tokens > 0:
+            new_ids = self._tensor([row.ids[-num_new_tokens:] for row in rows])
+            new_embeds = self.model.model.language_model.embed_tokens(new_ids)
+            # A module with fewer unread columns than new tokens has combined the first of these before
+            embeds = [
+                torch.cat([columns, new[None]], dim=1)[:, -states.shape[1] :]
+                for columns, new, (states, _, _) in zip(embeds, new_embeds, unread)
+            ]
+        lengths = [states.shape[1] for states, _, _ in unread]
+        caches = RowCaches([row.cache.mctp_caches[module_idx - 1] for row in rows], lengths, self.model.device)
+        states = self.model.model._run_module(
+            self.model.model.mctp_modules[module_idx - 1],
+            torch.cat(embeds, dim=1),
+            torch.cat([states for states, _, _ in unread], dim=1),
+            torch.cat([positions for _, positions, _ in unread], dim=1) + module_idx,
+            cache=caches,
+            attention_mask=None,
+            rows=caches,
+        )
+        for row, columns in zip(rows, states.split(lengths, dim=1)):
+            row.cache.append_module(module_idx, columns)
+        return states[0, torch.tensor(lengths, device=states.device).cumsum(0) - 1]
+
+    def _read_ahead(self, row: Row) -> None:
+        """Lets the modules read a prompt whose end has not come, as far as they can."""
+        if row.has_mctp:
+            for module_idx in range(1, len(row.cache.mctp_caches) + 1):
+                if row.cache.num_columns_read(module_idx) < row.num_read - module_idx:
+                    self._run_module(module_idx, [row], 0)
+
+    def _write(self, rows: list[Row], logits: torch.Tensor) -> None:
+        """Chooses a token for each row by its logits `(num_rows, vocab_size)`, and sends it off."""
+        logits = logits.float()
+        if any(row.next_turn[1] for row in rows):
+            logits = self._of_speech_alone(rows, logits)
+        tokens = logits.argmax(dim=-1).tolist()
+        for index, row in enumerate(rows):
+            if len(row.processors) > 0 or row.config.do_sample:
+                tokens[index] = row.choose(logits[index : index + 1])
+        sendings: dict[asyncio.AbstractEventLoop, list[tuple[Row, int]]] = {}
+        for row, token in zip(rows, tokens):
+            row.write(token)
+            sendings.setdefault(row.loop, []).append((row, token))
+        for loop, items in sendings.items():
+            try:
+                loop.call_soon_threadsafe(deliver, items)
+            except RuntimeError:  # the loop is closed, so nobody reads any more
+                for row, _ in items:
+                    row.is_cancelled = True
+
+    def _of_speech_alone(self, rows: list[Row], logits: torch.Tensor) -> torch.Tensor:
+        """-inf for all that is no speech, in the rows whose next token can be nothing else."""
+        config = self.model.config
+        is_allowed = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
+        is_allowed[config.speech_token_offset : config.speech_token_offset + config.num_speech_tokens] = True
+        is_allowed[[config.begin_audio_token_id, config.end_audio_token_id]] = True
+        is_allowed[list(rows[0].eos_token_ids)] = True
+        is_speech = torch.tensor([row.next_turn[1] for row in rows], device=logits.device)
+        return logits.masked_fill(is_speech[:, None] & ~is_allowed, -torch.inf)
+
+
+def deliver(items: list[tuple[Row, int]]) -> None:
+    """Runs in an event loop: gives tokens to those who read them."""
+    for row, token in items:
+        row.queue.put_nowait(token)
+
+
+def rewind(cache: DynamicCache | VitaAudioCache, num_columns: int, keys: list) -> int:
+    """
+    Takes a cache back to a prompt with which its sequence has `num_columns` tokens in common; `keys` are the prompt's.
+
+    Returns:
+        `int`: how many columns of the cache are left, none in the middle of an audio.
+    """
+    num_read = int(cache.get_seq_length())
+    num_used = num_read
+    if isinstance(cache, VitaAudioCache):
+        # A module has combined its last column with a token that stands so many places behind it
+        num_used = max([num_read, *(cache.num_columns_read(k) + k for k in range(1, len(cache.mctp_caches) + 1))])
+    if num_used <= num_columns and not is_inside_audio(num_read, keys):
+        return num_read
+    if isinstance(cache, VitaAudioCache):
+        num_columns = min([num_columns - len(cache.mctp_caches), *map(cache.num_columns_read, range(len(cache.mctp_caches) + 1))])
+    num_columns = max(min(num_columns, num_read), 0)
+    while is_inside_audio(num_columns, keys):
+        num_columns -= 1
+    if isinstance(cache, VitaAudioCache):
+        return cache.rewind(num_columns)
+    cache.crop(num_columns - num_read)
+    return num_columns
+
+
+def is_inside_audio(num_columns: int, keys: list) -> bool:
+    """Whether a prompt that is cut after so many columns is cut in the middle of an audio, which is heard as a whole."""
+    is_first = num_columns == 0 or isinstance(keys[num_columns], int)
+    return not is_first and keys[num_columns - 1] is keys[num_columns]
+
+
+__all__ = ["TransformersEngine"]
