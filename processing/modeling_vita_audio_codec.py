@@ -9,8 +9,10 @@ beside the codes, so the codes need to carry only what is said and how.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -25,6 +27,10 @@ from .saving_vita_audio import saved_whole
 
 
 NOISE_PERIOD = 65536  # samples (4.1 s), long enough that the repetition is not heard
+
+# Frames, of all rows together, up to which a depthwise convolution is faster as a sum of products on a CPU: one code of
+# 16 rows. Most of the time of PyTorch's convolution is what it prepares
+MAX_SUMMED_FRAMES = 128
 
 
 @dataclass
@@ -52,12 +58,17 @@ class VitaAudioCodecDecoderState:
     What a streaming `decode` carries from one chunk of codes to the next; made by
     [`VitaAudioCodec.init_decoder_state`]. Its size does not depend on the length of the utterance.
 
+    The states of utterances that are at different places can be joined by `cat`, so that one call decodes chunks of
+    equal length of all of them, and separated again by `split`. The samples of a row are then those of the utterance
+    alone but for rounding errors: larger batches are multiplied in another order, and the phase adds these errors up.
+    In 14 s of speech of 16 rows they came to 0.002 at most, 62 dB below the speech.
+
     codes_to_skip (`int`): codes of look-ahead that have to arrive before the first audio is made.
     convolutions (`list[torch.FloatTensor]`): the last inputs `(batch_size, kernel_size - 1, channels)` of every
         causal convolution.
-    log_f0 (`torch.FloatTensor` of shape `(batch_size, 1)`): the last frame's log pitch in log Hz, None at the start.
+    log_f0 (`torch.FloatTensor` of shape `(batch_size, 1)`): the last frame's log pitch in log Hz, NaN at the start.
     phase (`torch.DoubleTensor` of shape `(batch_size, 1)`): phase of the harmonic source in cycles since the start.
-    sample_position (`int`): samples of source made so far.
+    sample_position (`torch.LongTensor` of shape `(batch_size, 1)`): samples of source made so far, on the CPU.
     source (`torch.FloatTensor` of shape `(batch_size, 2, 3 * synthesis_hop)`): the last samples of harmonic source and
         noise.
     frames (`torch.FloatTensor` of shape `(batch_size, 3, synthesis_window)`): the last frames of output, which overlap
@@ -66,11 +77,44 @@ class VitaAudioCodecDecoderState:
 
     codes_to_skip: int
     convolutions: list[torch.FloatTensor]
+    log_f0: torch.FloatTensor
     phase: torch.DoubleTensor
+    sample_position: torch.LongTensor
     source: torch.FloatTensor
     frames: torch.FloatTensor
-    log_f0: torch.FloatTensor | None = None
-    sample_position: int = 0
+
+    @classmethod
+    def cat(cls, states: Sequence["VitaAudioCodecDecoderState"]) -> "VitaAudioCodecDecoderState":
+        """
+        The state of a batch whose rows are those of `states`, which stay as they are.
+
+        Raises:
+            ValueError: some wait for more codes of look-ahead than others, so their next audio is not as long.
+        """
+        if len({state.codes_to_skip for state in states}) != 1:
+            raise ValueError(
+                "Only states that wait for as many codes of look-ahead can be joined, got "
+                f"{[state.codes_to_skip for state in states]!s:.200} (`codes_to_skip`)."
+            )
+        return cls(
+            states[0].codes_to_skip,
+            [torch.cat(pasts) for pasts in zip(*(state.convolutions for state in states))],
+            **{name: torch.cat([getattr(state, name) for state in states]) for name in cls._ROWS},
+        )
+
+    def split(self) -> list["VitaAudioCodecDecoderState"]:
+        """The state of each row, a batch of one."""
+        return [
+            type(self)(
+                self.codes_to_skip,
+                [past[row : row + 1] for past in self.convolutions],
+                **{name: getattr(self, name)[row : row + 1] for name in self._ROWS},
+            )
+            for row in range(len(self.phase))
+        ]
+
+    # what has a row for each utterance, besides the convolutions
+    _ROWS: ClassVar = ("log_f0", "phase", "sample_position", "source", "frames")
 
 
 @dataclass
@@ -197,19 +241,26 @@ class VitaAudioCodecBlock(nn.Module):
         end.
         """
         padded = nn.functional.pad(hidden_states * mask, (0, 0, self.context // 2, self.context // 2))
-        return self._mix(hidden_states, padded)
+        return self._mix(hidden_states, self.depthwise(padded.transpose(1, 2)).transpose(1, 2))
 
     def forward_causal(self, hidden_states: torch.Tensor, past: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """
         `past` `(batch_size, kernel_size - 1, channels)` are the frames before; returns the output and the next `past`.
         """
         padded = torch.cat([past, hidden_states], dim=1)
-        return self._mix(hidden_states, padded), padded[:, -self.context :]
+        return self._mix(hidden_states, self._convolve(padded)), padded[:, -self.context :]
 
-    def _mix(self, residual: torch.Tensor, padded: torch.Tensor) -> torch.Tensor:
-        hidden_states = self.depthwise(padded.transpose(1, 2)).transpose(1, 2)
-        hidden_states = self.down_proj(nn.functional.gelu(self.up_proj(self.norm(hidden_states))))
-        return residual + self.scale * hidden_states
+    def _convolve(self, padded: torch.Tensor) -> torch.Tensor:
+        """`depthwise` of frames that come a few at a time."""
+        if padded.shape[0] * (padded.shape[1] - self.context) > MAX_SUMMED_FRAMES:
+            return self.depthwise(padded.transpose(1, 2)).transpose(1, 2)
+        # `(batch_size, num_frames, kernel_size, channels)`; contiguous, as the weights must lie like the frames
+        windows = padded.unfold(1, self.context + 1, 1).transpose(2, 3)
+        return (windows * self.depthwise.weight[:, 0].T.contiguous()).sum(2) + self.depthwise.bias
+
+    def _mix(self, residual: torch.Tensor, convolved: torch.Tensor) -> torch.Tensor:
+        hidden_states = self.down_proj(nn.functional.gelu(self.up_proj(self.norm(convolved))))
+        return torch.addcmul(residual, self.scale, hidden_states)
 
 
 class VitaAudioCodecEncoder(nn.Module):
@@ -342,9 +393,8 @@ class VitaAudioCodecVocoder(nn.Module):
         return output[:, 3 * self.hop_length : (num_frames + 3) * self.hop_length]
 
     def _source(self, log_f0: torch.Tensor, state: VitaAudioCodecDecoderState) -> tuple[torch.Tensor, torch.Tensor]:
-        batch_size, num_frames = log_f0.shape
         # The pitch goes straight from frame to frame, so the first frame needs one before it
-        first = log_f0[:, :1] if state.log_f0 is None else state.log_f0
+        first = state.log_f0.where(state.log_f0.isfinite(), log_f0[:, :1])
         track = torch.cat([first, log_f0], dim=1).double()
         state.log_f0 = track[:, -1:].float()
         ramp = torch.arange(1, self.hop_length + 1, device=log_f0.device) / self.hop_length
@@ -355,11 +405,10 @@ class VitaAudioCodecVocoder(nn.Module):
         state.phase = phase[:, -1:]
         # Multiples beyond the Nyquist frequency, 0.5, would alias
         harmonic = pulse_train((phase - phase.round()).float(), (0.48 * self.sampling_rate / f0).float())
-        num_samples = num_frames * self.hop_length
-        positions = torch.arange(state.sample_position, state.sample_position + num_samples) % NOISE_PERIOD
-        state.sample_position += num_samples
-        noise = noise_loop()[positions].to(log_f0.device).expand(batch_size, -1)
-        return harmonic, noise
+        num_samples = log_f0.shape[1] * self.hop_length
+        noise = noise_loop()[(state.sample_position + torch.arange(num_samples)) % NOISE_PERIOD]
+        state.sample_position = state.sample_position + num_samples
+        return harmonic, noise.to(log_f0.device)
 
 
 class VitaAudioCodecPreTrainedModel(PreTrainedAudioTokenizerBase):
@@ -468,7 +517,9 @@ class VitaAudioCodec(VitaAudioCodecPreTrainedModel):
                 torch.zeros(batch_size, config.kernel_size - 1, width, device=device, dtype=self.dtype)
                 for width in widths
             ],
+            log_f0=torch.full((batch_size, 1), math.nan, device=device),
             phase=torch.zeros(batch_size, 1, device=device, dtype=torch.double),
+            sample_position=torch.zeros(batch_size, 1, dtype=torch.long),
             source=torch.zeros(batch_size, 2, 3 * config.synthesis_hop_length, device=device),
             frames=torch.zeros(batch_size, 3, config.synthesis_window, device=device),
         )
@@ -487,7 +538,8 @@ class VitaAudioCodec(VitaAudioCodecPreTrainedModel):
             audio_codes (`torch.LongTensor` of shape `(batch_size, 1, num_codes)`):
                 Codes in `[0, codebook_size)`; all of an utterance, or its next chunk.
             decoder_state ([`VitaAudioCodecDecoderState`], *optional*):
-                State after the chunk before; used up by this call.
+                State after the chunk before; used up by this call. It may be of several utterances at different places,
+                see [`VitaAudioCodecDecoderState`].
             is_final (`bool`, defaults to `True`):
                 Whether these are the last codes. Otherwise `decoder_lookahead` codes are held back.
             voice_id (`int`, defaults to 0):

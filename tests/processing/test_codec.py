@@ -7,7 +7,12 @@ import pytest
 import torch
 
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
-from processing.modeling_vita_audio_codec import VitaAudioCodec, log_mel_spectrogram, pulse_train
+from processing.modeling_vita_audio_codec import (
+    VitaAudioCodec,
+    VitaAudioCodecDecoderState,
+    log_mel_spectrogram,
+    pulse_train,
+)
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +96,49 @@ def test_a_chunk_may_have_no_codes(codec, lookahead):
         audio.append(output.audio_values)
     audio.append(codec.decode(codes[..., :0], decoder_state=state).audio_values)
     assert torch.cat(audio, dim=-1).equal(codec.decode(codes).audio_values)
+
+
+def test_utterances_at_different_places_are_decoded_in_one_call(codec):
+    generator = torch.Generator().manual_seed(1)
+    utterances = [torch.randint(codec.config.codebook_size, (1, 1, 40), generator=generator) for _ in range(3)]
+    states, audio = [codec.init_decoder_state() for _ in utterances], []
+    # Each has a start of its own, of another length
+    for index, codes in enumerate(utterances):
+        output = codec.decode(codes[..., : 4 + 9 * index], decoder_state=states[index], is_final=False)
+        audio.append([output.audio_values])
+        states[index] = output.decoder_state
+    # The batch is not always the same
+    for rows, num_codes in (([0, 1, 2], 5), ([2, 0], 3), ([1], 2), ([0, 1, 2], 4)):
+        codes = []
+        for row in rows:
+            start = sum(part.shape[-1] for part in audio[row]) // 1280 + codec.config.decoder_lookahead
+            codes.append(utterances[row][..., start : start + num_codes])
+        before = VitaAudioCodecDecoderState.cat([states[row] for row in rows])
+        output = codec.decode(torch.cat(codes), decoder_state=before, is_final=False)
+        for row, state, samples in zip(rows, output.decoder_state.split(), output.audio_values.split(1)):
+            states[row] = state
+            audio[row].append(samples)
+    for codes, state, parts in zip(utterances, states, audio):
+        num_decoded = sum(part.shape[-1] for part in parts) // 1280 + codec.config.decoder_lookahead
+        parts.append(codec.decode(codes[..., num_decoded:], decoder_state=state).audio_values)
+        # The rounding errors of the pitch add up in the phase
+        torch.testing.assert_close(torch.cat(parts, -1), codec.decode(codes).audio_values, atol=2e-3, rtol=0)
+
+
+def test_a_state_can_be_joined_with_others_and_used_again(codec):
+    codes = torch.randint(codec.config.codebook_size, (1, 1, 12), generator=torch.Generator().manual_seed(1))
+    state = codec.decode(codes[..., :6], decoder_state=codec.init_decoder_state(), is_final=False).decoder_state
+    joined = VitaAudioCodecDecoderState.cat([state, state])
+    rows = codec.decode(codes[..., 6:].expand(2, -1, -1), decoder_state=joined).audio_values
+    alone = codec.decode(codes[..., 6:], decoder_state=state).audio_values
+    torch.testing.assert_close(rows, alone.expand(2, -1, -1), atol=1e-4, rtol=0)
+
+
+def test_states_that_wait_for_look_ahead_cannot_be_joined_with_others(codec):
+    state = codec.init_decoder_state()
+    codec.decode(torch.zeros(1, 1, 3, dtype=torch.long), decoder_state=state, is_final=False)
+    with pytest.raises(ValueError, match=r"got \[0, 1\]"):
+        VitaAudioCodecDecoderState.cat([state, codec.init_decoder_state()])
 
 
 def test_state_does_not_grow(codec):
