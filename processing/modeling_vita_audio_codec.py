@@ -28,8 +28,8 @@ from .saving_vita_audio import saved_whole
 
 NOISE_PERIOD = 65536  # samples (4.1 s), long enough that the repetition is not heard
 
-# Frames, of all rows together, up to which a depthwise convolution is faster as a sum of products on a CPU: one code of
-# 16 rows. Most of the time of PyTorch's convolution is what it prepares
+# Frames, of all rows together, up to which a depthwise convolution is faster as a sum of products on a CPU: one code
+# of 16 rows. PyTorch's convolution takes longer to prepare than to compute
 MAX_SUMMED_FRAMES = 128
 
 
@@ -538,8 +538,8 @@ class VitaAudioCodec(VitaAudioCodecPreTrainedModel):
             audio_codes (`torch.LongTensor` of shape `(batch_size, 1, num_codes)`):
                 Codes in `[0, codebook_size)`; all of an utterance, or its next chunk.
             decoder_state ([`VitaAudioCodecDecoderState`], *optional*):
-                State after the chunk before; used up by this call. It may be of several utterances at different places,
-                see [`VitaAudioCodecDecoderState`].
+                State after the chunk before; used up by this call. Its rows may be utterances at different places, see
+                [`VitaAudioCodecDecoderState`].
             is_final (`bool`, defaults to `True`):
                 Whether these are the last codes. Otherwise `decoder_lookahead` codes are held back.
             voice_id (`int`, defaults to 0):
