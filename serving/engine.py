@@ -16,6 +16,10 @@ class EngineOverloaded(Exception):
     """An engine raises it when its queue is full."""
 
 
+class PromptTooLong(ValueError):
+    """An engine raises it where a prompt has no room in the model's positions."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class GenerationRequest:
     r"""
@@ -66,8 +70,8 @@ class Engine(Protocol):
     def check(self, request: GenerationRequest) -> None:
         """
         Raises:
-            ValueError: the request can never be run: a prompt without tokens or longer than the model's positions, or
-                an option that is none.
+            PromptTooLong: the prompt is longer than the model's positions.
+            ValueError: the request can never be run otherwise: a prompt without tokens, or an option that is none.
         """
 
     def generate(self, request: GenerationRequest) -> AsyncIterator[list[int]]:
@@ -93,4 +97,4 @@ class Engine(Protocol):
         """Stops all generations and waits for the engine's end."""
 
 
-__all__ = ["Engine", "EngineOverloaded", "GenerationRequest"]
+__all__ = ["Engine", "EngineOverloaded", "GenerationRequest", "PromptTooLong"]
