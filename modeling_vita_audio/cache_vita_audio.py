@@ -6,9 +6,10 @@ import copy
 from collections.abc import Callable
 
 import torch
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer, StaticLayer
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, StaticLayer
 
 from .configuration_vita_audio import VitaAudioConfig
+from .growing_cache_vita_audio import GrowingCache, GrowingTensor
 
 
 class ColumnBuffer:
@@ -18,32 +19,33 @@ class ColumnBuffer:
     """
 
     def __init__(self):
-        self.chunks: list[torch.Tensor] = []
+        # The columns up to `end - 1`, with some before `start`
+        self.columns = GrowingTensor(dim=1)
         self.start = 0
         self.end = 0
 
     def append(self, columns: torch.Tensor):
-        self.chunks.append(columns)
+        self.columns.append(columns)
         self.end += columns.shape[1]
 
     def read(self, start: int, end: int) -> torch.Tensor:
-        """The columns `start` to `end - 1`."""
-        # Chunks are joined only when somebody reads them, so `append` copies nothing
-        if len(self.chunks) > 1:
-            self.chunks = [torch.cat(self.chunks, dim=1)]
-        return self.chunks[0][:, start - self.start : end - self.start]
+        """The columns `start` to `end - 1`, a view as that of [`GrowingTensor.read`]."""
+        first = self.end - self.columns.length
+        return self.columns.read(start - first, end - first)
 
     def keep(self, start: int, end: int):
         """Drops the columns before `start` and those from `end` on."""
-        start, end = max(start, self.start), min(end, self.end)
-        if (start, end) != (self.start, self.end):
-            # A copy, as a slice would keep all columns in memory
-            self.chunks = [self.read(start, end).clone()]
-            self.start, self.end = start, end
+        num_dropped = max(self.end - end, 0)
+        self.columns.crop(self.columns.length - num_dropped)
+        self.start, self.end = max(start, self.start), self.end - num_dropped
+        # Forgotten columns stay until they are more than the others, so that it is rare that these are copied
+        if self.columns.length > 2 * (self.end - self.start):
+            self.columns.set(self.read(self.start, self.end).clone())
 
     def apply(self, function: Callable[[torch.Tensor], torch.Tensor]):
         """Replaces the columns by a function of them, which must not change their number."""
-        self.chunks = [function(chunk) for chunk in self.chunks]
+        if self.columns.length > 0:
+            self.columns.set(function(self.columns.read()))
 
 
 def crop_layer(layer: CacheLayerMixin, tokens_to_remove: int):
@@ -81,7 +83,7 @@ class VitaAudioCache(Cache):
     Args:
         config ([`VitaAudioConfig`]):
             The model's configuration.
-        language_model_cache (`Cache`, *optional*, defaults to a `DynamicCache`):
+        language_model_cache (`Cache`, *optional*, defaults to a [`GrowingCache`]):
             An empty cache of the language model, of any type. Its layers are shared, not copied.
 
     Attributes:
@@ -95,8 +97,7 @@ class VitaAudioCache(Cache):
 
     def __init__(self, config: VitaAudioConfig, language_model_cache: Cache | None = None):
         if language_model_cache is None:
-            # With its config the cache gets a sliding layer wherever the language model has one
-            language_model_cache = DynamicCache(config=config.text_config)
+            language_model_cache = GrowingCache(config.text_config)
         if language_model_cache.get_seq_length() > 0:
             raise ValueError(
                 "The MCTP modules cannot continue from a cache that was filled without them. Start the sequence "

@@ -10,13 +10,14 @@ from numbers import Integral
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, StoppingCriteriaList
+from transformers import DynamicCache, GenerationConfig, GenerationMixin, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation import GenerateDecoderOnlyOutput, GenerationMode
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import ModelOutput
 
 from .cache_vita_audio import VitaAudioCache
 from .compatibility_vita_audio import CACHE, gives_new_cache_name, rename_cache
+from .growing_cache_vita_audio import GrowingCache
 
 
 # The decoding modes of the paper (arXiv 2505.03739) as schedules [main, mctp, main, mctp, ...]
@@ -480,11 +481,15 @@ class VitaAudioGenerationMixin(GenerationMixin):
         return input_ids, {**model_kwargs, **of_audios}
 
     def _prepare_cache_for_generation(self, generation_config: GenerationConfig, model_kwargs: dict, *args: Any):
+        is_given = model_kwargs.get(CACHE) is not None
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)
-        # The language model alone takes any cache; modules need the states that ours keeps
         cache = model_kwargs.get(CACHE)
+        # Layers that are moved to the CPU and back are copied anyway
+        if not is_given and type(cache) is DynamicCache and not cache.offloading:
+            model_kwargs[CACHE] = GrowingCache(self.config.text_config)
+        # The language model alone takes any cache; modules need the states that ours keeps
         if any(generation_config.mctp_mode[1::2]) and not isinstance(cache, VitaAudioCache):
-            model_kwargs[CACHE] = VitaAudioCache(self.config, cache)
+            model_kwargs[CACHE] = VitaAudioCache(self.config, model_kwargs.get(CACHE))
 
     def _sample(
         self,
