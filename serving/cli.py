@@ -162,6 +162,24 @@ def build_parser() -> argparse.ArgumentParser:
     speak.add_argument("inputs", metavar="TEXT", nargs="+", help="the texts, or - for the lines of the standard input")
     speak.set_defaults(run=run_speech, default_output="speech.wav")
 
+    talk = commands.add_parser(
+        "talk", parents=[model], help="have a spoken conversation, by microphone and loudspeaker or by files"
+    )
+    talk.add_argument(
+        "--url", help="of a server, such as ws://127.0.0.1:8765/v1/realtime (default: one is started, of --model)"
+    )
+    talk.add_argument("--api_key", help="the key of that server (default: what VITA_AUDIO_API_KEY has)")
+    talk.add_argument(
+        "--input", nargs="+", metavar="AUDIO", help="files or URLs in the microphone's place, one turn each"
+    )
+    talk.add_argument("--fast", action="store_true", help="send files faster than they are spoken, and do not play")
+    talk.add_argument(
+        "--output", "-o", help="a wav, flac, ogg or mp3 file in the loudspeaker's place, for all answers"
+    )
+    talk.add_argument("--force", action="store_true", help="write over a file that exists")
+    talk.add_argument("--mctp_mode", "--mode", metavar="MODE", help="such as vanilla or boost (default: the server's)")
+    talk.set_defaults(run=run_talk)
+
     # these are here for the list of commands in the help: `run` has passed them on before
     for command, description in DELEGATED_COMMANDS.items():
         commands.add_parser(command, help=f"{description}; see vita-audio {command} --help", add_help=False)
@@ -216,6 +234,12 @@ def run_speech(arguments: argparse.Namespace) -> int:
     from .speech import respond_to_all
 
     return respond_to_all(arguments, arguments.default_output)
+
+
+def run_talk(arguments: argparse.Namespace) -> int:
+    from .talk import talk
+
+    return talk(arguments)
 
 
 def run_export(arguments: argparse.Namespace) -> int:
