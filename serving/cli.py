@@ -7,6 +7,7 @@ This module imports nothing heavy, so that help and errors of usage come at once
 """
 
 import argparse
+import os
 import shutil
 import sys
 from importlib import metadata
@@ -27,7 +28,7 @@ SAMPLE_QUESTION = DEFAULT_MODEL / "sample_question.wav"
 
 # Their parsers are made from what training and evaluation define, so their arguments are passed on unread.
 DELEGATED_COMMANDS = {"train": "train a stage", "evaluate": "score a model on held-out data in every mode"}
-EXTRAS = {"train": "train", "evaluate": "eval"}  # the extras of this package that they need
+EXTRAS = {"train": "train", "evaluate": "eval", "serve": "serve"}  # the extras of this package that they need
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,11 +63,15 @@ def delegate(command: str, argv: list[str]) -> int | None:
         else:
             from training.evaluation.evaluate_held_out import main as run
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"`vita-audio {command}` needs {error.name}, which is not installed; `pip install -e "
-            f'".[{EXTRAS[command]}]"` installs all that it needs.'
-        ) from error
+        raise missing_package(command, error) from error
     return run(argv)
+
+
+def missing_package(command: str, error: ModuleNotFoundError) -> ModuleNotFoundError:
+    return ModuleNotFoundError(
+        f"`vita-audio {command}` needs {error.name}, which is not installed; `pip install -e "
+        f'".[{EXTRAS[command]}]"` installs all that it needs.'
+    )
 
 
 # argparse's own action for this needs the text when the parser is built, which is for every command
@@ -180,6 +185,24 @@ def build_parser() -> argparse.ArgumentParser:
     talk.add_argument("--mctp_mode", "--mode", metavar="MODE", help="such as vanilla or boost (default: the server's)")
     talk.set_defaults(run=run_talk)
 
+    serve = commands.add_parser("serve", parents=[model], help="talk in the browser, and serve OpenAI's clients")
+    serve.add_argument("--host", default="127.0.0.1", help="where to listen (default: only for this machine)")
+    serve.add_argument("--port", type=int, default=8765, help="0 takes a free one (default: 8765)")
+    serve.add_argument(
+        "--api_key",
+        help="what clients have to send; better given as VITA_AUDIO_API_KEY in the environment, which no list of "
+        "processes shows (default: no key)",
+    )
+    serve.add_argument(
+        "--allow_origin",
+        metavar="ORIGIN",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="such as https://example.org: other sites whose pages may call the server (default: none)",
+    )
+    serve.set_defaults(run=run_serve)
+
     # these are here for the list of commands in the help: `run` has passed them on before
     for command, description in DELEGATED_COMMANDS.items():
         commands.add_parser(command, help=f"{description}; see vita-audio {command} --help", add_help=False)
@@ -240,6 +263,30 @@ def run_talk(arguments: argparse.Namespace) -> int:
     from .talk import talk
 
     return talk(arguments)
+
+
+def run_serve(arguments: argparse.Namespace) -> int:
+    try:
+        from .run import listen, serve
+        from .settings import ServerSettings
+    except ModuleNotFoundError as error:
+        raise missing_package("serve", error) from error
+    settings = ServerSettings(
+        host=arguments.host,
+        port=arguments.port,
+        api_key=os.environ.get("VITA_AUDIO_API_KEY") if arguments.api_key is None else arguments.api_key,
+        allow_origin=tuple(arguments.allow_origin),
+    )
+    # a port that is taken is named before the model is loaded, which may take long
+    listener = listen(settings)
+    try:
+        from .loading import load_assistant
+    except ImportError:  # temporary, until it is there
+        from .naive import load_assistant
+
+        arguments = arguments.model
+    serve(load_assistant(arguments), settings, listener)
+    return 0
 
 
 def run_export(arguments: argparse.Namespace) -> int:

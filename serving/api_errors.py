@@ -1,0 +1,64 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Errors as clients of OpenAI's interfaces understand them."""
+
+import json
+
+from starlette.responses import Response
+
+
+# How long a client that comes at a busy time shall wait, in seconds: about the length of a short answer
+RETRY_AFTER_SECONDS = 2
+
+
+class ApiError(Exception):
+    r"""
+    A request that is not answered.
+
+    Args:
+        message (`str`): what is wrong, and what is accepted.
+        status (`int`, *optional*, defaults to 400): of HTTP.
+        type (`str`, *optional*): the kind of error, of which OpenAI has a few; `invalid_request_error` by default.
+        param (`str`, *optional*): the part of the request that is wrong, such as `messages[0].content`.
+        code (`str`, *optional*): a name of the error for programs.
+        headers (`dict[str, str]`, *optional*): of the response.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        type: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
+    ):
+        super().__init__(message)
+        self.status, self.type, self.param, self.code, self.headers = status, type, param, code, headers
+
+    def body(self) -> dict:
+        """`{"error": {"message", "type", "param", "code"}}`"""
+        return {"error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code}}
+
+    def response(self) -> Response:
+        return Response(json.dumps(self.body()), self.status, self.headers, media_type="application/json")
+
+
+def busy(reason: str) -> ApiError:
+    """The error of a request that comes while too many others are answered."""
+    return ApiError(
+        f"{reason} Try again in {RETRY_AFTER_SECONDS} s.",
+        status=429,
+        type="rate_limit_error",
+        code="rate_limit_exceeded",
+        headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+    )
+
+
+def server_error() -> ApiError:
+    """The error of a request that failed by our fault; the log says why."""
+    return ApiError("The server failed on this request.", status=500, type="server_error", code="server_error")
+
+
+__all__ = ["ApiError", "busy", "server_error"]

@@ -1,0 +1,115 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The application: every route of the server, its errors, and what every request passes."""
+
+from pathlib import Path
+
+from fastapi import FastAPI, WebSocket
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.staticfiles import StaticFiles
+
+from .access import Gate
+from .api_errors import ApiError, server_error
+from .assistant import Assistant
+from .chat import ChatCompletions
+from .server import Server
+from .settings import ServerSettings
+from .speech_api import Speech, Transcriptions
+
+
+try:
+    from .realtime import realtime
+except ModuleNotFoundError:
+
+    async def realtime(websocket: WebSocket, server: Server) -> None:
+        await websocket.close()
+
+
+PAGE = Path(__file__).with_name("page")
+
+
+def create_app(assistant: Assistant, settings: ServerSettings) -> FastAPI:
+    """
+    The ASGI application of an assistant, which stays the caller's to close.
+
+    Returns:
+        `FastAPI`: whose `state.server` is the [`Server`].
+    """
+    server = Server(assistant, settings)
+    # FastAPI's pages of documentation load scripts from elsewhere
+    app = FastAPI(title="vita-audio", openapi_url=None, docs_url=None, redoc_url=None)
+    app.state.server = server
+
+    for path, endpoint in (
+        ("/v1/chat/completions", ChatCompletions),
+        ("/v1/audio/speech", Speech),
+        ("/v1/audio/transcriptions", Transcriptions),
+    ):
+        app.router.routes.append(Route(path, endpoint(server), methods=["POST"]))
+
+    @app.websocket("/v1/realtime")
+    async def realtime_endpoint(websocket: WebSocket) -> None:
+        await realtime(websocket, server)
+
+    def describe(name: str) -> dict:
+        return {"id": name, "object": "model", "created": int(server.started), "owned_by": "vita-audio"}
+
+    @app.get("/v1/models")
+    async def models() -> dict:
+        return {"object": "list", "data": [describe(name) for name in server.model_names]}
+
+    # an id may have a slash
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict:
+        server.check_model(name)
+        return describe(name)
+
+    @app.get("/health")
+    async def health() -> Response:
+        status = "draining" if server.is_draining else "ok"
+        return JSONResponse(
+            {"status": status, "model": assistant.model_name}, status_code=503 if server.is_draining else 200
+        )
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(server.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.exception_handler(ApiError)
+    async def refuse(request: Request, error: ApiError) -> Response:
+        server.metrics.refused.labels(error.code).inc()
+        return error.response()
+
+    @app.exception_handler(HTTPException)
+    async def refuse_route(request: Request, error: HTTPException) -> Response:
+        place = f"{request.method} {request.url.path:.200}"
+        code = "unknown_url" if error.status_code == 404 else "invalid_request"
+        return ApiError(
+            f"{error.detail}: {place}.", status=error.status_code, code=code, headers=error.headers
+        ).response()
+
+    @app.exception_handler(Exception)
+    async def fail(request: Request, error: Exception) -> Response:
+        return server_error().response()
+
+    # last, because it answers every path
+    app.mount("/", StaticFiles(directory=PAGE, html=True))
+
+    app.add_middleware(Gate, settings=settings)
+    # outside of the gate, so that the pages that are allowed see its errors
+    if settings.allow_origin:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.allow_origin,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["Retry-After"],
+        )
+    return app
+
+
+__all__ = ["create_app"]
