@@ -1,6 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The ears and the mouth of `vita-audio talk`: a microphone and a loudspeaker, or a file in the loudspeaker's place."""
+"""What `vita-audio talk` hears and speaks with: a microphone, and a loudspeaker or a file in its place."""
 
 import asyncio
 import threading
@@ -12,7 +12,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Protocol
 
-from .audio_formats import from_pcm16
 from .speech import write_audio
 
 
@@ -199,6 +198,9 @@ class AnswerFile:
         """
         self.begin()
         if self._earlier:
+            # imported here, because it takes seconds and devices do without
+            from .audio_formats import from_pcm16
+
             write_audio(self._path, from_pcm16(bytes(self._earlier)), SAMPLING_RATE)
 
 

@@ -1,8 +1,8 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-`vita-audio talk`: a spoken conversation in the terminal, over the Realtime protocol. With a microphone the server finds
-the turns, and who speaks into an answer stops it; files in its place are one turn each.
+`vita-audio talk`: a spoken conversation in the terminal, over the Realtime protocol. With a microphone the server
+finds the turns, and who speaks into an answer stops it; files in its place are one turn each.
 """
 
 import argparse
@@ -18,14 +18,12 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterable, Awaitable, Iterator
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from processing.audio_vita_audio import load_audio
-
-from .audio_formats import to_pcm16
 from .sound_devices import BLOCK_MS, BYTES_PER_MS, SAMPLING_RATE, AnswerFile, Loudspeaker, Microphone, Output
 from .speech import check_files_are_there, check_output
 
@@ -54,12 +52,17 @@ def talk(arguments: argparse.Namespace) -> int:
         raise ImportError("Talking needs the package websockets: `pip install websockets`.") from error
     if arguments.fast and not arguments.input:
         raise ValueError("--fast is for files: with a microphone, speech takes its time. Give --input.")
+    if arguments.output:
+        check_output(Path(arguments.output), arguments.force, is_folder_new=False)
     turns = []
     if arguments.input:
         check_files_are_there(arguments.input)
+        # imported here, because it takes seconds and a conversation by microphone does without
+        from processing.audio_vita_audio import load_audio
+
+        from .audio_formats import to_pcm16
+
         turns = [to_pcm16(load_audio(name, SAMPLING_RATE)) for name in arguments.input]
-    if arguments.output:
-        check_output(Path(arguments.output), arguments.force, is_folder_new=False)
     key = arguments.api_key or os.environ.get(KEY_VARIABLE)
     with ExitStack() as stack:
         url = arguments.url
@@ -136,13 +139,13 @@ async def converse(arguments: argparse.Namespace, url: str, key: str | None, tur
         try:
             proxy = True if arguments.url else None
             async with connect(url, additional_headers=headers, max_size=None, proxy=proxy) as connection:
-                conversation = Conversation(connection, output)
+                conversation = Conversation(connection, output, is_live=not turns)
                 if turns:
-                    said = conversation.say_all(turns, arguments.fast)
+                    talking = partial(conversation.say_all, turns, arguments.fast)
                 else:
                     print("Speak; headphones keep the answers from being heard. Ctrl-C ends.", file=sys.stderr)
-                    said = conversation.listen(microphone)
-                await conversation.run(said, mode=arguments.mctp_mode, finds_turns=not turns)
+                    talking = partial(conversation.listen, microphone)
+                await conversation.run(talking, arguments.mctp_mode)
         except InvalidURI as error:
             raise ValueError(f"--url must be such as ws://127.0.0.1:8765/v1/realtime, got {url!r:.200}.") from error
         except InvalidStatus as error:
@@ -156,8 +159,10 @@ async def converse(arguments: argparse.Namespace, url: str, key: str | None, tur
             # what the operating system says; our own errors have no number
             if error.errno is None:
                 raise
+            # asyncio's own text has the address once more; a host without an address has a number below 0
+            problem = os.strerror(error.errno) if error.errno > 0 else error.strerror
             raise OSError(
-                f"The server {url} cannot be reached: {error.strerror or error}. `vita-audio serve` starts one, and "
+                f"The server {url} cannot be reached: {problem}. `vita-audio serve` starts one, and "
                 "without --url one is started here."
             ) from error
 
@@ -192,12 +197,15 @@ class Conversation:
     Args:
         connection: a WebSocket of `websockets`.
         output ([`Output`]): where answers are played.
+        is_live (`bool`): whether the server notices by itself when the user begins and ends. Then an event that it
+            refuses does not end the conversation.
         file: where the texts and times are printed; the standard output by default.
     """
 
-    def __init__(self, connection, output: Output, file=None):
+    def __init__(self, connection, output: Output, is_live: bool = False, file=None):
         self.connection = connection
         self.output = output
+        self.is_live = is_live
         self.file = file
         self.answer: Answer | None = None  # the last one
         self._created = asyncio.Event()
@@ -207,14 +215,13 @@ class Conversation:
         self._sent: list[tuple[int, float]] = []  # bytes so far, and when they were sent
         self._reports: list[asyncio.Task] = []
 
-    async def run(self, said: Awaitable[None], mode: str | None = None, finds_turns: bool = False) -> None:
+    async def run(self, say: Callable[[], Awaitable[None]], mode: str | None = None) -> None:
         """
-        Talks until `said` has returned and its answers were played.
+        Talks until `say` has returned and its answers were played.
 
         Args:
-            said: what the user says, of `say_all` or `listen`.
+            say: calls `say_all` or `listen`.
             mode (`str`, *optional*): the decoding schedule; the server's by default.
-            finds_turns (`bool`): whether the server notices by itself when the user begins and ends.
 
         Raises:
             ValueError, OSError: the server has refused something.
@@ -224,12 +231,12 @@ class Conversation:
 
         async def talking():
             await self._created.wait()
-            detection = {"type": "server_vad"} if finds_turns else None
+            detection = {"type": "server_vad"} if self.is_live else None
             session = {"type": "realtime", "audio": {"input": {"transcription": {}, "turn_detection": detection}}}
             if mode is not None:
                 session["vita_audio"] = {"mctp_mode": mode}
             await self._send("session.update", session=session)
-            await said
+            await say()
             await asyncio.gather(*self._reports)
 
         talk = asyncio.create_task(talking())
@@ -311,7 +318,11 @@ class Conversation:
             case "session.created":
                 self._created.set()
             case "error":
-                raise OSError(f"The server refuses: {event['error']['message']}")
+                message = f"The server refuses: {event['error']['message']}"
+                if not self.is_live:
+                    raise OSError(message)
+                # a conversation need not end with one event, such as a turn of which nothing is left
+                print(f"vita-audio: warning: {message}", file=sys.stderr)
             case "input_audio_buffer.speech_started":
                 await self.interrupt()
             case "input_audio_buffer.speech_stopped":
@@ -359,7 +370,8 @@ class Conversation:
             times.append(f"{server_ms / 1000:.3f} s in the server")
         if answer.interrupted_ms is not None:
             times.append(f"interrupted after {answer.interrupted_ms / 1000:.2f} s")
-        print(f"({'; '.join(times)})", file=self.file, flush=True)
+        if times:
+            print(f"({'; '.join(times)})", file=self.file, flush=True)
 
 
 __all__ = ["Conversation", "talk"]
