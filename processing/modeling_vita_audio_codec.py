@@ -3,6 +3,7 @@
 """A compact neural speech codec: one codebook, 12.5 codes per second, 16 kHz in and out.
 
 The encoder is a stack of convolutional blocks over log-mel frames; vector quantization makes a code of every 80 ms.
+Speech can be encoded while it comes in, though the frames are relative to the loudest bin of the whole utterance.
 The decoder is causal except for a look-ahead of `decoder_lookahead` codes. It predicts the pitch of a harmonic source
 and, every 5 ms, the spectral envelopes with which the vocoder shapes this source and noise. The voice is an embedding
 beside the codes, so the codes need to carry only what is said and how.
@@ -10,7 +11,7 @@ beside the codes, so the codes need to carry only what is said and how.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import ClassVar
 
@@ -32,6 +33,18 @@ NOISE_PERIOD = 65536  # samples (4.1 s), long enough that the repetition is not 
 # of 16 rows. PyTorch's convolution takes longer to prepare than to compute
 MAX_SUMMED_FRAMES = 128
 
+# Samples in the window of a log-mel frame
+FOURIER_LENGTH = 512
+
+# When louder audio has come, all codes are made anew once it has been no louder for this part of all audio so far, and
+# for this many frames (0.32 s). So audio that gets louder and louder costs only a few times what it costs to encode it
+LOUDEST_AGE, MIN_LOUDEST_AGE = 1 / 8, 32
+
+# How many steps of its floating point type a code's product with a latent has to be above all others, so that rounding
+# cannot have made another code of it. In 110 s of speech products differed by 11 steps at most, encoded whole and in
+# pieces
+CLEAR_MARGIN = 100
+
 
 @dataclass
 class VitaAudioCodecEncoderOutput(ModelOutput):
@@ -50,6 +63,35 @@ class VitaAudioCodecEncoderOutput(ModelOutput):
     audio_codes_mask: torch.BoolTensor | None = None
     quantized_representation: torch.FloatTensor | None = None
     latents: torch.FloatTensor | None = None
+
+
+@dataclass
+class VitaAudioCodecEncoderState:
+    r"""
+    What `encode_chunk` carries from one chunk of samples to the next; made by [`VitaAudioCodec.init_encoder_state`].
+
+    samples (`list[torch.FloatTensor]`): all chunks `(1, num_samples)` so far.
+    waiting (`torch.FloatTensor` of shape `(1, num_samples)`): the last samples, which have no frames yet, and those
+        before them that the windows of these frames begin with.
+    log_mel (`list[torch.FloatTensor]`): all frames `(1, num_frames, num_mel_bins)` so far, in powers of ten.
+    num_frames (`int`): how many these are.
+    loudest (`float`): the loudest bin of all frames.
+    loudest_age (`int`): how many frames have come since.
+    convolutions (`list[torch.FloatTensor]`, *optional*): the last inputs `(1, num_frames, channels)` of every
+        convolution of the encoder, None while a louder bin has made all codes void.
+    codes (`list[int]`): the codes so far.
+    has_unclear_code (`bool`): whether rounding could have made another code of one of them.
+    """
+
+    waiting: torch.FloatTensor
+    samples: list[torch.FloatTensor] = field(default_factory=list)
+    log_mel: list[torch.FloatTensor] = field(default_factory=list)
+    num_frames: int = 0
+    loudest: float = -math.inf
+    loudest_age: int = 0
+    convolutions: list[torch.FloatTensor] | None = None
+    codes: list[int] = field(default_factory=list)
+    has_unclear_code: bool = False
 
 
 @dataclass
@@ -159,6 +201,33 @@ def noise_loop() -> torch.Tensor:
     return torch.randn(NOISE_PERIOD, generator=torch.Generator().manual_seed(0))
 
 
+def log_mel_frames(waveform: torch.Tensor, config: VitaAudioCodecConfig) -> torch.Tensor:
+    """
+    Log-mel frames `(batch_size, num_frames, num_mel_bins)`, in powers of ten, of all windows that lie within samples
+    `(batch_size, num_samples)`.
+    """
+    window = torch.hann_window(FOURIER_LENGTH, device=waveform.device)
+    spectrum = torch.stft(
+        waveform.float(), FOURIER_LENGTH, config.mel_hop_length, window=window, center=False, return_complex=True
+    )
+    mel = spectrum.abs().square().transpose(1, 2)
+    mel = mel @ mel_filters(config.num_mel_bins, config.sampling_rate).to(waveform.device)
+    return mel.clamp(min=1e-9).log10()
+
+
+def frame_padding(config: VitaAudioCodecConfig) -> int:
+    """Zeros on either side of audio, with which each hop of samples has one log-mel frame."""
+    return (FOURIER_LENGTH - config.mel_hop_length) // 2
+
+
+def relative_to_loudest(log_mel: torch.Tensor, loudest: torch.Tensor | float) -> torch.Tensor:
+    """Log-mel frames in `[-1, 1]`, relative to the loudest bin."""
+    # Everything 60 dB or more below it counts as silence
+    log_mel = torch.maximum(log_mel - loudest, log_mel.new_tensor(-6.0))
+    # From [-6, 0] to [-1, 1]
+    return log_mel / 3 + 1
+
+
 def log_mel_spectrogram(waveform: torch.Tensor, config: VitaAudioCodecConfig) -> torch.Tensor:
     r"""
     Log-mel frames relative to the loudest bin of each row, so that codes do not depend on how loud the audio is.
@@ -169,17 +238,8 @@ def log_mel_spectrogram(waveform: torch.Tensor, config: VitaAudioCodecConfig) ->
     Returns:
         `torch.FloatTensor` of shape `(batch_size, num_samples // mel_hop_length, num_mel_bins)` in `[-1, 1]`.
     """
-    # Padded so that each hop of samples has one frame
-    n_fft, hop = 512, config.mel_hop_length
-    padded = nn.functional.pad(waveform.float(), ((n_fft - hop) // 2, (n_fft - hop) // 2))
-    window = torch.hann_window(n_fft, device=waveform.device)
-    power = torch.stft(padded, n_fft, hop, window=window, center=False, return_complex=True).abs().square()
-    mel = power.transpose(1, 2) @ mel_filters(config.num_mel_bins, config.sampling_rate).to(waveform.device)
-    log_mel = mel.clamp(min=1e-9).log10()
-    # Everything 60 dB or more below the loudest bin counts as silence
-    log_mel = torch.maximum(log_mel - log_mel.amax(dim=(1, 2), keepdim=True), log_mel.new_tensor(-6.0))
-    # From [-6, 0] to [-1, 1]
-    return log_mel / 3 + 1
+    log_mel = log_mel_frames(nn.functional.pad(waveform, (frame_padding(config),) * 2), config)
+    return relative_to_loudest(log_mel, log_mel.amax(dim=(1, 2), keepdim=True))
 
 
 def pulse_train(phase: torch.Tensor, num_harmonics: torch.Tensor) -> torch.Tensor:
@@ -212,11 +272,15 @@ class VitaAudioCodecQuantizer(nn.Module):
     def forward(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.LongTensor]:
         """Latents `(..., codebook_dim)` to quantized ones, gradients straight through, and codes `(...)`."""
         directions = nn.functional.normalize(latents, dim=-1)
-        # call the module, because hooks may keep its weights on another device
-        vectors = self.from_codes(torch.arange(self.codebook.num_embeddings, device=latents.device))
         # Of unit vectors, the one with the largest product is at the smallest angle
-        codes = (directions @ vectors.T).argmax(-1)
+        codes = self.products(directions).argmax(-1)
         return directions + (self.from_codes(codes) - directions).detach(), codes
+
+    def products(self, directions: torch.Tensor) -> torch.Tensor:
+        """Of unit vectors `(..., codebook_dim)` with those of all codes, `(..., codebook_size)`."""
+        # call the module, because hooks may keep its weights on another device
+        vectors = self.from_codes(torch.arange(self.codebook.num_embeddings, device=directions.device))
+        return directions @ vectors.T
 
     def from_codes(self, codes: torch.LongTensor) -> torch.Tensor:
         """Codes `(...)` to quantized latents `(..., codebook_dim)`."""
@@ -249,6 +313,23 @@ class VitaAudioCodecBlock(nn.Module):
         """
         padded = torch.cat([past, hidden_states], dim=1)
         return self._mix(hidden_states, self._convolve(padded)), padded[:, -self.context :]
+
+    def forward_chunk(
+        self, hidden_states: torch.Tensor, past: torch.Tensor, is_final: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        `forward` of frames that come in chunks: of those whose following frames have come. `past` are the frames
+        before that are still needed, at first zeros `(batch_size, kernel_size // 2, channels)`; returns the output and
+        the next `past`.
+        """
+        padded = torch.cat([past, hidden_states], dim=1)
+        if is_final:
+            padded = nn.functional.pad(padded, (0, 0, 0, self.context // 2))
+        num_frames = padded.shape[1] - self.context
+        if num_frames <= 0:
+            return hidden_states[:, :0], padded
+        residual = padded[:, self.context // 2 :][:, :num_frames]
+        return self._mix(residual, self._convolve(padded)), padded[:, num_frames:]
 
     def _convolve(self, padded: torch.Tensor) -> torch.Tensor:
         """`depthwise` of frames that come a few at a time."""
@@ -297,6 +378,37 @@ class VitaAudioCodecEncoder(nn.Module):
             for block in blocks:
                 hidden_states = block(hidden_states, mask)
         return self.out_proj(self.norm(hidden_states))
+
+    def init_pasts(self) -> list[torch.Tensor]:
+        """The `pasts` of `forward_chunk` before the first frame: the zeros in front of the audio."""
+        weight, pasts = self.out_proj.weight, []
+        for downsample, blocks in zip(self.downsamples, self.stages):
+            pasts.append(weight.new_zeros(1, 1, downsample.in_channels))
+            pasts += [weight.new_zeros(1, block.context // 2, downsample.out_channels) for block in blocks]
+        return pasts
+
+    def forward_chunk(
+        self, log_mel: torch.Tensor, pasts: list[torch.Tensor], is_final: bool
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """
+        `forward` of frames `(1, num_frames, num_mel_bins)` that come in chunks: the latents `(1, num_codes,
+        codebook_dim)` for which all frames that they depend on have come, and the next `pasts`.
+        """
+        hidden_states, new_pasts, pasts = log_mel, [], iter(pasts)
+        for downsample, blocks in zip(self.downsamples, self.stages):
+            padded = torch.cat([next(pasts), hidden_states], dim=1)
+            if is_final:
+                padded = nn.functional.pad(padded, (0, 0, 0, 1))
+            # Each output reads four frames and is two frames behind the last
+            num_outputs = max(0, padded.shape[1] - 2) // 2
+            hidden_states = padded.new_zeros(1, 0, downsample.out_channels)
+            if num_outputs:
+                hidden_states = downsample(padded.transpose(1, 2)).transpose(1, 2)
+            new_pasts.append(padded[:, 2 * num_outputs :])
+            for block in blocks:
+                hidden_states, past = block.forward_chunk(hidden_states, next(pasts), is_final)
+                new_pasts.append(past)
+        return self.out_proj(self.norm(hidden_states)), new_pasts
 
     def _mask(self, hidden_states: torch.Tensor, lengths: torch.LongTensor) -> torch.Tensor:
         frames = torch.arange(hidden_states.shape[1], device=hidden_states.device)
@@ -504,6 +616,79 @@ class VitaAudioCodec(VitaAudioCodecPreTrainedModel):
             quantized_representation=quantized,
             latents=latents,
         )
+
+    def init_encoder_state(self) -> VitaAudioCodecEncoderState:
+        """The state of an `encode_chunk` before its first chunk of samples. Each utterance needs its own."""
+        return VitaAudioCodecEncoderState(waiting=self.voice_log_f0.new_zeros(1, frame_padding(self.config)))
+
+    @can_return_tuple
+    @torch.no_grad()
+    def encode_chunk(
+        self, input_values: torch.FloatTensor, encoder_state: VitaAudioCodecEncoderState, is_final: bool = False
+    ) -> VitaAudioCodecEncoderOutput:
+        r"""
+        Encodes an utterance while it comes in. A code is made 1.4 s later, when all that it depends on is there, but
+        for one thing: it also depends on the loudest bin of the utterance. Louder audio makes all codes void, and they
+        are made anew when it has not become louder for a while.
+
+        Args:
+            input_values (`torch.FloatTensor` of shape `(1, 1, num_samples)`):
+                The next samples, at `config.sampling_rate` Hz. There may be none.
+            encoder_state ([`VitaAudioCodecEncoderState`]):
+                State after the chunk before; updated in place.
+            is_final (`bool`, defaults to `False`):
+                Whether these are the last samples.
+
+        Returns:
+            [`VitaAudioCodecEncoderOutput`]: `audio_codes`, all codes of the utterance that stand so far; after the
+            last chunk those that `encode` makes of the whole.
+
+        Raises:
+            ValueError: `input_values` has another shape, or the utterance ends without a sample.
+        """
+        if input_values.ndim != 3 or input_values.shape[:2] != (1, 1):
+            raise ValueError(f"`input_values` must be (1, 1, num_samples), got {tuple(input_values.shape)}.")
+        state = encoder_state
+        state.samples.append(input_values)
+        log_mel = self._next_frames(state, is_final)
+        if is_final and (state.convolutions is None or state.has_unclear_code):
+            return self.encode(torch.cat(state.samples, dim=-1))
+        is_settled = state.loudest_age >= max(MIN_LOUDEST_AGE, LOUDEST_AGE * state.num_frames)
+        if state.convolutions is None and is_settled:
+            state.convolutions, log_mel = self.encoder.init_pasts(), torch.cat(state.log_mel, dim=1)
+        if state.convolutions is not None and (log_mel.shape[1] or is_final):
+            latents, state.convolutions = self.encoder.forward_chunk(
+                relative_to_loudest(log_mel, state.loudest).to(self.dtype), state.convolutions, is_final
+            )
+            # The two best codes for each latent
+            products, codes = self.quantizer.products(nn.functional.normalize(latents, dim=-1)).topk(2)
+            margin = CLEAR_MARGIN * torch.finfo(self.dtype).eps
+            state.has_unclear_code |= bool((products[..., 0] - products[..., 1] < margin).any())
+            state.codes += codes[0, :, 0].tolist()
+        return VitaAudioCodecEncoderOutput(audio_codes=torch.tensor([[state.codes]], device=self.device))
+
+    def _next_frames(self, state: VitaAudioCodecEncoderState, is_final: bool) -> torch.FloatTensor:
+        """Log-mel frames `(1, num_frames, num_mel_bins)` of samples that have come, of whole codes."""
+        config, hop = self.config, self.config.mel_hop_length
+        waiting = torch.cat([state.waiting, state.samples[-1][0].float()], dim=1)
+        if is_final:
+            # As in `encode`, zeros fill up the last code
+            num_samples = sum(samples.shape[-1] for samples in state.samples)
+            padding = -num_samples % config.hop_length + frame_padding(config)
+            waiting = nn.functional.pad(waiting, (0, padding))
+        num_codes = max(0, waiting.shape[1] - FOURIER_LENGTH + hop) // config.hop_length
+        num_frames = num_codes * (config.hop_length // hop)
+        state.waiting = waiting[:, num_frames * hop :]
+        if not num_frames:
+            return waiting.new_zeros(1, 0, config.num_mel_bins)
+        log_mel = log_mel_frames(waiting[:, : (num_frames - 1) * hop + FOURIER_LENGTH], config)
+        state.log_mel.append(log_mel)
+        state.num_frames += num_frames
+        state.loudest_age += num_frames
+        if (loudest := log_mel.max().item()) > state.loudest:
+            state.loudest, state.loudest_age = loudest, 0
+            state.convolutions, state.codes, state.has_unclear_code = None, [], False
+        return log_mel
 
     def init_decoder_state(self, batch_size: int = 1) -> VitaAudioCodecDecoderState:
         """The state of a `decode` before its first chunk of codes. Each utterance needs its own."""

@@ -1,0 +1,121 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Speech that is encoded while it comes in, by the shipped codec."""
+
+import functools
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from places import MINI
+
+from processing import VitaAudioCodec
+
+
+QUESTION = soundfile.read(MINI / "sample_question.wav", dtype="float32")[0]
+
+
+@pytest.fixture(scope="module")
+def codec():
+    return VitaAudioCodec.from_pretrained(MINI / "audio_tokenizer")
+
+
+def noise(seconds, level=0.1):
+    return np.random.default_rng(0).normal(0, level, int(16000 * seconds)).astype(np.float32)
+
+
+RECORDINGS = {
+    "a question": QUESTION,
+    "after silence": np.concatenate([np.zeros(20000, np.float32), QUESTION]),
+    "in noise": np.tile(QUESTION, 2) + noise(2 * len(QUESTION) / 16000, 0.003),
+    "louder and louder": np.tile(QUESTION, 3) * np.linspace(0.01, 1, 3 * len(QUESTION), dtype=np.float32),
+    "quieter and quieter": np.tile(QUESTION, 3) * np.linspace(1, 0.01, 3 * len(QUESTION), dtype=np.float32),
+    "noise": noise(3),
+    "0.1 s": QUESTION[5000:6600],
+    "one sample": QUESTION[5000:5001],
+}
+
+
+def as_values(samples, dtype=torch.float32):
+    return torch.from_numpy(samples)[None, None].to(dtype)
+
+
+def encode_in_chunks(codec, recording, next_length, dtype=torch.float32):
+    """All codes at the end, and how many there were after each chunk."""
+    state, start, counts = codec.init_encoder_state(), 0, []
+    while start < len(recording):
+        length = next_length()
+        output = codec.encode_chunk(as_values(recording[start : start + length], dtype), state)
+        counts.append(output.audio_codes.shape[-1])
+        start += length
+    return codec.encode_chunk(as_values(recording[:0], dtype), state, is_final=True).audio_codes, counts
+
+
+@pytest.mark.parametrize("name", RECORDINGS)
+@pytest.mark.parametrize("lengths", [[320], [4800], [1, 7, 100, 3000, 20000]])
+def test_in_chunks_as_in_one_piece(codec, name, lengths):
+    generator = np.random.default_rng(len(name))
+    codes, _ = encode_in_chunks(codec, RECORDINGS[name], lambda: generator.choice(lengths))
+    assert codes.tolist() == codec.encode(as_values(RECORDINGS[name])).audio_codes.tolist()
+
+
+def test_sample_by_sample(codec):
+    codes, _ = encode_in_chunks(codec, QUESTION[4000:8000], lambda: 1)
+    assert codes.tolist() == codec.encode(as_values(QUESTION[4000:8000])).audio_codes.tolist()
+
+
+def test_codes_come_while_the_user_speaks(codec):
+    recording = np.tile(QUESTION, 3)
+    _, counts = encode_in_chunks(codec, recording, lambda: 1280)
+    # 1.4 s are what a code waits for what follows it
+    assert counts[-1] >= len(recording) / 1280 - 20
+    assert counts[len(counts) // 2] >= len(counts) // 2 - 20
+
+
+def test_codes_stand_until_it_gets_louder(codec):
+    quiet, loud = np.tile(QUESTION, 2) * np.float32(0.1), np.tile(QUESTION, 2)
+    state, quiet_codes = codec.init_encoder_state(), []
+    for chunk in np.split(quiet, range(1600, len(quiet), 1600)):
+        codes = codec.encode_chunk(as_values(chunk), state).audio_codes[0, 0].tolist()
+        assert codes[: len(quiet_codes)] == quiet_codes
+        quiet_codes = codes
+    assert len(quiet_codes) > 20
+    counts = []
+    for chunk in np.split(loud, range(1600, len(loud), 1600)):
+        codes = codec.encode_chunk(as_values(chunk), state).audio_codes[0, 0].tolist()
+        counts.append(len(codes))
+    assert 0 in counts and counts[-1] > len(quiet_codes)
+    whole = codec.encode(as_values(np.concatenate([quiet, loud]))).audio_codes[0, 0].tolist()
+    assert whole[: len(codes)] == codes
+    # Silence has another code where speech is louder
+    assert whole[: len(quiet_codes)] != quiet_codes
+
+
+@pytest.mark.parametrize("name, most", [("quieter and quieter", 2.0), ("louder and louder", 10.0)])
+def test_work_does_not_grow_with_the_length(codec, name, most, monkeypatch):
+    num_frames, forward_chunk = [], codec.encoder.forward_chunk
+
+    @functools.wraps(forward_chunk)
+    def count(log_mel, *args):
+        num_frames.append(log_mel.shape[1])
+        return forward_chunk(log_mel, *args)
+
+    monkeypatch.setattr(codec.encoder, "forward_chunk", count)
+    recording = np.concatenate([RECORDINGS[name], 0.5 * np.tile(QUESTION, 3)])
+    encode_in_chunks(codec, recording, lambda: 320)
+    assert sum(num_frames) <= most * len(recording) / 160
+
+
+def test_a_code_that_rounding_could_change_is_the_one_of_the_whole(codec):
+    # In bfloat16 rounding can change any code
+    half = VitaAudioCodec.from_pretrained(MINI / "audio_tokenizer", dtype=torch.bfloat16)
+    codes, _ = encode_in_chunks(half, QUESTION, lambda: 1600, torch.bfloat16)
+    assert codes.tolist() == half.encode(as_values(QUESTION, torch.bfloat16)).audio_codes.tolist()
+
+
+def test_bad_chunks_are_refused(codec):
+    with pytest.raises(ValueError, match=r"must be \(1, 1, num_samples\), got \(2, 1, 80\)"):
+        codec.encode_chunk(torch.zeros(2, 1, 80), codec.init_encoder_state())
+    with pytest.raises(ValueError, match="without a single sample"):
+        codec.encode_chunk(torch.zeros(1, 1, 0), codec.init_encoder_state(), is_final=True)
