@@ -65,6 +65,12 @@ class Row:
     def num_unread(self) -> int:
         return len(self.ids) - self.num_read
 
+    @property
+    def is_speech_alone(self) -> bool:
+        """Whether a module is next, at a place where the model was trained to have nothing but speech."""
+        module_idx, is_speech = self.next_turn
+        return module_idx > 0 and is_speech
+
     def heard(self, start: int, embeds: torch.Tensor) -> torch.Tensor:
         """The embeddings of the tokens from `start` on, with what is heard in the place of audios."""
         if self.prompt_embeds is None or start >= self.embeds_start + self.prompt_embeds.shape[1]:
@@ -113,7 +119,7 @@ class Audio:
 
 def prefix_keys(request: GenerationRequest, context_token_id: int | None) -> list:
     """
-    The prompt's ids, with an [`Audio`] in the place of each token that stands for audio that is heard by features: what
+    The prompt's ids, with an [`Audio`] in the place of each token that stands for audio that is heard by features. What
     two prompts have in common is what their keys have.
 
     Raises:

@@ -32,7 +32,9 @@ class RowCaches(Cache):
         self.caches, self.lengths = caches, lengths
         self.states: list[tuple[torch.Tensor, torch.Tensor]] = []
         # Made once for all layers
-        self.masks = [causal_mask(int(cache.get_seq_length()), length, device) for cache, length in zip(caches, lengths)]
+        self.masks = [
+            causal_mask(int(cache.get_seq_length()), length, device) for cache, length in zip(caches, lengths)
+        ]
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args, **kwargs

@@ -21,15 +21,15 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, Pr
 from modeling_vita_audio import VitaAudioCache
 from modeling_vita_audio.compatibility_vita_audio import CACHE
 
-from .engine import EngineOverloaded, GenerationRequest
+from .engine import EngineOverloaded, GenerationRequest, PromptTooLong
 from .engine_row import Row, common_prefix, prefix_keys
 from .row_attention import ROW_ATTENTION, RowCaches
 
 
 logger = logging.getLogger("vita_audio.serving")
 
-# Prompts are read in parts of at most so many tokens, between which all other rows get theirs. On two cores the shipped
-# model reads so many in 40 ms.
+# Prompts are read in parts of at most so many tokens, between which all other rows get theirs. The shipped model reads
+# so many in 40 ms on one core.
 MAX_TOKENS_PER_FORWARD = 256
 
 
@@ -40,7 +40,11 @@ class TokenStream(AsyncIterator[list[int]]):
         self._row = row
 
     async def __anext__(self) -> list[int]:
-        items = [await self._row.queue.get()]
+        try:
+            items = [await self._row.queue.get()]
+        except asyncio.CancelledError:
+            await self.aclose()
+            raise
         # all that has come meanwhile
         while not self._row.queue.empty():
             items.append(self._row.queue.get_nowait())
@@ -93,7 +97,7 @@ class TransformersEngine:
         layer_types = set(getattr(model.config.text_config, "layer_types", None) or ["full_attention"])
         if layer_types != {"full_attention"}:
             raise ValueError(
-                f"This engine runs models with full attention alone, and this one has {', '.join(sorted(layer_types))}."
+                f"This engine runs models with full attention; this one has {', '.join(sorted(layer_types))}."
             )
         self.model = model.eval()
         model.model.language_model.config._attn_implementation = ROW_ATTENTION
@@ -123,7 +127,7 @@ class TransformersEngine:
 
     def check(self, request: GenerationRequest) -> None:
         """See [`Engine.check`]."""
-        self._config_of(request)
+        self._options_of(request)
 
     def generate(self, request: GenerationRequest) -> TokenStream:
         """See [`Engine.generate`]."""
@@ -149,11 +153,8 @@ class TransformersEngine:
         await asyncio.to_thread(self._thread.join)
 
     def _submit(self, request: GenerationRequest, is_prefill: bool) -> Row:
-        config = self._config_of(request)
+        config, processors = self._options_of(request)
         positions = getattr(self.model.config.text_config, "max_position_embeddings", None) or float("inf")
-        processors = self.model._get_logits_processor(
-            config, input_ids_seq_length=len(request.input_ids), logits_processor=LogitsProcessorList()
-        )
         row = Row(
             request,
             prefix_keys(request, self.model.config.context_audio_token_id),
@@ -174,12 +175,12 @@ class TransformersEngine:
             self._has_work.notify()
         return row
 
-    def _config_of(self, request: GenerationRequest) -> GenerationConfig:
+    def _options_of(self, request: GenerationRequest) -> tuple[GenerationConfig, LogitsProcessorList]:
         """
-        The complete options of a request.
+        The complete options of a request, and what they make of scores.
 
         Raises:
-            ValueError: as [`Engine.check`].
+            ValueError, PromptTooLong: as [`Engine.check`].
         """
         if not request.input_ids:
             raise ValueError("The prompt has no tokens.")
@@ -187,7 +188,7 @@ class TransformersEngine:
             raise ValueError(f"`max_new_tokens` must be at least 1, got {request.max_new_tokens}.")
         positions = getattr(self.model.config.text_config, "max_position_embeddings", None)
         if positions is not None and len(request.input_ids) >= positions:
-            raise ValueError(
+            raise PromptTooLong(
                 f"The conversation has {len(request.input_ids)} tokens, but the model has positions for {positions}, "
                 "its answer included."
             )
@@ -197,7 +198,10 @@ class TransformersEngine:
         config, _ = self.model._prepare_generation_config(None, mctp_verify=False, **options)
         config.max_new_tokens = request.max_new_tokens
         self.model._prepare_special_tokens(config, kwargs_has_attention_mask=True, device=self.model.device)
-        return config
+        processors = self.model._get_logits_processor(
+            config, input_ids_seq_length=len(request.input_ids), logits_processor=LogitsProcessorList()
+        )
+        return config, processors
 
     # What the engine's thread does
 
@@ -214,6 +218,7 @@ class TransformersEngine:
                 self._rows = []
         for row in (*self._rows, *self._waiting):
             row.finish(EngineOverloaded("The server has ended."))
+        self._rows = []
 
     def _take_in(self) -> bool:
         """Waits until there is something to do, and lets new rows into the batch. False at the engine's end."""
@@ -395,7 +400,7 @@ class TransformersEngine:
     def _write(self, rows: list[Row], logits: torch.Tensor) -> None:
         """Chooses a token for each row by its logits `(num_rows, vocab_size)`, and sends it off."""
         logits = logits.float()
-        if any(row.next_turn[1] for row in rows):
+        if any(row.is_speech_alone for row in rows):
             logits = self._of_speech_alone(rows, logits)
         tokens = logits.argmax(dim=-1).tolist()
         for index, row in enumerate(rows):
@@ -419,7 +424,7 @@ class TransformersEngine:
         is_allowed[config.speech_token_offset : config.speech_token_offset + config.num_speech_tokens] = True
         is_allowed[[config.begin_audio_token_id, config.end_audio_token_id]] = True
         is_allowed[list(rows[0].eos_token_ids)] = True
-        is_speech = torch.tensor([row.next_turn[1] for row in rows], device=logits.device)
+        is_speech = torch.tensor([row.is_speech_alone for row in rows], device=logits.device)
         return logits.masked_fill(is_speech[:, None] & ~is_allowed, -torch.inf)
 
 
@@ -436,26 +441,27 @@ def rewind(cache: DynamicCache | VitaAudioCache, num_columns: int, keys: list) -
     Returns:
         `int`: how many columns of the cache are left, none in the middle of an audio.
     """
-    num_read = int(cache.get_seq_length())
-    num_used = num_read
-    if isinstance(cache, VitaAudioCache):
-        # A module has combined its last column with a token that stands so many places behind it
-        num_used = max([num_read, *(cache.num_columns_read(k) + k for k in range(1, len(cache.mctp_caches) + 1))])
-    if num_used <= num_columns and not is_inside_audio(num_read, keys):
-        return num_read
-    if isinstance(cache, VitaAudioCache):
-        num_columns = min([num_columns - len(cache.mctp_caches), *map(cache.num_columns_read, range(len(cache.mctp_caches) + 1))])
-    num_columns = max(min(num_columns, num_read), 0)
+    # How many columns the language model and each module have read; a module has combined its last one with the token
+    # that stands k places behind it
+    has_mctp = isinstance(cache, VitaAudioCache)
+    num_read = (
+        [cache.num_columns_read(k) for k in range(len(cache.mctp_caches) + 1)]
+        if has_mctp
+        else [int(cache.get_seq_length())]
+    )
+    if max(number + k for k, number in enumerate(num_read)) <= num_columns and not is_inside_audio(num_read[0], keys):
+        return num_read[0]
+    num_columns = max(0, min(num_columns - len(num_read) + 1, *num_read, num_read[0]))
     while is_inside_audio(num_columns, keys):
         num_columns -= 1
-    if isinstance(cache, VitaAudioCache):
+    if has_mctp:
         return cache.rewind(num_columns)
-    cache.crop(num_columns - num_read)
+    cache.crop(num_columns - num_read[0])
     return num_columns
 
 
 def is_inside_audio(num_columns: int, keys: list) -> bool:
-    """Whether a prompt that is cut after so many columns is cut in the middle of an audio, which is heard as a whole."""
+    """Whether so many columns of a prompt end in the middle of an audio, which is heard as a whole."""
     is_first = num_columns == 0 or isinstance(keys[num_columns], int)
     return not is_first and keys[num_columns - 1] is keys[num_columns]
 
