@@ -1,0 +1,270 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The items of a conversation of the Realtime protocol, and what a model gets of them."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .api_errors import ApiError
+from .assistant import Answer
+from .realtime_audio import encode_audio
+from .realtime_events import AudioFormat, MessageItem
+
+
+# Audio is kept only to be retrieved. So much of a session's is, the latest: 19 MB at 16 kHz.
+MAX_KEPT_AUDIO_SECONDS = 600.0
+
+
+@dataclass(eq=False)
+class Part:
+    """
+    A part of an item's content.
+
+    Attributes:
+        type (`str`): as in the protocol.
+        text (`str`, *optional*): of a text, or of speech if it is known.
+        audio (`np.ndarray`, *optional*): the samples of speech, int16 `(num_samples,)`, while they are kept.
+        sampling_rate (`int`): of them, in Hz.
+        encoded (`Any`, *optional*): of a user's speech, what stands for it in messages.
+    """
+
+    type: str
+    text: str | None = None
+    audio: np.ndarray | None = None
+    sampling_rate: int = 0
+    encoded: Any = None
+
+    def to_dict(self, audio_format: AudioFormat | None = None) -> dict:
+        """The part as in the protocol, with its audio where a format for it is given."""
+        if not self.type.endswith("audio"):
+            return {"type": self.type, "text": self.text}
+        audio = {}
+        if audio_format is not None and self.audio is not None:
+            audio["audio"] = encode_audio(self.audio, self.sampling_rate, audio_format)
+        return {"type": self.type, "transcript": self.text, **audio}
+
+
+@dataclass(eq=False)
+class Item:
+    """A turn. `is_left_out` says that the conversation has become too long for it."""
+
+    id: str
+    role: str
+    content: list[Part]
+    status: str = "completed"
+    is_left_out: bool = False
+
+    def to_dict(self, audio_format: AudioFormat | None = None) -> dict:
+        """The item as in the protocol; see [`Part.to_dict`]."""
+        return {
+            "id": self.id,
+            "object": "realtime.item",
+            "type": "message",
+            "status": self.status,
+            "role": self.role,
+            "content": [part.to_dict(audio_format) for part in self.content],
+        }
+
+    def to_message(self) -> dict | None:
+        """The message that the model gets, or None if there is nothing in it."""
+        content = [
+            {"type": "text", "text": part.text} if part.encoded is None else {"type": "audio", "audio": part.encoded}
+            for part in self.content
+            if part.encoded is not None or part.text
+        ]
+        return {"role": self.role, "content": content} if content else None
+
+
+@dataclass(eq=False)
+class AnswerItem(Item):
+    """
+    A turn of the assistant that this session has made.
+
+    Attributes:
+        answer ([`Answer`]): which knows what had been said when.
+        sent_seconds (`float`): the length of the audio that was sent.
+        first_sent (`float`, *optional*): when its first audio was, by `time.monotonic`.
+        heard_seconds (`float`, *optional*): how much of it the user has heard, if not all.
+        is_truncated (`bool`): whether the client has said so, and this is not what the clock allows.
+    """
+
+    answer: Answer = None
+    sent_seconds: float = 0.0
+    first_sent: float | None = None
+    heard_seconds: float | None = None
+    is_truncated: bool = False
+
+    def played_seconds(self) -> float:
+        """How much of what was sent a client can have played by now."""
+        return 0.0 if self.first_sent is None else min(self.sent_seconds, time.monotonic() - self.first_sent)
+
+    def interrupt(self) -> None:
+        """The user has interrupted it. Until the client says how much was played, it is what time allows."""
+        is_speech = self.content[0].type == "output_audio"
+        is_playing = self.status == "in_progress" or self.played_seconds() < self.sent_seconds
+        if is_speech and is_playing and not self.is_truncated:
+            self.heard_seconds = self.played_seconds()
+
+    def truncate(self, audio_end_ms: int) -> None:
+        """
+        Cuts it to what was played.
+
+        Raises:
+            ApiError: it is shorter, or text.
+        """
+        (part,) = self.content
+        if part.type != "output_audio":
+            raise ApiError("Only audio can be truncated; this item is text.", param="item_id", code="invalid_value")
+        length = self.heard_seconds if self.is_truncated else self.sent_seconds
+        # what a client has rounded up shall not be an error
+        if audio_end_ms > length * 1000 + 1:
+            raise ApiError(
+                f"Audio content of {int(length * 1000)}ms is already shorter than {audio_end_ms}ms.",
+                param="audio_end_ms",
+                code="invalid_value",
+            )
+        self.heard_seconds, self.is_truncated = min(audio_end_ms / 1000, length), True
+        if self.status != "in_progress":
+            self.cut()
+
+    def cut(self) -> None:
+        """Leaves of its content what was heard, once the client has said how much that is."""
+        (part,) = self.content
+        part.text = self.answer.text_at(self.heard_seconds)
+        if part.audio is not None:
+            part.audio = part.audio[: round(self.heard_seconds * part.sampling_rate)]
+
+    def to_message(self) -> dict | None:
+        if self.status == "in_progress":
+            return None
+        (part,) = self.content
+        text = part.text if self.heard_seconds is None else self.answer.text_at(self.heard_seconds)
+        return {"role": "assistant", "content": [{"type": "text", "text": text}]} if text and text.strip() else None
+
+
+class Conversation:
+    """
+    Items in their order.
+
+    Args:
+        max_items (`int`): how many there may be.
+    """
+
+    def __init__(self, max_items: int):
+        self.max_items = max_items
+        self.items: list[Item] = []
+
+    def get(self, item_id: str, param: str = "item_id") -> Item:
+        """
+        Raises:
+            ApiError: there is none of this id.
+        """
+        return self.items[self._place(item_id, param)]
+
+    def previous_id(self, item: Item) -> str | None:
+        """The id of the item before this one, None for the first and for one that was removed."""
+        place = self.items.index(item) if item in self.items else 0
+        return self.items[place - 1].id if place else None
+
+    def last_id(self) -> str | None:
+        return self.items[-1].id if self.items else None
+
+    def check_new(self, item: MessageItem) -> None:
+        """
+        Raises:
+            ApiError: a client's item has an id that is taken.
+        """
+        if item.id == "root" or any(item.id == other.id for other in self.items):
+            raise ApiError(
+                f"There is an item {item.id!r:.200} already; ids must be new.", param="item.id", code="invalid_value"
+            )
+
+    def add(self, item: Item, previous_item_id: str | None = None) -> list[str]:
+        """
+        Puts an item after another one, or at the end, or first if that is `"root"`.
+
+        Returns:
+            `list[str]`: of the oldest items, those that were removed because there were too many.
+
+        Raises:
+            ApiError: there is no such previous item.
+        """
+        if previous_item_id is None:
+            self.items.append(item)
+        elif previous_item_id == "root":
+            self.items.insert(0, item)
+        else:
+            self.items.insert(self._place(previous_item_id, "previous_item_id") + 1, item)
+        removed = []
+        while len(self.items) > self.max_items:
+            oldest = next(other for other in self.items if other is not item)
+            self.items.remove(oldest)
+            removed.append(oldest.id)
+        self._drop_old_audio()
+        return removed
+
+    def delete(self, item_id: str) -> None:
+        """
+        Raises:
+            ApiError: there is no such item.
+        """
+        del self.items[self._place(item_id, "item_id")]
+
+    def messages(self, instructions: str) -> list[dict]:
+        """What the model gets."""
+        messages = [item.to_message() for item in self.items if not item.is_left_out]
+        return with_instructions(instructions, [message for message in messages if message is not None])
+
+    def leave_out_oldest(self) -> bool:
+        """
+        Leaves the oldest turn that is still in the messages out of them, with its answer; the last turn of the user
+        stays, and so do the system's. Returns whether there was one.
+        """
+        items = [item for item in self.items if item.role != "system" and not item.is_left_out]
+        last = max((i for i, item in enumerate(items) if item.role == "user"), default=0)
+        if not last:
+            return False
+        for i, item in enumerate(items[:last]):
+            if i and item.role == "user":
+                break
+            item.is_left_out = True
+        return True
+
+    def last_answer(self) -> AnswerItem | None:
+        """The latest answer that this session has made."""
+        return next((item for item in reversed(self.items) if isinstance(item, AnswerItem)), None)
+
+    def interrupt(self) -> AnswerItem | None:
+        """The user has begun to speak while the last answer may be playing; returns that answer."""
+        item = self.last_answer()
+        if item is not None:
+            item.interrupt()
+        return item
+
+    def _place(self, item_id: str, param: str) -> int:
+        for place, item in enumerate(self.items):
+            if item.id == item_id:
+                return place
+        raise ApiError(f"There is no item {item_id!r:.200} in the conversation.", param=param, code="item_not_found")
+
+    def _drop_old_audio(self) -> None:
+        seconds = 0.0
+        for item in reversed(self.items):
+            for part in item.content:
+                if part.audio is not None:
+                    seconds += len(part.audio) / part.sampling_rate
+                    if seconds > MAX_KEPT_AUDIO_SECONDS:
+                        part.audio = None
+
+
+def with_instructions(instructions: str, messages: list[dict]) -> list[dict]:
+    """The messages behind a system's turn of the instructions, if there are any."""
+    if not instructions.strip():
+        return messages
+    return [{"role": "system", "content": [{"type": "text", "text": instructions}]}, *messages]
+
+
+__all__ = ["AnswerItem", "Conversation", "Item", "Part", "with_instructions"]

@@ -1,0 +1,138 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The input audio buffer of a session: what the user says, from the first sample of a turn to its end."""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+
+from .assistant import Assistant, Hearing
+from .realtime_events import TurnDetection
+from .turn_detection import TurnDetector
+
+
+class InputAudio:
+    """
+    Audio of the user, of which the model hears each turn as it comes.
+
+    Args:
+        assistant ([`Assistant`]): which hears.
+        max_seconds (`float`): the longest turn.
+
+    Attributes:
+        position (`int`): samples that have come in this session.
+        turn_start (`int`), turn_end (`int`): where the turn is among them; its end is that of what was heard of it.
+        quiet_since (`int`, *optional*): from where on audio is kept though nobody speaks.
+    """
+
+    def __init__(self, assistant: Assistant, max_seconds: float):
+        self.position = self.turn_start = self.turn_end = 0
+        self.quiet_since: int | None = None
+        self._assistant = assistant
+        self._max_samples = int(max_seconds * assistant.input_sampling_rate)
+        self._hearing: Hearing | None = None
+        # of the turn, int16
+        self._heard: list[np.ndarray] = []
+        # What belongs to no turn (yet), up to `position`
+        self._recent = np.zeros(0, np.float32)
+        self._detector: TurnDetector | None = None
+        self._detector_start = 0
+
+    @property
+    def is_turn(self) -> bool:
+        """Whether a turn has begun."""
+        return self._hearing is not None
+
+    @property
+    def seconds(self) -> float:
+        """The length of the turn."""
+        return (self.turn_end - self.turn_start) / self._assistant.input_sampling_rate if self.is_turn else 0.0
+
+    def milliseconds(self, position: int) -> int:
+        return round(1000 * position / self._assistant.input_sampling_rate)
+
+    def take(self, samples: np.ndarray, detection: TurnDetection | None) -> Iterator[Literal["started", "stopped"]]:
+        """
+        Takes the next samples, float32 `(num_samples,)`. With `detection` it tells when a turn starts and when it has
+        stopped; a turn that has stopped must be finished before the iterator goes on. Without, all belongs to one
+        turn.
+        """
+        self.position += len(samples)
+        self._recent = np.concatenate([self._recent, samples])
+        if detection is None:
+            if not self.is_turn:
+                self._begin(self.position - len(samples))
+            self._hear_until(self.position)
+            return
+        if self._detector is None:
+            self._detector = TurnDetector(self._assistant.input_sampling_rate)
+            self._detector_start = self.position - len(samples)
+        rate = self._assistant.input_sampling_rate
+        padding = detection.prefix_padding_ms * rate // 1000
+        for change, seconds in self._detector.feed(samples, detection.threshold, detection.silence_duration_ms):
+            place = self._detector_start + round(seconds * rate)
+            if change == "started":
+                self._begin(place - padding)
+                yield "started"
+            elif self.is_turn:
+                self._hear_until(place)
+                yield "stopped"
+        if self.is_turn:
+            self._hear_until(self.position)
+            if self.turn_end - self.turn_start == self._max_samples:
+                # if the user still speaks, that is the next turn
+                self._detector.end_speech()
+                yield "stopped"
+        quiet = 0 if self.quiet_since is None else self.position - self.quiet_since
+        self._recent = self._recent[max(0, len(self._recent) - max(padding, quiet)) :]
+
+    def take_quiet(self) -> None:
+        """Makes a turn of the audio since `quiet_since`, in which nobody spoke."""
+        self._begin(self.quiet_since)
+        self._hear_until(self.position)
+
+    async def finish(self) -> tuple[Any, np.ndarray]:
+        """
+        Ends the turn.
+
+        Returns:
+            `tuple`: what stands for it in messages, and its samples, int16 `(num_samples,)`.
+
+        Raises:
+            ValueError: the model cannot hear it, because it is silent or too short. The turn is gone.
+        """
+        hearing, heard = self._hearing, self._heard
+        self._hearing, self._heard, self.quiet_since = None, [], None
+        if self._detector is not None:
+            self._detector.end_speech()
+        try:
+            return await hearing.finish(), np.concatenate(heard)
+        except BaseException:
+            hearing.cancel()
+            raise
+
+    def clear(self) -> None:
+        """Throws away what is not a finished turn."""
+        if self._hearing is not None:
+            self._hearing.cancel()
+        self._hearing, self._heard, self._detector, self.quiet_since = None, [], None, None
+        self._recent = np.zeros(0, np.float32)
+
+    def _begin(self, place: int) -> None:
+        """Begins a turn, at this place if the audio is still there."""
+        first = self.position - len(self._recent)
+        self.turn_start = self.turn_end = max(place, first)
+        self._recent = self._recent[self.turn_start - first :]
+        self._hearing, self._heard = self._assistant.hear(), []
+
+    def _hear_until(self, place: int) -> None:
+        """Hears what has come up to a place, or as much as fits into a turn."""
+        num_samples = max(0, min(place, self.turn_start + self._max_samples) - self.turn_end)
+        samples, self._recent = self._recent[:num_samples], self._recent[num_samples:]
+        self._hearing.put(samples)
+        self._heard.append(np.rint(np.clip(samples, -1, 1) * 32767).astype(np.int16))
+        self.turn_end += len(samples)
+
+
+__all__ = ["InputAudio"]
