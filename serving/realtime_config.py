@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The settings of a session of the Realtime protocol, as they are in effect."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from .realtime_events import VOICE, AudioFormat, SessionUpdate, Transcription, TurnDetection
 
@@ -16,9 +16,9 @@ class SessionConfig:
     output_modalities: tuple[str] = ("audio",)
     max_output_tokens: int | str = "inf"
     truncation: str = "auto"
-    input_format: AudioFormat = AudioFormat()
-    output_format: AudioFormat = AudioFormat()
-    turn_detection: TurnDetection | None = TurnDetection(type="server_vad")
+    input_format: AudioFormat = field(default_factory=AudioFormat)
+    output_format: AudioFormat = field(default_factory=AudioFormat)
+    turn_detection: TurnDetection | None = field(default_factory=lambda: TurnDetection(type="server_vad"))
     transcription: Transcription | None = None
     mctp_mode: str | None = None
 

@@ -19,10 +19,8 @@ from modeling_vita_audio.generation_vita_audio import MCTP_MODES
 from .api_errors import ApiError
 
 
-# The one voice of a model, which has no name of its own.
+# A model has one voice, which the names of all others stand for.
 VOICE = "default"
-# Existing clients send one of these, as OpenAI's documentation says; they hear the model's voice.
-OPENAI_VOICES = ("alloy", "ash", "ballad", "coral", "echo", "sage", "shimmer", "verse", "marin", "cedar")
 
 # Of names that clients give, as OpenAI limits them
 MAX_ID_LENGTH = 512
@@ -98,10 +96,10 @@ def _check_modalities(value: list[str] | None) -> list[str] | None:
     return value
 
 
-def _check_voice(value: Any) -> str | None:
-    if value is None or value == VOICE or (isinstance(value, str) and value in OPENAI_VOICES):
+def _check_voice(value: Any) -> Any:
+    if value is None or isinstance(value, str) or (isinstance(value, dict) and isinstance(value.get("id"), str)):
         return value
-    raise ValueError(f'The model has one voice, "{VOICE}". The names of OpenAI\'s voices are taken for it.')
+    raise ValueError('It must be a name or {"id": ...}; all stand for the one voice of the model.')
 
 
 def _check_metadata(value: dict[str, str] | None) -> dict[str, str] | None:
@@ -429,7 +427,6 @@ def _to_api_error(error: ValidationError) -> ApiError:
 
 __all__ = [
     "CLIENT_EVENTS",
-    "OPENAI_VOICES",
     "VOICE",
     "AudioFormat",
     "ClientEvent",
