@@ -366,7 +366,7 @@ class Conversation:
         times = []
         if answer.first_sound is not None and answer.end_of_turn is not None:
             times.append(f"First audio after {answer.first_sound - answer.end_of_turn:.3f} s")
-        if (server_ms := response.get("vita_audio", {}).get("first_audio_ms")) is not None:
+        if (server_ms := response.get("vita_audio", {}).get("time_to_first_audio_ms")) is not None:
             times.append(f"{server_ms / 1000:.3f} s in the server")
         if answer.interrupted_ms is not None:
             times.append(f"interrupted after {answer.interrupted_ms / 1000:.2f} s")

@@ -118,7 +118,7 @@ export class Conversation {
   show(answer) {
     const times = [];
     if (answer.firstSoundMs !== undefined) times.push(`First sound after ${Math.round(answer.firstSoundMs)} ms`);
-    if (answer.serverMs !== undefined) times.push(`${Math.round(answer.serverMs)} ms in the server`);
+    if (answer.serverMs != null) times.push(`${Math.round(answer.serverMs)} ms in the server`);
     if (answer.wasInterrupted) times.push("interrupted");
     answer.message.times(times.join(" · "));
     if (answer.isFinished || answer.wasInterrupted) answer.message.finish(answer.wasInterrupted);
@@ -180,7 +180,7 @@ export class Conversation {
   onDone(response) {
     const answer = this.active;
     this.active = null;
-    answer.serverMs = response.vita_audio?.first_audio_ms;
+    answer.serverMs = response.vita_audio?.time_to_first_audio_ms;
     if (response.status === "failed") {
       this.onProblem(response.status_details?.error?.message ?? "The answer failed.");
     }
