@@ -96,6 +96,11 @@ def create_app(assistant: Assistant, settings: ServerSettings) -> FastAPI:
     async def fail(request: Request, error: Exception) -> Response:
         return server_error().response()
 
+    # otherwise the page below would answer them
+    @app.api_route("/v1/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
+    async def unknown_route(path: str) -> None:
+        raise HTTPException(404)
+
     # last, because it answers every path
     app.mount("/", StaticFiles(directory=PAGE, html=True))
 

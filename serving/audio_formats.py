@@ -152,7 +152,8 @@ def encode_whole(samples: np.ndarray, format: str, sampling_rate: int = WIRE_SAM
     """A file of all `samples`; see [`make_encoder`]. Where a format's header has the length, it is right."""
     if format == "wav":
         return wav_header(sampling_rate, 2 * len(samples)) + to_pcm16(samples)
-    if format == "flac":
+    # libsndfile writes nothing where there are no samples
+    if format == "flac" and len(samples):
         file = io.BytesIO()
         import_package("soundfile").write(file, samples, sampling_rate, format="FLAC", subtype="PCM_16")
         return file.getvalue()

@@ -266,17 +266,16 @@ def run_talk(arguments: argparse.Namespace) -> int:
 
 
 def run_serve(arguments: argparse.Namespace) -> int:
+    from .settings import ServerSettings
+
+    key = os.environ.get("VITA_AUDIO_API_KEY") if arguments.api_key is None else arguments.api_key
+    settings = ServerSettings(
+        host=arguments.host, port=arguments.port, api_key=key, allow_origin=tuple(arguments.allow_origin)
+    )
     try:
         from .run import listen, serve
-        from .settings import ServerSettings
     except ModuleNotFoundError as error:
         raise missing_package("serve", error) from error
-    settings = ServerSettings(
-        host=arguments.host,
-        port=arguments.port,
-        api_key=os.environ.get("VITA_AUDIO_API_KEY") if arguments.api_key is None else arguments.api_key,
-        allow_origin=tuple(arguments.allow_origin),
-    )
     # a port that is taken is named before the model is loaded, which may take long
     listener = listen(settings)
     try:

@@ -11,7 +11,7 @@ from hub_cards.command_line import is_raised_by_us
 
 from .api_errors import ApiError, busy
 from .assistant import Answer, Assistant, Piece
-from .engine import EngineOverloaded
+from .engine import EngineOverloaded, PromptTooLong
 from .metrics import Metrics
 from .settings import ServerSettings
 
@@ -205,7 +205,8 @@ def raise_refusal(error: Exception) -> None:
     if isinstance(error, EngineOverloaded):
         raise busy("Too many requests are waiting.") from error
     if isinstance(error, ValueError) and is_raised_by_us(error):
-        raise ApiError(f"{error!s:.500}", code="invalid_value") from error
+        code = "context_length_exceeded" if isinstance(error, PromptTooLong) else "invalid_value"
+        raise ApiError(f"{error!s:.500}", code=code) from error
 
 
 __all__ = ["RunningAnswer", "Server", "raise_refusal"]
