@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from transformers import DynamicCache, GenerationConfig, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessorList
 
 from modeling_vita_audio import VitaAudioCache
+from modeling_vita_audio.growing_cache_vita_audio import GrowingCache
 
 from .engine import GenerationRequest
 
@@ -46,7 +47,7 @@ class Row:
         self.next_turn = next(turns)
         self.has_mctp = any(config.mctp_mode[1::2])
         self.eos_token_ids = set(np.atleast_1d(config.eos_token_id).tolist()) - {None}
-        self.cache: DynamicCache | VitaAudioCache | None = None
+        self.cache: GrowingCache | VitaAudioCache | None = None
         # Embeddings `(1, num_tokens, hidden_size)` of the prompt from a place on, where it has audio as features
         self.prompt_embeds: torch.Tensor | None = None
         self.embeds_start = 0
@@ -119,7 +120,7 @@ class Audio:
 
 def prefix_keys(request: GenerationRequest, context_token_id: int | None) -> list:
     """
-    The prompt's ids, with an [`Audio`] in the place of each token that stands for audio that is heard by features. What
+    The prompt's ids, with an [`Audio`] in the place of each token that stands for one that is heard by features. What
     two prompts have in common is what their keys have.
 
     Raises:

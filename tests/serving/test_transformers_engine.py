@@ -133,6 +133,23 @@ def test_a_prompt_that_is_read_ahead_is_not_read_again():
     assert read[:5] == [20, 1, 24, 8, 20]
 
 
+def test_what_prompts_have_in_common_is_read_once():
+    model = random_model(10)
+    first = random_prompt(80, seed=3)[0].tolist()
+    cases = [first, first[:50] + [7] * 20, first[:20] + [7] * 20, first[:79]]
+    expected = [alone(model, ids, mctp_mode="boost", max_new_tokens=11) for ids in cases]
+    read = []
+
+    async def one_by_one(engine):
+        original = engine._read
+        engine._read = lambda reading: read.append(sum(n for _, n in reading)) or original(reading)
+        return [await collect(engine.generate(request_of(ids, mctp_mode="boost", max_new_tokens=11))) for ids in cases]
+
+    assert run(model, one_by_one) == expected
+    # the second has 50 in common with the first, and the fourth 20 with the third, too few to be copied for
+    assert read == [80, 30, 40, 79]
+
+
 def test_what_is_kept_is_freed():
     model = random_model(2)
 
@@ -145,7 +162,7 @@ def test_what_is_kept_is_freed():
         await collect(engine.generate(request_of([1, 2])))
         return kept, list(engine._kept)
 
-    assert run(model, many, max_kept_conversations=3) == (["2", "3", "4"], ["2", "3"])
+    assert run(model, many, max_kept_conversations=3) == (["3", "4", None], ["3", None])
 
 
 def test_modes_may_change_within_a_conversation():
