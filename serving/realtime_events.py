@@ -52,7 +52,7 @@ class Fields(BaseModel):
             raise PydanticCustomError("invalid_type", "It must be an object.")
         # before the names, which are others in each type
         types = get_args(cls.model_fields["type"].annotation) if "type" in cls.model_fields else ()
-        if data.get("type") is not None and data["type"] not in types and types:
+        if data.get("type") is not None and types and data["type"] not in types:
             accepted = {"accepted": " or ".join(map(repr, types))}
             raise PydanticCustomError("invalid_type", "Its type must be {accepted}.", accepted)
         if unknown := sorted(str(name) for name in data.keys() - cls.model_fields.keys()):
@@ -176,7 +176,7 @@ class Transcription(Fields):
 
 
 class NoiseReduction(Fields):
-    type: Literal["near_field", "far_field"] | None = None
+    type: Literal["near_field", "far_field"] = "near_field"
     strength: float | None = None
 
 
