@@ -115,7 +115,8 @@ def load_audio(
     samples = _to_mono(name, samples)
     # a file may have less in it than its header says
     check_length(name, len(samples), source_sampling_rate, max_seconds)
-    _check_values(name, samples)
+    check_values(name, samples)
+    check_audible(name, np.abs(samples).max())
     if source_sampling_rate != sampling_rate and resampler is not None:
         samples = resampler(samples, source_sampling_rate)
     elif source_sampling_rate != sampling_rate:
@@ -364,13 +365,17 @@ def _to_mono(name: str, samples: np.ndarray) -> np.ndarray:
     return samples.mean(axis=int(np.argmin(samples.shape)))
 
 
-def _check_values(name: str, samples: np.ndarray) -> None:
+def check_values(name: str, samples: np.ndarray) -> None:
     if not np.isfinite(samples).all():
         raise ValueError(f"{name} has NaN or infinite samples.")
-    if np.abs(samples).max() > MAX_AMPLITUDE:
+    if np.abs(samples).max(initial=0) > MAX_AMPLITUDE:
         raise ValueError(f"{name} has samples up to {np.abs(samples).max():.0f}; floating point audio is in [-1, 1].")
-    if np.abs(samples).max() < MIN_AMPLITUDE:
+
+
+def check_audible(name: str, amplitude: float) -> None:
+    """`amplitude` is the largest of all samples."""
+    if amplitude < MIN_AMPLITUDE:
         raise ValueError(f"{name} is silent: none of its samples is above {MIN_AMPLITUDE:g}, which is -80 dBFS.")
 
 
-__all__ = ["MAX_AUDIO_SECONDS", "MIN_AUDIO_SECONDS", "is_one_audio", "load_audio"]
+__all__ = ["MAX_AUDIO_SECONDS", "MIN_AUDIO_SECONDS", "check_audible", "check_values", "is_one_audio", "load_audio"]

@@ -1,13 +1,14 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
 """What a speech codec has to have for the processor, the pipeline and training to work with it, and the one way to its
-codes.
+codes and back.
 
 A codec needs no base class of ours: any `PreTrainedModel` with the members of [`SpeechCodec`] is one. To add one,
 write it into a file with its configuration, register both with `AutoConfig` and `AutoModel`, and pass it to
 [`VitaAudioProcessor.from_codec`]; `tests/test_one_file.py` has an example.
 """
 
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -72,10 +73,48 @@ class StreamingSpeechCodec(SpeechCodec, Protocol):
     A [`SpeechCodec`] that speaks chunk by chunk. Its `decode` also takes `decoder_state` and `is_final` (`bool`):
     whether these are the last codes. Its output then has a `decoder_state` for the next chunk, and `audio_values` may
     be without samples.
+
+    A codec that decodes several utterances in one call has states with the methods of [`JoinableDecoderState`].
     """
 
     def init_decoder_state(self, batch_size: int) -> Any:
         """The `decoder_state` of an utterance's first chunk. It belongs to this utterance alone."""
+
+
+@runtime_checkable
+class JoinableDecoderState(Protocol):
+    """The state of utterances that need not have begun together to be decoded side by side."""
+
+    def can_join(self, other: Any) -> bool:
+        """Whether chunks of equal length of the two give audio of equal length."""
+
+    def cat(self, states: Sequence[Any]) -> Any:
+        """A state whose rows are those of `states`, which stay as they are; a class method."""
+
+    def split(self) -> list[Any]:
+        """The state of each row."""
+
+
+@runtime_checkable
+class StreamingSpeechEncoder(SpeechCodec, Protocol):
+    """A [`SpeechCodec`] that encodes speech while it comes in."""
+
+    def init_encoder_state(self) -> Any:
+        """The `encoder_state` of an utterance's first chunk. It belongs to this utterance alone."""
+
+    def encode_chunk(self, input_values: torch.FloatTensor, encoder_state: Any, is_final: bool = False) -> Any:
+        r"""
+        Args:
+            input_values (`torch.FloatTensor` of shape `(1, 1, num_samples)`):
+                The next samples, of which there may be none.
+            encoder_state: of `init_encoder_state`; updated in place.
+            is_final (`bool`): whether these are the last samples.
+
+        Returns:
+            `ModelOutput` with `audio_codes`, a `torch.LongTensor` of shape `(1, 1, num_codes)`: all codes of the
+            utterance that stand as far as it has been heard. Later samples may change or take back some of them. After
+            the last samples these are the codes that `encode` makes of the whole.
+        """
 
 
 def check_codec(codec: Any, name: str) -> None:
@@ -122,9 +161,8 @@ def encode(codec: SpeechCodec, waveform: np.ndarray) -> list[int]:
     Raises:
         ValueError: the codec has more than one codebook.
     """
-    dtype = getattr(codec, "input_dtype", codec.dtype)
-    # `(1, 1, num_samples)`
-    codes = codec.encode(torch.from_numpy(waveform)[None, None].to(codec.device, dtype)).audio_codes
+    # `(1, 1, num_codes)`
+    codes = codec.encode(to_values(codec, waveform)).audio_codes
     if codes.ndim != 3 or codes.shape[:2] != (1, 1):
         raise ValueError(
             f"The codec must have one codebook, and codes of shape (1, 1, num_codes); those of {type(codec).__name__} "
@@ -133,4 +171,59 @@ def encode(codec: SpeechCodec, waveform: np.ndarray) -> list[int]:
     return codes[0, 0].tolist()
 
 
-__all__ = ["SpeechCodec", "SpeechCodecConfig", "StreamingSpeechCodec", "check_codec", "encode", "output_sampling_rate"]
+def to_values(codec: SpeechCodec, waveform: np.ndarray) -> torch.Tensor:
+    """Samples `(num_samples,)` as what a codec encodes, `(1, 1, num_samples)`."""
+    dtype = getattr(codec, "input_dtype", codec.dtype)
+    return torch.from_numpy(waveform)[None, None].to(codec.device, dtype)
+
+
+@torch.no_grad()
+def decode_chunks(
+    codec: SpeechCodec, chunks: Sequence[Sequence[int]], decoder_states: Sequence[Any], is_final: bool
+) -> list[tuple[np.ndarray, Any]]:
+    r"""
+    The next samples of utterances whose codes come in chunks.
+
+    Args:
+        codec ([`SpeechCodec`]): the codec.
+        chunks (`list[list[int]]`): the next codes of each utterance, of equal length.
+        decoder_states (`list`): of each, from `init_decoder_state` or the call before. Several must be
+            [`JoinableDecoderState`]s that can be joined, which stay as they are. None for a whole utterance.
+        is_final (`bool`): whether no more codes follow.
+
+    Returns:
+        `list[tuple]`: of each, samples, float32 `np.ndarray` of shape `(num_samples,)` in [-1, 1], and the next state.
+
+    Raises:
+        ValueError: a code is not one of the codec's.
+    """
+    codebook_size = codec.config.codebook_size
+    # The vocabulary may have more speech tokens than the codec has codes
+    for code in (code for codes in chunks for code in codes):
+        if not 0 <= code < codebook_size:
+            raise ValueError(f"Speech code {code} is out of range: the codec has {codebook_size} codes.")
+    state = decoder_states[0] if len(chunks) == 1 else type(decoder_states[0]).cat(decoder_states)
+    # A codec need not decode an utterance of no codes
+    if state is None and not len(chunks[0]):
+        return [(np.zeros(0, dtype=np.float32), None)]
+    audio_codes = torch.tensor(chunks, dtype=torch.long, device=codec.device).reshape(len(chunks), 1, -1)
+    # A codec that is no `StreamingSpeechCodec` has no such arguments
+    streaming = {} if state is None else {"decoder_state": state, "is_final": is_final}
+    output = codec.decode(audio_codes=audio_codes, **streaming)
+    samples = output.audio_values.reshape(len(chunks), -1).float().clamp(-1, 1).cpu().numpy()
+    state = output.get("decoder_state")
+    return list(zip(samples, [state] if len(chunks) == 1 else [None] * len(chunks) if is_final else state.split()))
+
+
+__all__ = [
+    "JoinableDecoderState",
+    "SpeechCodec",
+    "SpeechCodecConfig",
+    "StreamingSpeechCodec",
+    "StreamingSpeechEncoder",
+    "check_codec",
+    "decode_chunks",
+    "encode",
+    "output_sampling_rate",
+    "to_values",
+]

@@ -7,6 +7,7 @@ them.
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from transformers import BatchFeature, SequenceFeatureExtractor
@@ -27,6 +28,20 @@ MODULE = "feature_extraction_vita_audio"
 RESAMPLING_WIDTH, RESAMPLING_ROLLOFF = 6, 0.99
 # Of the filters of a change of rate, 16 MB. 44.1 kHz to 16 kHz takes 76 thousand
 MAX_FILTER_NUMBERS = 2**22
+
+
+@lru_cache
+def kaldi_filters(fft_length: int, num_mel_bands: int, sampling_rate: int) -> np.ndarray:
+    return mel_filter_bank(
+        num_frequency_bins=fft_length // 2 + 1,
+        num_mel_filters=num_mel_bands,
+        min_frequency=20,
+        max_frequency=sampling_rate / 2,
+        sampling_rate=sampling_rate,
+        norm=None,
+        mel_scale="kaldi",
+        triangularize_in_mel_space=True,
+    )
 
 
 class VitaAudioFeatureExtractor(SequenceFeatureExtractor):
@@ -120,16 +135,7 @@ class VitaAudioFeatureExtractor(SequenceFeatureExtractor):
             power=2.0,
             center=False,
             preemphasis=0.97,
-            mel_filters=mel_filter_bank(
-                num_frequency_bins=fft_length // 2 + 1,
-                num_mel_filters=self.feature_size,
-                min_frequency=20,
-                max_frequency=self.sampling_rate / 2,
-                sampling_rate=self.sampling_rate,
-                norm=None,
-                mel_scale="kaldi",
-                triangularize_in_mel_space=True,
-            ),
+            mel_filters=kaldi_filters(fft_length, self.feature_size, self.sampling_rate),
             log_mel="log",
             mel_floor=MEL_FLOOR,
             remove_dc_offset=True,
@@ -146,8 +152,8 @@ class VitaAudioFeatureExtractor(SequenceFeatureExtractor):
         # Beyond the ends, the first and the last frame are repeated, as in FunASR
         return frames[neighbours.clip(0, len(frames) - 1)].reshape(len(starts), -1)
 
-    def _extract(self, waveform: np.ndarray) -> np.ndarray:
-        rows = self.stack(self.fbank(waveform))
+    def normalize(self, rows: np.ndarray) -> np.ndarray:
+        """Rows `(num_rows, stacked_size)`, normalised where there is a normalisation."""
         if self.cmvn_shift is not None:
             rows = rows + np.asarray(self.cmvn_shift, np.float32)
         if self.cmvn_scale is not None:
@@ -188,7 +194,7 @@ class VitaAudioFeatureExtractor(SequenceFeatureExtractor):
             audio = audio.mean(axis=0) if audio.ndim == 2 else audio
             if sampling_rate not in (None, self.sampling_rate):
                 audio = self.resample(audio, sampling_rate)
-            rows.append(self._extract(audio))
+            rows.append(self.normalize(self.stack(self.fbank(audio))))
         return BatchFeature(self.pad_rows(rows), tensor_type=return_tensors or "np")
 
     def resample(self, waveform: np.ndarray, rate: float) -> np.ndarray:

@@ -23,10 +23,18 @@ from transformers import (
 from transformers.utils import CONFIG_NAME, cached_file
 
 from .audio_vita_audio import MAX_AUDIO_SECONDS, is_one_audio, load_audio
-from .codec_vita_audio import SpeechCodec, check_codec, encode, output_sampling_rate
+from .codec_vita_audio import (
+    SpeechCodec,
+    StreamingSpeechEncoder,
+    check_codec,
+    decode_chunks,
+    encode,
+    output_sampling_rate,
+)
 from .compatibility_vita_audio import attach_to_package
 from .configuration_vita_audio_codec import VitaAudioCodecConfig
 from .conversation_vita_audio import AUDIO_MARK, CHAT_TEMPLATE, split_at_marks
+from .encoding_vita_audio import CodeEncoder, FeatureEncoder, VitaAudioEncodingStream, WholeEncoder
 from .feature_extraction_vita_audio import VitaAudioFeatureExtractor
 from .interleaving_vita_audio import (
     DEFAULT_INTERLEAVE_PATTERN,
@@ -424,6 +432,16 @@ class VitaAudioProcessor(ProcessorMixin):
         waveforms = [self.load_audio(audio, sampling_rate) for audio in audios]
         return [encode(self._codec, waveform) for waveform in waveforms]
 
+    def encoding_stream(self) -> VitaAudioEncodingStream:
+        """Encodes one audio of a user while it comes in, to what `build_prompt` takes in its place."""
+        if self.hears_features:
+            encoder = FeatureEncoder(self.feature_extractor)
+        elif isinstance(self._codec, StreamingSpeechEncoder):
+            encoder = CodeEncoder(self._codec)
+        else:
+            encoder = WholeEncoder(self._codec)
+        return VitaAudioEncodingStream(encoder, self.feature_extractor.sampling_rate, self.max_audio_seconds)
+
     def _is_heard_by_features(self, role: str) -> bool:
         return self.hears_features and role != "assistant"
 
@@ -620,7 +638,6 @@ class VitaAudioProcessor(ProcessorMixin):
         """
         return [self.decode_audio_chunk(codes)[0] for codes in audio_codes]
 
-    @torch.no_grad()
     def decode_audio_chunk(
         self, codes: Sequence[int], decoder_state: Any = None, is_final: bool = True
     ) -> tuple[np.ndarray, Any]:
@@ -639,19 +656,13 @@ class VitaAudioProcessor(ProcessorMixin):
         Raises:
             ValueError: a code is not one of the codec's.
         """
-        codebook_size = self._codec.config.codebook_size
-        # The vocabulary may have more speech tokens than the codec has codes
-        for code in codes:
-            if not 0 <= code < codebook_size:
-                raise ValueError(f"Speech code {code} is out of range: the codec has {codebook_size} codes.")
-        # A codec need not decode an utterance of no codes
-        if decoder_state is None and not len(codes):
-            return np.zeros(0, dtype=np.float32), None
-        audio_codes = torch.tensor([[list(codes)]], dtype=torch.long, device=self._codec.device)
-        # A codec that is no `StreamingSpeechCodec` has no such arguments
-        streaming = {} if decoder_state is None else {"decoder_state": decoder_state, "is_final": is_final}
-        output = self._codec.decode(audio_codes=audio_codes, **streaming)
-        return output.audio_values.reshape(-1).float().clamp(-1, 1).cpu().numpy(), output.get("decoder_state")
+        return decode_chunks(self._codec, [codes], [decoder_state], is_final)[0]
+
+    def decode_audio_chunks(
+        self, chunks: Sequence[Sequence[int]], decoder_states: Sequence[Any], is_final: bool = False
+    ) -> list[tuple[np.ndarray, Any]]:
+        """[`~VitaAudioProcessor.decode_audio_chunk`] of several utterances in one call, see [`decode_chunks`]."""
+        return decode_chunks(self._codec, chunks, decoder_states, is_final)
 
     # Saving and loading
 

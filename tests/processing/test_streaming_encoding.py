@@ -1,6 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Speech that is encoded while it comes in, by the shipped codec."""
+"""Speech that is encoded while it comes in: by the shipped codec, to features, and by the processor's stream."""
 
 import functools
 
@@ -9,8 +9,12 @@ import pytest
 import soundfile
 import torch
 from places import MINI
+from plus_fixture import plus_tensors
+from tiny_models import tiny_plus_processor, tiny_processor, tiny_tokenizer
+from transformers import DacConfig, DacModel
 
-from processing import VitaAudioCodec
+from processing import VitaAudioCodec, VitaAudioFeatureExtractor, VitaAudioProcessor
+from processing.encoding_vita_audio import FeatureEncoder
 
 
 QUESTION = soundfile.read(MINI / "sample_question.wav", dtype="float32")[0]
@@ -119,3 +123,110 @@ def test_bad_chunks_are_refused(codec):
         codec.encode_chunk(torch.zeros(2, 1, 80), codec.init_encoder_state())
     with pytest.raises(ValueError, match="without a single sample"):
         codec.encode_chunk(torch.zeros(1, 1, 0), codec.init_encoder_state(), is_final=True)
+
+
+# The processor's stream
+
+
+def put_in_chunks(stream, recording, next_length):
+    start = 0
+    while start < len(recording):
+        length = next_length()
+        stream.put(recording[start : start + length])
+        start += length
+
+
+@pytest.mark.parametrize("lengths", [[320], [1, 100, 5000]])
+def test_the_stream_of_a_model_of_codes(codec, lengths):
+    processor = tiny_processor()
+    generator = np.random.default_rng(0)
+    stream = processor.encoding_stream()
+    put_in_chunks(stream, QUESTION, lambda: generator.choice(lengths))
+    settled = stream.settled
+    assert len(settled) > 3
+    codes = stream.finish()
+    assert codes == processor.encode_audio([QUESTION])[0]
+    assert codes[: len(settled)] == settled
+
+
+@pytest.mark.parametrize("name", ["short", "mid", "long", "tiny"])
+@pytest.mark.parametrize("lengths", [[320], [1, 100, 5000]])
+@pytest.mark.parametrize("sizes", [{}, {"num_stacked_frames": 3, "stacking_stride": 4, "frame_shift": 30}])
+def test_features_come_row_by_row(name, lengths, sizes):
+    tensors = plus_tensors()
+    normalization = {f"cmvn_{kind}": tensors[f"cmvn.{kind}"].tolist() for kind in ("shift", "scale")}
+    extractor = VitaAudioFeatureExtractor(**(sizes or normalization))
+    recording = tensors[f"wave.{name}"].numpy()
+    expected = extractor(recording)["input_features"][0]
+    encoder, generator, num_settled = FeatureEncoder(extractor), np.random.default_rng(0), 0
+    start = 0
+    while start < len(recording):
+        length = generator.choice(lengths)
+        encoder.put(recording[start : start + length])
+        start += length
+        # A row that is there stays
+        np.testing.assert_allclose(encoder.settled, expected[: len(encoder.settled)], atol=1e-5)
+        assert len(encoder.settled) >= num_settled
+        num_settled = len(encoder.settled)
+    assert num_settled >= len(expected) - 2
+    features = encoder.finish()
+    assert features.dtype == np.float32
+    np.testing.assert_allclose(features, expected, atol=1e-5)
+
+
+def test_the_stream_of_a_model_of_features():
+    processor = tiny_plus_processor()
+    stream = processor.encoding_stream()
+    put_in_chunks(stream, QUESTION, lambda: 320)
+    features = stream.finish()
+    np.testing.assert_allclose(features, processor.feature_extractor(QUESTION)["input_features"][0], atol=1e-5)
+    prompt = processor.build_prompt([{"role": "user", "content": [{"type": "audio", "audio": features}]}])
+    assert prompt["feature_attention_mask"].sum() == len(features)
+
+
+def test_a_codec_that_encodes_whole_audios_does_so_at_the_end():
+    torch.manual_seed(0)
+    config = DacConfig(
+        encoder_hidden_size=4,
+        downsampling_ratios=[4, 4, 4, 4],
+        upsampling_ratios=[4, 4, 4, 4],
+        decoder_hidden_size=32,
+        n_codebooks=1,
+        codebook_size=16,
+        codebook_dim=4,
+    )
+    processor = VitaAudioProcessor.from_codec(tiny_tokenizer(), DacModel(config).eval())
+    stream = processor.encoding_stream()
+    put_in_chunks(stream, QUESTION, lambda: 3200)
+    assert stream.settled == []
+    assert stream.finish() == processor.encode_audio([QUESTION])[0]
+
+
+@pytest.mark.parametrize("make", [tiny_processor, tiny_plus_processor])
+@pytest.mark.parametrize(
+    "chunks, message",
+    [
+        ([QUESTION[:800]], "lasts 0.050 s, shorter than the 0.1 s"),
+        ([], "empty"),
+        ([np.zeros(8000, np.float32)] * 2, "silent"),
+        ([QUESTION] * 2, "longer than the limit of max_audio_seconds = 2"),
+        ([np.full(8000, np.nan, np.float32)], "NaN"),
+        ([np.full(8000, 300, np.float32)], "up to 300"),
+        ([np.zeros(8000)], "float64"),
+        ([np.zeros((2, 8000), np.float32)], r"float32 of \(2, 8000\)"),
+        ([[0.0]], "got list"),
+    ],
+)
+def test_what_the_stream_refuses(make, chunks, message):
+    stream = make(max_audio_seconds=2).encoding_stream()
+    with pytest.raises(ValueError, match=message):
+        for chunk in chunks:
+            stream.put(chunk)
+        stream.finish()
+
+
+def test_samples_beyond_1_are_clipped():
+    processor = tiny_processor()
+    stream = processor.encoding_stream()
+    stream.put(QUESTION * np.float32(2))
+    assert stream.finish() == processor.encode_audio([QUESTION * np.float32(2)])[0]
