@@ -64,13 +64,12 @@ function onEvent(event) {
   conversation.onEvent(event);
 }
 
+// The shipped model was trained on questions that begin at once, and mishears some after the usual 300 ms
+const TURN_DETECTION = { type: "server_vad", prefix_padding_ms: 150 };
+
 function updateSession() {
-  const session = {
-    type: "realtime",
-    audio: {
-      input: { transcription: {}, turn_detection: handsFree.checked ? { type: "server_vad" } : null },
-    },
-  };
+  const turn_detection = handsFree.checked ? TURN_DETECTION : null;
+  const session = { type: "realtime", audio: { input: { transcription: {}, turn_detection } } };
   if (chosenMode !== null) session.vita_audio = { mctp_mode: chosenMode };
   connection.send("session.update", { session });
 }
@@ -79,6 +78,7 @@ function showSession(session) {
   get("model").textContent = session.model ?? "";
   const mode = session.vita_audio?.mctp_mode;
   for (const radio of document.getElementsByName("mode")) radio.checked = radio.value === mode;
+  get("mode-legend").textContent = mode ? "Mode" : "Mode: the model's own";
 }
 
 function showConnection(state, { reason, wait, wasRefused } = {}) {
