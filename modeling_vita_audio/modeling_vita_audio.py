@@ -19,6 +19,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutp
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
+from .attention_vita_audio import CACHED_SDPA
 from .cache_vita_audio import VitaAudioCache
 from .compatibility_vita_audio import (
     CACHE,
@@ -154,6 +155,8 @@ class VitaAudioModel(VitaAudioSpeechInput, VitaAudioPreTrainedModel):
     def __init__(self, config: VitaAudioConfig):
         super().__init__(config)
         self.language_model = AutoModel.from_config(config.text_config)
+        if self.language_model.config._attn_implementation == "sdpa":
+            self.language_model.config._attn_implementation = CACHED_SDPA
         cause, parts = None, ("embed_tokens", "layers", "norm", "rotary_emb")
         if missing := [name for name in parts if not hasattr(self.language_model, name)]:
             cause = f"its model has no {', '.join(missing)}"
