@@ -24,10 +24,13 @@ EVENTS = TypeAdapter(RealtimeServerEvent)
 PATIENCE = 30
 
 PUSH_TO_TALK = {"audio": {"input": {"turn_detection": None}}}
+NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen".split()
 ANSWER = "The sum of seven and six is thirteen."
 
-# What the shipped model takes long to answer: it reads the text aloud, for ten seconds or more
-LONG = TTS_PROMPT + "The sum of seven and six is thirteen. " * 8
+# What the shipped model takes long to answer: it reads the text aloud
+LONG = TTS_PROMPT + " ".join(
+    f"The sum of {a} and {b} is {c}." for a, b, c in zip(NUMBERS, NUMBERS[1:], NUMBERS[::2], strict=False)
+)
 
 
 @cache

@@ -1,0 +1,178 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What the model gets of a conversation over `/v1/realtime`, and when."""
+
+import time
+
+import pytest
+from realtime_client import ANSWER, PUSH_TO_TALK, RealtimeClient, question, silence, text_of
+from waiting import wait_until
+
+from serving.engine import PromptTooLong
+
+
+TEXT = {"output_modalities": ["text"]}
+
+
+class WatchedAssistant:
+    """
+    The shipped model, which notes what it is asked.
+
+    Attributes:
+        answered (`list[list[dict]]`), prepared (`list[list[dict]]`): the messages of each call.
+        forgotten (`list[str]`): conversations.
+        max_messages (`int`): beyond it a prompt is too long.
+    """
+
+    def __init__(self, assistant):
+        self._assistant = assistant
+        self.answered, self.prepared, self.forgotten, self.ids = [], [], [], set()
+        self.max_messages = 1000
+
+    def __getattr__(self, name):
+        return getattr(self._assistant, name)
+
+    def answer(self, messages, options, *, conversation_id=None, with_audio=True):
+        if len(messages) > self.max_messages:
+            raise PromptTooLong(f"The conversation has {len(messages)} messages, and there is room for fewer.")
+        self.answered.append(messages)
+        self.ids.add(conversation_id)
+        return self._assistant.answer(messages, options, conversation_id=conversation_id, with_audio=with_audio)
+
+    async def prepare(self, messages, conversation_id):
+        self.prepared.append(messages)
+        await self._assistant.prepare(messages, conversation_id)
+
+    async def forget(self, conversation_id):
+        self.forgotten.append(conversation_id)
+        await self._assistant.forget(conversation_id)
+
+
+@pytest.fixture
+def watched(assistant):
+    return WatchedAssistant(assistant)
+
+
+@pytest.fixture
+def server(http_servers, watched):
+    return http_servers.start(watched)
+
+
+def said(messages: list[dict]) -> list[str]:
+    """Who said what; `*` stands for speech."""
+    return [m["role"][0] + ":" + "".join(part.get("text", "*") for part in m["content"]) for m in messages]
+
+
+def test_history(server, watched):
+    with RealtimeClient(server, {"instructions": "Be brief.", **PUSH_TO_TALK}) as client:
+        client.say(question())
+        client.send("input_audio_buffer.commit")
+        client.send("response.create")
+        assert client.answer()["status"] == "completed"
+        history = ["s:Be brief.", "u:*"]
+        assert said(watched.answered[-1]) == history
+        # read ahead as soon as the answer is there
+        history += [f"a:{text_of(client.events[-1]['response'])}"]
+        wait_until(lambda: [said(messages) for messages in watched.prepared] == [history])
+        client.write("One.", "system")
+        client.ask("Two?", **TEXT)
+        assert said(watched.answered[-1]) == history + ["s:One.", "u:Two?"]
+        client.ask("Three?", instructions="Be long.", conversation="none", **TEXT)
+        assert said(watched.answered[-1])[0] == "s:Be long." and said(watched.answered[-1])[-1] == "u:Three?"
+        # the engine's cache belongs to the conversation alone
+        (conversation_id,) = watched.ids - {None}
+        assert len(watched.ids) == 2
+    wait_until(lambda: watched.forgotten == [conversation_id])
+
+
+def test_what_was_not_heard_is_not_in_the_history(server, watched):
+    """The clock says what was heard of an answer that is still playing, until the client does."""
+    with RealtimeClient(server) as client:
+        client.say(silence(0.5) + question() + silence(1))
+        first = client.until("response.output_audio.delta")
+        begun = time.monotonic()
+        response = client.answer()
+        assert response["status"] == "completed" and text_of(response) == ANSWER
+        wait_until(lambda: watched.prepared)
+        assert said(watched.prepared[-1]) == ["u:*", f"a:{ANSWER}"]
+        # the answer lasts two seconds, and the model took less to make it
+        client.say(silence(0.5) + question())
+        client.until("input_audio_buffer.speech_started")
+        elapsed = time.monotonic() - begun
+        wait_until(lambda: len(watched.prepared) == 2)
+        heard = "".join(said(watched.prepared[-1])[1:]).removeprefix("a:")
+        assert ANSWER.startswith(heard) and heard != ANSWER
+        # nobody speaks 30 characters in a second, and text is a piece ahead of its speech
+        assert len(heard) < 30 * elapsed + 20
+        client.send("conversation.item.truncate", item_id=first["item_id"], content_index=0, audio_end_ms=800)
+        client.until("conversation.item.truncated")
+        client.say(silence(1))
+        client.until("response.created")
+        asked = said(watched.answered[-1])
+        heard = asked[1].removeprefix("a:")
+        assert asked == ["u:*", f"a:{heard}", "u:*"]
+        assert ANSWER.startswith(heard) and 0 < len(heard) < len(ANSWER)
+        client.answer()
+
+
+def test_a_truncated_answer_is_read_ahead(server, watched):
+    with RealtimeClient(server, PUSH_TO_TALK) as client:
+        client.say(question())
+        client.send("input_audio_buffer.commit")
+        client.send("response.create")
+        response = client.answer()
+        item_id = response["output"][0]["id"]
+        client.send("conversation.item.truncate", item_id=item_id, content_index=0, audio_end_ms=1000)
+        client.until("conversation.item.truncated")
+        wait_until(lambda: len(watched.prepared) == 2)
+        _, answer = said(watched.prepared[-1])
+        assert ANSWER.startswith(answer.removeprefix("a:")) and answer != f"a:{ANSWER}"
+        client.send("conversation.item.delete", item_id=item_id)
+        client.until("conversation.item.deleted")
+        wait_until(lambda: len(watched.prepared) == 3)
+        assert said(watched.prepared[-1]) == ["u:*"]
+
+
+def test_long_conversations_lose_their_oldest_turns(server, watched):
+    with RealtimeClient(server) as client:
+        client.write("Be kind.", "system")
+        for text in ("One?", "Two?", "Three?"):
+            client.write(text)
+            client.write(text[:-1] + "!", "assistant")
+        watched.max_messages = 4
+        client.ask("Four?", **TEXT)
+        assert said(watched.answered[-1]) == ["s:Be kind.", "u:Three?", "a:Three!", "u:Four?"]
+        # for ever, so that what was read of the rest can be used
+        watched.max_messages = 1000
+        client.ask("Five?", **TEXT)
+        assert said(watched.answered[-1])[:4] == ["s:Be kind.", "u:Three?", "a:Three!", "u:Four?"]
+        # a single turn that is too long cannot be answered
+        watched.max_messages = 1
+        client.write("Six?")
+        client.send("response.create", event_id="six")
+        error = client.receive()["error"]
+        assert error["event_id"] == "six" and error["code"] == "context_length_exceeded"
+
+
+def test_long_conversations_that_must_not_lose_turns(server, watched):
+    watched.max_messages = 2
+    with RealtimeClient(server, {"truncation": "disabled"}) as client:
+        client.ask("One?", **TEXT)
+        client.write("Two?")
+        client.send("response.create", event_id="two")
+        error = client.receive()["error"]
+        assert error["event_id"] == "two" and error["code"] == "context_length_exceeded"
+        assert "3 messages" in error["message"]
+
+
+def test_a_commit_in_the_middle_of_speech(server, watched):
+    with RealtimeClient(server) as client:
+        client.say(silence(0.5) + question()[:48000])
+        item_id = client.until("input_audio_buffer.speech_started")["item_id"]
+        client.send("input_audio_buffer.commit")
+        assert client.until("input_audio_buffer.committed")["item_id"] == item_id
+        client.say(question()[48000:] + silence(1))
+        again = client.until("input_audio_buffer.speech_started")["item_id"]
+        assert again != item_id
+        client.answer()
+        assert said(watched.answered[-1]) == ["u:*", "u:*"]
