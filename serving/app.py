@@ -16,17 +16,10 @@ from .access import Gate
 from .api_errors import ApiError, server_error
 from .assistant import Assistant
 from .chat import ChatCompletions
+from .realtime import realtime
 from .server import Server
 from .settings import ServerSettings
 from .speech_api import Speech, Transcriptions
-
-
-try:
-    from .realtime import realtime
-except ModuleNotFoundError:
-
-    async def realtime(websocket: WebSocket, server: Server) -> None:
-        await websocket.close()
 
 
 PAGE = Path(__file__).with_name("page")

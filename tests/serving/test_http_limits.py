@@ -65,7 +65,7 @@ def test_a_full_queue(http_servers):
     with ThreadPoolExecutor(5) as pool:
         answers = [pool.submit(httpx.post, address.url + CHAT, json=HELLO, timeout=30) for _ in range(5)]
         wait_until(lambda: (values(address)[("answers_running",)], values(address)[("queue",)]) == (2, 3))
-        client = openai.OpenAI(base_url=f"{address.url}/v1", api_key="any", max_retries=0)
+        client = openai.OpenAI(base_url=f"{address.url}/v1", api_key="any", max_retries=0, timeout=10)
         with pytest.raises(openai.RateLimitError, match="2 answers at once, and 3 more requests are waiting") as error:
             client.chat.completions.create(**HELLO)
         assert error.value.code == "rate_limit_exceeded" and int(error.value.response.headers["retry-after"]) > 0
@@ -130,14 +130,23 @@ def test_an_answer_of_the_model_that_nobody_reads_is_cancelled(http_servers):
     wait_until(lambda: values(address).get(("answers_total", "speech", "cancelled")) == 1)
 
 
-def test_a_reader_that_does_not_read_is_let_go(http_servers):
+@pytest.mark.parametrize("by_system", [True, False])
+def test_a_reader_that_does_not_read_is_let_go(http_servers, monkeypatch, by_system):
+    if not by_system:
+        monkeypatch.delattr(socket, "TCP_USER_TIMEOUT", raising=False)
     assistant = MadeUpAssistant(num_pieces=10**6)
     address = http_servers.start(assistant, send_seconds=0.5)
-    with raw_request(address, SPEECH, SAY, SO_RCVBUF=4096):
+    with raw_request(address, SPEECH, SAY, SO_RCVBUF=4096) as connection:
         wait_until(lambda: assistant.answers and assistant.answers[0].is_cancelled)
         # what was made for it before lies in buffers of the system, a few MB
         assert assistant.answers[0].num_pieces < 2000
         assert values(address)[("answers_running",)] == 0
+        if by_system and hasattr(socket, "TCP_USER_TIMEOUT"):
+            # what is left of the connection on the server's side is thrown away as well
+            time.sleep(1)
+            with pytest.raises(ConnectionResetError):
+                while connection.recv(2**20):
+                    pass
 
 
 def test_a_slow_reader_gets_all(http_servers):

@@ -91,7 +91,7 @@ def is_healthy(url):
 )
 def test_wrong_options(capsys, options, words):
     assert main(["serve", *options]) == 1
-    (line,) = capsys.readouterr().err.splitlines()
+    line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("vita-audio: error: ") and words in line
 
 
