@@ -83,10 +83,14 @@ class StreamingSpeechCodec(SpeechCodec, Protocol):
 
 @runtime_checkable
 class JoinableDecoderState(Protocol):
-    """The state of utterances that need not have begun together to be decoded side by side."""
+    """
+    The state of utterances that need not have begun together to be decoded side by side.
 
-    def can_join(self, other: Any) -> bool:
-        """Whether chunks of equal length of the two give audio of equal length."""
+    codes_to_skip (`int`): how many more codes have to come before the first audio is made. States can be joined where
+        it is the same.
+    """
+
+    codes_to_skip: int
 
     def cat(self, states: Sequence[Any]) -> Any:
         """A state whose rows are those of `states`, which stay as they are; a class method."""
@@ -212,7 +216,10 @@ def decode_chunks(
     output = codec.decode(audio_codes=audio_codes, **streaming)
     samples = output.audio_values.reshape(len(chunks), -1).float().clamp(-1, 1).cpu().numpy()
     state = output.get("decoder_state")
-    return list(zip(samples, [state] if len(chunks) == 1 else [None] * len(chunks) if is_final else state.split()))
+    if len(chunks) == 1:
+        return [(samples[0], state)]
+    # A copy, because one row would keep all of them in memory
+    return list(zip(map(np.copy, samples), [None] * len(chunks) if is_final else state.split()))
 
 
 __all__ = [

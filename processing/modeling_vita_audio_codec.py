@@ -125,10 +125,6 @@ class VitaAudioCodecDecoderState:
     source: torch.FloatTensor
     frames: torch.FloatTensor
 
-    def can_join(self, other: "VitaAudioCodecDecoderState") -> bool:
-        """Whether chunks of equal length of both give audio of equal length, as `cat` needs it."""
-        return self.codes_to_skip == other.codes_to_skip
-
     @classmethod
     def cat(cls, states: Sequence["VitaAudioCodecDecoderState"]) -> "VitaAudioCodecDecoderState":
         """
@@ -137,7 +133,7 @@ class VitaAudioCodecDecoderState:
         Raises:
             ValueError: some wait for more codes of look-ahead than others, so their next audio is not as long.
         """
-        if not all(map(states[0].can_join, states)):
+        if len({state.codes_to_skip for state in states}) != 1:
             raise ValueError(
                 "Only states that wait for as many codes of look-ahead can be joined, got "
                 f"{[state.codes_to_skip for state in states]!s:.200} (`codes_to_skip`)."
