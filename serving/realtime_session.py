@@ -73,19 +73,6 @@ class RealtimeSession:
         self._transcriber = Transcriber(server, outbox, self._is_quiet)
         self._preparing: asyncio.Task | None = None
         self._is_closing = False
-        self._handlers = {
-            "session.update": self._update_session,
-            "input_audio_buffer.append": self._append_audio,
-            "input_audio_buffer.commit": self._commit_audio,
-            "input_audio_buffer.clear": self._clear_audio,
-            "output_audio_buffer.clear": self._clear_output,
-            "conversation.item.create": self._create_item,
-            "conversation.item.retrieve": self._retrieve_item,
-            "conversation.item.delete": self._delete_item,
-            "conversation.item.truncate": self._truncate_item,
-            "response.create": self._create_response,
-            "response.cancel": self._cancel_response,
-        }
 
     @property
     def is_answering(self) -> bool:
@@ -102,7 +89,7 @@ class RealtimeSession:
             if isinstance(message.get("event_id"), str):
                 event_id = message["event_id"]
             event = read_event(message)
-            await self._handlers[event.type](event)
+            await HANDLERS[event.type](self, event)
         except ApiError as error:
             self.refuse(error, event_id)
         except Exception:
@@ -520,6 +507,21 @@ class RealtimeSession:
 
     def _put(self, kind: str, **fields: object) -> None:
         self._outbox.put(server_event(kind, **fields))
+
+
+HANDLERS = {
+    "session.update": RealtimeSession._update_session,
+    "input_audio_buffer.append": RealtimeSession._append_audio,
+    "input_audio_buffer.commit": RealtimeSession._commit_audio,
+    "input_audio_buffer.clear": RealtimeSession._clear_audio,
+    "output_audio_buffer.clear": RealtimeSession._clear_output,
+    "conversation.item.create": RealtimeSession._create_item,
+    "conversation.item.retrieve": RealtimeSession._retrieve_item,
+    "conversation.item.delete": RealtimeSession._delete_item,
+    "conversation.item.truncate": RealtimeSession._truncate_item,
+    "response.create": RealtimeSession._create_response,
+    "response.cancel": RealtimeSession._cancel_response,
+}
 
 
 __all__ = ["RealtimeSession"]
