@@ -5,11 +5,42 @@ A model that is talked to: conversations in, text and speech out while they are 
 tokens, and a codec, which hears and speaks, behind one interface for all protocols.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from tokenizers.decoders import DecodeStream
+from transformers import ProcessorMixin
+
+from processing.conversation_vita_audio import (
+    read_conversation,
+    recognition_conversation,
+    synthesis_conversation,
+    task_of,
+    with_system_prompt,
+)
+
+from .codec_worker import CodecWorker
+from .engine import Engine, EngineOverloaded, GenerationRequest, PromptTooLong
+
+
+# About a minute of speech with its text, as the pipeline has it
+DEFAULT_MAX_NEW_TOKENS = 1024
+
+# Pieces of an answer that may wait for a slow reader. The codec has a bound of its own, in seconds of speech.
+MAX_QUEUED_PIECES = 256
+
+# How many codes of a user's speech are read by the language model at a time, while the user talks: 0.32 s of it.
+CODES_PER_PREFILL = 4
+
+# VITA-Audio speaks by 12.5 codes per second, whatever its codec
+SECONDS_PER_CODE = 0.08
+
+# Nobody speaks faster: while the length of an answer's speech is not known yet, no more of its text counts as heard.
+# The shipped model's voice speaks 20 characters a second.
+CHARACTERS_PER_SECOND = 20
 
 
 @dataclass(frozen=True)
@@ -37,7 +68,7 @@ class AnswerOptions:
 
 class Answer(AsyncIterator[Piece]):
     """
-    An answer while it is made. Iterate to its end, or `await answer.cancel()`.
+    An answer while it is made. Iterate to its end, or `await answer.cancel()`. Made by [`Assistant`].
 
     Attributes:
         text (`str`): all text so far.
@@ -45,51 +76,181 @@ class Answer(AsyncIterator[Piece]):
         num_prompt_tokens (`int`), num_new_tokens (`int`): for reports of usage.
     """
 
-    text: str
-    is_cut_off: bool
-    num_prompt_tokens: int
-    num_new_tokens: int
+    def __init__(self, assistant: "Assistant", messages: list[dict], options: dict, with_audio: bool):
+        self.text, self.is_cut_off = "", False
+        self.num_prompt_tokens = self.num_new_tokens = 0
+        self._assistant, self._messages, self._options = assistant, messages, options
+        self._task_name = task_of(messages)
+        self._queue = asyncio.Queue(MAX_QUEUED_PIECES)
+        self._is_written = self._is_over = False
+        self._speaking = assistant.codec_worker.speak() if with_audio and self._task_name != "asr" else None
+        # How many seconds of speech there are so far, of codes that are written
+        self._seconds = 0.0
+        self._task = asyncio.ensure_future(self._make())
+
+    async def __anext__(self) -> Piece:
+        if self._is_over:
+            raise StopAsyncIteration
+        item = await self._queue.get()
+        if isinstance(item, Piece):
+            return item
+        self._is_over = True
+        if item is not None:
+            raise item
+        raise StopAsyncIteration
 
     def text_at(self, seconds: float) -> str:
         """The text that had been spoken when so many seconds of the answer's speech had been played."""
+        if self._is_written:
+            share = seconds / self._seconds if self._seconds else 1.0
+            length = round(share * len(self.text))
+        else:
+            length = round(seconds * CHARACTERS_PER_SECOND)
+        if length >= len(self.text):
+            return self.text
+        # to the end of the last whole word
+        return self.text[: max(length, 0)].rpartition(" ")[0].rstrip()
 
     async def cancel(self) -> None:
         """Stops the model and the codec for this answer; nothing more comes."""
+        self._task.cancel()
+        if self._speaking is not None:
+            self._speaking.cancel()
+        # Whoever waits for the next piece learns that there is none
+        self._is_over = True
+        while not self._queue.empty():
+            self._queue.get_nowait()
+        self._queue.put_nowait(None)
+        await asyncio.wait([self._task])
+
+    async def _make(self) -> None:
+        """Writes the answer and speaks it, and puts the pieces into the queue."""
+        end = None
+        try:
+            async with asyncio.TaskGroup() as group:
+                if self._speaking is not None:
+                    group.create_task(self._speak())
+                await self._write()
+        except* Exception as errors:
+            end = errors.exceptions[0]
+        await self._queue.put(end)
+
+    async def _write(self) -> None:
+        is_aloud = self._speaking is not None
+        # An answer to a written question is text, as the models learn it, and is then read aloud
+        is_written_first = self._task_name == "written"
+        await self._generate(self._messages, self._options, has_text=True, has_speech=is_aloud)
+        if is_written_first and is_aloud and not self._seconds and self.text.strip():
+            options = {**self._options, "conversation_id": None}
+            messages = synthesis_conversation(self.text.strip())
+            await self._generate(read_conversation(messages), options, has_text=False, has_speech=True)
+        self._is_written = True
+        if is_aloud:
+            self._speaking.end()
+
+    async def _generate(self, messages: list[dict], options: dict, has_text: bool, has_speech: bool) -> None:
+        """One generation, of whose tokens the text or the speech or both are part of the answer."""
+        processor = self._assistant.processor
+        vocabulary, tokenizer = processor.speech_vocabulary, processor.tokenizer.backend_tokenizer
+        messages = await self._assistant.encode(messages)
+        request = replace(self._assistant.request_of(messages), **options)
+        self.num_prompt_tokens += len(request.input_ids)
+        num_before, text_ids, token_id = self.num_new_tokens, [], None
+        # Text comes piece by piece, and no token is decoded twice
+        text_stream = DecodeStream(skip_special_tokens=True)
+        stream = self._assistant.engine.generate(request)
+        try:
+            async for tokens in stream:
+                codes = []
+                self.num_new_tokens += len(tokens)
+                for token_id in tokens:
+                    if vocabulary.is_code(token_id):
+                        codes.append(token_id - vocabulary.speech_token_offset)
+                    elif not vocabulary.is_delimiter(token_id) and has_text:
+                        text_ids.append(token_id)
+                        if piece := text_stream.step(tokenizer, token_id):
+                            await self._put_text(piece)
+                if codes and has_speech:
+                    self._seconds += len(codes) * SECONDS_PER_CODE
+                    self._speaking.put(codes)
+        finally:
+            await stream.aclose()
+        # an answer that was cut off may end in a part of a character
+        if has_text and (rest := processor.decode_text(text_ids)[len(self.text) :]):
+            await self._put_text(rest)
+        is_full = self.num_new_tokens - num_before >= request.max_new_tokens
+        self.is_cut_off |= is_full and token_id != processor.tokenizer.eos_token_id
+
+    async def _put_text(self, piece: str) -> None:
+        self.text += piece
+        await self._queue.put(Piece(text=piece))
+
+    async def _speak(self) -> None:
+        async for samples in self._speaking:
+            await self._queue.put(Piece(audio=samples))
 
 
 class Hearing:
     """
-    Speech of a user that is encoded while it comes in.
+    Speech of a user that is encoded, and read by the language model, while it comes in. Made by [`Assistant.hear`].
 
     Attributes:
         num_samples (`int`): how many have come, at the assistant's `input_sampling_rate`.
     """
 
-    num_samples: int
+    def __init__(self, assistant: "Assistant", messages: list[dict] | None, conversation_id: str | None):
+        self.num_samples = 0
+        self._assistant, self._messages, self._conversation_id = assistant, messages, conversation_id
+        self._listening = assistant.codec_worker.hear()
+        self._num_prefilled = -CODES_PER_PREFILL
+        self._prefill: asyncio.Task | None = None
 
     def put(self, samples: np.ndarray) -> None:
         """Takes the next samples, float32 `(num_samples,)` in [-1, 1] at the assistant's `input_sampling_rate`."""
+        self.num_samples += len(samples)
+        self._listening.put(samples)
+        if self._conversation_id is None or (self._prefill is not None and not self._prefill.done()):
+            return
+        settled = self._listening.settled()
+        # Features are read as a whole, so there is no more to prepare for than that they come
+        if self._prefill is not None and self._assistant.processor.hears_features:
+            return
+        if len(settled) >= self._num_prefilled + CODES_PER_PREFILL:
+            self._num_prefilled = len(settled)
+            self._prefill = asyncio.ensure_future(
+                self._assistant.prepare(self._messages or [], self._conversation_id, settled)
+            )
 
     async def finish(self) -> Any:
         """Ends the speech and returns what stands for it in messages: `{"type": "audio", "audio": this}`."""
+        return await self._listening.finish()
 
     def cancel(self) -> None:
         """Throws the speech away."""
+        self._listening.cancel()
 
 
 class Assistant:
     """
-    Attributes:
+    Args:
+        processor ([`VitaAudioProcessor`]): with a codec.
+        engine ([`Engine`]): that runs the model.
         model_name (`str`): by which clients know it.
+
+    Attributes:
         input_sampling_rate (`int`): of the audio it hears, in Hz.
         output_sampling_rate (`int`): of the audio it speaks, in Hz.
         max_audio_seconds (`float`): the longest audio it takes.
+        max_prompt_tokens (`int`): the longest conversation that the model was trained with.
     """
 
-    model_name: str
-    input_sampling_rate: int
-    output_sampling_rate: int
-    max_audio_seconds: float
+    def __init__(self, processor: ProcessorMixin, engine: Engine, model_name: str):
+        self.processor, self.engine, self.model_name = processor, engine, model_name
+        self.codec_worker = CodecWorker(processor)
+        self.input_sampling_rate = processor.feature_extractor.sampling_rate
+        self.output_sampling_rate = processor.output_sampling_rate
+        self.max_audio_seconds = processor.max_audio_seconds
+        self.max_prompt_tokens = processor.tokenizer.model_max_length
 
     def answer(
         self,
@@ -111,28 +272,140 @@ class Assistant:
             conversation_id (`str`, *optional*): see [`GenerationRequest`].
             with_audio (`bool`): whether speech is wanted. Without it the codec does not run.
 
+        Returns:
+            [`Answer`]: its iteration raises a ValueError if the conversation is longer than the model can read.
+
         Raises:
             ValueError: the conversation or an option cannot be used; the message says why.
+            PromptTooLong: the conversation is too long for the model, or is one of several turns with a
+                `conversation_id` and longer than what the model was trained with.
             EngineOverloaded: too many requests are waiting.
         """
+        messages = self._check(messages)
+        given = {name: value for name, value in vars(options).items() if value is not None}
+        given = {"max_new_tokens": DEFAULT_MAX_NEW_TOKENS, "conversation_id": conversation_id, **given}
+        if self.engine.num_waiting >= self.engine.max_queue_length:
+            raise EngineOverloaded(f"{self.engine.num_waiting} requests are waiting already. Try again later.")
+        # Samples are encoded later, in the codec's thread, so their prompt is checked then
+        has_samples = any(is_samples(part["audio"]) for part in audio_parts(messages))
+        request = GenerationRequest(input_ids=[self.processor.tokenizer.eos_token_id])
+        if not has_samples:
+            request = self.request_of(messages)
+            self._check_length(messages, request, conversation_id)
+        self.engine.check(replace(request, **given))
+        return Answer(self, messages, given, with_audio)
 
     def speak(self, text: str, options: AnswerOptions = AnswerOptions()) -> Answer:
         """The speech of a text. Raises as `answer`."""
+        return self.answer(synthesis_conversation(text), options)
 
     def transcribe(self, audio: Any, options: AnswerOptions = AnswerOptions()) -> Answer:
         """The text of samples, or of what [`Hearing.finish`] returned. Raises as `answer`."""
+        return self.answer(recognition_conversation(audio), options, with_audio=False)
 
-    def hear(self) -> Hearing:
-        """Begins to listen to one turn of a user."""
+    def hear(self, messages: list[dict] | None = None, conversation_id: str | None = None) -> Hearing:
+        """
+        Begins to listen to one turn of a user.
 
-    async def prepare(self, messages: list[dict], conversation_id: str) -> None:
-        """Reads a conversation ahead of its next turn; see [`Engine.prefill`]."""
+        Args:
+            messages (`list[dict]`, *optional*): the turns before it.
+            conversation_id (`str`, *optional*): with it, the language model reads the turn while it comes in.
+        """
+        return Hearing(self, messages, conversation_id)
+
+    async def prepare(self, messages: list[dict], conversation_id: str, heard: Any = ()) -> None:
+        """
+        Reads a conversation ahead of its next turn; see [`Engine.prefill`]. A conversation that cannot be read is left
+        to `answer`, which says why.
+
+        Args:
+            messages (`list[dict]`): the turns so far.
+            conversation_id (`str`): see [`GenerationRequest`].
+            heard (*optional*): what is heard of the next turn so far, codes or features.
+        """
+        # An audio needs a code at least, so another one stands for a turn that has not begun
+        turn = {"role": "user", "content": [{"type": "audio", "audio": list(heard) or [0]}]}
+        try:
+            messages = with_system_prompt(read_conversation([*messages, turn]))
+            if self.processor.hears_features:
+                # Features are heard as a whole, so the place before them is as far as can be read
+                messages[-1] = {"role": "user", "content": [{"type": "text", "text": ""}]}
+            request = self.request_of(messages)
+            # The user's turn ends with the last one of these tokens; what follows begins the answer
+            tokenizer, vocabulary = self.processor.tokenizer, self.processor.speech_vocabulary
+            end = tokenizer.eos_token_id if self.processor.hears_features else vocabulary.end_audio_token_id
+            num_tokens = len(request.input_ids) - 1 - request.input_ids[::-1].index(end)
+            num_tokens -= 0 if self.processor.hears_features or len(heard) else 1
+            request = replace(request, input_ids=request.input_ids[:num_tokens], conversation_id=conversation_id)
+            await self.engine.prefill(request)
+        except (ValueError, EngineOverloaded):
+            return
 
     async def forget(self, conversation_id: str) -> None:
         """Frees what is kept of a conversation."""
+        await self.engine.forget(conversation_id)
 
     async def close(self) -> None:
         """Stops everything and waits for its end."""
+        await self.engine.close()
+        await asyncio.to_thread(self.codec_worker.close)
+
+    def _check(self, messages: list[dict]) -> list[dict]:
+        """
+        The messages with the system's turn.
+
+        Raises:
+            ValueError: see `answer`.
+        """
+        messages = with_system_prompt(read_conversation(messages))
+        for part in audio_parts(messages):
+            # A string would be a file or an address, which nobody who is served may open
+            if not isinstance(part["audio"], (np.ndarray, list)):
+                raise ValueError(f"An audio must be samples, codes or features, got a {type(part['audio']).__name__}.")
+        # which refuses control marks in texts
+        self.processor.apply_chat_template(messages)
+        return messages
+
+    def request_of(self, messages: list[dict]) -> GenerationRequest:
+        """The prompt of messages without samples; errors as of [`VitaAudioProcessor.build_prompt`]."""
+        inputs = self.processor.build_prompt(messages)
+        features = zip(inputs.get("input_features", ()), inputs.get("feature_attention_mask", ()))
+        return GenerationRequest(
+            input_ids=inputs["input_ids"][0].tolist(),
+            input_features=[values[mask.bool()].numpy() for values, mask in features],
+        )
+
+    def _check_length(self, messages: list[dict], request: GenerationRequest, conversation_id: str | None) -> None:
+        """Raises PromptTooLong for a session that is longer than what the model was trained with."""
+        num_turns = sum(message["role"] == "user" for message in messages)
+        if conversation_id is not None and num_turns > 1 and len(request.input_ids) > self.max_prompt_tokens:
+            raise PromptTooLong(
+                f"The conversation has {len(request.input_ids)} tokens, more than the {self.max_prompt_tokens} that "
+                "the model was trained with."
+            )
+
+    async def encode(self, messages: list[dict]) -> list[dict]:
+        """The messages with what stands for the samples in them, encoded in the codec's thread."""
+        encoded = []
+        for message in messages:
+            parts = []
+            for part in message["content"]:
+                if part["type"] == "audio" and is_samples(part["audio"]):
+                    listening = self.codec_worker.hear()
+                    listening.put(part["audio"])
+                    part = {"type": "audio", "audio": await listening.finish()}
+                parts.append(part)
+            encoded.append({**message, "content": parts})
+        return encoded
+
+
+def audio_parts(messages: list[dict]) -> list[dict]:
+    return [part for message in messages for part in message["content"] if part["type"] == "audio"]
+
+
+def is_samples(audio: Any) -> bool:
+    """Whether an audio is samples, and not encoded yet."""
+    return isinstance(audio, np.ndarray) and audio.ndim == 1
 
 
 __all__ = ["Answer", "AnswerOptions", "Assistant", "Hearing", "Piece"]

@@ -278,12 +278,8 @@ def run_serve(arguments: argparse.Namespace) -> int:
         raise missing_package("serve", error) from error
     # a port that is taken is named before the model is loaded, which may take long
     listener = listen(settings)
-    try:
-        from .loading import load_assistant
-    except ImportError:  # temporary, until it is there
-        from .naive import load_assistant
+    from .loading import load_assistant
 
-        arguments = arguments.model
     serve(load_assistant(arguments), settings, listener)
     return 0
 

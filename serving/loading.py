@@ -18,6 +18,8 @@ from hub_cards.command_line import check_place
 if TYPE_CHECKING:
     from transformers import Pipeline, PreTrainedModel, ProcessorMixin
 
+    from .assistant import Assistant
+
 
 # transformers' loading raises one of these if a file has JSON of another shape than it expects
 ERRORS_OF_MALFORMED_FILES = (AttributeError, KeyError, IndexError, TypeError, RecursionError)
@@ -42,6 +44,31 @@ def load_pipeline(arguments: argparse.Namespace) -> Pipeline:
         ValueError, OSError: an option is wrong, or the model is malformed, incomplete or not there.
         TypeError: `--codec` is no speech codec.
     """
+    from processing import VitaAudioPipeline
+
+    model, processor = load_parts(arguments)
+    return VitaAudioPipeline(model, processor=processor, device=model.device)
+
+
+def load_assistant(arguments: argparse.Namespace) -> Assistant:
+    """
+    What a server talks with: the model of the options, run by the engine on transformers. Options and errors are those
+    of [`load_pipeline`].
+    """
+    from .assistant import Assistant
+    from .transformers_engine import TransformersEngine
+
+    model, processor = load_parts(arguments)
+    if processor.audio_tokenizer is None:
+        raise ValueError(f"{arguments.model} has no speech codec, without which nobody can talk to it.")
+    processor.audio_tokenizer.to(model.device)
+    # a folder by its name, a Hub id whole
+    name = Path(arguments.model).resolve().name if os.path.isdir(arguments.model) else arguments.model
+    return Assistant(processor, TransformersEngine(model), name)
+
+
+def load_parts(arguments: argparse.Namespace) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """The model, on its device, and the processor of a command's options; errors as of [`load_pipeline`]."""
     codec = getattr(arguments, "codec", None)
     for option, name in (("--model", arguments.model), ("--codec", codec)):
         if name is not None:
@@ -59,18 +86,16 @@ def load_pipeline(arguments: argparse.Namespace) -> Pipeline:
     # and again, and at the end, which takes a third of the time of a short answer.
     gc.disable()
     try:
-        return build_pipeline(arguments, codec)
+        return load_on_device(arguments, codec)
     finally:
         # the objects of now will stay, so later collections need not look at it
         gc.freeze()
         gc.enable()
 
 
-def build_pipeline(arguments: argparse.Namespace, codec: str | None) -> Pipeline:
+def load_on_device(arguments: argparse.Namespace, codec: str | None) -> tuple[PreTrainedModel, ProcessorMixin]:
     import torch
     import transformers
-
-    from processing import VitaAudioPipeline
 
     try:
         device = torch.device(arguments.device)
@@ -90,7 +115,7 @@ def build_pipeline(arguments: argparse.Namespace, codec: str | None) -> Pipeline
             f"{arguments.model} cannot be loaded, because a file in it is malformed ({type(error).__name__}: "
             f"{error!s:.200})."
         ) from error
-    return VitaAudioPipeline(model, processor=processor, device=device)
+    return model.to(device), processor
 
 
 def check_folder(option: str, name: str) -> None:
