@@ -16,3 +16,19 @@ def assistant():
     assistant = load_assistant(Namespace(**options))
     yield assistant
     asyncio.run(assistant.close())
+
+
+@pytest.fixture(scope="session")
+def http_servers(assistant):
+    """Starts servers of the shipped model on 127.0.0.1, see `HttpServers`."""
+    from http_servers import HttpServers
+
+    servers = HttpServers(assistant)
+    yield servers
+    servers.stop()
+
+
+@pytest.fixture(scope="session")
+def http_server(http_servers):
+    """A server of the shipped model with the default settings."""
+    return http_servers.start()
