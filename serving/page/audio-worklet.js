@@ -5,7 +5,7 @@
 // `playback` plays what it is given and knows to the sample how much was played.
 
 const RATE = 24000; // of the Realtime protocol, in Hz
-const LEVEL_FRAMES = 600; // levels are told every 25 ms, one bar of the waveform
+const LEVEL_FRAMES = 600; // levels are told every 25 ms, more often than the waveform has bars
 const RESUME_SAMPLES = 2400; // after a gap 100 ms are collected first, or slow speech would come in crumbs
 
 // Windowed-sinc resampling of a stream. Firefox refuses to record in a context of another rate than the microphone's.

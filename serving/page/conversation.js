@@ -25,6 +25,8 @@ export class Conversation {
     this.numSent = 0; // samples, from the start of the session
     this.marks = []; // when they were sent
     this.endOfTurn = null; // performance.now() at the end of the user's last turn
+    this.isAwaited = false; // an answer was asked for, and the server has not begun with it
+    this.isUnwanted = false; // and the user has stopped it since
     this.afterActive = null;
     this.onActivity("idle");
   }
@@ -59,9 +61,12 @@ export class Conversation {
   }
 
   requestAnswer() {
-    const request = () => this.connection.send("response.create");
+    const request = () => {
+      this.isAwaited = true;
+      this.connection.send("response.create");
+    };
     // a session makes one answer at a time, and one that was cancelled takes a moment to end
-    if (this.active) this.afterActive = request;
+    if (this.active || this.isAwaited) this.afterActive = request;
     else request();
     this.onActivity("thinking");
   }
@@ -69,6 +74,11 @@ export class Conversation {
   // The user stops the answer.
   async interrupt() {
     this.afterActive = null;
+    this.isUnwanted = this.isAwaited;
+    await this.cancelActive();
+  }
+
+  async cancelActive() {
     if (this.active) this.connection.send("response.cancel", { response_id: this.active.responseId });
     await this.fallSilent();
   }
@@ -117,8 +127,8 @@ export class Conversation {
 
   show(answer) {
     const times = [];
-    if (answer.firstSoundMs !== undefined) times.push(`First sound after ${Math.round(answer.firstSoundMs)} ms`);
-    if (answer.serverMs != null) times.push(`${Math.round(answer.serverMs)} ms in the server`);
+    if (answer.firstSoundMs !== undefined) times.push(`Sound after ${Math.round(answer.firstSoundMs)} ms`);
+    if (answer.serverMs != null) times.push(`server ${Math.round(answer.serverMs)} ms`);
     if (answer.wasInterrupted) times.push("interrupted");
     answer.message.times(times.join(" · "));
     if (answer.isFinished || answer.wasInterrupted) answer.message.finish(answer.wasInterrupted);
@@ -150,7 +160,10 @@ export class Conversation {
         this.active = { responseId: event.response.id, itemId: null, numSamples: 0, endOfTurn: this.endOfTurn };
         this.active.message = this.transcript.answer();
         this.endOfTurn = null;
+        this.isAwaited = false;
         this.onActivity("thinking");
+        if (this.isUnwanted) this.cancelActive();
+        this.isUnwanted = false;
         break;
       case "response.output_item.added":
         this.active.itemId = event.item.id;

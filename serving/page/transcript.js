@@ -4,6 +4,7 @@
 // The conversation as text. An answer is written ahead of its sound, so its words wait in a lighter colour until they
 // are heard; what was never heard is struck through, and the model does not remember it either.
 
+const NEAR_END = 40; // pixels: less than a message
 const PACE = 65; // ms a character of speech takes, as long as the length of the whole is not known
 
 function element(tag, className, text = "") {
@@ -18,14 +19,18 @@ export class Transcript {
   constructor(log, announcer) {
     this.log = log;
     this.announcer = announcer;
+    this.isFollowing = true; // who has scrolled up to read is left there
+    log.addEventListener("scroll", () => {
+      this.isFollowing = log.scrollHeight - log.scrollTop - log.clientHeight < NEAR_END;
+    });
+    const follow = () => this.isFollowing && log.scrollTo(0, log.scrollHeight);
+    new MutationObserver(follow).observe(log, { childList: true, subtree: true, characterData: true });
+    new ResizeObserver(follow).observe(log);
   }
 
   add(node) {
     document.getElementById("welcome")?.remove();
-    // who has scrolled up to read is left there
-    const isAtEnd = this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight < 80;
     this.log.append(node);
-    if (isAtEnd) node.scrollIntoView({ block: "end" });
   }
 
   divider(text) {
@@ -91,7 +96,6 @@ class AnswerMessage {
     const span = element("span", "unspoken", text);
     this.parts.push({ span, start: milliseconds, place: this.text.textContent.length });
     this.text.append(span);
-    this.node.scrollIntoView({ block: "nearest" });
   }
 
   // The text is all there, and its speech is so long.
@@ -109,7 +113,6 @@ class AnswerMessage {
   times(text) {
     const line = this.node.querySelector(".times") ?? this.node.appendChild(element("p", "times"));
     line.textContent = text;
-    this.node.scrollIntoView({ block: "nearest" });
   }
 
   finish(wasInterrupted) {

@@ -1,9 +1,9 @@
 // Copyright 2026 The vita-audio authors.
 // SPDX-License-Identifier: Apache-2.0
 //
-// The waveforms of both sides, one bar per 25 ms, on one clock: what was said at once stands one above the other.
+// The waveforms of both sides, one bar per 40 ms, on one clock: what was said at once stands one above the other.
 
-const BAR_MS = 25;
+const BAR_MS = 40;
 const BAR_WIDTH = 3; // CSS pixels, with the gap to the next
 const HOLD_MS = 60; // levels come every 25 ms, though not evenly; one that is older is over
 const FLOOR_DB = -50; // quieter than that is drawn as silence

@@ -3,6 +3,7 @@
 """The page in a real browser, whose microphone hears spoken questions, with a real server of the shipped model."""
 
 import os
+import re
 import shutil
 from importlib.util import find_spec
 from urllib.parse import urlsplit
@@ -79,7 +80,8 @@ def test_a_spoken_question_is_answered_with_text_and_speech(open_page, http_serv
     heard = load_recognizer()(spoken(talk.take_played()), PAGE_RATE)
     assert word_error_rate([ANSWER], [heard]) <= 0.2, heard
     # both times, and the page's has the way to the loudspeaker in it
-    page_ms, server_ms = map(int, np.array(talk.page.locator(".times").text_content().split())[[3, 6]])
+    times = r"Sound after (\d+) ms · server (\d+) ms"
+    page_ms, server_ms = map(int, re.fullmatch(times, talk.page.locator(".times").text_content()).groups())
     measured = talk.wait_received("response.done")["response"]["vita_audio"]["time_to_first_audio_ms"]
     assert server_ms == round(measured) and page_ms >= server_ms
     # nobody else was asked for anything, and nothing went wrong
@@ -148,6 +150,26 @@ def test_by_keyboard_alone(open_page):
     talk.wait_received("response.done", 2)
     talk.wait_activity("Ready")
     assert talk.texts("user")[1] == "What is two plus five?"
+    assert talk.problems == []
+
+
+def test_an_answer_is_stopped_before_it_is_heard(open_page):
+    talk = open_page()
+    for question in ("Which month comes after June?", "What is two plus five?"):
+        talk.page.get_by_role("textbox").fill(question)
+        talk.page.keyboard.press("Enter")
+    # the second question stops the first one's answer, and waits for its end
+    talk.wait_received("response.done", 2)
+    talk.page.keyboard.press("Escape")
+    talk.page.get_by_role("textbox").fill("Which month comes after May?")
+    talk.page.keyboard.press("Enter")
+    talk.page.keyboard.press("Escape")
+    talk.wait_received("response.done", 3)
+    talk.wait_activity("Ready")
+    done = [event["response"] for event in talk.received if event["type"] == "response.done"]
+    assert [response["status"] for response in done] == ["cancelled", "completed", "cancelled"]
+    assert done[0]["status_details"]["reason"] == "client_cancelled"
+    assert "error" not in {event["type"] for event in talk.received}
     assert talk.problems == []
 
 
