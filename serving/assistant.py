@@ -223,11 +223,18 @@ class Hearing:
 
     async def finish(self) -> Any:
         """Ends the speech and returns what stands for it in messages: `{"type": "audio", "audio": this}`."""
+        self._stop_prefill()
         return await self._listening.finish()
 
     def cancel(self) -> None:
         """Throws the speech away."""
+        self._stop_prefill()
         self._listening.cancel()
+
+    def _stop_prefill(self) -> None:
+        # What was read until now is kept
+        if self._prefill is not None:
+            self._prefill.cancel()
 
 
 class Assistant:
