@@ -116,7 +116,10 @@ class Gate:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] in ("http.response.start", "websocket.http.response.start"):
-                MutableHeaders(scope=message).update(SECURITY_HEADERS)
+                outgoing = MutableHeaders(scope=message)
+                outgoing.update(SECURITY_HEADERS)
+                # a browser asks whether its copy of the page is still right
+                outgoing.setdefault("Cache-Control", "no-cache")
             await send(message)
 
         try:

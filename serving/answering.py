@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from typing import Annotated, Any, ClassVar, Self
 
@@ -16,7 +16,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
 from .api_errors import ApiError, server_error
-from .server import Server
+from .assistant import Answer
+from .server import Server, raise_refusal
 
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,19 @@ class Endpoint(ABC):
                     logger.exception("An answer failed while it was sent")
                     error = server_error()
                 await sender.fail(error)
+
+    def begin(self, make: Callable[..., Answer], *args, **kwargs) -> Answer:
+        """
+        The answer that a method of the assistant makes.
+
+        Raises:
+            ApiError: the assistant refuses.
+        """
+        try:
+            return make(*args, **kwargs)
+        except Exception as error:
+            raise_refusal(error)
+            raise
 
     @abstractmethod
     async def read(self, request: Request) -> Any:
@@ -110,7 +124,9 @@ class Sender:
 
     async def whole(self, content: bytes | dict, media_type: str = "application/json") -> None:
         """Sends all at once; a dictionary as JSON."""
-        content = json.dumps(content).encode() if isinstance(content, dict) else content
+        if isinstance(content, dict):
+            # minutes of speech may be in it, which is megabytes
+            content = await asyncio.to_thread(lambda: json.dumps(content).encode())
         await self._begin(media_type, len(content))
         await self._put(content, more=False)
 

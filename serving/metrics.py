@@ -17,7 +17,7 @@ class Metrics:
         sessions (`Gauge`): realtime sessions that are open.
         running (`Gauge`): answers that are made, of all endpoints.
         queue (`Gauge`): HTTP requests that wait for their turn.
-        answers (`Counter`): answers that ended, by endpoint and outcome: finished, cancelled or failed.
+        answers (`Counter`): answers that ended, by endpoint and outcome: finished, cancelled, refused or failed.
         refused (`Counter`): requests that got an error, by its code.
         first_audio (`Histogram`): seconds from the request, or the end of a spoken turn, to the first audio of its
             answer, by endpoint.

@@ -66,6 +66,10 @@ async def run(assistant: Assistant, settings: ServerSettings, listener: socket.s
         access_log=False,
         server_header=False,
         ws_max_size=settings.max_message_bytes,
+        # messages of a session that wait to be read
+        ws_max_queue=4,
+        # base64 of samples gets hardly shorter, and the time for it would be the model's
+        ws_per_message_deflate=False,
         timeout_graceful_shutdown=CLOSING_SECONDS,
     )
     try:

@@ -155,7 +155,7 @@ class RunningAnswer:
     Iterates an answer and measures it.
 
     Attributes:
-        outcome (`str`): finished, cancelled (or not yet at its end) or failed.
+        outcome (`str`): finished, cancelled (or not yet at its end), refused or failed.
         first_audio (`float`, *optional*): the time of `time.perf_counter` when the first audio came.
         making_seconds (`float`): how long the pieces were waited for, without the time that a client took to read.
         spoken_seconds (`float`): the length of the audio so far.
@@ -183,9 +183,11 @@ class RunningAnswer:
             self.outcome = "finished"
             raise
         except Exception as error:
-            self.outcome = "failed"
+            # what an engine only sees when it begins is refused like what the assistant sees at once
             if not self.has_begun:
+                self.outcome = "refused"
                 raise_refusal(error)
+            self.outcome = "failed"
             raise
         finally:
             now = time.perf_counter()

@@ -18,7 +18,7 @@ from .api_errors import ApiError
 from .assistant import Answer, AnswerOptions
 from .audio_formats import CONTENT_TYPES, SpeechEncoder
 from .chat import Voice, decode_audio
-from .server import RunningAnswer, raise_refusal
+from .server import RunningAnswer
 
 
 # OpenAI's parameters of a transcription are about a dozen; lists come as a field for each value
@@ -60,11 +60,7 @@ class Speech(Endpoint):
             speech = SpeechEncoder(audio_format, self.server.assistant.output_sampling_rate)
         except ImportError as error:
             raise ApiError(str(error), param="response_format", code="unsupported_format") from error
-        try:
-            answer = self.server.assistant.speak(request.input, AnswerOptions(mctp_mode=request.mctp_mode))
-        except Exception as error:
-            raise_refusal(error)
-            raise
+        answer = self.begin(self.server.assistant.speak, request.input, AnswerOptions(mctp_mode=request.mctp_mode))
 
         async def send(content: bytes) -> None:
             if request.stream_format == "audio":
@@ -133,11 +129,7 @@ class Transcriptions(Endpoint):
         options = AnswerOptions(
             mctp_mode=request.mctp_mode, **sampling_options(request.temperature, top_p=None, seed=None)
         )
-        try:
-            answer = self.server.assistant.transcribe(samples, options)
-        except Exception as error:
-            raise_refusal(error)
-            raise
+        answer = self.begin(self.server.assistant.transcribe, samples, options)
         async with self.server.running(answer, "transcriptions", since) as pieces:
             if request.stream:
                 return await self._stream(answer, pieces, sender)

@@ -68,6 +68,7 @@ BAD = [
     (CHAT, audio("AAA"), DATA, "invalid_base64"),
     (CHAT, audio("AAAA\nAAAA"), DATA, "invalid_base64"),
     (CHAT, audio("é" * 4), DATA, "invalid_base64"),
+    (CHAT, audio("AA==" * 2), DATA, "invalid_base64"),
     (CHAT, audio("data:audio/wav;base64," + base64_of(NOISE)), DATA, "invalid_base64"),
     (CHAT, audio(""), DATA, "invalid_audio"),
     (CHAT, audio(base64.b64encode(b"no audio at all" * 100).decode()), DATA, "invalid_audio"),

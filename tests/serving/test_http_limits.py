@@ -89,6 +89,7 @@ def test_an_engine_that_is_full(http_servers):
     assert response.json()["error"]["code"] == "rate_limit_exceeded"
     assistant.error = EngineOverloaded()
     assert httpx.post(address.url + CHAT, json=HELLO | {"stream": True}).status_code == 429
+    assert values(address)[("answers_total", "chat", "refused")] == 2
 
 
 @pytest.mark.parametrize("path, body", [(CHAT, HELLO), (CHAT, HELLO | {"stream": True}), (SPEECH, SAY)])
