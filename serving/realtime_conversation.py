@@ -237,12 +237,10 @@ class Conversation:
         """The latest answer that this session has made."""
         return next((item for item in reversed(self.items) if isinstance(item, AnswerItem)), None)
 
-    def interrupt(self) -> AnswerItem | None:
-        """The user has begun to speak while the last answer may be playing; returns that answer."""
-        item = self.last_answer()
-        if item is not None:
+    def interrupt(self) -> None:
+        """The user has begun to speak while the last answer may be playing."""
+        if (item := self.last_answer()) is not None:
             item.interrupt()
-        return item
 
     def _place(self, item_id: str, param: str) -> int:
         for place, item in enumerate(self.items):

@@ -2,14 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The input audio buffer of a session: what the user says, from the first sample of a turn to its end."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import numpy as np
 
-from .assistant import Assistant, Hearing
+from .assistant import Hearing
 from .realtime_events import TurnDetection
 from .turn_detection import TurnDetector
+
+
+# What a turn may be long to be heard again, because what was said before it has changed: a client says within this
+# time how much of an interrupted answer it had played.
+MAX_HEARD_AGAIN_SECONDS = 2.0
 
 
 class InputAudio:
@@ -17,7 +22,8 @@ class InputAudio:
     Audio of the user, of which the model hears each turn as it comes.
 
     Args:
-        assistant ([`Assistant`]): which hears.
+        hear (`Callable`): begins to hear a turn.
+        sampling_rate (`int`): of the audio, in Hz.
         max_seconds (`float`): the longest turn.
 
     Attributes:
@@ -26,13 +32,13 @@ class InputAudio:
         quiet_since (`int`, *optional*): from where on audio is kept though nobody speaks.
     """
 
-    def __init__(self, assistant: Assistant, max_seconds: float):
+    def __init__(self, hear: Callable[[], Hearing], sampling_rate: int, max_seconds: float):
         self.position = self.turn_start = self.turn_end = 0
         self.quiet_since: int | None = None
-        self._assistant = assistant
-        self._max_samples = int(max_seconds * assistant.input_sampling_rate)
+        self._hear, self._sampling_rate = hear, sampling_rate
+        self._max_samples = int(max_seconds * sampling_rate)
         self._hearing: Hearing | None = None
-        # of the turn, int16
+        # of the turn
         self._heard: list[np.ndarray] = []
         # What belongs to no turn (yet), up to `position`
         self._recent = np.zeros(0, np.float32)
@@ -47,34 +53,35 @@ class InputAudio:
     @property
     def seconds(self) -> float:
         """The length of the turn."""
-        return (self.turn_end - self.turn_start) / self._assistant.input_sampling_rate if self.is_turn else 0.0
+        return (self.turn_end - self.turn_start) / self._sampling_rate if self.is_turn else 0.0
 
     def milliseconds(self, position: int) -> int:
-        return round(1000 * position / self._assistant.input_sampling_rate)
+        return round(1000 * position / self._sampling_rate)
 
     def take(self, samples: np.ndarray, detection: TurnDetection | None) -> Iterator[Literal["started", "stopped"]]:
         """
-        Takes the next samples, float32 `(num_samples,)`. With `detection` it tells when a turn starts and when it has
-        stopped; a turn that has stopped must be finished before the iterator goes on. Without, all belongs to one
-        turn.
+        Takes the next samples, float32 `(num_samples,)`. With `detection` it tells when a turn starts, before it is
+        heard, and when it has stopped; a turn that has stopped must be finished before the iterator goes on. Without,
+        all belongs to one turn.
         """
         self.position += len(samples)
         self._recent = np.concatenate([self._recent, samples])
         if detection is None:
             if not self.is_turn:
-                self._begin(self.position - len(samples))
+                self._set_start(self.position - len(samples))
+                self._hearing = self._hear()
             self._hear_until(self.position)
             return
         if self._detector is None:
-            self._detector = TurnDetector(self._assistant.input_sampling_rate)
+            self._detector = TurnDetector(self._sampling_rate)
             self._detector_start = self.position - len(samples)
-        rate = self._assistant.input_sampling_rate
-        padding = detection.prefix_padding_ms * rate // 1000
+        padding = detection.prefix_padding_ms * self._sampling_rate // 1000
         for change, seconds in self._detector.feed(samples, detection.threshold, detection.silence_duration_ms):
-            place = self._detector_start + round(seconds * rate)
+            place = self._detector_start + round(seconds * self._sampling_rate)
             if change == "started":
-                self._begin(place - padding)
+                self._set_start(place - padding)
                 yield "started"
+                self._hearing = self._hear()
             elif self.is_turn:
                 self._hear_until(place)
                 yield "stopped"
@@ -89,8 +96,17 @@ class InputAudio:
 
     def take_quiet(self) -> None:
         """Makes a turn of the audio since `quiet_since`, in which nobody spoke."""
-        self._begin(self.quiet_since)
+        self._set_start(self.quiet_since)
+        self._hearing = self._hear()
         self._hear_until(self.position)
+
+    def hear_again(self) -> None:
+        """Hears the turn from its start, unless it is long, because what was said before it has changed."""
+        if self.is_turn and self.seconds <= MAX_HEARD_AGAIN_SECONDS:
+            self._hearing.cancel()
+            self._hearing = self._hear()
+            for samples in self._heard:
+                self._hearing.put(samples)
 
     async def finish(self) -> tuple[Any, np.ndarray]:
         """
@@ -107,7 +123,8 @@ class InputAudio:
         if self._detector is not None:
             self._detector.end_speech()
         try:
-            return await hearing.finish(), np.concatenate(heard)
+            samples = np.rint(np.concatenate(heard).clip(-1, 1) * 32767).astype(np.int16)
+            return await hearing.finish(), samples
         except BaseException:
             hearing.cancel()
             raise
@@ -119,19 +136,18 @@ class InputAudio:
         self._hearing, self._heard, self._detector, self.quiet_since = None, [], None, None
         self._recent = np.zeros(0, np.float32)
 
-    def _begin(self, place: int) -> None:
-        """Begins a turn, at this place if the audio is still there."""
+    def _set_start(self, place: int) -> None:
+        """Lets a turn start at a place, if the audio is still there."""
         first = self.position - len(self._recent)
         self.turn_start = self.turn_end = max(place, first)
         self._recent = self._recent[self.turn_start - first :]
-        self._hearing, self._heard = self._assistant.hear(), []
 
     def _hear_until(self, place: int) -> None:
         """Hears what has come up to a place, or as much as fits into a turn."""
         num_samples = max(0, min(place, self.turn_start + self._max_samples) - self.turn_end)
         samples, self._recent = self._recent[:num_samples], self._recent[num_samples:]
         self._hearing.put(samples)
-        self._heard.append(np.rint(np.clip(samples, -1, 1) * 32767).astype(np.int16))
+        self._heard.append(samples)
         self.turn_end += len(samples)
 
 

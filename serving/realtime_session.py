@@ -11,7 +11,7 @@ import logging
 import time
 
 from .api_errors import ApiError, server_error
-from .assistant import Answer, AnswerOptions
+from .assistant import Answer, AnswerOptions, Hearing
 from .engine import PromptTooLong
 from .realtime_audio import AudioReader, bytes_per_second, decode_base64, seconds_of
 from .realtime_config import SessionConfig
@@ -62,7 +62,7 @@ class RealtimeSession:
         self._config = SessionConfig(model=server.assistant.model_name)
         self._conversation = Conversation(server.settings.max_turns)
         self._max_turn_seconds = min(server.settings.max_audio_seconds, server.assistant.max_audio_seconds)
-        self._input = InputAudio(server.assistant, self._max_turn_seconds)
+        self._input = InputAudio(self._hear, server.assistant.input_sampling_rate, self._max_turn_seconds)
         self._reader = AudioReader(self._config.input_format, server.assistant.input_sampling_rate)
         # of the turn that has begun
         self._turn_item_id = ""
@@ -142,6 +142,9 @@ class RealtimeSession:
                 param="audio",
                 code="input_audio_buffer_full",
             )
+        if detection is None and not self._input.is_turn:
+            # the turn that begins now reads the conversation itself
+            await self._stop_preparing()
         step = bytes_per_second(audio_format) // SLICES_PER_SECOND
         for start in range(0, len(content), step):
             for change in self._input.take(self._reader(content[start : start + step]), detection):
@@ -149,16 +152,22 @@ class RealtimeSession:
             await self._watch_silence()
             await asyncio.sleep(0)
 
+    def _hear(self) -> Hearing:
+        """Begins to hear a turn, which the model reads behind the conversation while it comes."""
+        if self._response is not None:
+            # the conversation is in use, and may not be what it is at the turn's end
+            return self._assistant.hear()
+        return self._assistant.hear(self._conversation.messages(self._config.instructions), self._conversation_id)
+
     async def _start_turn(self) -> None:
         self._turn_item_id = new_id("item")
         start = self._input.milliseconds(self._input.turn_start)
         self._put("input_audio_buffer.speech_started", audio_start_ms=start, item_id=self._turn_item_id)
         if self._config.turn_detection.interrupt_response:
-            item = self._conversation.interrupt()
+            self._conversation.interrupt()
             if self._response is not None:
                 await self._response.cancel("turn_detected")
-            if item is not None:
-                await self._prepare()
+        await self._stop_preparing()
 
     async def _stop_turn(self) -> None:
         since = time.perf_counter()
@@ -301,7 +310,7 @@ class RealtimeSession:
                 code="invalid_value",
             )
         # as if it were said
-        whole = InputAudio(self._assistant, self._max_turn_seconds)
+        whole = InputAudio(self._assistant.hear, self._assistant.input_sampling_rate, self._max_turn_seconds)
         reader = AudioReader(audio_format, self._assistant.input_sampling_rate)
         step = bytes_per_second(audio_format) // SLICES_PER_SECOND
         try:
@@ -481,13 +490,16 @@ class RealtimeSession:
 
     async def _prepare(self) -> None:
         """Reads what is new in the conversation while there is time, so that the next turn costs only what is new."""
-        if self._response is None:
+        if self._input.is_turn:
+            self._input.hear_again()
+        elif self._response is None:
             await self._stop_preparing()
             self._begin_preparing()
 
     def _begin_preparing(self) -> None:
         messages = self._conversation.messages(self._config.instructions)
-        if messages and (self._preparing is None or self._preparing.done()):
+        is_preparing = self._preparing is not None and not self._preparing.done()
+        if messages and not is_preparing and not self._input.is_turn:
             self._preparing = asyncio.create_task(self._read_ahead(messages))
 
     async def _read_ahead(self, messages: list[dict]) -> None:

@@ -2,13 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random and mutated messages to `/v1/realtime`: no traceback, no hang, and no other session suffers."""
 
+import asyncio
 import base64
 import json
 import logging
 import random
 import time
+from argparse import Namespace
 
 import pytest
+from http_servers import HttpServers
 from places import MINI
 from realtime_client import EVENTS, RealtimeClient, question, text_of
 from waiting import wait_until
@@ -131,13 +134,14 @@ def mutated(random: random.Random, known_ids: list[str]) -> str | bytes:
 
 @pytest.fixture(scope="module")
 def server():
-    from http_servers import HttpServers
+    from serving.loading import load_assistant
 
-    from serving.naive import load_assistant
-
-    servers = HttpServers(load_assistant(str(MINI)))
+    options = {"model": str(MINI), "revision": None, "device": "cpu", "dtype": None, "threads": 1}
+    assistant = load_assistant(Namespace(**options))
+    servers = HttpServers(assistant)
     yield servers.start(max_turns=20, max_audio_seconds=20)
     servers.stop()
+    asyncio.run(assistant.close())
 
 
 def test_random_messages(server, caplog):

@@ -19,14 +19,15 @@ class WatchedAssistant:
     The shipped model, which notes what it is asked.
 
     Attributes:
-        answered (`list[list[dict]]`), prepared (`list[list[dict]]`): the messages of each call.
+        answered (`list[list[dict]]`), prepared (`list[list[dict]]`), heard (`list[list[dict]]`): the messages of each
+            call.
         forgotten (`list[str]`): conversations.
         max_messages (`int`): beyond it a prompt is too long.
     """
 
     def __init__(self, assistant):
         self._assistant = assistant
-        self.answered, self.prepared, self.forgotten, self.ids = [], [], [], set()
+        self.answered, self.prepared, self.heard, self.forgotten, self.ids = [], [], [], [], set()
         self.max_messages = 1000
 
     def __getattr__(self, name):
@@ -38,6 +39,10 @@ class WatchedAssistant:
         self.answered.append(messages)
         self.ids.add(conversation_id)
         return self._assistant.answer(messages, options, conversation_id=conversation_id, with_audio=with_audio)
+
+    def hear(self, messages=None, conversation_id=None):
+        self.heard.append(messages)
+        return self._assistant.hear(messages, conversation_id)
 
     async def prepare(self, messages, conversation_id):
         self.prepared.append(messages)
@@ -99,18 +104,20 @@ def test_what_was_not_heard_is_not_in_the_history(server, watched):
         client.say(silence(0.5) + question())
         client.until("input_audio_buffer.speech_started")
         elapsed = time.monotonic() - begun
-        wait_until(lambda: len(watched.prepared) == 2)
-        heard = "".join(said(watched.prepared[-1])[1:]).removeprefix("a:")
+        # what the model reads while the user speaks
+        wait_until(lambda: len(watched.heard) == 2)
+        heard = "".join(said(watched.heard[1])[1:]).removeprefix("a:")
         assert ANSWER.startswith(heard) and heard != ANSWER
         # nobody speaks 30 characters in a second, and text is a piece ahead of its speech
         assert len(heard) < 30 * elapsed + 20
         client.send("conversation.item.truncate", item_id=first["item_id"], content_index=0, audio_end_ms=800)
         client.until("conversation.item.truncated")
+        assert len(watched.heard) == 3
         client.say(silence(1))
         client.until("response.created")
         asked = said(watched.answered[-1])
         heard = asked[1].removeprefix("a:")
-        assert asked == ["u:*", f"a:{heard}", "u:*"]
+        assert asked == [*said(watched.heard[2]), "u:*"] == ["u:*", f"a:{heard}", "u:*"]
         assert ANSWER.startswith(heard) and 0 < len(heard) < len(ANSWER)
         client.answer()
 

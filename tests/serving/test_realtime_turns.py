@@ -86,9 +86,8 @@ def test_push_to_talk_for_three_turns(pusher):
     assert [event["previous_item_id"] for event in added] == [None, *ids[:-1]]
     assert [event["item"]["role"] for event in added] == ["user", "assistant"] * 3
     # all that was said before is in the prompt
-    if answers[0]["usage"]["input_tokens"] > 10:
-        tokens = [answer["usage"]["input_tokens"] for answer in answers]
-        assert tokens[1] > 1.5 * tokens[0] and tokens[2] - tokens[1] == tokens[1] - tokens[0]
+    tokens = [answer["usage"]["input_tokens"] for answer in answers]
+    assert tokens[1] > tokens[0] + 30 and tokens[2] > tokens[1] + 30
 
 
 def test_what_is_retrieved_is_what_was_said(pusher):
@@ -237,9 +236,9 @@ def test_speech_interrupts_the_answer(client):
     kinds = [kind for kind in client.types(start) if not kind.endswith("delta")]
     assert kinds[0] == "input_audio_buffer.speech_started" and kinds[-1] == "response.done"
     # nothing more of it comes, and the client says how much was heard
-    client.send("conversation.item.truncate", item_id=first["item_id"], content_index=0, audio_end_ms=100)
+    client.send("conversation.item.truncate", item_id=first["item_id"], content_index=0, audio_end_ms=60)
     truncated = client.until("conversation.item.truncated")
-    assert truncated["audio_end_ms"] == 100
+    assert truncated["audio_end_ms"] == 60
     client.say(silence(1))
     second = client.answer()
     assert second["id"] != first["response_id"] and second["status"] == "completed"
@@ -285,12 +284,10 @@ def test_cancel_and_truncate(pusher):
     pusher.send("response.cancel", event_id="late")
     error = pusher.receive()["error"]
     assert error["event_id"] == "late" and error["code"] == "response_cancel_not_active"
-    sent = len(pusher.audio(response["id"])) / 48
     pusher.send("conversation.item.truncate", item_id=first["item_id"], content_index=0, audio_end_ms=0)
     pusher.until("conversation.item.truncated")
     content = pusher.retrieve(first["item_id"])["content"][0]
     assert content["transcript"] == "" and content["audio"] == ""
-    assert sent > 100
 
 
 def test_truncation_leaves_what_was_heard(pusher):
