@@ -9,7 +9,7 @@ from modeling_fixtures import random_config, random_model
 from pictures import drawn_colors
 from places import FIXTURES
 
-from benchmarks import codec_speed, decode_speed
+from benchmarks import codec_speed, decode_speed, length_speed
 from modeling_vita_audio import MCTP_MODES
 from processing.convert_glm4_voice_to_hf import convert
 
@@ -119,3 +119,25 @@ def test_the_picture_and_the_table_of_codecs(figures, tmp_path):
     }
     assert [label.get_text() for label in axes.get_xticklabels()] == ["small", "large"]
     assert "| small | 2.0 M | 0.100 | 0.200 | 0.300 | 500 ms | 1.0 GiB |" in codec_speed.speed_table(results)
+
+
+@pytest.mark.slow
+def test_length_speed_measures_every_mode_and_fills_the_readme(tmp_path, capsys, monkeypatch):
+    random_model().save_pretrained(tmp_path / "model")
+    # Twice the last place are the positions that the model gets
+    monkeypatch.setattr(length_speed, "PLACES", (0, 60, 120))
+    readme = tmp_path / "README.md"
+    readme.write_text("# x\n<!-- length speed -->\n<!-- end of length speed -->\n")
+    arguments = ["--model", str(tmp_path / "model"), "--device", "cpu", "--rounds", "1", "--num_tokens", "28"]
+    length_speed.main([*arguments, "--output_dir", str(tmp_path), "--readme", str(readme)])
+    rows = json.loads((tmp_path / "length_speed.json").read_text())["rows"]
+    assert list(rows) == [*MCTP_MODES, "boost, lossless", "turbo, lossless"]
+    for row in rows.values():
+        seconds = row["seconds_per_token"]
+        assert row["ratios"] == {place: pytest.approx(seconds[place] / seconds["0"]) for place in ("0", "60", "120")}
+    ratios = rows["turbo"]["ratios"]
+    table = readme.read_text()
+    start = 1000 * rows["turbo"]["seconds_per_token"]["0"]
+    assert f"| turbo | {start:.2f} ms | {ratios['60']:.2f} | {ratios['120']:.2f} |" in table
+    assert table.strip().split("\n")[2:-1] == capsys.readouterr().out.strip().split("\n")
+    assert drawn_colors(tmp_path / "length_speed.png") >= 2
