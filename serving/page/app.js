@@ -271,14 +271,16 @@ addEventListener("blur", () => {
 
 // ---- Writing, modes and messages ----
 
-get("write").addEventListener("submit", async (event) => {
+let written = Promise.resolve(); // questions keep their order, even if the sound opens slowly
+
+get("write").addEventListener("submit", (event) => {
   event.preventDefault();
   const text = get("text").value.trim();
   if (text === "" || connection.state !== "connected") return;
   get("text").value = "";
   // without a loudspeaker an answer can still be read
-  await openSound().catch(() => notify("There is no sound: the browser found no loudspeaker."));
-  conversation.write(text);
+  const sound = openSound().catch(() => notify("There is no sound: the browser found no loudspeaker."));
+  written = written.then(() => sound).then(() => conversation.write(text));
 });
 
 get("modes").addEventListener("change", (event) => {

@@ -7,6 +7,7 @@
 import { fromBase64, RATE } from "./audio.js";
 
 const MARKS = 400; // blocks of 50 ms whose time is kept: longer than any pause at which a turn ends
+const REQUEST = "answer"; // the name of the event that asks for an answer, by which an error refers to it
 
 export class Conversation {
   // `onActivity` gets "idle", "listening", "thinking" or "speaking"; `onProblem` a sentence.
@@ -21,7 +22,7 @@ export class Conversation {
   // A session begins without a history.
   begin() {
     this.active = null; // the answer that the server is making
-    this.heard = null; // the answer that is being played
+    this.current = null; // the last answer, until it was heard to its end or stopped
     this.numSent = 0; // samples, from the start of the session
     this.marks = []; // when they were sent
     this.endOfTurn = null; // performance.now() at the end of the user's last turn
@@ -47,28 +48,34 @@ export class Conversation {
 
   commitAudio() {
     this.endOfTurn = performance.now();
-    this.connection.send("input_audio_buffer.commit");
-    this.requestAnswer();
+    this.ask(() => this.connection.send("input_audio_buffer.commit"));
   }
 
   async write(text) {
-    await this.interrupt();
     this.transcript.userMessage(text);
+    await this.interrupt();
     this.endOfTurn = performance.now();
     const content = [{ type: "input_text", text }];
-    this.connection.send("conversation.item.create", { item: { type: "message", role: "user", content } });
-    this.requestAnswer();
+    this.ask(() => this.connection.send("conversation.item.create", { item: { type: "message", role: "user", content } }));
   }
 
-  requestAnswer() {
+  // `addTurn` sends the turn that is to be answered.
+  ask(addTurn) {
+    this.onActivity("thinking");
     const request = () => {
+      addTurn();
       this.isAwaited = true;
-      this.connection.send("response.create");
+      this.connection.send("response.create", { event_id: REQUEST });
     };
     // a session makes one answer at a time, and one that was cancelled takes a moment to end
     if (this.active || this.isAwaited) this.afterActive = request;
     else request();
-    this.onActivity("thinking");
+  }
+
+  goOn() {
+    const request = this.afterActive;
+    this.afterActive = null;
+    request?.();
   }
 
   // The user stops the answer.
@@ -85,10 +92,10 @@ export class Conversation {
 
   // Stops the sound, and has the answer end where it was heard.
   async fallSilent() {
-    const answer = this.heard ?? this.active;
-    if (answer === null || answer.wasInterrupted) return;
+    const answer = this.current;
+    if (answer === null) return;
     answer.wasInterrupted = true; // what still comes of it is not played
-    this.heard = null;
+    this.current = null;
     const stopped = await this.loudspeaker?.stop();
     const milliseconds = stopped?.item === answer.itemId ? stopped.milliseconds : 0;
     if (answer.itemId !== null && answer.numSamples > 0) {
@@ -107,7 +114,6 @@ export class Conversation {
     const answer = this.answers.get(itemId);
     if (!answer || answer.wasInterrupted) return;
     if (answer.endOfTurn !== null) answer.firstSoundMs = time - answer.endOfTurn;
-    this.heard = answer;
     this.show(answer);
     this.onActivity("speaking");
   }
@@ -119,10 +125,14 @@ export class Conversation {
   onFinished(itemId) {
     const answer = this.answers.get(itemId);
     if (!answer || answer.wasInterrupted) return;
-    this.heard = null;
+    this.finish(answer);
+    this.onActivity("idle");
+  }
+
+  finish(answer) {
     answer.isFinished = true;
+    this.current = null;
     this.show(answer);
-    if (this.active === null) this.onActivity("idle");
   }
 
   show(answer) {
@@ -159,6 +169,7 @@ export class Conversation {
       case "response.created":
         this.active = { responseId: event.response.id, itemId: null, numSamples: 0, endOfTurn: this.endOfTurn };
         this.active.message = this.transcript.answer();
+        this.current = this.active;
         this.endOfTurn = null;
         this.isAwaited = false;
         this.onActivity("thinking");
@@ -186,6 +197,11 @@ export class Conversation {
       case "error":
         // an answer may end by itself in the moment in which it is stopped
         if (event.error.code !== "response_cancel_not_active") this.onProblem(event.error.message);
+        if (event.error.event_id === REQUEST) {
+          this.isAwaited = this.isUnwanted = false;
+          this.onActivity("idle");
+          this.goOn();
+        }
         break;
     }
   }
@@ -200,10 +216,11 @@ export class Conversation {
     answer.message.setLength((answer.numSamples / RATE) * 1000);
     // the sound may go on for long after the server has made it
     if (!answer.wasInterrupted && answer.numSamples > 0 && this.loudspeaker) this.loudspeaker.end(answer.itemId);
-    else if (!answer.wasInterrupted) answer.isFinished = true;
+    else if (!answer.wasInterrupted) {
+      this.finish(answer);
+      this.onActivity("idle");
+    }
     this.show(answer);
-    if (answer.numSamples === 0 && !answer.wasInterrupted) this.onActivity("idle");
-    this.afterActive?.();
-    this.afterActive = null;
+    this.goOn();
   }
 }
