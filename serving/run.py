@@ -44,6 +44,8 @@ def serve(assistant: Assistant, settings: ServerSettings, listener: socket.socke
     """Serves at a socket of [`listen`] until SIGINT or SIGTERM, and closes the assistant."""
     # no access log, because addresses may have in them what is nobody's business; the metrics have the numbers
     logging.basicConfig(level=logging.WARNING)
+    # it warns of each byte of a broken form, and clients could fill the log
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     port = listener.getsockname()[1]
     if settings.api_key is None and not settings.is_local:
         print(

@@ -6,6 +6,7 @@ import base64
 import json
 import logging
 import random
+from copy import deepcopy
 
 import httpx
 import numpy as np
@@ -65,7 +66,7 @@ def places(value):
 
 def mutated(body, rng):
     """A body with one to three places changed, and sometimes its bytes."""
-    body = json.loads(json.dumps(body))
+    body = deepcopy(body)
     for _ in range(rng.randint(1, 3)):
         container, key = rng.choice(list(places(body)))
         change = rng.randrange(4)
@@ -74,9 +75,9 @@ def mutated(body, rng):
         elif change == 1 and isinstance(container, dict):
             container[rng.choice(["url", "path", "tools", "n", "audio", "stream", "x" * 300, ""])] = container[key]
         elif change == 2 and isinstance(container, list):
-            container.insert(key, rng.choice([container[key], rng.choice(VALUES)]))
+            container.insert(key, deepcopy(rng.choice([container[key], rng.choice(VALUES)])))
         else:
-            container[key] = rng.choice(VALUES)
+            container[key] = deepcopy(rng.choice(VALUES))
         if not list(places(body)):
             break
     content = bytearray(json.dumps(body, ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass"))
