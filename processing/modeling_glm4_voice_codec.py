@@ -2,13 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """GLM-4-Voice's speech codec (arXiv 2412.02612): one codebook, 12.5 codes per second, 16 kHz in and 22.05 kHz out.
 
-A Whisper encoder and its codebook make the codes; a flow-matching decoder and a vocoder speak them. Streaming decodes
+A Whisper encoder and its codebook make the codes; a flow-matching decoder and a vocoder speak them. Speech that comes
+in is encoded block by block, because the encoder reads no further than a block of 4 s. Streaming decodes
 blocks of codes. A block is decoded together with the codes before it and their mel frames, so that it goes on in the
 same voice. The frames at its end were made without the codes that follow; the next block makes them again and fades
 from the old ones to the new.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -20,7 +22,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 from .compatibility_vita_audio import attach_to_package
 from .configuration_glm4_voice_codec import Glm4VoiceCodecConfig
 from .modeling_glm4_voice_flow import Glm4VoiceCodeAttention, Glm4VoiceFlow
-from .modeling_glm4_voice_speech_encoder import Glm4VoiceSpeechEncoder
+from .modeling_glm4_voice_speech_encoder import Glm4VoiceSpeechEncoder, Glm4VoiceSpeechEncoderState
 from .modeling_glm4_voice_vocoder import Glm4VoiceSnake, Glm4VoiceVocoder, Glm4VoiceVocoderState
 from .saving_vita_audio import saved_whole
 
@@ -30,6 +32,14 @@ DEFAULT_SEED = 42
 
 # Segments of 30 s that the encoder reads at once; longer audio is read in several calls.
 SEGMENTS_PER_FORWARD = 16
+
+# Whisper's range of a segment's log-mel bins, in powers of ten: quieter ones are raised to so far below the loudest.
+MEL_RANGE = 8.0
+
+# How much nearer the nearest vector of the codebook has to be than the next, in steps of the distance's floating point
+# type, so that rounding cannot have made another code. Distances of 30 s of speech, encoded whole and in pieces by a
+# small encoder, differed by 3 steps.
+CLEAR_MARGIN = 200
 
 
 @dataclass
@@ -43,6 +53,39 @@ class Glm4VoiceCodecEncoderOutput(ModelOutput):
 
     audio_codes: torch.LongTensor | None = None
     audio_codes_mask: torch.BoolTensor | None = None
+
+
+@dataclass
+class Glm4VoiceCodecEncoderState:
+    r"""
+    What `encode_chunk` carries from one chunk of samples to the next; made by [`Glm4VoiceCodec.init_encoder_state`].
+    All but the codes is of the segment that is not over yet.
+
+    codes (`list[int]`): the codes so far.
+    num_final_codes (`int`): how many of them are of segments that are over.
+    samples (`list[torch.FloatTensor]`): its chunks `(num_samples,)`.
+    num_samples (`int`): how many these are.
+    waiting (`torch.FloatTensor` of shape `(num_samples,)`): the last samples, which have no frames yet, and those
+        before them that the windows of these frames begin with.
+    log_mel (`list[torch.FloatTensor]`): its frames `(num_mel_bins, num_frames)`, in powers of ten.
+    num_frames (`int`): how many these are.
+    loudest (`float`): the loudest bin of these frames.
+    quietest (`float`): the quietest bin of the frames that have codes.
+    encoder ([`Glm4VoiceSpeechEncoderState`], *optional*): the encoder's; None before its first block.
+    has_unclear_code (`bool`): whether rounding could have made another code of one of the segment's.
+    """
+
+    waiting: torch.FloatTensor
+    codes: list[int] = field(default_factory=list)
+    num_final_codes: int = 0
+    samples: list[torch.FloatTensor] = field(default_factory=list)
+    num_samples: int = 0
+    log_mel: list[torch.FloatTensor] = field(default_factory=list)
+    num_frames: int = 0
+    loudest: float = -math.inf
+    quietest: float = math.inf
+    encoder: Glm4VoiceSpeechEncoderState | None = None
+    has_unclear_code: bool = False
 
 
 @dataclass
@@ -242,6 +285,131 @@ class Glm4VoiceCodec(Glm4VoiceCodecPreTrainedModel):
             device=str(self.device),
         ).to(self.device)
         return features["input_features"][0].T, features["attention_mask"][0]
+
+    # Audio to codes while it comes in
+
+    def init_encoder_state(self) -> Glm4VoiceCodecEncoderState:
+        """The state of an `encode_chunk` before its first chunk of samples. Each utterance needs its own."""
+        return Glm4VoiceCodecEncoderState(waiting=torch.zeros(0, device=self.device))
+
+    @can_return_tuple
+    @torch.no_grad()
+    def encode_chunk(
+        self, input_values: torch.FloatTensor, encoder_state: Glm4VoiceCodecEncoderState, is_final: bool = False
+    ) -> Glm4VoiceCodecEncoderOutput:
+        r"""
+        Encodes an utterance while it comes in: a block of 4 s when its last sample has come. A code also depends on
+        the loudest bin of its segment where a bin of its frames is 80 dB quieter. When one gets as loud as that, the
+        codes of the segment are taken back, and made anew with the next block.
+
+        Args:
+            input_values (`torch.FloatTensor` of shape `(1, 1, num_samples)`):
+                The next samples, at `config.sampling_rate` Hz. There may be none.
+            encoder_state ([`Glm4VoiceCodecEncoderState`]):
+                State after the chunk before; updated in place.
+            is_final (`bool`, defaults to `False`):
+                Whether these are the last samples.
+
+        Returns:
+            [`Glm4VoiceCodecEncoderOutput`]: `audio_codes`, all codes of the utterance that stand so far; after the
+            last chunk those that `encode` makes of the whole.
+
+        Raises:
+            ValueError: `input_values` has another shape, or the utterance ends without a sample.
+        """
+        if input_values.ndim != 3 or input_values.shape[:2] != (1, 1):
+            raise ValueError(f"`input_values` must be (1, 1, num_samples), got {tuple(input_values.shape)}.")
+        state, rest = encoder_state, input_values[0, 0].float()
+        # Half as many positions as frames
+        block_size = 2 * self.config.tokenizer_config.attention_block_size
+        while len(rest):
+            samples, rest = rest.tensor_split([self.segment_length - state.num_samples])
+            state.samples.append(samples)
+            state.num_samples += len(samples)
+            num_blocks = state.num_frames // block_size
+            self._add_frames(state, samples)
+            if state.num_samples == self.segment_length:
+                self._end_segment(state)
+            elif state.num_frames // block_size > num_blocks:
+                self._encode_frames(state, state.num_frames // block_size * block_size)
+        if is_final and not state.num_samples and not state.codes:
+            raise ValueError("The utterance ends without a single sample; there is nothing to encode.")
+        if is_final and state.num_samples:
+            self._end_segment(state)
+        return Glm4VoiceCodecEncoderOutput(audio_codes=torch.tensor([[state.codes]], device=self.device))
+
+    def _add_frames(self, state: Glm4VoiceCodecEncoderState, samples: torch.FloatTensor, is_end: bool = False) -> None:
+        """
+        Makes the frames that Whisper's feature extractor would, but for its clamping, of all windows whose samples
+        have come. It mirrors the segment at its ends.
+        """
+        n_fft, hop = self.feature_extractor.n_fft, self.feature_extractor.hop_length
+        state.waiting = waiting = torch.cat([state.waiting, samples])
+        if is_end:
+            # As in `encode`, zeros fill up the last code
+            waiting = nn.functional.pad(waiting, (0, -state.num_samples % self.config.hop_length))
+        if not state.num_frames:
+            if len(waiting) <= n_fft // 2:
+                return
+            waiting = torch.cat([waiting[1 : n_fft // 2 + 1].flip(0), waiting])
+        num_frames = (len(waiting) - n_fft) // hop + 1
+        if is_end:
+            # The frame that would be in the middle of the end is left out
+            num_frames = (len(waiting) - n_fft // 2) // hop
+            waiting = torch.cat([waiting, waiting[-n_fft // 2 - 1 : -1].flip(0)])
+        if num_frames <= 0:
+            return
+        state.waiting = waiting[num_frames * hop :]
+        spectrum = torch.stft(
+            waiting[: (num_frames - 1) * hop + n_fft],
+            n_fft,
+            hop,
+            window=torch.hann_window(n_fft, device=waiting.device),
+            center=False,
+            return_complex=True,
+        )
+        filters = torch.from_numpy(self.feature_extractor.mel_filters).to(waiting)
+        log_mel = (filters.T @ spectrum.abs().square()).clamp(min=1e-10).log10()
+        state.log_mel.append(log_mel)
+        state.num_frames += num_frames
+        if (loudest := log_mel.max().item()) <= state.loudest:
+            return
+        state.loudest = loudest
+        if state.quietest < state.loudest - MEL_RANGE:
+            # The codes were made of bins that are raised now
+            del state.codes[state.num_final_codes :]
+            state.encoder, state.quietest, state.has_unclear_code = None, math.inf, False
+
+    def _encode_frames(self, state: Glm4VoiceCodecEncoderState, stop: int) -> None:
+        """Makes the codes of all frames of the segment up to `stop` that have none."""
+        start = 0 if state.encoder is None else 2 * state.encoder.num_positions
+        log_mel = torch.cat(state.log_mel, dim=1)[:, start:stop]
+        state.quietest = min(state.quietest, log_mel.min().item())
+        # As Whisper's feature extractor
+        features = ((log_mel.clamp(min=state.loudest - MEL_RANGE) + 4.0) / 4.0)[None].to(self.dtype)
+        frames = torch.arange(start, stop, device=features.device)
+        mask = (frames * self.feature_extractor.hop_length < state.num_samples)[None]
+        if state.encoder is None:
+            state.encoder = self.tokenizer.init_state(features)
+        _, _, latents = self.tokenizer(features, mask, state.encoder)
+        # `(num_codes, 2)`: the two nearest vectors
+        distances = self.tokenizer.distances(latents[0])
+        nearest, codes = distances.topk(2, largest=False)
+        margin = CLEAR_MARGIN * torch.finfo(self.dtype).eps * distances.abs().amax(-1)
+        state.has_unclear_code |= bool((nearest[:, 1] - nearest[:, 0] < margin).any())
+        state.codes += codes[:, 0].tolist()
+
+    def _end_segment(self, state: Glm4VoiceCodecEncoderState) -> None:
+        """Makes the last codes of a segment, and begins another one."""
+        self._add_frames(state, state.waiting[:0], is_end=True)
+        if state.encoder is not None and state.num_frames > 2 * state.encoder.num_positions:
+            self._encode_frames(state, state.num_frames)
+        if state.encoder is None or state.has_unclear_code:
+            (codes,) = self._encode_segments([torch.cat(state.samples)])
+            state.codes[state.num_final_codes :] = codes.tolist()
+        following = self.init_encoder_state()
+        following.codes, following.num_final_codes = state.codes, len(state.codes)
+        state.__dict__.update(vars(following))
 
     # Codes to audio
 

@@ -379,12 +379,12 @@ class VitaAudioCodecEncoder(nn.Module):
                 hidden_states = block(hidden_states, mask)
         return self.out_proj(self.norm(hidden_states))
 
-    def init_pasts(self) -> list[torch.Tensor]:
+    def init_pasts(self, log_mel: torch.Tensor) -> list[torch.Tensor]:
         """The `pasts` of `forward_chunk` before the first frame: the zeros in front of the audio."""
-        weight, pasts = self.out_proj.weight, []
+        pasts = []
         for downsample, blocks in zip(self.downsamples, self.stages):
-            pasts.append(weight.new_zeros(1, 1, downsample.in_channels))
-            pasts += [weight.new_zeros(1, block.context // 2, downsample.out_channels) for block in blocks]
+            pasts.append(log_mel.new_zeros(1, 1, downsample.in_channels))
+            pasts += [log_mel.new_zeros(1, block.context // 2, downsample.out_channels) for block in blocks]
         return pasts
 
     def forward_chunk(
@@ -655,7 +655,8 @@ class VitaAudioCodec(VitaAudioCodecPreTrainedModel):
             return self.encode(torch.cat(state.samples, dim=-1))
         is_settled = state.loudest_age >= max(MIN_LOUDEST_AGE, LOUDEST_AGE * state.num_frames)
         if state.convolutions is None and is_settled:
-            state.convolutions, log_mel = self.encoder.init_pasts(), torch.cat(state.log_mel, dim=1)
+            log_mel = torch.cat(state.log_mel, dim=1)
+            state.convolutions = self.encoder.init_pasts(log_mel.to(self.dtype))
         if state.convolutions is not None and (log_mel.shape[1] or is_final):
             latents, state.convolutions = self.encoder.forward_chunk(
                 relative_to_loudest(log_mel, state.loudest).to(self.dtype), state.convolutions, is_final

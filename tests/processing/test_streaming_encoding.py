@@ -1,6 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Speech that is encoded while it comes in: by the shipped codec, to features, and by the processor's stream."""
+"""Speech that is encoded while it comes in: by two codecs, to features, and by the processor's stream."""
 
 import functools
 
@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from places import MINI
+from places import FIXTURES, MINI
 from plus_fixture import plus_tensors
 from tiny_models import tiny_plus_processor, tiny_processor, tiny_tokenizer
 from transformers import DacConfig, DacModel
 
-from processing import VitaAudioCodec, VitaAudioFeatureExtractor, VitaAudioProcessor
+from processing import Glm4VoiceCodec, VitaAudioCodec, VitaAudioFeatureExtractor, VitaAudioProcessor
+from processing.convert_glm4_voice_to_hf import convert
 from processing.encoding_vita_audio import FeatureEncoder
 
 
@@ -118,11 +119,77 @@ def test_a_code_that_rounding_could_change_is_the_one_of_the_whole(codec):
     assert codes.tolist() == half.encode(as_values(QUESTION, torch.bfloat16)).audio_codes.tolist()
 
 
-def test_bad_chunks_are_refused(codec):
+@pytest.mark.parametrize("name", ["codec", "glm4_voice_codec"])
+def test_bad_chunks_are_refused(name, request):
+    codec = request.getfixturevalue(name)
     with pytest.raises(ValueError, match=r"must be \(1, 1, num_samples\), got \(2, 1, 80\)"):
         codec.encode_chunk(torch.zeros(2, 1, 80), codec.init_encoder_state())
     with pytest.raises(ValueError, match="without a single sample"):
         codec.encode_chunk(torch.zeros(1, 1, 0), codec.init_encoder_state(), is_final=True)
+
+
+# GLM-4-Voice's codec, small and random
+
+
+@pytest.fixture(scope="module")
+def glm4_voice_codec(tmp_path_factory):
+    released = FIXTURES / "glm4_voice"
+    folder = convert(released / "tokenizer", released / "decoder", tmp_path_factory.mktemp("converted") / "codec")
+    return Glm4VoiceCodec.from_pretrained(folder).eval()
+
+
+LONG_RECORDINGS = {
+    "a short question": QUESTION,
+    # More than a segment of 30 s
+    "noise": noise(33),
+    "a whole segment": noise(30),
+    "whole blocks": noise(8),
+    # The quietest bins are raised more and more
+    "louder and louder": np.concatenate([np.zeros(5000, np.float32), np.tile(QUESTION, 8)])
+    * np.linspace(0, 1, 5000 + 8 * len(QUESTION), dtype=np.float32) ** 3,
+    "one sample": QUESTION[5000:5001],
+}
+
+
+@pytest.mark.parametrize("name", LONG_RECORDINGS)
+@pytest.mark.parametrize("lengths", [[1600], [1, 160, 20000, 100000]])
+def test_blocks_as_in_one_piece(glm4_voice_codec, name, lengths):
+    generator = np.random.default_rng(len(name))
+    codes, counts = encode_in_chunks(glm4_voice_codec, LONG_RECORDINGS[name], lambda: generator.choice(lengths))
+    assert codes.tolist() == glm4_voice_codec.encode(as_values(LONG_RECORDINGS[name])).audio_codes.tolist()
+
+
+def test_blocks_come_while_the_user_speaks(glm4_voice_codec, monkeypatch):
+    num_frames, forward = [], glm4_voice_codec.tokenizer.forward
+
+    @functools.wraps(forward)
+    def count(input_features, *args):
+        num_frames.append(input_features.shape[2])
+        return forward(input_features, *args)
+
+    monkeypatch.setattr(glm4_voice_codec.tokenizer, "forward", count)
+    _, counts = encode_in_chunks(glm4_voice_codec, LONG_RECORDINGS["noise"], lambda: 1600)
+    # Blocks of 4 s and the end of the segment, each when it has come, and each once
+    assert sorted(set(counts)) == [0, 50, 100, 150, 200, 250, 300, 350, 375]
+    assert counts.index(50) == 40
+    # The last 3 s are no block, so they are encoded whole
+    assert num_frames == [400] * 7 + [200, 304]
+
+
+def test_codes_of_blocks_are_taken_back(glm4_voice_codec):
+    # Silence is 80 dB below what comes, but not below what came before
+    fading = noise(5) * np.linspace(1, 0.1, 80000, dtype=np.float32)
+    recording = np.concatenate([np.zeros(16000, np.float32), noise(4, 1e-5), fading])
+    codes, counts = encode_in_chunks(glm4_voice_codec, recording, lambda: 1600)
+    assert counts[45] == 50 and counts[52] == 0 and counts[-1] == 100
+    assert codes.tolist() == glm4_voice_codec.encode(as_values(recording)).audio_codes.tolist()
+
+
+def test_a_code_of_a_block_that_rounding_could_change_is_the_one_of_the_whole(glm4_voice_codec, tmp_path):
+    glm4_voice_codec.save_pretrained(tmp_path)
+    half = Glm4VoiceCodec.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
+    codes, _ = encode_in_chunks(half, noise(10), lambda: 16000)
+    assert codes.tolist() == half.encode(as_values(noise(10))).audio_codes.tolist()
 
 
 # The processor's stream
