@@ -44,7 +44,7 @@ def check_host(headers: Headers, settings: ServerSettings) -> None:
     allowed = {origin.partition("://")[2] for origin in settings.allow_origin}
     if settings.is_local and not is_loopback(_without_port(host)) and host not in allowed:
         raise ApiError(
-            f"This server is only for this machine, but was called as {host!r:.200}; --allow-origin adds a name.",
+            f"This server is only for this machine, but was called as {host!r:.200}; --allow_origin adds a name.",
             status=403,
             type="permission_error",
             code="host_not_allowed",
@@ -65,7 +65,7 @@ def check_origin(headers: Headers, settings: ServerSettings) -> None:
     # a server behind a proxy does not know by which of the two it was called, and browsers leave the scheme's port out
     if scheme not in ("http", "https") or host.lower() != headers.get("host", "").lower():
         raise ApiError(
-            f"Pages of {origin!r:.200} may not call this server; --allow-origin allows them.",
+            f"Pages of {origin!r:.200} may not call this server; --allow_origin allows them.",
             status=403,
             type="permission_error",
             code="origin_not_allowed",

@@ -49,7 +49,7 @@ def serve(assistant: Assistant, settings: ServerSettings, listener: socket.socke
     port = listener.getsockname()[1]
     if settings.api_key is None and not settings.is_local:
         print(
-            f"vita-audio: warning: everyone who reaches {settings.host}:{port} can use this server; --api-key or "
+            f"vita-audio: warning: everyone who reaches {settings.host}:{port} can use this server; --api_key or "
             "VITA_AUDIO_API_KEY asks them for a key",
             file=sys.stderr,
         )

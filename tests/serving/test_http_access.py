@@ -169,7 +169,7 @@ def test_a_page_of_others(locked, http_servers):
     asks = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,content-type"}
     assert httpx.options(url, headers=good | asks).status_code == 200
     assert httpx.options(url, headers=evil | asks).status_code == 400
-    # without --allow-origin there are no such headers at all
+    # without --allow_origin there are no such headers at all
     plain = http_servers.start(MadeUpAssistant())
     for response in (
         httpx.options(f"{plain.url}/v1/chat/completions", headers=good | asks),

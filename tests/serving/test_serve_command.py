@@ -69,7 +69,7 @@ def test_a_server_for_everyone_warns_and_the_second_signal_ends_it():
             wait_until(lambda: not is_healthy(url))
             process.send_signal(signal.SIGINT)
             _, errors = process.communicate(timeout=20)
-    assert "warning: everyone who reaches 0.0.0.0:" in errors and "--api-key" in errors
+    assert "warning: everyone who reaches 0.0.0.0:" in errors and "--api_key" in errors
 
 
 def is_healthy(url):
