@@ -67,7 +67,8 @@ def gives_new_cache_name(output_class: type) -> type:
 def rename_cache(model_kwargs: dict) -> dict:
     """Renames the cache in arguments of `generate` to the name that this release of transformers has for it."""
     if not HAS_NEW_CACHE_NAME and CACHE_NAME in model_kwargs:
-        model_kwargs = {**model_kwargs, OLD_CACHE_NAME: model_kwargs.pop(CACHE_NAME)}
+        names = {CACHE_NAME: OLD_CACHE_NAME}
+        model_kwargs = {names.get(name, name): value for name, value in model_kwargs.items()}
     return model_kwargs
 
 

@@ -47,13 +47,13 @@ class GrowingTensor:
         """Forgets all beyond a length. The room is used again."""
         self.length = min(length, self.length)
 
-    def append(self, new: torch.Tensor):
-        """Appends a tensor, which has the shape of the one held but for the dimension that grows."""
+    def append(self, new: torch.Tensor) -> torch.Tensor:
+        """Appends a tensor, which has the shape of the one held but for the dimension that grows, and returns all."""
         held = [self.read()] if self.length > 0 else []
         # What a backward pass has kept must not change, not even beyond the part that it needs
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             self.set(torch.cat([*held, new], dim=self.dim))
-            return
+            return self.buffer
         length = self.length + new.shape[self.dim]
         if self._has_room(new, length):
             self.buffer.narrow(self.dim, self.length, length - self.length).copy_(new)
@@ -66,6 +66,7 @@ class GrowingTensor:
             torch.cat([*held, new], dim=self.dim, out=buffer.narrow(self.dim, 0, length))
             self.buffer, self.is_own = buffer, True
         self.length = length
+        return self.read()
 
     def _has_room(self, new: torch.Tensor, length: int) -> bool:
         return (
@@ -111,7 +112,9 @@ class GrowingLayer(DynamicLayer):
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor):
         self.device = key_states.device
-        self.keys, self.values = torch.empty_like(key_states[..., :0, :]), torch.empty_like(value_states[..., :0, :])
+        # Not by the properties, whose setters code that PyTorch 2.11 has compiled calls once more at its end
+        self._keys.set(torch.empty_like(key_states[..., :0, :]))
+        self._values.set(torch.empty_like(value_states[..., :0, :]))
         self.is_initialized = True
 
     def update(
@@ -122,9 +125,7 @@ class GrowingLayer(DynamicLayer):
         """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        self._keys.append(key_states)
-        self._values.append(value_states)
-        return self.keys, self.values
+        return self._keys.append(key_states), self._values.append(value_states)
 
     def get_seq_length(self) -> int:
         """The number of columns."""
