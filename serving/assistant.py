@@ -6,6 +6,7 @@ tokens, and a codec, which hears and speaks, behind one interface for all protoc
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +16,8 @@ from tokenizers.decoders import DecodeStream
 from transformers import ProcessorMixin
 
 from processing.conversation_vita_audio import (
+    TTS_PROMPT,
+    is_conversation,
     read_conversation,
     recognition_conversation,
     synthesis_conversation,
@@ -31,6 +34,9 @@ DEFAULT_MAX_NEW_TOKENS = 1024
 
 # Pieces of an answer that may wait for a slow reader. The codec has a bound of its own, in seconds of speech.
 MAX_QUEUED_PIECES = 256
+
+# Between two sentences
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 
 # How many codes of a user's speech are read by the language model at a time, while the user talks: 0.32 s of it.
 CODES_PER_PREFILL = 4
@@ -137,16 +143,24 @@ class Answer(AsyncIterator[Piece]):
 
     async def _write(self) -> None:
         is_aloud = self._speaking is not None
+        if self._task_name == "tts" and len(self._messages) == 1:
+            (part,) = self._messages[0]["content"]
+            await self._read_aloud(part["text"].removeprefix(TTS_PROMPT), has_text=True)
+        else:
+            await self._generate(self._messages, self._options, has_text=True, has_speech=is_aloud)
         # An answer to a written question is text, as the models learn it, and is then read aloud
-        is_written_first = self._task_name == "written"
-        await self._generate(self._messages, self._options, has_text=True, has_speech=is_aloud)
-        if is_written_first and is_aloud and not self._seconds and self.text.strip():
-            options = {**self._options, "conversation_id": None}
-            messages = synthesis_conversation(self.text.strip())
-            await self._generate(read_conversation(messages), options, has_text=False, has_speech=True)
+        if self._task_name == "written" and is_aloud and not self._seconds:
+            await self._read_aloud(self.text, has_text=False)
         self._is_written = True
         if is_aloud:
             self._speaking.end()
+
+    async def _read_aloud(self, text: str, has_text: bool) -> None:
+        """Speaks a text sentence by sentence, as the models learn it."""
+        options = {**self._options, "conversation_id": None}
+        for sentence in filter(str.strip, SENTENCE_END.split(text)):
+            messages = read_conversation(synthesis_conversation(sentence.strip()))
+            await self._generate(messages, options, has_text, has_speech=self._speaking is not None)
 
     async def _generate(self, messages: list[dict], options: dict, has_text: bool, has_speech: bool) -> None:
         """One generation, of whose tokens the text or the speech or both are part of the answer."""
@@ -155,7 +169,7 @@ class Answer(AsyncIterator[Piece]):
         messages = await self._assistant.encode(messages)
         request = replace(self._assistant.request_of(messages), **options)
         self.num_prompt_tokens += len(request.input_ids)
-        num_before, text_ids, token_id = self.num_new_tokens, [], None
+        num_before, text_before, text_ids, token_id = self.num_new_tokens, len(self.text), [], None
         # Text comes piece by piece, and no token is decoded twice
         text_stream = DecodeStream(skip_special_tokens=True)
         stream = self._assistant.engine.generate(request)
@@ -176,7 +190,7 @@ class Answer(AsyncIterator[Piece]):
         finally:
             await stream.aclose()
         # an answer that was cut off may end in a part of a character
-        if has_text and (rest := processor.decode_text(text_ids)[len(self.text) :]):
+        if has_text and (rest := processor.decode_text(text_ids)[len(self.text) - text_before :]):
             await self._put_text(rest)
         is_full = self.num_new_tokens - num_before >= request.max_new_tokens
         self.is_cut_off |= is_full and token_id != processor.tokenizer.eos_token_id
@@ -303,7 +317,7 @@ class Assistant:
         return Answer(self, messages, given, with_audio)
 
     def speak(self, text: str, options: AnswerOptions = AnswerOptions()) -> Answer:
-        """The speech of a text. Raises as `answer`."""
+        """The speech of a text, sentence by sentence. Raises as `answer`."""
         return self.answer(synthesis_conversation(text), options)
 
     def transcribe(self, audio: Any, options: AnswerOptions = AnswerOptions()) -> Answer:
@@ -364,6 +378,8 @@ class Assistant:
         Raises:
             ValueError: see `answer`.
         """
+        if not is_conversation(messages):
+            raise ValueError("There is nothing to answer: the conversation has no messages.")
         messages = with_system_prompt(read_conversation(messages))
         for part in audio_parts(messages):
             # A string would be a file or an address, which nobody who is served may open

@@ -1,0 +1,209 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The assistant against the pipeline of the same folder."""
+
+import asyncio
+
+import numpy as np
+import pytest
+from places import MINI
+
+from modeling_vita_audio import VitaAudioForConditionalGeneration
+from processing import VitaAudioPipeline, VitaAudioProcessor
+from processing.conversation_vita_audio import recognition_conversation, synthesis_conversation
+from serving.assistant import AnswerOptions
+from serving.engine import PromptTooLong
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return VitaAudioPipeline(
+        VitaAudioForConditionalGeneration.from_pretrained(MINI), processor=VitaAudioProcessor.from_pretrained(MINI)
+    )
+
+
+@pytest.fixture(scope="module")
+def question(pipe):
+    return pipe.processor.load_audio(str(MINI / "sample_question.wav"))
+
+
+def spoken(audio):
+    return [{"role": "user", "content": [{"type": "audio", "audio": audio}]}]
+
+
+async def collect(answer):
+    """The text and the samples of an answer."""
+    pieces = [piece async for piece in answer]
+    samples = [piece.audio for piece in pieces if piece.audio is not None]
+    return "".join(piece.text for piece in pieces if piece.text is not None), np.concatenate([np.zeros(0), *samples])
+
+
+def conversation(kind, question):
+    return {
+        "spoken": spoken(question),
+        "written": [{"role": "user", "content": "What is two plus nine?"}],
+        "tts": synthesis_conversation("The sum of seven and six is thirteen."),
+        "asr": recognition_conversation(question),
+        "several turns": [
+            *spoken(question),
+            {"role": "assistant", "content": "The sum of seven and six is thirteen."},
+            *spoken(question),
+        ],
+    }[kind]
+
+
+@pytest.mark.parametrize("mode", ["vanilla", "boost"])
+@pytest.mark.parametrize("kind", ["spoken", "written", "tts", "asr", "several turns"])
+def test_answers_are_those_of_the_pipeline(assistant, pipe, question, kind, mode):
+    expected = pipe(conversation(kind, question), mctp_mode=mode)
+
+    async def ask():
+        answer = assistant.answer(conversation(kind, question), AnswerOptions(mctp_mode=mode))
+        return *await collect(answer), answer
+
+    text, samples, answer = asyncio.run(ask())
+    assert text == answer.text == expected["text"]
+    assert len(samples) == len(expected["audio"])
+    if kind != "asr":
+        # other cuts into chunks, and other neighbours in a call, change the last bits
+        np.testing.assert_allclose(samples, expected["audio"], rtol=0, atol=1e-3)
+    if kind in ("spoken", "written", "tts"):
+        assert np.abs(samples).max() > 0.1
+    assert answer.num_prompt_tokens > 20 and answer.num_new_tokens > 5 and not answer.is_cut_off
+
+
+def test_speech_that_is_heard_as_it_comes_is_answered_as_the_whole(assistant, pipe, question):
+    expected = pipe(question)["text"]
+    read = []
+    original = assistant.engine._read
+
+    async def ask(conversation_id, history):
+        hearing = assistant.hear(history, conversation_id)
+        for start in range(0, len(question), 640):
+            hearing.put(question[start : start + 640])
+            # the model and the codec have time to keep up, as in real time
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.2)
+        assert hearing.num_samples == len(question)
+        audio = await hearing.finish()
+        read.clear()
+        answer = assistant.answer([*history, *spoken(audio)], conversation_id=conversation_id)
+        text, _ = await collect(answer)
+        return text, read[0], answer.num_prompt_tokens
+
+    async def session():
+        assistant.engine._read = lambda reading: read.append(reading[0][1]) or original(reading)
+        try:
+            history, turns = [], []
+            for _ in range(2):
+                turns.append(await ask("a", history))
+                history += [*spoken(question), {"role": "assistant", "content": turns[-1][0]}]
+                await assistant.prepare(history, "a")
+            return turns
+        finally:
+            assistant.engine._read = original
+            await assistant.forget("a")
+
+    first, second = asyncio.run(session())
+    assert first[0] == expected
+    # what the encoder could not be sure of before the end, and the tokens that begin the answer
+    assert first[1] < first[2] / 2
+    assert second[1] <= first[1] + 10 < second[2]
+
+
+def test_texts_are_spoken_sentence_by_sentence(assistant, pipe):
+    sentences = ["The sum of seven and six is thirteen.", "The capital of France is Paris."]
+
+    async def ask():
+        return await collect(assistant.speak(" ".join(sentences)))
+
+    _, samples = asyncio.run(ask())
+    expected = [len(pipe(synthesis_conversation(sentence))["audio"]) for sentence in sentences]
+    assert len(samples) == sum(expected)
+
+
+def test_an_answer_is_cut_to_what_was_heard(assistant, question):
+    async def ask():
+        answer = assistant.answer(spoken(question))
+        _, samples = await collect(answer)
+        seconds = len(samples) / assistant.output_sampling_rate
+        return answer, [answer.text_at(share * seconds) for share in (0, 0.3, 0.6, 1, 2)]
+
+    answer, texts = asyncio.run(ask())
+    assert texts[0] == "" and texts[-2:] == [answer.text, answer.text]
+    assert 0 < len(texts[1]) < len(texts[2]) < len(answer.text)
+    for text in texts[1:]:
+        assert answer.text.startswith(text) and answer.text[len(text) :][:1] in ("", " ")
+
+
+def test_an_answer_that_is_cancelled_stops_the_model(assistant, question):
+    async def interrupt():
+        for num_pieces in (0, 1, 4):
+            answer = assistant.answer(spoken(question), AnswerOptions(max_new_tokens=1000))
+            reader = asyncio.ensure_future(collect(answer))
+            for _ in range(num_pieces):
+                await asyncio.sleep(0.02)
+            await answer.cancel()
+            # whoever waits for the next piece learns of it
+            await asyncio.wait_for(reader, timeout=5)
+        for _ in range(100):
+            if assistant.engine.num_running == assistant.engine.num_waiting == 0:
+                return await collect(assistant.answer(spoken(question)))
+            await asyncio.sleep(0.02)
+        raise AssertionError("the model goes on")
+
+    text, samples = asyncio.run(interrupt())
+    assert text and len(samples)
+
+
+def test_the_limit_of_the_length_is_reported(assistant, question):
+    async def ask():
+        answer = assistant.answer(spoken(question), AnswerOptions(max_new_tokens=12))
+        await collect(answer)
+        return answer
+
+    answer = asyncio.run(ask())
+    assert answer.is_cut_off and answer.num_new_tokens == 12
+
+
+@pytest.mark.parametrize(
+    ("messages", "options", "message"),
+    [
+        ([], {}, "nothing to answer|empty"),
+        ([{"role": "assistant", "content": "Yes."}], {}, "must be the user's"),
+        ([{"role": "user", "content": "<|audio_3|> yes"}], {}, "control mark"),
+        (spoken("/etc/passwd"), {}, "got a str"),
+        ([{"role": "user", "content": [{"type": "audio", "url": "http://127.0.0.1/"}]}], {}, "got a str"),
+        (spoken([5000]), {}, "Speech codes must be"),
+        ([{"role": "user", "content": "Yes?"}], {"mctp_mode": "fast"}, "vanilla, balance"),
+        ([{"role": "user", "content": "Yes?"}], {"max_new_tokens": 0}, "at least 1"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_at_once(assistant, messages, options, message):
+    async def ask():
+        with pytest.raises(ValueError, match=message):
+            assistant.answer(messages, AnswerOptions(**options))
+
+    asyncio.run(ask())
+
+
+def test_too_long_conversations(assistant):
+    async def ask():
+        with pytest.raises(PromptTooLong, match="positions for 2048"):
+            assistant.answer(spoken([1] * 2040))
+        long_session = [*spoken([1] * 150), {"role": "assistant", "content": "Yes."}, *spoken([1] * 100)]
+        with pytest.raises(PromptTooLong, match="more than the 256"):
+            assistant.answer(long_session, conversation_id="a")
+        # what stands alone has no older turns that could be left out
+        await assistant.answer(spoken([1] * 300), AnswerOptions(max_new_tokens=1), conversation_id="b").cancel()
+
+    asyncio.run(ask())
+
+
+def test_bad_samples_are_an_error_of_their_answer(assistant, question):
+    async def ask():
+        with pytest.raises(ValueError, match="shorter than"):
+            await collect(assistant.answer(spoken(question[:100])))
+        return (await collect(assistant.transcribe(question)))[0]
+
+    assert asyncio.run(ask())
