@@ -4,6 +4,8 @@
 
 from dataclasses import dataclass, field, replace
 
+from processing.conversation_vita_audio import SPOKEN_CHAT_SYSTEM_PROMPT
+
 from .realtime_events import VOICE, AudioFormat, SessionUpdate, Transcription, TurnDetection
 
 
@@ -12,7 +14,8 @@ class SessionConfig:
     """A session as in the protocol; the defaults are those of the reference."""
 
     model: str
-    instructions: str = ""
+    # what the models were trained with. It stands before the whole conversation, because they go on speaking then
+    instructions: str = SPOKEN_CHAT_SYSTEM_PROMPT
     output_modalities: tuple[str] = ("audio",)
     max_output_tokens: int | str = "inf"
     truncation: str = "auto"
@@ -39,6 +42,9 @@ class SessionConfig:
         if "vita_audio" in update.model_fields_set:
             changes["mctp_mode"] = update.vita_audio and update.vita_audio.mctp_mode
         defaults = SessionConfig(model=self.model)
+        # a client that has no instructions sends empty ones
+        if "instructions" in changes and not (changes["instructions"] or "").strip():
+            changes["instructions"] = None
         changes = {name: getattr(defaults, name) if value is None else value for name, value in changes.items()}
         # here null is a setting of its own
         if audio_input is not None and "turn_detection" in audio_input.model_fields_set:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from processing.conversation_vita_audio import SPOKEN_CHAT_SYSTEM_PROMPT
+
 from .api_errors import ApiError
 from .assistant import Answer
 from .realtime_audio import encode_audio
@@ -213,23 +215,22 @@ class Conversation:
         """
         del self.items[self._place(item_id, "item_id")]
 
-    def messages(self, instructions: str) -> list[dict]:
-        """What the model gets."""
+    def messages(self, instructions: str, is_spoken: bool = False) -> list[dict]:
+        """What the model gets; see [`with_instructions`]."""
         messages = [item.to_message() for item in self.items if not item.is_left_out]
-        return with_instructions(instructions, [message for message in messages if message is not None])
+        return with_instructions(instructions, [message for message in messages if message is not None], is_spoken)
 
-    def leave_out_oldest(self) -> bool:
+    def leave_out_older_half(self) -> bool:
         """
-        Leaves the oldest turn that is still in the messages out of them, with its answer; the last turn of the user
-        stays, and so do the system's. Returns whether there was one.
+        Leaves the older half of the turns before the user's last one out of the messages, with their answers. To leave
+        out one at a time would change the beginning of the conversation at each turn, and nothing that was read of it
+        could be used. The system's turns stay. Returns whether there was a turn to leave out.
         """
         items = [item for item in self.items if item.role != "system" and not item.is_left_out]
-        last = max((i for i, item in enumerate(items) if item.role == "user"), default=0)
-        if not last:
+        turns = [place for place, item in enumerate(items) if item.role == "user"]
+        if len(turns) < 2:
             return False
-        for i, item in enumerate(items[:last]):
-            if i and item.role == "user":
-                break
+        for item in items[: turns[len(turns) // 2]]:
             item.is_left_out = True
         return True
 
@@ -258,9 +259,13 @@ class Conversation:
                         part.audio = None
 
 
-def with_instructions(instructions: str, messages: list[dict]) -> list[dict]:
-    """The messages behind a system's turn of the instructions, if there are any."""
-    if not instructions.strip():
+def with_instructions(instructions: str, messages: list[dict], is_spoken: bool = False) -> list[dict]:
+    """
+    The messages behind a system's turn of the instructions. The models were trained with that of spoken chat only
+    where the user speaks: in one of these messages or, if `is_spoken`, in the next one.
+    """
+    is_spoken = is_spoken or any(part["type"] == "audio" for message in messages for part in message["content"])
+    if instructions == SPOKEN_CHAT_SYSTEM_PROMPT and not is_spoken:
         return messages
     return [{"role": "system", "content": [{"type": "text", "text": instructions}]}, *messages]
 

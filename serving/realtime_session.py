@@ -110,6 +110,8 @@ class RealtimeSession:
             await response.cancel("client_cancelled")
         await self._stop_preparing()
         await self._assistant.forget(self._conversation_id)
+        # frees the audio before Python finds out that nobody has the session any more
+        self._conversation.items.clear()
 
     # The session
 
@@ -157,7 +159,8 @@ class RealtimeSession:
         if self._response is not None:
             # the conversation is in use, and may not be what it is at the turn's end
             return self._assistant.hear()
-        return self._assistant.hear(self._conversation.messages(self._config.instructions), self._conversation_id)
+        messages = self._conversation.messages(self._config.instructions, is_spoken=True)
+        return self._assistant.hear(messages, self._conversation_id)
 
     async def _start_turn(self) -> None:
         self._turn_item_id = new_id("item")
@@ -376,7 +379,8 @@ class RealtimeSession:
         is_beside = options.conversation == "none"
         self._check_free(is_beside)
         config = self._config
-        instructions = config.instructions if options.instructions is None else options.instructions
+        has_instructions = bool(options.instructions and options.instructions.strip())
+        instructions = options.instructions if has_instructions else config.instructions
         modalities = options.output_modalities or config.output_modalities
         max_output_tokens = options.max_output_tokens or config.max_output_tokens
         output = options.audio.output if options.audio is not None else None
@@ -442,7 +446,7 @@ class RealtimeSession:
                     self._conversation.messages(instructions), options, settings.with_audio, settings.conversation_id
                 )
             except PromptTooLong as error:
-                if self._config.truncation == "disabled" or not self._conversation.leave_out_oldest():
+                if self._config.truncation == "disabled" or not self._conversation.leave_out_older_half():
                     raise ApiError(f"{error!s:.500}", code="context_length_exceeded") from error
 
     def _answer(

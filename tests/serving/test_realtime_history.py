@@ -8,6 +8,7 @@ import pytest
 from realtime_client import ANSWER, PUSH_TO_TALK, RealtimeClient, question, silence, text_of
 from waiting import wait_until
 
+from processing.conversation_vita_audio import SPOKEN_CHAT_SYSTEM_PROMPT
 from serving.engine import PromptTooLong
 
 
@@ -64,8 +65,9 @@ def server(http_servers, watched):
 
 
 def said(messages: list[dict]) -> list[str]:
-    """Who said what; `*` stands for speech."""
-    return [m["role"][0] + ":" + "".join(part.get("text", "*") for part in m["content"]) for m in messages]
+    """Who said what; `*` stands for speech. The default instructions, which must come first, are left out."""
+    turns = [m["role"][0] + ":" + "".join(part.get("text", "*") for part in m["content"]) for m in messages]
+    return turns[turns[:1] == [f"s:{SPOKEN_CHAT_SYSTEM_PROMPT}"] :]
 
 
 def test_history(server, watched):
@@ -88,6 +90,21 @@ def test_history(server, watched):
         (conversation_id,) = watched.ids - {None}
         assert len(watched.ids) == 2
     wait_until(lambda: watched.forgotten == [conversation_id])
+
+
+def test_default_instructions_stand_before_all_that_is_spoken(server, watched):
+    with RealtimeClient(server, {"instructions": "", **PUSH_TO_TALK}) as client:
+        assert client.events[-1]["session"]["instructions"] == SPOKEN_CHAT_SYSTEM_PROMPT
+        client.ask("What is one plus one?", **TEXT)
+        # the model was trained without them where nobody speaks
+        assert len(watched.answered[-1]) == 1
+        client.say(question())
+        client.send("input_audio_buffer.commit")
+        wait_until(lambda: watched.heard)
+        client.send("response.create")
+        client.answer()
+        assert watched.heard[-1] == watched.answered[-1][:-1]
+        assert watched.answered[-1][0]["content"][0]["text"] == SPOKEN_CHAT_SYSTEM_PROMPT
 
 
 def test_what_was_not_heard_is_not_in_the_history(server, watched):
@@ -159,6 +176,24 @@ def test_long_conversations_lose_their_oldest_turns(server, watched):
         client.send("response.create", event_id="six")
         error = client.receive()["error"]
         assert error["event_id"] == "six" and error["code"] == "context_length_exceeded"
+
+
+@pytest.mark.slow
+def test_a_conversation_goes_on(server, watched):
+    """Beyond what the shipped model was trained with, too."""
+    with RealtimeClient(server, PUSH_TO_TALK) as client:
+        answers = []
+        for _ in range(8):
+            client.say(question())
+            client.send("input_audio_buffer.commit")
+            client.send("response.create")
+            answers.append(client.answer())
+    # what a small model makes of a long conversation is not the session's concern, but it answers
+    assert all(answer["status"] == "completed" and text_of(answer) for answer in answers)
+    tokens = [answer["usage"]["input_tokens"] for answer in answers]
+    assert max(tokens) <= watched.max_prompt_tokens
+    # turns were left out more than once, and not at each turn
+    assert 1 < sum(later < earlier for earlier, later in zip(tokens, tokens[1:], strict=False)) < 4
 
 
 def test_long_conversations_that_must_not_lose_turns(server, watched):
