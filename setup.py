@@ -68,6 +68,23 @@ extras = {
     ],
     # recordings of browsers and phones, which soundfile does not read
     "media": ["av>=14,<19"],
+    "serve": [
+        "fastapi>=0.115,<1",
+        "starlette>=0.40,<2",
+        "uvicorn>=0.34,<1",
+        "websockets>=14,<18",
+        # what clients send: forms and JSON
+        "python-multipart>=0.0.20,<0.1",
+        "pydantic>=2.9,<3",
+        "pydantic-core>=2.23,<3",
+        "prometheus-client>=0.21,<1",
+        # the weights that find where a user's turn ends
+        "silero-vad>=6.2,<7",
+        # speech in the formats that soundfile does not write
+        "av>=14,<19",
+    ],
+    # microphone and loudspeaker of `vita-audio talk`; on Linux PortAudio comes from the system
+    "talk": ["sounddevice>=0.5,<0.6", "websockets>=14,<18"],
     "quality": ["ruff>=0.14,<1"],
 }
 extras["test"] = [
@@ -75,7 +92,14 @@ extras["test"] = [
     *extras["train"],
     *extras["eval"],
     *extras["media"],
+    *extras["serve"],
+    *extras["talk"],
     *extras["quality"],
+    # clients of the server, as people have them
+    "openai>=3.57,<4",
+    "httpx>=0.27,<1",
+    "playwright>=1.50,<2",
+    "pillow>=11,<14",
     "pytest>=9,<10",
     "hypothesis>=6.100,<7",
     # tests generate with adapters and with quantized heads
@@ -98,6 +122,7 @@ setup(
         "": ["py.typed"],
         "training": ["configs/**/*.yaml", "evaluation/benchmarks/*.yaml"],
         "hub_cards": ["templates/*.jinja"],
+        "serving": ["page/*", "Dockerfile*"],
     },
     install_requires=[
         # torchaudio is not needed, but where it is installed transformers imports it: 2.11 is its last release, and

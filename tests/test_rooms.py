@@ -203,6 +203,8 @@ EXTRAS = {
     "training.codec": {"train"},
     "training.corpus": {"train", "corpus"},
     "training.evaluation": {"train", "eval"},
+    "serving": {"serve", "talk"},
+    "benchmarks": {"train", "eval", "serve"},
 }
 # The command that publishes a corpus belongs to those of the training, and says so where it is not installed
 LENT = {"hub_cards.publish_corpus": {"train"}}
