@@ -397,13 +397,16 @@ class RealtimeSession:
             max_new_tokens=None if max_output_tokens == "inf" else max_output_tokens,
             mctp_mode=(options.vita_audio and options.vita_audio.mctp_mode) or config.mctp_mode,
         )
-        if options.input is None:
-            if not is_beside:
-                await self._stop_preparing()
-            answer = self._answer_conversation(instructions, answer_options, settings)
-        else:
-            messages = with_instructions(instructions, await self._read_input(options.input))
-            answer = self._answer(messages, answer_options, settings.with_audio)
+        try:
+            if options.input is None:
+                if not is_beside:
+                    await self._stop_preparing()
+                answer = self._answer_conversation(instructions, answer_options, settings)
+            else:
+                messages = with_instructions(instructions, await self._read_input(options.input))
+                answer = self._answer(messages, answer_options, settings.with_audio)
+        except PromptTooLong as error:
+            raise ApiError(f"{error!s:.500}", code="context_length_exceeded") from error
         response = Response(self._server, self._outbox, answer, settings, self._add_item, self._end_response)
         self._is_quiet.clear()
         if is_beside:
@@ -445,9 +448,9 @@ class RealtimeSession:
                 return self._answer(
                     self._conversation.messages(instructions), options, settings.with_audio, settings.conversation_id
                 )
-            except PromptTooLong as error:
+            except PromptTooLong:
                 if self._config.truncation == "disabled" or not self._conversation.leave_out_older_half():
-                    raise ApiError(f"{error!s:.500}", code="context_length_exceeded") from error
+                    raise
 
     def _answer(
         self, messages: list[dict], options: AnswerOptions, with_audio: bool, conversation_id: str | None = None

@@ -172,10 +172,11 @@ def test_long_conversations_lose_their_oldest_turns(server, watched):
         assert said(watched.answered[-1])[:4] == ["s:Be kind.", "u:Three?", "a:Three!", "u:Four?"]
         # a single turn that is too long cannot be answered
         watched.max_messages = 1
-        client.write("Six?")
-        client.send("response.create", event_id="six")
-        error = client.receive()["error"]
-        assert error["event_id"] == "six" and error["code"] == "context_length_exceeded"
+        client.write("Six?", id="last")
+        for options in ({}, {"conversation": "none", "input": [{"type": "item_reference", "id": "last"}] * 2}):
+            client.send("response.create", event_id="six", response=options)
+            error = client.receive()["error"]
+            assert error["event_id"] == "six" and error["code"] == "context_length_exceeded"
 
 
 @pytest.mark.slow
