@@ -16,16 +16,22 @@ from .media_vita_audio import check_length, check_not_longer
 # Of an audio, in messages
 NAME = "the audio"
 
+# How much is encoded at once. An encoder takes about as long for 0.02 s as for this, and 16 users may speak at once
+SECONDS_AT_ONCE = 0.64
+
 
 class Encoder(Protocol):
-    """Encodes one audio. `settled` and what `finish` returns are codes (`list[int]`) or features (`np.ndarray`)."""
+    """
+    Encodes one audio, whose samples come by `put` and at last by `finish`. `settled` and what `finish` returns are
+    codes, `list[int]`, or features, `np.ndarray`.
+    """
 
     def put(self, samples: np.ndarray) -> None: ...
 
     @property
     def settled(self) -> list[int] | np.ndarray: ...
 
-    def finish(self) -> list[int] | np.ndarray: ...
+    def finish(self, samples: np.ndarray) -> list[int] | np.ndarray: ...
 
 
 class VitaAudioEncodingStream:
@@ -45,10 +51,12 @@ class VitaAudioEncodingStream:
         self.num_samples = 0
         self._encoder, self._sampling_rate, self._max_seconds = encoder, sampling_rate, max_seconds
         self._amplitude = 0.0
+        # Samples that are not encoded yet
+        self._waiting = np.zeros(0, np.float32)
 
     def put(self, samples: np.ndarray) -> None:
         """
-        Takes the next samples and encodes what can be encoded of them.
+        Takes the next samples, and encodes what can be encoded when 0.64 s have come.
 
         Args:
             samples (`np.ndarray` of shape `(num_samples,)`): float32 in [-1, 1] at the stream's rate; there may be
@@ -66,7 +74,10 @@ class VitaAudioEncodingStream:
         self.num_samples += len(samples)
         self._amplitude = max(self._amplitude, np.abs(samples).max(initial=0))
         # As `load_audio`
-        self._encoder.put(samples.clip(-1, 1))
+        self._waiting = np.concatenate([self._waiting, samples.clip(-1, 1)])
+        if len(self._waiting) >= SECONDS_AT_ONCE * self._sampling_rate:
+            self._encoder.put(self._waiting)
+            self._waiting = self._waiting[:0]
 
     @property
     def settled(self) -> list[int] | np.ndarray:
@@ -89,7 +100,7 @@ class VitaAudioEncodingStream:
         """
         check_length(NAME, self.num_samples, self._sampling_rate, self._max_seconds)
         check_audible(NAME, self._amplitude)
-        return self._encoder.finish()
+        return self._encoder.finish(self._waiting)
 
 
 class CodeEncoder:
@@ -102,8 +113,8 @@ class CodeEncoder:
     def put(self, samples: np.ndarray) -> None:
         self.settled = self._encode(samples, is_final=False)
 
-    def finish(self) -> list[int]:
-        return self._encode(np.zeros(0, np.float32), is_final=True)
+    def finish(self, samples: np.ndarray) -> list[int]:
+        return self._encode(samples, is_final=True)
 
     @torch.no_grad()
     def _encode(self, samples: np.ndarray, is_final: bool) -> list[int]:
@@ -120,8 +131,8 @@ class WholeEncoder:
     def put(self, samples: np.ndarray) -> None:
         self._samples.append(samples)
 
-    def finish(self) -> list[int]:
-        return encode(self._codec, np.concatenate(self._samples))
+    def finish(self, samples: np.ndarray) -> list[int]:
+        return encode(self._codec, np.concatenate([*self._samples, samples]))
 
 
 class FeatureEncoder:
@@ -149,7 +160,8 @@ class FeatureEncoder:
             self._samples = self._samples[num_frames * self._shift :]
             self._add_rows()
 
-    def finish(self) -> np.ndarray:
+    def finish(self, samples: np.ndarray) -> np.ndarray:
+        self.put(samples)
         # What is shorter than a window is a frame only where there is no other
         if len(self._samples) >= self._window or not self._num_frames:
             self._add_frames(self._samples)
