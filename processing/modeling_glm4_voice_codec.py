@@ -655,4 +655,9 @@ class Glm4VoiceCodec(Glm4VoiceCodecPreTrainedModel):
 
 attach_to_package(__name__)
 
-__all__ = ["Glm4VoiceCodec", "Glm4VoiceCodecDecoderState", "Glm4VoiceCodecPreTrainedModel"]
+__all__ = [
+    "Glm4VoiceCodec",
+    "Glm4VoiceCodecDecoderState",
+    "Glm4VoiceCodecEncoderState",
+    "Glm4VoiceCodecPreTrainedModel",
+]

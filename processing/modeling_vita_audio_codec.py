@@ -806,4 +806,9 @@ class VitaAudioCodec(VitaAudioCodecPreTrainedModel):
 
 attach_to_package(__name__)
 
-__all__ = ["VitaAudioCodec", "VitaAudioCodecDecoderState", "VitaAudioCodecPreTrainedModel"]
+__all__ = [
+    "VitaAudioCodec",
+    "VitaAudioCodecDecoderState",
+    "VitaAudioCodecEncoderState",
+    "VitaAudioCodecPreTrainedModel",
+]
