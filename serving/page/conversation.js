@@ -199,9 +199,10 @@ export class Conversation {
         if (event.error.code !== "response_cancel_not_active") this.onProblem(event.error.message);
         if (event.error.event_id === REQUEST) {
           this.isAwaited = this.isUnwanted = false;
-          this.onActivity("idle");
           this.goOn();
         }
+        // a turn that the server has found may be lost, too
+        if (!this.isAwaited && this.current === null) this.onActivity("idle");
         break;
     }
   }

@@ -44,6 +44,7 @@ def photograph(playwright: Playwright, url: str, recording: Path, screen: dict) 
         talk.page.mouse.move(0, 0)
         talk.wait_activity("Speaking")
         talk.page.wait_for_timeout(MILLISECONDS_OF_SPEECH)
+        talk.wait_received("conversation.item.input_audio_transcription.completed")
         return Image.open(io.BytesIO(talk.page.screenshot()))
 
 
@@ -58,7 +59,8 @@ def main(output: str) -> None:
             # its first line has the page's address
             url = next(word for word in server.stdout.readline().split() if word.startswith("http"))
             recording = write_recording(Path(folder, "question.wav"), 0.7, str(MINI / "sample_question.wav"), 5.0)
-            desk, phone = (photograph(playwright, url, recording, screen) for screen in (DESK, PHONE))
+            # the desk comes second, because the first answer of a server takes longer
+            phone, desk = (photograph(playwright, url, recording, screen) for screen in (PHONE, DESK))
         finally:
             server.terminate()
     picture = Image.new("RGB", (desk.width + GAP + phone.width, desk.height), "white")
