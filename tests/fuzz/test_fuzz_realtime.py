@@ -106,7 +106,7 @@ def mutated(random: random.Random, known_ids: list[str]) -> str | bytes:
     # what the server has named itself
     if "item_id" in message and known_ids and random.random() < 0.7:
         message["item_id"] = random.choice(known_ids)
-    for _ in range(random.choice([0, 0, 1, 1, 2, 3])):
+    for _ in range(random.choice([0, 0, 0, 1, 1, 2, 3])):
         path = random.choice(list(values_of(message))[1:] or [()])
         if not path:
             break
@@ -169,7 +169,7 @@ def test_random_messages(server, caplog):
             else:
                 client.socket.socket.close()
         # the faults were in the messages, not in the fuzzer
-        assert errors > NUM_MESSAGES // 3 and answers > NUM_MESSAGES // 100
+        assert errors > NUM_MESSAGES // 3 and answers > NUM_MESSAGES // 400
         assert "thirteen" in text_of(beside.ask("What is seven plus six?", output_modalities=["text"]))
     wait_until(lambda: server.server.num_running == 0)
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR], caplog.text
