@@ -82,10 +82,19 @@ class Answer(AsyncIterator[Piece]):
         num_prompt_tokens (`int`), num_new_tokens (`int`): for reports of usage.
     """
 
-    def __init__(self, assistant: "Assistant", messages: list[dict], options: dict, with_audio: bool):
+    def __init__(
+        self,
+        assistant: "Assistant",
+        messages: list[dict],
+        options: dict,
+        with_audio: bool,
+        request: GenerationRequest | None,
+    ):
         self.text, self.is_cut_off = "", False
         self.num_prompt_tokens = self.num_new_tokens = 0
         self._assistant, self._messages, self._options = assistant, messages, options
+        # Of the messages, where it is known already
+        self._request = request
         self._task_name = task_of(messages)
         self._queue = asyncio.Queue(MAX_QUEUED_PIECES)
         self._is_written = self._is_over = False
@@ -166,8 +175,8 @@ class Answer(AsyncIterator[Piece]):
         """One generation, of whose tokens the text or the speech or both are part of the answer."""
         processor = self._assistant.processor
         vocabulary, tokenizer = processor.speech_vocabulary, processor.tokenizer.backend_tokenizer
-        messages = await self._assistant.encode(messages)
-        request = replace(self._assistant.request_of(messages), **options)
+        request = self._request if messages is self._messages else None
+        request = replace(request or self._assistant.request_of(await self._assistant.encode(messages)), **options)
         self.num_prompt_tokens += len(request.input_ids)
         num_before, text_before, text_ids, token_id = self.num_new_tokens, len(self.text), [], None
         # Text comes piece by piece, and no token is decoded twice
@@ -307,14 +316,15 @@ class Assistant:
         given = {"max_new_tokens": DEFAULT_MAX_NEW_TOKENS, "conversation_id": conversation_id, **given}
         if self.engine.num_waiting >= self.engine.max_queue_length:
             raise EngineOverloaded(f"{self.engine.num_waiting} requests are waiting already. Try again later.")
-        # Samples are encoded later, in the codec's thread, so their prompt is checked then
-        has_samples = any(is_samples(part["audio"]) for part in audio_parts(messages))
-        request = GenerationRequest(input_ids=[self.processor.tokenizer.eos_token_id])
-        if not has_samples:
-            request = self.request_of(messages)
-            self._check_length(messages, request, conversation_id)
+        if any(is_samples(part["audio"]) for part in audio_parts(messages)):
+            # They are encoded later, in the codec's thread, so the prompt is checked then, and only texts now
+            self.processor.apply_chat_template(messages)
+            self.engine.check(GenerationRequest(input_ids=[self.processor.tokenizer.eos_token_id], **given))
+            return Answer(self, messages, given, with_audio, None)
+        request = self.request_of(messages)
+        self._check_length(messages, request, conversation_id)
         self.engine.check(replace(request, **given))
-        return Answer(self, messages, given, with_audio)
+        return Answer(self, messages, given, with_audio, request)
 
     def speak(self, text: str, options: AnswerOptions = AnswerOptions()) -> Answer:
         """The speech of a text, sentence by sentence. Raises as `answer`."""
@@ -385,8 +395,6 @@ class Assistant:
             # A string would be a file or an address, which nobody who is served may open
             if not isinstance(part["audio"], (np.ndarray, list)):
                 raise ValueError(f"An audio must be samples, codes or features, got a {type(part['audio']).__name__}.")
-        # which refuses control marks in texts
-        self.processor.apply_chat_template(messages)
         return messages
 
     def request_of(self, messages: list[dict]) -> GenerationRequest:
