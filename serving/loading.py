@@ -62,9 +62,24 @@ def load_assistant(arguments: argparse.Namespace) -> Assistant:
     if processor.audio_tokenizer is None:
         raise ValueError(f"{arguments.model} has no speech codec, without which nobody can talk to it.")
     processor.audio_tokenizer.to(model.device)
+    if model.device.type == "cpu":
+        lay_out_weights(model)
+        lay_out_weights(processor.audio_tokenizer)
     # a folder by its name, a Hub id whole
     name = Path(arguments.model).resolve().name if os.path.isdir(arguments.model) else arguments.model
     return Assistant(processor, TransformersEngine(model), name)
+
+
+def lay_out_weights(model: PreTrainedModel) -> None:
+    """
+    Puts the weights of linear layers into memory column by column. MKL multiplies 4 to 16 rows with such a weight in
+    two thirds of the time (measured on a Xeon with AVX-512), and a server has many rows.
+    """
+    from modeling_vita_audio.modeling_vita_audio import is_plain_linear
+
+    for module in model.modules():
+        if is_plain_linear(module):
+            module.weight.data = module.weight.data.t().contiguous().t()
 
 
 def load_parts(arguments: argparse.Namespace) -> tuple[PreTrainedModel, ProcessorMixin]:
