@@ -34,6 +34,10 @@ logger = logging.getLogger("vita_audio.serving")
 # so many in 40 ms on one core.
 MAX_TOKENS_PER_FORWARD = 256
 
+# To hand a token over wakes another thread, which costs as much as a tenth of a module's forward. The first three codes,
+# with which the codec can begin, come from the modules 2 to 4 in the layout of the released models.
+MODULES_PER_SENDING = 4
+
 # A cache is copied for what two prompts have in common only if it is more than this: a copy takes as long as reading a
 # few tokens, and 10 are read again for the modules.
 MIN_TOKENS_IN_COMMON = 24
@@ -113,6 +117,7 @@ class TransformersEngine:
         # Of each conversation, latest last, the keys of its tokens (see `prefix_keys`) and its cache
         self._kept: OrderedDict[str | None, tuple[list, GrowingCache | VitaAudioCache]] = OrderedDict()
         self._rows: list[Row] = []
+        self._unsent: list[tuple[Row, int]] = []
         # What event loops have handed over, under the lock of `_has_work`
         self._waiting: deque[Row] = deque()
         self._forgotten: set[str] = set()
@@ -221,7 +226,7 @@ class TransformersEngine:
                 logger.exception("A step of the engine failed.")
                 for row in self._rows:
                     row.finish(error)
-                self._rows = []
+                self._rows, self._unsent = [], []
         for row in (*self._rows, *self._waiting):
             row.finish(EngineOverloaded("The server has ended."))
         self._rows = []
@@ -352,6 +357,7 @@ class TransformersEngine:
         writing = [index for index, (row, _) in enumerate(reading) if row.num_unread == 0 and not row.is_prefill]
         if writing:
             self._write([reading[index][0] for index in writing], self.model.lm_head(last_states[writing]))
+            self._send()
         for row, _ in reading:
             if row.is_prefill and row.num_unread == 0:
                 self._read_ahead(row)
@@ -361,6 +367,9 @@ class TransformersEngine:
             # A burst begins with module 1 for all of its rows, so they stay at the same module
             module_idx = rows[0].next_turn[0]
             self._write(rows, self.model.lm_head(self._run_module(module_idx, rows, module_idx)))
+            if module_idx % MODULES_PER_SENDING == 0:
+                self._send()
+        self._send()
 
     def _read(self, reading: list[tuple[Row, int]]) -> torch.Tensor:
         """
@@ -424,7 +433,7 @@ class TransformersEngine:
                     self._run_module(module_idx, [row], 0)
 
     def _write(self, rows: list[Row], logits: torch.Tensor) -> None:
-        """Chooses a token for each row by its logits `(num_rows, vocab_size)`, and sends it off."""
+        """Chooses a token for each row by its logits `(num_rows, vocab_size)`."""
         logits = logits.float()
         if any(row.is_speech_alone for row in rows):
             logits = self._of_speech_alone(rows, logits)
@@ -432,11 +441,17 @@ class TransformersEngine:
         for index, row in enumerate(rows):
             if len(row.processors) > 0 or row.config.do_sample:
                 tokens[index] = row.choose(logits[index : index + 1])
-        sendings: dict[asyncio.AbstractEventLoop, list[tuple[Row, int]]] = {}
         for row, token in zip(rows, tokens):
             row.write(token)
-            sendings.setdefault(row.loop, []).append((row, token))
-        for loop, items in sendings.items():
+            self._unsent.append((row, token))
+
+    def _send(self) -> None:
+        """Hands the tokens that were written over to those who read them, in one call of each event loop."""
+        unsent, self._unsent = self._unsent, []
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Row, int]]] = {}
+        for row, token in unsent:
+            by_loop.setdefault(row.loop, []).append((row, token))
+        for loop, items in by_loop.items():
             try:
                 loop.call_soon_threadsafe(deliver, items)
             except RuntimeError:  # the loop is closed, so nobody reads any more

@@ -4,12 +4,13 @@
 
 import base64
 import io
+import re
 
 import numpy as np
 import openai
 import pytest
 import soundfile
-from places import MINI
+from places import MINI, ROOT
 from recordings import recording
 
 from processing.audio_vita_audio import load_audio
@@ -47,6 +48,16 @@ def answer(client):
 @pytest.fixture(scope="module")
 def samples(answer):
     return decoded(answer.choices[0].message.audio.data, "wav")
+
+
+def test_the_readme_is_answered_right(http_server, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (block,) = (block for block in blocks if "OpenAI(" in block)
+    said = {}
+    exec(block.replace("http://127.0.0.1:8765", http_server.url), said)
+    assert said["message"].audio.transcript == "The sum of seven and six is thirteen."
+    assert len(decoded(said["message"].audio.data, "wav")) > 24000
 
 
 def test_a_spoken_question_is_answered_in_speech(answer, samples):
