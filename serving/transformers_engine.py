@@ -34,7 +34,7 @@ logger = logging.getLogger("vita_audio.serving")
 # so many in 40 ms on one core.
 MAX_TOKENS_PER_FORWARD = 256
 
-# To hand a token over wakes another thread, which costs as much as a tenth of a module's forward. The first three codes,
+# To hand a token over wakes another thread, which costs a tenth of a module's forward. The first three codes,
 # with which the codec can begin, come from the modules 2 to 4 in the layout of the released models.
 MODULES_PER_SENDING = 4
 

@@ -7,12 +7,8 @@ import pytest
 import torch
 
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
-from processing.modeling_vita_audio_codec import (
-    VitaAudioCodec,
-    VitaAudioCodecDecoderState,
-    log_mel_spectrogram,
-    pulse_train,
-)
+from processing.modeling_vita_audio_codec import VitaAudioCodec, VitaAudioCodecDecoderState, log_mel_spectrogram
+from processing.modeling_vita_audio_vocoder import pulse_train
 
 
 @pytest.fixture(scope="module")
