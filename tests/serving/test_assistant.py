@@ -3,16 +3,19 @@
 """The assistant against the pipeline of the same folder."""
 
 import asyncio
+from argparse import Namespace
 
 import numpy as np
 import pytest
 from places import MINI
+from tiny_models import tiny_model, tiny_plus_processor, tiny_processor
 
 from modeling_vita_audio import VitaAudioForConditionalGeneration
 from processing import VitaAudioPipeline, VitaAudioProcessor
 from processing.conversation_vita_audio import recognition_conversation, synthesis_conversation
 from serving.assistant import AnswerOptions
 from serving.engine import PromptTooLong
+from serving.loading import load_assistant
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +23,10 @@ def pipe():
     return VitaAudioPipeline(
         VitaAudioForConditionalGeneration.from_pretrained(MINI), processor=VitaAudioProcessor.from_pretrained(MINI)
     )
+
+
+def load(folder):
+    return load_assistant(Namespace(model=str(folder), revision=None, device="cpu", dtype=None, threads=1))
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +129,37 @@ def test_texts_are_spoken_sentence_by_sentence(assistant, pipe):
     assert len(samples) == sum(expected)
 
 
+def test_a_model_that_hears_by_features(tmp_path):
+    processor = tiny_plus_processor()
+    VitaAudioPipeline(tiny_model(processor), processor=processor, device="cpu").save_pretrained(tmp_path)
+    pipe = VitaAudioPipeline(
+        VitaAudioForConditionalGeneration.from_pretrained(tmp_path),
+        processor=VitaAudioProcessor.from_pretrained(tmp_path),
+        max_new_tokens=40,
+    )
+    time = np.arange(16000) / 16000
+    speech = (0.3 * np.sin(2 * np.pi * 220 * time) * (1 + np.sin(9 * time))).astype(np.float32)
+    history = [*spoken(speech), {"role": "assistant", "content": "yes"}]
+    expected = [pipe(messages)["text"] for messages in (spoken(speech), [*history, *spoken(speech)])]
+    assistant = load(tmp_path)
+
+    async def session():
+        hearing = assistant.hear([], "a")
+        for start in range(0, len(speech), 1600):
+            hearing.put(speech[start : start + 1600])
+            await asyncio.sleep(0.02)
+        audio = await hearing.finish()
+        assert audio.ndim == 2 and audio.shape[1] == 560
+        options = AnswerOptions(max_new_tokens=40)
+        first, _ = await collect(assistant.answer(spoken(audio), options, conversation_id="a"))
+        later = [*spoken(audio), history[1], *spoken(speech)]
+        second, _ = await collect(assistant.answer(later, options, conversation_id="a"))
+        await assistant.close()
+        return [first, second]
+
+    assert asyncio.run(session()) == expected
+
+
 def test_an_answer_is_cut_to_what_was_heard(assistant, question):
     async def ask():
         answer = assistant.answer(spoken(question))
@@ -207,3 +245,15 @@ def test_bad_samples_are_an_error_of_their_answer(assistant, question):
         return (await collect(assistant.transcribe(question)))[0]
 
     assert asyncio.run(ask())
+
+
+def test_a_folder_without_a_codec(tmp_path):
+    processor = tiny_processor()
+    tiny_model(processor).save_pretrained(tmp_path)
+    processor.audio_tokenizer = None
+    processor.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="no speech codec"):
+        load(tmp_path)
+    (tmp_path / "processor_config.json").unlink()
+    with pytest.raises(ValueError, match="no speech codec"):
+        load(tmp_path)
