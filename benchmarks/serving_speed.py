@@ -287,7 +287,7 @@ def run(argv: list[str]) -> int:
     parser = ArgumentParser(
         prog="benchmarks.serving_speed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="pretrained/vita-audio-mini", help="folder or Hub id (default: %(default)s)")
+    parser.add_argument("--model", default="pretrained/vita-audio-mini", help="folder or Hub id")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16], help="the first is what ratios are to")
     parser.add_argument("--rounds", type=int, default=3, help="sessions of three turns, of which medians are taken")
     parser.add_argument("--output_dir", type=Path, required=True, help="for serving_speed.json and serving_speed.png")
