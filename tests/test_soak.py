@@ -35,3 +35,8 @@ def test_streams_cost_nothing(tmp_path):
 def test_saves_and_exports_that_are_killed_can_be_repeated(tmp_path):
     report = run("kills.py", tmp_path / "kills.json", "--kills", "2", "--what", "save", "export")
     assert all(sum(report[what]["outcomes"].values()) == 2 for what in ("save", "export"))
+
+
+def test_sessions_cost_nothing(tmp_path):
+    report = run("sessions.py", tmp_path / "sessions.json", "--minutes", "0.1", "--max_growth", "100")
+    assert report["sessions"] > 60 and report["minutes_of_audio"] > 1
