@@ -26,6 +26,13 @@ logger = logging.getLogger(__name__)
 # not see the error.
 DISCARDED_TIMES = 4
 
+# Of a list that is a mode: how many numbers it may have, so that checking them keeps nobody waiting, and how large
+# they may be, which is longer than any answer.
+MAX_SCHEDULE, MAX_TURN = 64, 2**16
+
+# Below this temperature sampling is greedy search. Scores are divided by it, and would be infinite by a smaller one
+LOWEST_TEMPERATURE = 1e-6
+
 
 class Endpoint(ABC):
     """
@@ -196,8 +203,11 @@ async def read_body(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
 
 def check_mode(mode: Any) -> str | list[int]:
     is_list = isinstance(mode, list) and all(type(number) is int for number in mode)
+    is_list = is_list and len(mode) <= MAX_SCHEDULE and all(abs(number) < MAX_TURN for number in mode)
     if not (isinstance(mode, str) or is_list):
-        raise ValueError("it is a mode's name such as boost, or a list of integers")
+        raise ValueError(
+            f"it is a mode's name such as boost, or a list of at most {MAX_SCHEDULE} integers below {MAX_TURN}"
+        )
     return mode
 
 
@@ -288,11 +298,12 @@ def sampling_options(temperature: float | None, top_p: float | None, seed: int |
     """The fields of [`AnswerOptions`] for a client's parameters. Without any the model's own settings hold."""
     options: dict[str, Any] = {}
     # OpenAI's clients ask for greedy search by a temperature of 0, which `generate` does not take
-    if temperature == 0:
+    is_greedy = temperature is not None and temperature < LOWEST_TEMPERATURE
+    if is_greedy:
         options["do_sample"] = False
     elif temperature is not None:
         options |= {"do_sample": True, "temperature": temperature}
-    if top_p is not None and top_p < 1 and temperature != 0:
+    if top_p is not None and top_p < 1 and not is_greedy:
         options |= {"do_sample": True, "top_p": top_p}
     if seed is not None:
         # clients send 64 bits with a sign, NumPy takes 32 without

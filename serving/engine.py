@@ -60,10 +60,12 @@ class Engine(Protocol):
     Writes tokens for many requests at once. All methods belong to one event loop.
 
     Attributes:
+        max_length (`int` or `float`): the most tokens of a prompt and its answer together; infinite if all are fine.
         num_running (`int`): requests that tokens are written for.
         num_waiting (`int`): requests in the queue.
     """
 
+    max_length: int | float
     num_running: int
     num_waiting: int
 

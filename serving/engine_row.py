@@ -52,7 +52,7 @@ class Row:
         self.prompt_embeds: torch.Tensor | None = None
         self.embeds_start = 0
         self.generator: torch.Generator | None = None
-        self.is_over = False
+        self.is_over, self.error = False, None
         # Whether the cache is worth keeping: nobody has said that the conversation is forgotten
         self.is_kept = True
         self.is_cancelled = False

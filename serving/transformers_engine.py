@@ -12,6 +12,7 @@ tokens from module 1, module 2 and so on, again all rows in one forward for each
 import asyncio
 import copy
 import logging
+import math
 import threading
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Sequence
@@ -110,6 +111,7 @@ class TransformersEngine:
                 f"This engine runs models with full attention; this one has {', '.join(sorted(layer_types))}."
             )
         self.model = model.eval()
+        self.max_length = getattr(model.config.text_config, "max_position_embeddings", None) or math.inf
         model.model.language_model.config._attn_implementation = ROW_ATTENTION
         self.max_batch_size = max_batch_size
         self.max_queue_length = max_queue_length
@@ -165,13 +167,12 @@ class TransformersEngine:
 
     def _submit(self, request: GenerationRequest, is_prefill: bool) -> Row:
         config, processors = self._options_of(request)
-        positions = getattr(self.model.config.text_config, "max_position_embeddings", None) or float("inf")
         row = Row(
             request,
             prefix_keys(request, self.model.config.context_audio_token_id),
             processors,
             self.model._turns(config),
-            min(len(request.input_ids) + request.max_new_tokens, positions),
+            min(len(request.input_ids) + request.max_new_tokens, self.max_length),
             config,
             is_prefill,
         )
@@ -197,11 +198,10 @@ class TransformersEngine:
             raise ValueError("The prompt has no tokens.")
         if request.max_new_tokens < 1:
             raise ValueError(f"`max_new_tokens` must be at least 1, got {request.max_new_tokens}.")
-        positions = getattr(self.model.config.text_config, "max_position_embeddings", None)
-        if positions is not None and len(request.input_ids) >= positions:
+        if len(request.input_ids) >= self.max_length:
             raise PromptTooLong(
-                f"The conversation has {len(request.input_ids)} tokens, but the model has positions for {positions}, "
-                "its answer included."
+                f"The conversation has {len(request.input_ids)} tokens, but the model has positions for "
+                f"{self.max_length}, its answer included."
             )
         names = ("mctp_mode", "do_sample", "temperature", "top_p")
         options = {name: getattr(request, name) for name in names if getattr(request, name) is not None}
@@ -341,7 +341,7 @@ class TransformersEngine:
                 self._kept.move_to_end(row.request.conversation_id)
                 while len(self._kept) > self.max_kept_conversations:
                     self._kept.popitem(last=False)
-            row.finish()
+            row.finish(row.error)
         self._rows = stay
 
     def _step(self) -> None:
@@ -438,10 +438,15 @@ class TransformersEngine:
         if any(row.is_speech_alone for row in rows):
             logits = self._of_speech_alone(rows, logits)
         tokens = logits.argmax(dim=-1).tolist()
-        for index, row in enumerate(rows):
+        for index, (row, token) in enumerate(zip(rows, tokens)):
             if len(row.processors) > 0 or row.config.do_sample:
-                tokens[index] = row.choose(logits[index : index + 1])
-        for row, token in zip(rows, tokens):
+                try:
+                    token = row.choose(logits[index : index + 1])
+                # what one request asks of its scores is no trouble of the others in its batch
+                except Exception as error:
+                    logger.exception("A token could not be chosen.")
+                    row.is_over, row.error = True, error
+                    continue
             row.write(token)
             self._unsent.append((row, token))
 

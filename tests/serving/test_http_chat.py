@@ -179,6 +179,9 @@ def test_options_reach_the_model(client, http_server, monkeypatch):
         "top_p": None,
         "seed": None,
     }
+    # scores over so little would be infinite
+    ask(temperature=1e-40, top_p=0.5, max_tokens=2)
+    assert seen[2].do_sample is False and seen[2].temperature is seen[2].top_p is None
     # what clients send by habit changes nothing
     ask(
         max_tokens=2,
@@ -194,7 +197,7 @@ def test_options_reach_the_model(client, http_server, monkeypatch):
         service_tier="auto",
         parallel_tool_calls=True,
     )
-    assert set(vars(seen[2]).values()) == {2, None}
+    assert set(vars(seen[3]).values()) == {2, None}
 
 
 def test_samples_of_different_kinds_are_refused_by_the_model(client):

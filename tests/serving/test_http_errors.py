@@ -109,6 +109,8 @@ BAD = [
     (CHAT, chat(temprature=0.5), "temprature", "unknown_parameter"),
     (CHAT, chat(mctp_mode=7), "mctp_mode", "invalid_value"),
     (CHAT, chat(mctp_mode=["a"]), "mctp_mode", "invalid_value"),
+    (CHAT, chat(mctp_mode=[10**30, 1]), "mctp_mode", "invalid_value"),
+    (CHAT, chat(mctp_mode=[1, 10] * 100), "mctp_mode", "invalid_value"),
     (SPEECH, {"model": "made-up", "voice": "alloy"}, "input", "missing_required_parameter"),
     (SPEECH, speech(input=""), "input", "invalid_value"),
     (SPEECH, speech(input=" ?! "), "input", "invalid_value"),

@@ -329,6 +329,21 @@ def test_an_error_in_a_step_is_raised_to_its_readers_alone():
     assert run(model, broken) == alone(model, [1, 2, 3], mctp_mode="vanilla")
 
 
+def test_a_token_that_cannot_be_chosen_is_an_error_of_its_request_alone():
+    model, options = random_model(2), {"mctp_mode": [1, 2], "max_new_tokens": 200}
+
+    async def ask(engine):
+        stream = engine.generate(request_of([1, 2, 3], **options))
+        tokens = await anext(stream)
+        # scores over this are infinite, and no distribution
+        with pytest.raises(RuntimeError):
+            await collect(engine.generate(request_of([4, 5], do_sample=True, temperature=1e-40)))
+        assert engine.num_running == 1
+        return tokens + await collect(stream)
+
+    assert run(model, ask) == alone(model, [1, 2, 3], **options)
+
+
 def test_sliding_attention_is_refused():
     model = random_model(2, text_config={"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1})
     with pytest.raises(ValueError, match="sliding_attention"):
