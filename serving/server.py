@@ -174,7 +174,7 @@ class RunningAnswer:
     async def __anext__(self) -> Piece:
         """
         Raises:
-            ApiError: the answer was refused before its first piece.
+            ApiError: the answer was refused before its first piece, or too many requests were waiting later.
         """
         start = time.perf_counter()
         try:
@@ -183,9 +183,10 @@ class RunningAnswer:
             self.outcome = "finished"
             raise
         except Exception as error:
-            # what an engine only sees when it begins is refused like what the assistant sees at once
-            if not self.has_begun:
-                self.outcome = "refused"
+            # what an engine only sees when it begins is refused like what the assistant sees at once; and the queue
+            # may be full when a text that was written is to be spoken
+            self.outcome = "failed" if self.has_begun else "refused"
+            if not self.has_begun or isinstance(error, EngineOverloaded):
                 raise_refusal(error)
             self.outcome = "failed"
             raise

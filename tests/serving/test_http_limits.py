@@ -92,6 +92,16 @@ def test_an_engine_that_is_full(http_servers):
     assert values(address)[("answers_total", "chat", "refused")] == 2
 
 
+def test_an_engine_that_is_full_when_a_text_is_to_be_spoken(http_servers, caplog):
+    assistant = MadeUpAssistant(num_pieces=1, error=EngineOverloaded())
+    address = http_servers.start(assistant)
+    assert httpx.post(address.url + CHAT, json=HELLO).status_code == 429
+    assistant.error = EngineOverloaded()
+    response = httpx.post(address.url + CHAT, json=HELLO | {"stream": True})
+    assert response.status_code == 200 and '"rate_limit_exceeded"' in response.text
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("path, body", [(CHAT, HELLO), (CHAT, HELLO | {"stream": True}), (SPEECH, SAY)])
 def test_a_client_that_vanishes_cancels_its_answer(http_servers, path, body):
     assistant = MadeUpAssistant(num_pieces=10**6, seconds=0.01)
