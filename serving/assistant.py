@@ -35,6 +35,10 @@ DEFAULT_MAX_NEW_TOKENS = 1024
 # Pieces of an answer that may wait for a slow reader. The codec has a bound of its own, in seconds of speech.
 MAX_QUEUED_PIECES = 256
 
+# What may be half a word at the end of a text that was cut. Chinese and Japanese have no spaces between words, but
+# each of their characters (U+2E80 to U+9FFF) is spoken as a whole.
+LAST_WORD = re.compile(r"[^\s\u2e80-\u9fff]*$")
+
 # Between two sentences
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 
@@ -123,8 +127,7 @@ class Answer(AsyncIterator[Piece]):
             length = round(seconds * CHARACTERS_PER_SECOND)
         if length >= len(self.text):
             return self.text
-        # to the end of the last whole word
-        return self.text[: max(length, 0)].rpartition(" ")[0].rstrip()
+        return LAST_WORD.sub("", self.text[: max(length, 0)]).rstrip()
 
     async def cancel(self) -> None:
         """Stops the model and the codec for this answer; nothing more comes."""
@@ -153,8 +156,9 @@ class Answer(AsyncIterator[Piece]):
     async def _write(self) -> None:
         is_aloud = self._speaking is not None
         if self._task_name == "tts" and len(self._messages) == 1:
-            (part,) = self._messages[0]["content"]
-            await self._read_aloud(part["text"].removeprefix(TTS_PROMPT), has_text=True)
+            text = "".join(part["text"] for part in self._messages[0]["content"])
+            # What follows the prompt may be on its line
+            await self._read_aloud(text.removeprefix(TTS_PROMPT.strip()), has_text=True)
         else:
             await self._generate(self._messages, self._options, has_text=True, has_speech=is_aloud)
         # An answer to a written question is text, as the models learn it, and is then read aloud
@@ -201,7 +205,8 @@ class Answer(AsyncIterator[Piece]):
         # an answer that was cut off may end in a part of a character
         if has_text and (rest := processor.decode_text(text_ids)[len(self.text) - text_before :]):
             await self._put_text(rest)
-        is_full = self.num_new_tokens - num_before >= request.max_new_tokens
+        num_new = self.num_new_tokens - num_before
+        is_full = num_new >= min(request.max_new_tokens, self._assistant.engine.max_length - len(request.input_ids))
         self.is_cut_off |= is_full and token_id != processor.tokenizer.eos_token_id
 
     async def _put_text(self, piece: str) -> None:

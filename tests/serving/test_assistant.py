@@ -12,7 +12,7 @@ from tiny_models import tiny_model, tiny_plus_processor, tiny_processor
 
 from modeling_vita_audio import VitaAudioForConditionalGeneration
 from processing import VitaAudioPipeline, VitaAudioProcessor
-from processing.conversation_vita_audio import recognition_conversation, synthesis_conversation
+from processing.conversation_vita_audio import TTS_PROMPT, recognition_conversation, synthesis_conversation
 from serving.assistant import AnswerOptions
 from serving.engine import PromptTooLong
 from serving.loading import load_assistant
@@ -174,6 +174,17 @@ def test_an_answer_is_cut_to_what_was_heard(assistant, question):
         assert answer.text.startswith(text) and answer.text[len(text) :][:1] in ("", " ")
 
 
+def test_texts_without_spaces_are_cut_to_what_was_heard(assistant, question):
+    async def cut(text):
+        answer = assistant.answer(spoken(question))
+        await answer.cancel()
+        answer.text, answer._is_written, answer._seconds = text, True, 1.0
+        return [answer.text_at(share) for share in (0, 0.5, 0.8)]
+
+    assert asyncio.run(cut("七加六等于十三。对吗？")) == ["", "七加六等于十", "七加六等于十三。对"]
+    assert asyncio.run(cut("他说 hello there 你好")) == ["", "他说", "他说 hello"]
+
+
 def test_an_answer_that_is_cancelled_stops_the_model(assistant, question):
     async def interrupt():
         for num_pieces in (0, 1, 4):
@@ -202,6 +213,27 @@ def test_the_limit_of_the_length_is_reported(assistant, question):
 
     answer = asyncio.run(ask())
     assert answer.is_cut_off and answer.num_new_tokens == 12
+
+
+def test_the_end_of_the_positions_is_reported(assistant):
+    async def ask():
+        answer = assistant.answer([{"role": "user", "content": "seven " * 2010}], with_audio=False)
+        await collect(answer)
+        return answer
+
+    answer = asyncio.run(ask())
+    assert answer.is_cut_off and answer.num_prompt_tokens + answer.num_new_tokens == 2048
+
+
+@pytest.mark.parametrize("parts", [(TTS_PROMPT, "The sum is two."), (f"{TTS_PROMPT.strip()} The sum is two.",)])
+def test_a_text_to_be_spoken_in_other_forms(assistant, parts):
+    async def ask():
+        content = [{"type": "text", "text": part} for part in parts]
+        answers = [assistant.answer([{"role": "user", "content": content}]), assistant.speak("The sum is two.")]
+        return [await collect(answer) for answer in answers]
+
+    (_, samples), (_, expected) = asyncio.run(ask())
+    assert len(samples) == len(expected) > 0
 
 
 @pytest.mark.parametrize(
