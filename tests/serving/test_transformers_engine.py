@@ -338,7 +338,6 @@ def test_a_token_that_cannot_be_chosen_is_an_error_of_its_request_alone():
         # scores over this are infinite, and no distribution
         with pytest.raises(RuntimeError):
             await collect(engine.generate(request_of([4, 5], do_sample=True, temperature=1e-40)))
-        assert engine.num_running == 1
         return tokens + await collect(stream)
 
     assert run(model, ask) == alone(model, [1, 2, 3], **options)
