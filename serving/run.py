@@ -67,6 +67,8 @@ async def run(assistant: Assistant, settings: ServerSettings, listener: socket.s
         log_config=None,
         access_log=False,
         server_header=False,
+        # it has nothing to do here, and at the second signal uvicorn would cut it off with a traceback
+        lifespan="off",
         ws_max_size=settings.max_message_bytes,
         # messages of a session that wait to be read
         ws_max_queue=4,

@@ -69,6 +69,7 @@ def test_a_server_for_everyone_warns_and_the_second_signal_ends_it():
             wait_until(lambda: not is_healthy(url))
             process.send_signal(signal.SIGINT)
             _, errors = process.communicate(timeout=20)
+    assert process.returncode == 0 and "Traceback" not in errors
     assert "warning: everyone who reaches 0.0.0.0:" in errors and "--api_key" in errors
 
 
