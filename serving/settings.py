@@ -3,7 +3,12 @@
 """What a server is told when it starts: where it listens, whom it answers, and how much it takes."""
 
 import ipaddress
+import re
 from dataclasses import dataclass, field
+
+
+# What the browser of a user can send as the name of a subprotocol, in which the page gives the key (RFC 9110's tokens)
+KEY_CHARACTERS = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +20,8 @@ class ServerSettings:
         host (`str`), port (`int`):
             Where it listens; port 0 takes a free one.
         api_key (`str`, *optional*):
-            What clients have to send as `Authorization: Bearer KEY`; without it everyone is answered.
+            What clients have to send as `Authorization: Bearer KEY`, of characters that browsers can send in a
+            WebSocket's subprotocol; without it everyone is answered.
         allow_origin (`tuple[str]`):
             Origins such as `https://example.org` whose pages may call the server; `*` stands for all.
         max_answers (`int`):
@@ -76,8 +82,11 @@ class ServerSettings:
 
     def __post_init__(self):
         # an empty key would let everyone in whose owner believes that nobody comes in
-        if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable() and self.api_key):
-            raise ValueError("The API key must be printable ASCII characters, at least one.")
+        if self.api_key is not None and not KEY_CHARACTERS.fullmatch(self.api_key):
+            raise ValueError(
+                "The API key must be of letters of ASCII, digits and !#$%&'*+-.^_`|~, at least one, because browsers "
+                "can send no others. `openssl rand -hex 16` makes one."
+            )
         if not 0 <= self.port < 2**16:
             raise ValueError(f"The port must be between 0 and {2**16 - 1}, got {self.port}.")
         for origin in self.allow_origin:

@@ -102,7 +102,9 @@ def test_keys(headers, is_allowed):
     assert outcome(authorize, headers) is None
 
 
-@pytest.mark.parametrize("settings", [{"api_key": ""}, {"api_key": "é"}, {"api_key": "a\nb"}, {"port": 2**16}])
+@pytest.mark.parametrize(
+    "settings", [{"api_key": key} for key in ("", "é", "a\nb", " a", "a b", "a,b", "YQ==", "a/b")] + [{"port": 2**16}]
+)
 def test_settings_of_no_use(settings):
     with pytest.raises(ValueError):
         ServerSettings(**settings)

@@ -84,7 +84,7 @@ def is_healthy(url):
     "options, words",
     [
         (["--port", "99999"], "The port must be between 0 and 65535, got 99999."),
-        (["--api-key", ""], "The API key must be printable ASCII characters"),
+        (["--api-key", ""], "The API key must be of letters"),
         (["--allow-origin", "example.org"], "An origin is such as https://example.org"),
         (["--host", "no.such.host.invalid"], "Cannot listen at no.such.host.invalid:8765"),
         (["--port", "0", "--model", "/no/such/folder"], "/no/such/folder"),
