@@ -43,12 +43,12 @@ def client(tmp_path_factory):
 
 
 def test_a_javascript_client_writes_and_speaks(client, http_servers, tmp_path):
-    server = http_servers.start(api_key="a key")
+    server = http_servers.start(api_key="a-key")
     question = tmp_path / "question.pcm"
     question.write_bytes(to_pcm16(load_audio(str(MINI / "sample_question.wav"), 24000)))
     url = f"ws://127.0.0.1:{server.port}/v1/realtime"
     done = subprocess.run(
-        ["node", "converse.mjs", url, "a key", str(question)], cwd=client, capture_output=True, text=True, timeout=120
+        ["node", "converse.mjs", url, "a-key", str(question)], cwd=client, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
@@ -66,7 +66,7 @@ def test_a_javascript_client_writes_and_speaks(client, http_servers, tmp_path):
 
 
 def test_a_javascript_client_without_the_key_is_refused(client, http_servers, tmp_path):
-    server = http_servers.start(api_key="a key")
+    server = http_servers.start(api_key="a-key")
     (tmp_path / "empty.pcm").touch()
     url = f"ws://127.0.0.1:{server.port}/v1/realtime"
     done = subprocess.run(

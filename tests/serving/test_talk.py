@@ -169,17 +169,17 @@ def test_a_server_that_refuses_or_is_none(refusal, http_servers, tmp_path):
     files = ["--input", QUESTION, "--output", str(tmp_path / "a.wav"), "--fast", "--url"]
     assert "cannot be reached: Connection refused" in refusal(*files, "ws://127.0.0.1:1/v1/realtime")
     assert "--url must be such as ws://" in refusal(*files, "127.0.0.1:1")
-    server = http_servers.start(api_key="a key", max_sessions=0)
+    server = http_servers.start(api_key="a-key", max_sessions=0)
     assert "refuses: The API key is wrong." in refusal(*files, url_of(server), "--api_key", "another")
     assert "refuses: This server needs an API key" in refusal(*files, url_of(server))
-    assert "refuses: All 0 sessions" in refusal(*files, url_of(server), "--api_key", "a key")
+    assert "refuses: All 0 sessions" in refusal(*files, url_of(server), "--api_key", "a-key")
     assert "mctp_mode" in refusal(*files, url_of(http_servers.start()), "--mode", "fastest")
     assert not (tmp_path / "a.wav").exists()
 
 
 def test_the_key_is_read_from_the_environment(refusal, http_servers, tmp_path, monkeypatch):
-    server = http_servers.start(api_key="a key", max_sessions=0)
-    monkeypatch.setenv("VITA_AUDIO_API_KEY", "a key")
+    server = http_servers.start(api_key="a-key", max_sessions=0)
+    monkeypatch.setenv("VITA_AUDIO_API_KEY", "a-key")
     assert "refuses: All 0 sessions" in refusal(
         "--input", QUESTION, "--output", str(tmp_path / "a.wav"), "--url", url_of(server)
     )
