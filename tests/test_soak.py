@@ -38,5 +38,7 @@ def test_saves_and_exports_that_are_killed_can_be_repeated(tmp_path):
 
 
 def test_sessions_cost_nothing(tmp_path):
-    report = run("sessions.py", tmp_path / "sessions.json", "--minutes", "0.1", "--max_growth", "100")
-    assert report["sessions"] > 60 and report["minutes_of_audio"] > 1
+    report = run(
+        "sessions.py", tmp_path / "sessions.json", "--minutes", "0.1", "--sessions", "10", "--max_growth", "100"
+    )
+    assert report["sessions"] > 40 and report["minutes_of_audio"] > 1

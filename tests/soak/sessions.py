@@ -45,8 +45,8 @@ LONG = "The sum of one and two is three. The sum of two and three is five. The s
 RATE = 24000
 # How long an event may be waited for, in seconds, and how long until all that sessions have used is free
 MAX_WAIT, MAX_REST = 60, 15
-# The sessions between two looks at the server, and how many of them there are at once
-SESSIONS_OF_A_ROUND, SESSIONS_AT_ONCE = 24, 8
+# How many sessions there are at once
+SESSIONS_AT_ONCE = 8
 # Of the rounds, those in which caches and pools of threads fill up
 WARM_UP = 0.3
 # How many rounds after them say what a session leaves behind
@@ -549,7 +549,7 @@ async def meet(people: People, ways: list) -> list[str]:
     return [fault for fault in await asyncio.gather(*map(one, ways)) if fault is not None]
 
 
-def soak(minutes: float, seed: int, max_growth: float, folder: Path) -> dict:
+def soak(minutes: float, sessions: int, seed: int, max_growth: float, folder: Path) -> dict:
     """The report, with the faults found in `"faults"`."""
     server = ServerProcess(folder)
     people = People(server, seed)
@@ -561,7 +561,7 @@ def soak(minutes: float, seed: int, max_growth: float, folder: Path) -> dict:
                 # all that is imported or made for the first one
                 ways = [*WAYS] + [calls_over_http] * 14
             else:
-                ways = people.draw.choices(list(WAYS), WAYS.values(), k=SESSIONS_OF_A_ROUND * bool(samples))
+                ways = people.draw.choices(list(WAYS), WAYS.values(), k=sessions * bool(samples))
             ways += [never_reads] * (len(samples) % ROUNDS_WITH_A_DEAF == ROUNDS_WITH_A_DEAF - 1)
             faults += asyncio.run(meet(people, ways))
             counts.update(way.__name__ for way in ways)
@@ -600,13 +600,14 @@ def soak(minutes: float, seed: int, max_growth: float, folder: Path) -> dict:
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=60, help="of audio")
+    parser.add_argument("--sessions", type=int, default=24, help="between two looks at the server")
     parser.add_argument("--seed", type=int, default=0)
     # a tenth of the memory of a server with the shipped model
     parser.add_argument("--max_growth", type=float, default=40, help="of memory after the warm-up, in MB")
     parser.add_argument("--output", type=Path, help="for the report, as JSON; it is printed anyway")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        report = soak(arguments.minutes, arguments.seed, arguments.max_growth, Path(folder))
+        report = soak(arguments.minutes, arguments.sessions, arguments.seed, arguments.max_growth, Path(folder))
     text = json.dumps(report, indent=2)
     print(text)
     if arguments.output:
