@@ -277,6 +277,7 @@ class Assistant:
         output_sampling_rate (`int`): of the audio it speaks, in Hz.
         max_audio_seconds (`float`): the longest audio it takes.
         max_prompt_tokens (`int`): the longest conversation that the model was trained with.
+        max_characters (`int` or `float`): more have no room in the model's positions, whatever the text is.
     """
 
     def __init__(self, processor: ProcessorMixin, engine: Engine, model_name: str):
@@ -286,6 +287,8 @@ class Assistant:
         self.output_sampling_rate = processor.output_sampling_rate
         self.max_audio_seconds = processor.max_audio_seconds
         self.max_prompt_tokens = processor.tokenizer.model_max_length
+        # No token stands for more than its own
+        self.max_characters = engine.max_length * max(map(len, processor.tokenizer.get_vocab()))
 
     def answer(
         self,
@@ -363,6 +366,7 @@ class Assistant:
         turn = {"role": "user", "content": [{"type": "audio", "audio": list(heard) or [0]}]}
         try:
             messages = with_system_prompt(read_conversation([*messages, turn]))
+            self._check_characters(messages)
             if self.processor.hears_features:
                 # Features are heard as a whole, so the place before them is as far as can be read
                 messages[-1] = {"role": "user", "content": [{"type": "text", "text": ""}]}
@@ -376,6 +380,16 @@ class Assistant:
             await self.engine.prefill(request)
         except (ValueError, EngineOverloaded):
             return
+
+    def check_text(self, text: str) -> None:
+        """
+        Raises:
+            PromptTooLong: the text alone is too long for the model.
+            ValueError: no conversation can have it; the message says why.
+        """
+        messages = [{"role": "user", "content": [{"type": "text", "text": text}]}]
+        self._check_characters(messages)
+        self.processor.apply_chat_template(messages)
 
     async def forget(self, conversation_id: str) -> None:
         """Frees what is kept of a conversation."""
@@ -391,7 +405,7 @@ class Assistant:
         The messages with the system's turn.
 
         Raises:
-            ValueError: see `answer`.
+            ValueError, PromptTooLong: see `answer`.
         """
         if not is_conversation(messages):
             raise ValueError("There is nothing to answer: the conversation has no messages.")
@@ -400,7 +414,18 @@ class Assistant:
             # A string would be a file or an address, which nobody who is served may open
             if not isinstance(part["audio"], (np.ndarray, list)):
                 raise ValueError(f"An audio must be samples, codes or features, got a {type(part['audio']).__name__}.")
+        self._check_characters(messages)
         return messages
+
+    def _check_characters(self, messages: list[dict]) -> None:
+        """Raises PromptTooLong for texts whose tokens need not be counted, which would keep all others waiting."""
+        parts = [part for message in messages for part in message["content"] if part["type"] == "text"]
+        num_characters = sum(len(part["text"]) for part in parts)
+        if num_characters > self.max_characters:
+            raise PromptTooLong(
+                f"The conversation has {num_characters} characters, and the model has no room for more than "
+                f"{self.max_characters}, whatever they are."
+            )
 
     def request_of(self, messages: list[dict]) -> GenerationRequest:
         """The prompt of messages without samples; errors as of [`VitaAudioProcessor.build_prompt`]."""

@@ -123,6 +123,8 @@ class RealtimeSession:
                 param="session.model",
                 code="invalid_value",
             )
+        if update.instructions is not None:
+            self._check_text(update.instructions, "session.instructions")
         before, self._config = self._config, self._config.updated(update)
         if (before.turn_detection is None) != (self._config.turn_detection is None):
             # what has come is of no turn, or of one that nobody will end
@@ -292,8 +294,10 @@ class RealtimeSession:
         An item of a client's, its audio encoded.
 
         Raises:
-            ApiError: its audio cannot be heard.
+            ApiError: its audio cannot be heard, or its text not be read.
         """
+        # together, because two parts may have a half of a mark each
+        self._check_text("".join(part.text or "" for part in given.content), f"{param}.content")
         parts = []
         for i, part in enumerate(given.content):
             if part.type == "input_audio":
@@ -301,6 +305,14 @@ class RealtimeSession:
             else:
                 parts.append(Part(part.type, text=part.text))
         return Item(given.id or new_id("item"), given.role, parts)
+
+    def _check_text(self, text: str, param: str) -> None:
+        """Refuses what would make all later answers of the conversation fail."""
+        try:
+            self._assistant.check_text(text)
+        except ValueError as error:
+            code = "string_above_max_length" if isinstance(error, PromptTooLong) else "invalid_value"
+            raise ApiError(f"Invalid '{param}': {error!s:.300}", param=param, code=code) from error
 
     async def _read_audio(self, audio: str, transcript: str | None, param: str) -> Part:
         audio_format = self._config.input_format

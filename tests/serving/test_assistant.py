@@ -257,8 +257,15 @@ def test_what_cannot_be_answered_is_refused_at_once(assistant, messages, options
     asyncio.run(ask())
 
 
-def test_too_long_conversations(assistant):
+def test_too_long_conversations(assistant, monkeypatch):
     async def ask():
+        # its tokens are not counted, which would take a minute
+        with monkeypatch.context() as context, pytest.raises(PromptTooLong, match="20000000 characters"):
+            context.setattr(assistant.processor, "build_prompt", None)
+            assistant.answer([{"role": "user", "content": "seven plus" * 2 * 10**6}])
+        with monkeypatch.context() as context:
+            context.setattr(assistant.processor, "build_prompt", None)
+            await assistant.prepare([{"role": "user", "content": "seven plus" * 2 * 10**6}], "a")
         with pytest.raises(PromptTooLong, match="positions for 2048"):
             assistant.answer(spoken([1] * 2040))
         long_session = [*spoken([1] * 150), {"role": "assistant", "content": "Yes."}, *spoken([1] * 100)]
