@@ -15,7 +15,7 @@ from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
-from .api_errors import ApiError, server_error
+from .api_errors import ApiError, check_number_of_values, server_error
 from .assistant import Answer
 from .server import Server, raise_refusal
 
@@ -248,6 +248,7 @@ class RequestBody(BaseModel):
 
     @classmethod
     def from_bytes(cls, body: bytes) -> Self:
+        check_number_of_values(body)
         try:
             parameters = from_json(body, allow_inf_nan=False)
         except ValueError as error:

@@ -10,6 +10,9 @@ from starlette.responses import Response
 # How long a client that comes at a busy time shall wait, in seconds: about the length of a short answer
 RETRY_AFTER_SECONDS = 2
 
+# Of a request's JSON. A conversation of 256 messages, of 32 parts each, has less
+MAX_COMMAS = 2**15
+
 
 class ApiError(Exception):
     r"""
@@ -45,6 +48,19 @@ class ApiError(Exception):
         return Response(json.dumps(self.body()), self.status, self.headers, media_type="application/json")
 
 
+def check_number_of_values(content: str | bytes) -> None:
+    """
+    Refuses JSON with more values than any request has, before it is read: for ten million of them that and its errors
+    would take minutes and gigabytes, and nobody would be answered.
+
+    Raises:
+        ApiError: there are too many.
+    """
+    # commas in texts count as well, which no request has so many of either
+    if content.count("," if isinstance(content, str) else b",") > MAX_COMMAS:
+        raise ApiError(f"The JSON has more than {MAX_COMMAS} commas.", code="invalid_json")
+
+
 def busy(reason: str) -> ApiError:
     """The error of a request that comes while too many others are answered."""
     return ApiError(
@@ -61,4 +77,4 @@ def server_error() -> ApiError:
     return ApiError("The server failed on this request.", status=500, type="server_error", code="server_error")
 
 
-__all__ = ["ApiError", "busy", "server_error"]
+__all__ = ["ApiError", "busy", "check_number_of_values", "server_error"]

@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from modeling_vita_audio.generation_vita_audio import MCTP_MODES
 
-from .api_errors import ApiError
+from .api_errors import ApiError, check_number_of_values
 
 
 # A model has one voice, which the names of all others stand for.
@@ -378,8 +378,9 @@ def read_json(text: str) -> dict:
     The object in a client's message.
 
     Raises:
-        ApiError: there is none.
+        ApiError: there is none, or it has too many values.
     """
+    check_number_of_values(text)
     try:
         message = json.loads(text)
         if "\\u" in text:

@@ -163,6 +163,13 @@ def test_bodies_that_are_none(made_up, path, body):
     assert error["code"] in ("invalid_json", "invalid_value")
 
 
+def test_bodies_of_too_many_values(made_up):
+    for body in (b'{"messages": [' + b"{}," * 100_000 + b"{}]}", b"{" + b'"a": 1,' * 100_000 + b'"b": 1}'):
+        response = httpx.post(made_up.url + CHAT, content=body, headers={"content-type": "application/json"})
+        error = error_of(response, 400)
+        assert error["code"] == "invalid_json" and "commas" in error["message"]
+
+
 @pytest.mark.parametrize("path, field", [(CHAT, "messages"), (SPEECH, "input")])
 def test_an_unknown_model(made_up, path, field):
     body = {"model": "gpt-4o", "messages": HELLO} if field == "messages" else speech(model="tts-1")

@@ -227,6 +227,12 @@ def test_what_is_no_event(client, message):
     assert error["event_id"] is None and error["code"] in ("invalid_json", "invalid_value")
 
 
+def test_too_many_values_are_refused(client):
+    client.socket.send('{"type": "response.cancel", "a": [' + "{}," * 100_000 + "{}]}")
+    error = client.receive()["error"]
+    assert error["code"] == "invalid_json" and "commas" in error["message"]
+
+
 def test_half_a_character_is_refused(client):
     client.socket.send('{"type": "conversation.item.retrieve", "item_id": "\\ud800"}')
     assert client.receive()["error"]["code"] == "invalid_json"
