@@ -140,6 +140,7 @@ class Answer(AsyncIterator[Piece]):
             self._queue.get_nowait()
         self._queue.put_nowait(None)
         await asyncio.wait([self._task])
+        self._free()
 
     async def _make(self) -> None:
         """Writes the answer and speaks it, and puts the pieces into the queue."""
@@ -151,7 +152,12 @@ class Answer(AsyncIterator[Piece]):
                 await self._write()
         except* Exception as errors:
             end = errors.exceptions[0]
+        self._free()
         await self._queue.put(end)
+
+    def _free(self) -> None:
+        """Drops what it was made of. Sessions keep their answers, and the codec's state may have megabytes."""
+        self._messages, self._request, self._speaking = [], None, None
 
     async def _write(self) -> None:
         is_aloud = self._speaking is not None

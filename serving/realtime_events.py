@@ -415,8 +415,8 @@ def read_event(message: dict) -> ClientEvent:
 def _to_api_error(error: ValidationError) -> ApiError:
     """The first thing that was wrong, in words."""
     first = error.errors(include_url=False)[0]
-    # names that classes have and messages do not
-    place = ".".join(str(name) for name in first["loc"]) or None
+    # a name may be the client's, of any length
+    place = ".".join(f"{name!s:.100}" for name in first["loc"]) or None
     if first["type"] == "missing":
         return ApiError(f"Missing required parameter: '{place}'.", param=place, code="missing_required_parameter")
     if first["type"] == "unknown_parameter":

@@ -3,6 +3,8 @@
 """The assistant against the pipeline of the same folder."""
 
 import asyncio
+import gc
+import weakref
 from argparse import Namespace
 
 import numpy as np
@@ -203,6 +205,25 @@ def test_an_answer_that_is_cancelled_stops_the_model(assistant, question):
 
     text, samples = asyncio.run(interrupt())
     assert text and len(samples)
+
+
+def test_answers_that_are_over_do_not_keep_the_codecs_state(assistant, question):
+    async def ask():
+        states = []
+        for is_interrupted in (False, True):
+            answer = assistant.answer(spoken(question))
+            states.append(weakref.ref(answer._speaking))
+            async for piece in answer:
+                if is_interrupted and piece.audio is not None:
+                    break
+            await answer.cancel()
+            assert answer.text_at(100) == answer.text != ""
+        # the codec's thread may be in the middle of a call
+        await asyncio.sleep(0.5)
+        gc.collect()
+        return [state() for state in states]
+
+    assert asyncio.run(ask()) == [None, None]
 
 
 def test_the_limit_of_the_length_is_reported(assistant, question):

@@ -227,6 +227,12 @@ def test_what_is_no_event(client, message):
     assert error["event_id"] is None and error["code"] in ("invalid_json", "invalid_value")
 
 
+def test_long_names_are_not_said_in_full(client):
+    client.socket.send(json.dumps(response(metadata={"k" * 10_000: 5})))
+    error = client.receive()["error"]
+    assert error["param"].startswith("response.metadata.kkk") and len(error["message"]) < 1000
+
+
 def test_too_many_values_are_refused(client):
     client.socket.send('{"type": "response.cancel", "a": [' + "{}," * 100_000 + "{}]}")
     error = client.receive()["error"]
