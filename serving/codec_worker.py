@@ -22,6 +22,10 @@ from processing.codec_vita_audio import JoinableDecoderState, StreamingSpeechCod
 # Of one answer in one call: 0.64 s of speech, so that no answer waits long for another
 MAX_CODES_PER_CALL = 8
 
+# Of one user in one call. A recording that was sent as a whole is encoded in parts, between which others are served;
+# who speaks live is never so far ahead of the codec. The compact codec takes 30 ms for so much on one core.
+MAX_SECONDS_HEARD_PER_CALL = 10.24
+
 
 class Speaking(AsyncIterator[np.ndarray]):
     """
@@ -105,7 +109,7 @@ class Listening:
         with self._worker.lock:
             if self.error is not None:
                 raise self.error
-            self.samples.append(samples)
+            self.samples += self._worker.parts(samples)
             self._worker.lock.notify()
 
     def settled(self) -> list[int] | np.ndarray:
@@ -150,9 +154,9 @@ class CodecWorker:
     r"""
     Owns the codec of a processor, in a thread of its own, and serves one or more event loops.
 
-    What users say comes before what is said to them, because it is on the way to the first audio. Answers that can be
-    decoded in one call are, and none waits for others: a call takes the codes that are there. The answer whose last
-    call is longest ago, or that had none, is in the next.
+    What users say comes before what is said to them, because it is on the way to the first audio; recordings that are
+    sent as a whole take turns with it. Answers that can be decoded in one call are, and none waits for others: a call
+    takes the codes that are there. The answer whose last call is longest ago, or that had none, is in the next.
 
     Args:
         processor ([`VitaAudioProcessor`]): with a codec. Only this worker may run it.
@@ -171,6 +175,8 @@ class CodecWorker:
         # Of all that follows, and of the handles' codes and samples
         self.lock = threading.Condition()
         self._is_closed = False
+        # Whether the last call has encoded a part of what was there
+        self._is_behind = False
         self._num_calls = 0
         self._speaking: list[Speaking] = []
         self._listening: list[Listening] = []
@@ -207,6 +213,18 @@ class CodecWorker:
             handles.append(handle)
         return handle
 
+    @property
+    def _most_samples_heard(self) -> int:
+        return int(MAX_SECONDS_HEARD_PER_CALL * self.processor.feature_extractor.sampling_rate)
+
+    def parts(self, samples: np.ndarray) -> list[np.ndarray]:
+        """Samples of a user in parts that are each encoded in one call."""
+        size = self._most_samples_heard
+        # what is no audio at all is left as it is; the stream says what is wrong with it
+        if not isinstance(samples, np.ndarray) or samples.ndim != 1 or len(samples) <= size:
+            return [samples]
+        return [samples[start : start + size] for start in range(0, len(samples), size)]
+
     def forget(self, handle: Speaking | Listening) -> None:
         """Nothing more is done for a handle. It is fine if it is forgotten already."""
         with self.lock:
@@ -236,8 +254,13 @@ class CodecWorker:
         """What the codec is to do next, waiting for something; None at the end."""
         with self.lock:
             while not self._is_closed:
-                if call := self._next_encoding() or self._next_decoding():
-                    return call
+                kinds = [self._next_encoding, self._next_decoding]
+                if self._is_behind:
+                    kinds.reverse()
+                    self._is_behind = False
+                for next_call in kinds:
+                    if call := next_call():
+                        return call
                 self.lock.wait()
         return None
 
@@ -247,9 +270,16 @@ class CodecWorker:
                 # To the end of the line
                 self._listening.remove(listening)
                 self._listening.append(listening)
-                samples, listening.samples = listening.samples, []
-                return partial(self._encode, listening, samples, listening.has_ended)
+                samples, listening.samples = self._first_part(listening.samples)
+                self._is_behind = len(listening.samples) > 0
+                return partial(self._encode, listening, samples, listening.has_ended and not self._is_behind)
         return None
+
+    def _first_part(self, samples: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """What one call encodes of a user's samples, and the rest."""
+        lengths = np.cumsum([part.size if isinstance(part, np.ndarray) else 0 for part in samples])
+        num_parts = 1 + int(np.searchsorted(lengths, self._most_samples_heard, side="left"))
+        return samples[:num_parts], samples[num_parts:]
 
     def _encode(self, listening: Listening, samples: list[np.ndarray], is_final: bool) -> None:
         start, result = time.perf_counter(), None

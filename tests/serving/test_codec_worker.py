@@ -308,6 +308,27 @@ def test_hearing_comes_before_speaking(worker, codes):
     run(main())
 
 
+def test_a_whole_recording_does_not_hold_up_others(worker, processor, codes):
+    recording = np.tile(QUESTION, 16)
+
+    async def main():
+        whole = worker.hear()
+        whole.put(recording)
+        upload = asyncio.ensure_future(whole.finish())
+        spoken, heard = worker.speak(), worker.hear()
+        spoken.put(codes[:8])
+        heard.put(QUESTION)
+        await asyncio.wait_for(anext(spoken), 30)
+        await heard.finish()
+        is_first = not upload.done()
+        spoken.cancel()
+        return is_first, await upload
+
+    is_first, encoded = run(main())
+    assert is_first
+    assert encoded == processor.encode_audio([recording])[0]
+
+
 def test_features_are_heard():
     processor = tiny_plus_processor()
     worker = CodecWorker(processor)
