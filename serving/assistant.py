@@ -236,39 +236,39 @@ class Hearing:
         self.num_samples = 0
         self._assistant, self._messages, self._conversation_id = assistant, messages, conversation_id
         self._listening = assistant.codec_worker.hear()
-        self._num_prefilled = -CODES_PER_PREFILL
-        self._prefill: asyncio.Task | None = None
+        self._num_read_ahead = -CODES_PER_PREFILL
+        self._reading_ahead: asyncio.Task | None = None
 
     def put(self, samples: np.ndarray) -> None:
         """Takes the next samples, float32 `(num_samples,)` in [-1, 1] at the assistant's `input_sampling_rate`."""
         self.num_samples += len(samples)
         self._listening.put(samples)
-        if self._conversation_id is None or (self._prefill is not None and not self._prefill.done()):
+        if self._conversation_id is None or (self._reading_ahead is not None and not self._reading_ahead.done()):
             return
         settled = self._listening.settled()
         # Features are read as a whole, so there is no more to prepare for than that they come
-        if self._prefill is not None and self._assistant.processor.hears_features:
+        if self._reading_ahead is not None and self._assistant.processor.hears_features:
             return
-        if len(settled) >= self._num_prefilled + CODES_PER_PREFILL:
-            self._num_prefilled = len(settled)
-            self._prefill = asyncio.ensure_future(
+        if len(settled) >= self._num_read_ahead + CODES_PER_PREFILL:
+            self._num_read_ahead = len(settled)
+            self._reading_ahead = asyncio.ensure_future(
                 self._assistant.prepare(self._messages or [], self._conversation_id, settled)
             )
 
     async def finish(self) -> Any:
         """Ends the speech and returns what stands for it in messages: `{"type": "audio", "audio": this}`."""
-        self._stop_prefill()
+        self._stop_reading_ahead()
         return await self._listening.finish()
 
     def cancel(self) -> None:
         """Throws the speech away."""
-        self._stop_prefill()
+        self._stop_reading_ahead()
         self._listening.cancel()
 
-    def _stop_prefill(self) -> None:
+    def _stop_reading_ahead(self) -> None:
         # What was read until now is kept
-        if self._prefill is not None:
-            self._prefill.cancel()
+        if self._reading_ahead is not None:
+            self._reading_ahead.cancel()
 
 
 class Assistant:

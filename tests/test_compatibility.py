@@ -137,11 +137,13 @@ PRIVATE_NAMES = {
     "transformers.GenerationMixin": [
         "_eos_token_tensor",
         "_expand_inputs_for_generation",
+        "_get_logits_processor",
         "_has_unfinished_sequences",
         "_pad_token_tensor",
         "_prefill",
         "_prepare_cache_for_generation",
         "_prepare_generation_config",
+        "_prepare_special_tokens",
         "_sample",
         "_update_model_kwargs_for_generation",
         "_valid_auto_compile_criteria",
@@ -231,7 +233,7 @@ def names_of_others(tree):
             used.add(node.name)
         elif isinstance(node, ast.Call) and getattr(node.func, "id", None) in ("getattr", "hasattr", "setattr"):
             used.add(getattr(node.args[1], "value", None))
-        elif isinstance(node, ast.FunctionDef):
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             defined |= {node.name} | {argument.arg for argument in node.args.args}
     return {name for name in used - defined if re.match("_[a-z]", str(name))}
 

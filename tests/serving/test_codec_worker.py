@@ -455,7 +455,7 @@ def test_closed(processor, codes):
 
     run(main())
     worker.close()
-    assert not any(thread.name == "codec" for thread in threading.enumerate())
+    assert not worker._thread.is_alive()
 
 
 def test_handles_leave_nothing_behind(worker, codes):
