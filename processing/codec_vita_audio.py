@@ -104,7 +104,10 @@ class StreamingSpeechEncoder(SpeechCodec, Protocol):
     """A [`SpeechCodec`] that encodes speech while it comes in."""
 
     def init_encoder_state(self) -> Any:
-        """The `encoder_state` of an utterance's first chunk. It belongs to this utterance alone."""
+        """
+        The `encoder_state` of an utterance's first chunk. It belongs to this utterance alone. If encoding is fast, it
+        has a method `copy`, so that what comes can be encoded as if the utterance ended there, and then go on.
+        """
 
     def encode_chunk(self, input_values: torch.FloatTensor, encoder_state: Any, is_final: bool = False) -> Any:
         r"""

@@ -23,13 +23,15 @@ SECONDS_AT_ONCE = 0.64
 class Encoder(Protocol):
     """
     Encodes one audio, whose samples come by `put` and at last by `finish`. `settled` and what `finish` returns are
-    codes, `list[int]`, or features, `np.ndarray`.
+    codes, `list[int]`, or features, `np.ndarray`; `guess` returns what `finish` would, or as much as is settled.
     """
 
     def put(self, samples: np.ndarray) -> None: ...
 
     @property
     def settled(self) -> list[int] | np.ndarray: ...
+
+    def guess(self, samples: np.ndarray) -> list[int] | np.ndarray: ...
 
     def finish(self, samples: np.ndarray) -> list[int] | np.ndarray: ...
 
@@ -87,6 +89,13 @@ class VitaAudioEncodingStream:
         """
         return self._encoder.settled
 
+    def guess(self) -> list[int] | np.ndarray:
+        """
+        What would stand for the audio if it ended here, or as much of that as is settled. It is for a pause: silence
+        that follows changes few of the codes.
+        """
+        return self._encoder.guess(self._waiting)
+
     def finish(self) -> list[int] | np.ndarray:
         """
         Ends the audio.
@@ -113,6 +122,15 @@ class CodeEncoder:
     def put(self, samples: np.ndarray) -> None:
         self.settled = self._encode(samples, is_final=False)
 
+    def guess(self, samples: np.ndarray) -> list[int]:
+        if not hasattr(self._state, "copy"):
+            return self.settled
+        state, self._state = self._state, self._state.copy()
+        try:
+            return self._encode(samples, is_final=True)
+        finally:
+            self._state = state
+
     def finish(self, samples: np.ndarray) -> list[int]:
         return self._encode(samples, is_final=True)
 
@@ -130,6 +148,9 @@ class WholeEncoder:
 
     def put(self, samples: np.ndarray) -> None:
         self._samples.append(samples)
+
+    def guess(self, samples: np.ndarray) -> list[int]:
+        return self.settled
 
     def finish(self, samples: np.ndarray) -> list[int]:
         return encode(self._codec, np.concatenate([*self._samples, samples]))
@@ -159,6 +180,9 @@ class FeatureEncoder:
             self._add_frames(self._samples[: (num_frames - 1) * self._shift + self._window])
             self._samples = self._samples[num_frames * self._shift :]
             self._add_rows()
+
+    def guess(self, samples: np.ndarray) -> np.ndarray:
+        return self.settled
 
     def finish(self, samples: np.ndarray) -> np.ndarray:
         self.put(samples)

@@ -10,7 +10,7 @@ beside the codes, so the codes need to carry only what is said and how.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import torch
@@ -89,6 +89,12 @@ class VitaAudioCodecEncoderState:
     convolutions: list[torch.FloatTensor] | None = None
     codes: list[int] = field(default_factory=list)
     has_unclear_code: bool = False
+
+    def copy(self) -> "VitaAudioCodecEncoderState":
+        """A state that goes on by itself."""
+        # Tensors are never written to, but lists are
+        lists = {name: list(values) for name, values in vars(self).items() if isinstance(values, list)}
+        return replace(self, **lists)
 
 
 @dataclass

@@ -48,6 +48,10 @@ CODES_PER_PREFILL = 4
 # VITA-Audio speaks by 12.5 codes per second, whatever its codec
 SECONDS_PER_CODE = 0.08
 
+# Of a guess at codes in a pause, the last ones, which the silence that follows may change: at most 5 with the shipped
+# codec, of a recording that was cut and made noisy in twelve ways.
+UNCERTAIN_CODES = 5
+
 # Nobody speaks faster: while the length of an answer's speech is not known yet, no more of its text counts as heard.
 # The shipped model's voice speaks 20 characters a second.
 CHARACTERS_PER_SECOND = 20
@@ -255,6 +259,19 @@ class Hearing:
                 self._assistant.prepare(self._messages or [], self._conversation_id, settled)
             )
 
+    def pause(self) -> None:
+        """Tells that the speech may have ended: it is encoded and read as if it had."""
+        # Features are read as a whole, when they have all come
+        if self._conversation_id is not None and not self._assistant.processor.hears_features:
+            self._stop_reading_ahead()
+            self._reading_ahead = asyncio.ensure_future(self._read_guess())
+
+    async def _read_guess(self) -> None:
+        guess = (await self._listening.pause())[:-UNCERTAIN_CODES]
+        # To read less would throw away what was read of it
+        self._num_read_ahead = max(self._num_read_ahead, len(guess))
+        await self._assistant.prepare(self._messages or [], self._conversation_id, guess)
+
     async def finish(self) -> Any:
         """Ends the speech and returns what stands for it in messages: `{"type": "audio", "audio": this}`."""
         self._stop_reading_ahead()
@@ -276,6 +293,7 @@ class Assistant:
     Args:
         processor ([`VitaAudioProcessor`]): with a codec.
         engine ([`Engine`]): that runs the model.
+        codec_worker ([`CodecWorker`]): that runs the processor's codec.
         model_name (`str`): by which clients know it.
 
     Attributes:
@@ -286,9 +304,9 @@ class Assistant:
         max_characters (`int` or `float`): more have no room in the model's positions, whatever the text is.
     """
 
-    def __init__(self, processor: ProcessorMixin, engine: Engine, model_name: str):
+    def __init__(self, processor: ProcessorMixin, engine: Engine, codec_worker: CodecWorker, model_name: str):
         self.processor, self.engine, self.model_name = processor, engine, model_name
-        self.codec_worker = CodecWorker(processor)
+        self.codec_worker = codec_worker
         self.input_sampling_rate = processor.feature_extractor.sampling_rate
         self.output_sampling_rate = processor.output_sampling_rate
         self.max_audio_seconds = processor.max_audio_seconds
@@ -396,6 +414,18 @@ class Assistant:
         messages = [{"role": "user", "content": [{"type": "text", "text": text}]}]
         self._check_characters(messages)
         self.processor.apply_chat_template(messages)
+
+    def has_room(self, messages: list[dict], heard: Any) -> bool:
+        """
+        Whether another spoken turn fits behind a conversation into what the model was trained with, one as long as
+        `heard`, which [`Hearing.finish`] returned.
+
+        Raises:
+            ValueError: see [`VitaAudioProcessor.build_prompt`].
+        """
+        turn = {"role": "user", "content": [{"type": "audio", "audio": heard}]}
+        request = self.request_of(with_system_prompt(read_conversation([*messages, turn])))
+        return len(request.input_ids) <= self.max_prompt_tokens
 
     async def forget(self, conversation_id: str) -> None:
         """Frees what is kept of a conversation."""

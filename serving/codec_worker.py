@@ -10,6 +10,7 @@ import atexit
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -44,11 +45,20 @@ class Speaking(AsyncIterator[np.ndarray]):
         # The worker's, under its lock
         self.codes, self.has_ended, self.error = [], False, None
         self.state, self.num_unread, self.last_call = state, 0, 0
+        self.has_spoken = False
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the next call of a fast codec is the one that gives the answer's first audio."""
+        is_fast = isinstance(self.state, JoinableDecoderState)
+        return not self.has_spoken and is_fast and len(self.codes) > self.state.codes_to_skip
 
     def put(self, codes: list[int]) -> None:
         """Takes the next codes."""
         with self._worker.lock:
             self.codes += codes
+            if self.is_awaited:
+                self._worker.is_calm.clear()
             self._worker.lock.notify()
 
     def end(self) -> None:
@@ -98,6 +108,7 @@ class Listening:
         # The worker's, under its lock
         self.stream = worker.processor.encoding_stream()
         self.samples, self.has_ended, self.error = [], False, None
+        self.guess: asyncio.Future | None = None
 
     def put(self, samples: np.ndarray) -> None:
         """
@@ -116,6 +127,18 @@ class Listening:
         """What stands for the audio as far as it is encoded, see [`VitaAudioEncodingStream`]; cheap."""
         return self.stream.settled
 
+    async def pause(self) -> list[int] | np.ndarray:
+        """
+        What would stand for the audio if it ended here, or as much as is settled; once at a time, and not after
+        `finish`. Cancel it where the audio fails or ends before.
+        """
+        self.guess = self._loop.create_future()
+        with self._worker.lock:
+            # Encoded with what has come
+            self.samples.append(np.zeros(0, np.float32))
+            self._worker.lock.notify()
+        return await self.guess
+
     async def finish(self) -> list[int] | np.ndarray:
         """
         Ends the audio and returns its codes, `list[int]`, or its features, float32 `(num_rows, 560)`.
@@ -131,23 +154,30 @@ class Listening:
         return await self._result
 
     def cancel(self) -> None:
-        """Throws the audio away; `finish` is cancelled."""
+        """Throws the audio away; `finish` and `pause` are cancelled."""
         self._worker.forget(self)
         self._result.cancel()
+        if self.guess is not None:
+            self.guess.cancel()
 
     def post(self, item: list[int] | np.ndarray | Exception) -> None:
         """Hands over what `finish` returns or raises, as [`Speaking.post`]."""
         # Before `finish` nobody waits for an error, which is kept
         if self.has_ended:
-            self._loop.call_soon_threadsafe(self._set_result, item)
+            self._loop.call_soon_threadsafe(set_result, self._result, item)
 
-    def _set_result(self, item: list[int] | np.ndarray | Exception) -> None:
-        if self._result.done():
-            return
-        if isinstance(item, Exception):
-            self._result.set_exception(item)
-        else:
-            self._result.set_result(item)
+    def post_guess(self, item: list[int] | np.ndarray) -> None:
+        """Hands over what `pause` returns, as [`Speaking.post`]."""
+        self._loop.call_soon_threadsafe(set_result, self.guess, item)
+
+
+def set_result(future: asyncio.Future, item: list[int] | np.ndarray | Exception) -> None:
+    if future.done():
+        return
+    if isinstance(item, Exception):
+        future.set_exception(item)
+    else:
+        future.set_result(item)
 
 
 class CodecWorker:
@@ -166,6 +196,9 @@ class CodecWorker:
     Attributes:
         seconds_spoken, seconds_heard (`float`): speech made of codes, and encoded.
         seconds_speaking, seconds_hearing (`float`): time that this took.
+        is_calm (`threading.Event`): set unless somebody waits for the first audio of an answer that has its codes. Who
+            else works in this process does well to wait for it: of two threads that call PyTorch, each takes twice as
+            long, because they take the interpreter from one another at every operation.
     """
 
     def __init__(self, processor: VitaAudioProcessor, max_unread_seconds: float = 20.0):
@@ -174,6 +207,8 @@ class CodecWorker:
         self.seconds_spoken = self.seconds_heard = self.seconds_speaking = self.seconds_hearing = 0.0
         # Of all that follows, and of the handles' codes and samples
         self.lock = threading.Condition()
+        self.is_calm = threading.Event()
+        self.is_calm.set()
         self._is_closed = False
         # Whether the last call has encoded a part of what was there
         self._is_behind = False
@@ -231,6 +266,12 @@ class CodecWorker:
             for handles in (self._speaking, self._listening):
                 if handle in handles:
                     handles.remove(handle)
+            self._calm_down()
+
+    def _calm_down(self) -> None:
+        """Under the lock, when an answer has begun or ended."""
+        if not any(row.is_awaited for row in self._speaking):
+            self.is_calm.set()
 
     def close(self) -> None:
         """Ends the thread after the call that it is in, and what it has not done with an error. Can be repeated."""
@@ -288,6 +329,10 @@ class CodecWorker:
                 listening.stream.put(np.concatenate(samples))
             if is_final:
                 result = listening.stream.finish()
+            elif listening.guess is not None and not listening.guess.done():
+                # Whatever hinders a guess is an error of the audio itself, or of none
+                with suppress(Exception):
+                    listening.post_guess(listening.stream.guess())
         except Exception as error:
             self._fail(listening, error)
         self.seconds_hearing += time.perf_counter() - start
@@ -344,10 +389,13 @@ class CodecWorker:
             if len(samples):
                 with self.lock:
                     row.num_unread += len(samples)
+                    row.has_spoken = True
                 self._post(row, samples)
             if is_final:
                 self.forget(row)
                 self._post(row, None)
+        with self.lock:
+            self._calm_down()
 
     def _fail(self, handle: Speaking | Listening, error: Exception) -> None:
         with self.lock:

@@ -8,6 +8,7 @@ import argparse
 import gc
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 # transformers' loading raises one of these if a file has JSON of another shape than it expects
 ERRORS_OF_MALFORMED_FILES = (AttributeError, KeyError, IndexError, TypeError, RecursionError)
+
+# How long the engine gives way to the first audio of an answer. It takes the shipped codec 10 ms alone, and twice as
+# long beside the engine.
+MAX_WAITING_SECONDS = 0.03
 
 # What to do with a model of another type, by its type
 HINTS = dict.fromkeys(
@@ -56,6 +61,7 @@ def load_assistant(arguments: argparse.Namespace) -> Assistant:
     of [`load_pipeline`].
     """
     from .assistant import Assistant
+    from .codec_worker import CodecWorker
     from .transformers_engine import TransformersEngine
 
     model, processor = load_parts(arguments)
@@ -67,7 +73,9 @@ def load_assistant(arguments: argparse.Namespace) -> Assistant:
         lay_out_weights(processor.audio_tokenizer)
     # a folder by its name, a Hub id whole
     name = Path(arguments.model).resolve().name if os.path.isdir(arguments.model) else arguments.model
-    return Assistant(processor, TransformersEngine(model), name)
+    worker = CodecWorker(processor)
+    engine = TransformersEngine(model, give_way=partial(worker.is_calm.wait, MAX_WAITING_SECONDS))
+    return Assistant(processor, engine, worker, name)
 
 
 def lay_out_weights(model: PreTrainedModel) -> None:

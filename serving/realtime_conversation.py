@@ -238,6 +238,11 @@ class Conversation:
         """The latest answer that this session has made."""
         return next((item for item in reversed(self.items) if isinstance(item, AnswerItem)), None)
 
+    def last_heard(self) -> Any:
+        """What stands for the last speech of the user; None if there is none."""
+        parts = (part for item in reversed(self.items) if item.role == "user" for part in item.content)
+        return next((part.encoded for part in parts if part.encoded is not None), None)
+
     def interrupt(self) -> None:
         """The user has begun to speak while the last answer may be playing."""
         if (item := self.last_answer()) is not None:

@@ -17,6 +17,10 @@ from .turn_detection import TurnDetector
 MAX_HEARD_AGAIN_SECONDS = 2.0
 
 
+# Silence in a turn that is worth a guess. Pauses within speech are mostly shorter, and a turn ends after 0.5 s of it.
+PAUSE_SECONDS = 0.25
+
+
 class InputAudio:
     """
     Audio of the user, of which the model hears each turn as it comes.
@@ -44,6 +48,7 @@ class InputAudio:
         self._recent = np.zeros(0, np.float32)
         self._detector: TurnDetector | None = None
         self._detector_start = 0
+        self._is_pause = False
 
     @property
     def is_turn(self) -> bool:
@@ -87,12 +92,20 @@ class InputAudio:
                 yield "stopped"
         if self.is_turn:
             self._hear_until(self.position)
+            self._watch_pause()
             if self.turn_end - self.turn_start == self._max_samples:
                 # if the user still speaks, that is the next turn
                 self._detector.end_speech()
                 yield "stopped"
         quiet = 0 if self.quiet_since is None else self.position - self.quiet_since
         self._recent = self._recent[max(0, len(self._recent) - max(padding, quiet)) :]
+
+    def _watch_pause(self) -> None:
+        """Lets the model read what was said when the user pauses, before it is known whether the turn has ended."""
+        is_pause = self._detector.pause >= PAUSE_SECONDS
+        if is_pause and not self._is_pause:
+            self._hearing.pause()
+        self._is_pause = is_pause
 
     def take_quiet(self) -> None:
         """Makes a turn of the audio since `quiet_since`, in which nobody spoke."""

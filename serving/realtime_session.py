@@ -9,6 +9,7 @@ Events are handled one after the other. Answers and transcripts are made in task
 import asyncio
 import logging
 import time
+from contextlib import suppress
 
 from .api_errors import ApiError, server_error
 from .assistant import Answer, AnswerOptions, Hearing
@@ -516,10 +517,24 @@ class RealtimeSession:
             self._begin_preparing()
 
     def _begin_preparing(self) -> None:
+        self._make_room()
         messages = self._conversation.messages(self._config.instructions)
         is_preparing = self._preparing is not None and not self._preparing.done()
         if messages and not is_preparing and not self._input.is_turn:
             self._preparing = asyncio.create_task(self._read_ahead(messages))
+
+    def _make_room(self) -> None:
+        """
+        Leaves turns out where another one like the last would be too much. Left out only when that has come, all that
+        was read before it would be of no use.
+        """
+        heard = self._conversation.last_heard()
+        if self._config.truncation == "disabled" or heard is None:
+            return
+        with suppress(ValueError):  # the next answer tells the client
+            while not self._assistant.has_room(self._conversation.messages(self._config.instructions), heard):
+                if not self._conversation.leave_out_older_half():
+                    return
 
     async def _read_ahead(self, messages: list[dict]) -> None:
         try:

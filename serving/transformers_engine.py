@@ -15,7 +15,7 @@ import logging
 import math
 import threading
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
@@ -38,6 +38,9 @@ MAX_TOKENS_PER_FORWARD = 256
 # To hand a token over wakes another thread, which costs a tenth of a module's forward. The first three codes,
 # with which the codec can begin, come from the modules 2 to 4 in the layout of the released models.
 MODULES_PER_SENDING = 4
+
+# Up to so many requests, the engine waits where another thread has something more urgent to do.
+MAX_ROWS_THAT_WAIT = 2
 
 # A cache is copied for what two prompts have in common only if it is more than this: a copy takes as long as reading a
 # few tokens, and 10 are read again for the modules.
@@ -86,6 +89,8 @@ class TransformersEngine:
     Args:
         model ([`VitaAudioForConditionalGeneration`]):
             A loaded model, on any device.
+        give_way (`Callable`, *optional*):
+            Called before every forward; returns when nothing more urgent is done in this process.
         max_batch_size (`int`, *optional*, defaults to 16):
             Requests that tokens are written for at once; further ones wait. With the shipped model on two cores 16
             get four times the tokens that one gets.
@@ -101,6 +106,7 @@ class TransformersEngine:
     def __init__(
         self,
         model: PreTrainedModel,
+        give_way: Callable[[], object] = lambda: None,
         max_batch_size: int = 16,
         max_queue_length: int = 64,
         max_kept_conversations: int = 64,
@@ -113,6 +119,7 @@ class TransformersEngine:
         self.model = model.eval()
         self.max_length = getattr(model.config.text_config, "max_position_embeddings", None) or math.inf
         model.model.language_model.config._attn_implementation = ROW_ATTENTION
+        self._give_way = give_way
         self.max_batch_size = max_batch_size
         self.max_queue_length = max_queue_length
         self.max_kept_conversations = max_kept_conversations
@@ -371,11 +378,17 @@ class TransformersEngine:
                 self._send()
         self._send()
 
+    def _make_way(self) -> None:
+        # With many rows somebody always has something urgent, and all wait for the engine
+        if len(self._rows) <= MAX_ROWS_THAT_WAIT:
+            self._give_way()
+
     def _read(self, reading: list[tuple[Row, int]]) -> torch.Tensor:
         """
         Lets the language model read the next tokens of rows; returns the states `(num_rows, hidden_size)` of the last
         one of each.
         """
+        self._make_way()
         language_model, lengths = self.model.model.language_model, [num_tokens for _, num_tokens in reading]
         starts = [row.num_read for row, _ in reading]
         ids = [i for (row, n), start in zip(reading, starts) for i in row.ids[start : start + n]]
@@ -400,6 +413,7 @@ class TransformersEngine:
         Lets a module read all that it can of rows that have so many tokens which the language model has not read;
         returns the states `(num_rows, hidden_size)` of the last column of each.
         """
+        self._make_way()
         unread = [row.cache.unread(module_idx, num_new_tokens) for row in rows]
         embeds = [columns for _, _, columns in unread]
         if num_new_tokens > 0:

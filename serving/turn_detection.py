@@ -149,12 +149,16 @@ class TurnDetector:
                 if not self.is_speech:
                     self.is_speech = True
                     changes.append(("started", (self._num_windows - 1) * WINDOW / SAMPLING_RATE))
-            silence = (self._num_windows - self._last_speech_window) * WINDOW / SAMPLING_RATE
-            if self.is_speech and silence * 1000 >= silence_duration_ms:
+            if self.is_speech and self.pause * 1000 >= silence_duration_ms:
                 self.is_speech = False
                 changes.append(("stopped", self._num_windows * WINDOW / SAMPLING_RATE))
         self._rest = samples[len(samples) // WINDOW * WINDOW :]
         return changes
+
+    @property
+    def pause(self) -> float:
+        """How many seconds a user who speaks has been silent."""
+        return (self._num_windows - self._last_speech_window) * WINDOW / SAMPLING_RATE if self.is_speech else 0.0
 
     def end_speech(self) -> None:
         """Waits for the next speech, though this one has not stopped."""
