@@ -41,6 +41,7 @@ class VitaAudioCodecDecoderState:
         noise.
     frames (`torch.FloatTensor` of shape `(batch_size, 3, synthesis_window)`): the last frames of output, which overlap
         the next.
+    is_joined (`bool`): whether the rows are of several states, so that they are decoded all codes at once.
     """
 
     codes_to_skip: int
@@ -50,6 +51,7 @@ class VitaAudioCodecDecoderState:
     sample_position: torch.LongTensor
     source: torch.FloatTensor
     frames: torch.FloatTensor
+    is_joined: bool = False
 
     @classmethod
     def cat(cls, states: Sequence["VitaAudioCodecDecoderState"]) -> "VitaAudioCodecDecoderState":
@@ -68,6 +70,7 @@ class VitaAudioCodecDecoderState:
             states[0].codes_to_skip,
             [torch.cat(pasts) for pasts in zip(*(state.convolutions for state in states))],
             **{name: torch.cat([getattr(state, name) for state in states]) for name in cls._ROWS},
+            is_joined=len(states) > 1,
         )
 
     def split(self) -> list["VitaAudioCodecDecoderState"]:
