@@ -297,3 +297,26 @@ def test_samples_beyond_1_are_clipped():
     stream = processor.encoding_stream()
     stream.put(QUESTION * np.float32(2))
     assert stream.finish() == processor.encode_audio([QUESTION * np.float32(2)])[0]
+
+
+def test_a_guess_in_a_pause_is_what_would_come_and_changes_nothing():
+    processor = VitaAudioProcessor.from_pretrained(MINI)
+    spoken = np.concatenate([QUESTION, np.zeros(4000, np.float32)])
+    stream = processor.encoding_stream()
+    for start in range(0, len(spoken), 640):
+        stream.put(spoken[start : start + 640])
+        if start % 6400 == 0 and start:
+            stream.guess()
+    guess = stream.guess()
+    assert guess == processor.encode_audio([spoken])[0]
+    stream.put(np.zeros(4000, np.float32))
+    codes = stream.finish()
+    assert codes == processor.encode_audio([np.concatenate([spoken, np.zeros(4000, np.float32)])])[0]
+    # more silence changes but the last of them
+    assert codes[: len(guess) - 5] == guess[:-5]
+
+
+def test_a_guess_at_features_is_what_is_settled():
+    stream = tiny_plus_processor().encoding_stream()
+    stream.put(QUESTION)
+    np.testing.assert_array_equal(stream.guess(), stream.settled)

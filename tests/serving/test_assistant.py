@@ -120,6 +120,40 @@ def test_speech_that_is_heard_as_it_comes_is_answered_as_the_whole(assistant, pi
     assert second[1] <= first[1] + 10 < second[2]
 
 
+def test_a_pause_is_read_as_the_end(assistant, question):
+    read = []
+    original = assistant.engine._read
+
+    async def ask(with_pause):
+        hearing = assistant.hear([], "pause")
+        for samples in np.split(np.concatenate([question, np.zeros(8000, np.float32)]), 115)[:-12]:
+            hearing.put(samples)
+        if with_pause:
+            hearing.pause()
+        await asyncio.sleep(1.0)
+        hearing.put(np.zeros(3840, np.float32))
+        audio = await hearing.finish()
+        read.clear()
+        text, _ = await collect(assistant.answer(spoken(audio), conversation_id="pause"))
+        await assistant.forget("pause")
+        return text, read[0]
+
+    async def both():
+        assistant.engine._read = lambda reading: read.append(reading[0][1]) or original(reading)
+        try:
+            return await ask(False), await ask(True)
+        finally:
+            assistant.engine._read = original
+
+    (text, without), (same_text, with_pause) = asyncio.run(both())
+    assert text == same_text and with_pause < without - 4
+
+
+def test_room_for_another_turn(assistant):
+    history = [*spoken([1] * 100), {"role": "assistant", "content": "Yes."}]
+    assert assistant.has_room(history, [1] * 40) and not assistant.has_room(history, [1] * 140)
+
+
 def test_texts_are_spoken_sentence_by_sentence(assistant, pipe):
     sentences = ["The sum of seven and six is thirteen.", "The capital of France is Paris."]
 
