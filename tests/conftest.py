@@ -16,7 +16,9 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if {"hub", "hub_module"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("hub")
-        if item.path.parent.name == "fuzz":
+        # Those of a served model take a minute together
+        is_served = {"assistant", "http_servers"} & set(getattr(item, "fixturenames", ()))
+        if item.path.parent.name == "fuzz" or is_served:
             item.add_marker("slow")
 
 
