@@ -24,13 +24,11 @@ from processing.conversation_vita_audio import (
     task_of,
     with_system_prompt,
 )
+from processing.pipeline_vita_audio import DEFAULT_MAX_NEW_TOKENS
 
 from .codec_worker import CodecWorker
 from .engine import Engine, EngineOverloaded, GenerationRequest, PromptTooLong
 
-
-# About a minute of speech with its text, as the pipeline has it
-DEFAULT_MAX_NEW_TOKENS = 1024
 
 # Pieces of an answer that may wait for a slow reader. The codec has a bound of its own, in seconds of speech.
 MAX_QUEUED_PIECES = 256
