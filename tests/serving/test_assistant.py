@@ -165,6 +165,7 @@ def test_texts_are_spoken_sentence_by_sentence(assistant, pipe):
     assert len(samples) == sum(expected)
 
 
+@pytest.mark.slow
 def test_a_model_that_hears_by_features(tmp_path):
     processor = tiny_plus_processor()
     VitaAudioPipeline(tiny_model(processor), processor=processor, device="cpu").save_pretrained(tmp_path)

@@ -59,7 +59,9 @@ def prompts(number):
     return [random_prompt(3 + 5 * index % 37, seed=index)[0].tolist() for index in range(number)]
 
 
-@pytest.mark.parametrize("model_type", ["qwen2", "qwen3", "llama"])
+@pytest.mark.parametrize(
+    "model_type", ["qwen2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3", "llama"))]
+)
 def test_rows_of_a_batch_are_what_generate_writes_for_each(model_type):
     model = random_model(10, model_type)
     cases = [(ids, mode) for ids in prompts(4) for mode in (*MCTP_MODES, [2, 1, 1, 0, 3, 7, 1, 1])]
@@ -191,6 +193,7 @@ def test_sampling_has_a_seed_of_its_own_in_each_row():
     assert len({tuple(tokens) for tokens in (one, two, three, *unseeded)}) == 5
 
 
+@pytest.mark.slow
 def test_sampling_has_the_distribution_of_the_scores():
     model = random_model(0)
     ids = prompts(1)[0]
@@ -224,6 +227,7 @@ def test_speech_only_head_is_that_of_generate():
     assert run(model, all_at_once) == expected
 
 
+@pytest.mark.slow
 def test_a_model_that_hears_features():
     model = plus_model()
     cases = plus_expected()["generate"]
@@ -278,6 +282,7 @@ def test_whoever_stops_reading_stops_the_generation():
     assert run(model, stopped) == (3, 0, 0)
 
 
+@pytest.mark.slow
 def test_the_queue_has_an_end():
     model = random_model(2)
 
