@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import torch
-from transformers import EncodecFeatureExtractor, GenerationConfig, Qwen2Config
+from transformers import DacConfig, DacModel, EncodecFeatureExtractor, GenerationConfig, Qwen2Config
 
 from processing import VitaAudioCodec, VitaAudioCodecConfig, VitaAudioFeatureExtractor, VitaAudioProcessor
 from training.tokenizer import train_tokenizer
@@ -42,6 +42,21 @@ def tiny_codec(seed: int = 0) -> VitaAudioCodec:
         decoder_depths=[1, 1],
     )
     return VitaAudioCodec(config).eval()
+
+
+def tiny_dac() -> DacModel:
+    """A codec of transformers, which encodes and decodes whole utterances alone."""
+    torch.manual_seed(0)
+    config = DacConfig(
+        encoder_hidden_size=4,
+        downsampling_ratios=[4, 4, 4, 4],
+        upsampling_ratios=[4, 4, 4, 4],
+        decoder_hidden_size=32,
+        n_codebooks=1,
+        codebook_size=16,
+        codebook_dim=4,
+    )
+    return DacModel(config).eval()
 
 
 def tiny_tokenizer(num_speech_tokens: int = 16, **kwargs):

@@ -14,8 +14,8 @@ import pytest
 import soundfile
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import tiny_codec, tiny_model, tiny_processor, tiny_tokenizer
-from transformers import AutoProcessor, DacConfig, DacModel, EncodecFeatureExtractor
+from tiny_models import tiny_codec, tiny_dac, tiny_model, tiny_processor, tiny_tokenizer
+from transformers import AutoProcessor, DacModel, EncodecFeatureExtractor
 
 from processing import VitaAudioProcessor, spoken_conversation
 
@@ -588,19 +588,7 @@ def test_without_a_codec(tmp_path):
 
 
 def test_a_codec_of_transformers(tmp_path):
-    config = DacConfig(
-        encoder_hidden_size=4,
-        downsampling_ratios=[4, 4, 4, 4],
-        upsampling_ratios=[4, 4, 4, 4],
-        decoder_hidden_size=32,
-        n_codebooks=1,
-        codebook_size=16,
-        codebook_dim=4,
-    )
-    torch.manual_seed(0)
-    processor = VitaAudioProcessor(
-        EncodecFeatureExtractor(sampling_rate=16000), tiny_tokenizer(), DacModel(config).eval()
-    )
+    processor = VitaAudioProcessor(EncodecFeatureExtractor(sampling_rate=16000), tiny_tokenizer(), tiny_dac())
     processor.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "processor_config.json").read_text())["audio_tokenizer_type"] == "dac"
     loaded = VitaAudioProcessor.from_pretrained(tmp_path)

@@ -10,8 +10,7 @@ import soundfile
 import torch
 from places import FIXTURES, MINI
 from plus_fixture import plus_tensors
-from tiny_models import tiny_plus_processor, tiny_processor, tiny_tokenizer
-from transformers import DacConfig, DacModel
+from tiny_models import tiny_dac, tiny_plus_processor, tiny_processor, tiny_tokenizer
 
 from processing import Glm4VoiceCodec, VitaAudioCodec, VitaAudioFeatureExtractor, VitaAudioProcessor
 from processing.convert_glm4_voice_to_hf import convert
@@ -252,17 +251,7 @@ def test_the_stream_of_a_model_of_features():
 
 
 def test_a_codec_that_encodes_whole_audios_does_so_at_the_end():
-    torch.manual_seed(0)
-    config = DacConfig(
-        encoder_hidden_size=4,
-        downsampling_ratios=[4, 4, 4, 4],
-        upsampling_ratios=[4, 4, 4, 4],
-        decoder_hidden_size=32,
-        n_codebooks=1,
-        codebook_size=16,
-        codebook_dim=4,
-    )
-    processor = VitaAudioProcessor.from_codec(tiny_tokenizer(), DacModel(config).eval())
+    processor = VitaAudioProcessor.from_codec(tiny_tokenizer(), tiny_dac())
     stream = processor.encoding_stream()
     put_in_chunks(stream, QUESTION, lambda: 3200)
     assert stream.settled == []

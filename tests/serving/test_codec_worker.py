@@ -11,10 +11,8 @@ import threading
 import numpy as np
 import pytest
 import soundfile
-import torch
 from places import FIXTURES, MINI, ROOT
-from tiny_models import tiny_plus_processor, tiny_tokenizer
-from transformers import DacConfig, DacModel
+from tiny_models import tiny_dac, tiny_plus_processor, tiny_tokenizer
 from waiting import wait_until
 
 from processing import Glm4VoiceCodec, VitaAudioProcessor
@@ -234,17 +232,7 @@ def test_a_codec_whose_states_cannot_be_joined(glm4_voice_processor):
 
 @pytest.fixture(scope="module")
 def dac_processor():
-    torch.manual_seed(0)
-    config = DacConfig(
-        encoder_hidden_size=4,
-        downsampling_ratios=[4, 4, 4, 4],
-        upsampling_ratios=[4, 4, 4, 4],
-        decoder_hidden_size=32,
-        n_codebooks=1,
-        codebook_size=16,
-        codebook_dim=4,
-    )
-    return VitaAudioProcessor.from_codec(tiny_tokenizer(), DacModel(config).eval())
+    return VitaAudioProcessor.from_codec(tiny_tokenizer(), tiny_dac())
 
 
 def test_a_codec_that_does_not_stream_speaks_and_hears_at_the_end(dac_processor):
