@@ -12,6 +12,8 @@ from torch import nn
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache
 
+from modeling_vita_audio.attention_vita_audio import cached_sdpa_forward
+
 
 # The name under which transformers' models find the attention of this file
 ROW_ATTENTION = "vita_audio_rows"
@@ -49,10 +51,12 @@ class RowCaches(Cache):
 
 
 def causal_mask(num_past: int, num_new: int, device: torch.device) -> torch.Tensor | None:
-    """Which columns `(num_new, num_past + num_new)` the new tokens may see; None where that is all of them."""
+    """
+    Which columns the new tokens may see, `(1, 1, num_new, num_past + num_new)`; None where that is all of them.
+    """
     if num_new == 1:
         return None
-    return torch.ones(num_new, num_past + num_new, dtype=torch.bool, device=device).tril(num_past)
+    return torch.ones(1, 1, num_new, num_past + num_new, dtype=torch.bool, device=device).tril(num_past)
 
 
 def attend_in_rows(
@@ -74,16 +78,11 @@ def attend_in_rows(
     Returns:
         `tuple`: the output `(1, num_new_tokens, num_heads, head_dim)`, and None for the weights.
     """
-    outputs = []
-    for new, (keys, values), mask in zip(query.split(rows.lengths, dim=2), rows.states, rows.masks):
-        # The heads that share keys and values are further queries of these: so nothing is repeated
-        num_groups, num_new = new.shape[1] // keys.shape[1], new.shape[2]
-        grouped = new.reshape(1, keys.shape[1], num_groups * num_new, -1)
-        if mask is not None:
-            mask = mask.repeat(num_groups, 1)
-        output = nn.functional.scaled_dot_product_attention(grouped, keys, values, mask, scale=scaling)
-        outputs.append(output.reshape(new.shape))
-    return torch.cat(outputs, dim=2).transpose(1, 2), None
+    outputs = [
+        cached_sdpa_forward(module, new, keys, values, mask, scaling=scaling)[0]
+        for new, (keys, values), mask in zip(query.split(rows.lengths, dim=2), rows.states, rows.masks)
+    ]
+    return torch.cat(outputs, dim=1), None
 
 
 AttentionInterface.register(ROW_ATTENTION, attend_in_rows)
