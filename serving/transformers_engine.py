@@ -18,6 +18,7 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Sequence
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 
 from modeling_vita_audio import VitaAudioCache
@@ -322,14 +323,11 @@ class TransformersEngine:
         num_heard = len({id(key) for key in row.keys[:start] if not isinstance(key, int)})
         features = row.request.input_features[num_heard:]
         if features:
-            longest = max(map(len, features))
-            padded = torch.zeros(len(features), longest, features[0].shape[1], device=self.model.device)
-            mask = torch.zeros(len(features), longest, dtype=torch.long, device=self.model.device)
-            for index, values in enumerate(features):
-                padded[index, : len(values)] = torch.from_numpy(values)
-                mask[index, : len(values)] = 1
+            rows = [torch.from_numpy(values).to(self.model.device, self.model.dtype) for values in features]
+            padded = pad_sequence(rows, batch_first=True)
+            mask = pad_sequence([torch.ones(len(values), dtype=torch.long) for values in features], batch_first=True)
             embeds = self.model.model.language_model.embed_tokens(new_ids)
-            row.prompt_embeds = self.model.model._with_audio(new_ids, embeds, padded.to(self.model.dtype), mask)
+            row.prompt_embeds = self.model.model._with_audio(new_ids, embeds, padded, mask.to(self.model.device))
             row.embeds_start = start
 
     def _tensor(self, ids: Sequence[int]) -> torch.LongTensor:
