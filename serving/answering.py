@@ -201,6 +201,23 @@ async def read_body(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
         )
 
 
+async def read_whole_body(request: Request, form: str, content_type: str, max_bytes: int) -> bytes:
+    """
+    The whole body of a request, which is to be of one content type; `form` names it for people.
+
+    Raises:
+        ApiError: it is of another type, or as of [`read_body`].
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != content_type:
+        raise ApiError(
+            f"The body must be {form} with Content-Type: {content_type}, got {kind!r:.100}.",
+            status=415,
+            code="unsupported_content_type",
+        )
+    return b"".join([block async for block in read_body(request, max_bytes)])
+
+
 def check_mode(mode: Any) -> str | list[int]:
     is_list = isinstance(mode, list) and all(type(number) is int for number in mode)
     is_list = is_list and len(mode) <= MAX_SCHEDULE and all(abs(number) < MAX_TURN for number in mode)
@@ -234,15 +251,8 @@ class RequestBody(BaseModel):
         Raises:
             ApiError: the body is too large, no JSON, or has other parameters.
         """
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         # browsers send other kinds to servers of others without asking them
-        if kind != "application/json":
-            raise ApiError(
-                f"The body must be JSON with Content-Type: application/json, got {kind!r:.100}.",
-                status=415,
-                code="unsupported_content_type",
-            )
-        body = b"".join([block async for block in read_body(request, max_bytes)])
+        body = await read_whole_body(request, "JSON", "application/json", max_bytes)
         # megabytes of base64 may be in it
         return await asyncio.to_thread(cls.from_bytes, body)
 
@@ -312,4 +322,4 @@ def sampling_options(temperature: float | None, top_p: float | None, seed: int |
     return options
 
 
-__all__ = ["Endpoint", "Mode", "RequestBody", "Sender", "read_body", "sampling_options"]
+__all__ = ["Endpoint", "Mode", "RequestBody", "Sender", "read_whole_body", "sampling_options"]

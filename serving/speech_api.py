@@ -13,7 +13,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from .answering import Endpoint, Mode, RequestBody, Sender, read_body, sampling_options
+from .answering import Endpoint, Mode, RequestBody, Sender, read_whole_body, sampling_options
 from .api_errors import ApiError
 from .assistant import Answer, AnswerOptions
 from .audio_formats import CONTENT_TYPES, SpeechEncoder
@@ -161,15 +161,8 @@ async def read_form(request: Request, max_bytes: int) -> dict[str, Any]:
     Raises:
         ApiError: the body is no form, is too large, or has a field twice.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "multipart/form-data":
-        raise ApiError(
-            f"The body must be a form with Content-Type: multipart/form-data, got {kind!r:.100}.",
-            status=415,
-            code="unsupported_content_type",
-        )
     # whole before it is parsed, so that the error of a body that is too large does not depend on its parts
-    body = b"".join([block async for block in read_body(request, max_bytes)])
+    body = await read_whole_body(request, "a form", "multipart/form-data", max_bytes)
 
     async def blocks():
         yield body
