@@ -6,7 +6,7 @@ import atexit
 import queue
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import takewhile
 
@@ -44,6 +44,44 @@ def pass_on_end(items: queue.Queue):
         items.put_nowait(None)
     except queue.Full:
         pass
+
+
+class TokenReader:
+    """
+    Reads the tokens of an answer as they come.
+
+    Args:
+        processor ([`VitaAudioProcessor`]): with the tokenizer, and the vocabulary of speech.
+
+    Attributes:
+        text (`str`): all text so far but for a character that is not whole yet.
+    """
+
+    def __init__(self, processor: ProcessorMixin):
+        self.processor = processor
+        self.text = ""
+        self._text_ids = []
+        # Text comes piece by piece, and no token is decoded twice
+        self._text_stream = DecodeStream(skip_special_tokens=True)
+
+    def read(self, token_ids: Iterable[int]) -> list[int | str]:
+        """What the next tokens are: the ids of those of speech, and the text that the others complete, in order."""
+        vocabulary, parts = self.processor.speech_vocabulary, []
+        for token_id in token_ids:
+            if vocabulary.is_code(token_id) or vocabulary.is_delimiter(token_id):
+                parts.append(token_id)
+                continue
+            self._text_ids.append(token_id)
+            if piece := self._text_stream.step(self.processor.tokenizer.backend_tokenizer, token_id):
+                self.text += piece
+                parts.append(piece)
+        return parts
+
+    def rest(self) -> str:
+        """What an answer that was cut off has besides: a part of a character."""
+        rest = self.processor.decode_text(self._text_ids)[len(self.text) :]
+        self.text += rest
+        return rest
 
 
 class VitaAudioStreamer(BaseStreamer):
@@ -93,16 +131,17 @@ class VitaAudioStreamer(BaseStreamer):
         self.codes_per_chunk = codes_per_chunk
         self.timeout = timeout
         self.is_closed = False
-        # all text so far but for a character that is not whole yet
-        self.text = ""
         # where text goes if it shall not wait for the audio before it
         self.text_chunks: queue.Queue | None = None
+        self._tokens = TokenReader(processor)
         # two more for the marks of the end, which must find room when nobody reads any more
         self._queue = queue.Queue(max_queued_tokens + 2 if max_queued_tokens else 0)
         self._has_prompt = False
-        self._text_ids = []
-        # Text comes piece by piece, and no token is decoded twice
-        self._text_stream = DecodeStream(skip_special_tokens=True)
+
+    @property
+    def text(self) -> str:
+        """All text so far but for a character that is not whole yet."""
+        return self._tokens.text
 
     def put(self, value: torch.LongTensor):
         """Takes the prompt, of shape `(1, prompt_length)`, then new tokens of any shape, from `generate`."""
@@ -118,20 +157,14 @@ class VitaAudioStreamer(BaseStreamer):
             raise StreamClosed()
 
     def _read(self, token_ids: list[int]) -> list[int | str]:
-        """What tokens leave for the reader: those of speech, and the text that the others complete."""
-        vocabulary, parts = self.processor.speech_vocabulary, []
-        for token_id in token_ids:
-            if vocabulary.is_code(token_id) or vocabulary.is_delimiter(token_id):
-                parts.append(token_id)
-                continue
-            self._text_ids.append(token_id)
-            if piece := self._text_stream.step(self.processor.tokenizer.backend_tokenizer, token_id):
-                self.text += piece
-                if self.text_chunks is None:
-                    parts.append(piece)
-                else:
-                    self.text_chunks.put({"text": piece})
-        return parts
+        """What tokens leave for the reader of this streamer; text does not go there if it shall not wait."""
+        parts = self._tokens.read(token_ids)
+        if self.text_chunks is None:
+            return parts
+        for part in parts:
+            if isinstance(part, str):
+                self.text_chunks.put({"text": part})
+        return [part for part in parts if not isinstance(part, str)]
 
     def end(self):
         """Ends the stream; called by `generate`."""
@@ -176,8 +209,7 @@ class VitaAudioStreamer(BaseStreamer):
         if self.is_closed:
             return
         # an answer that was cut off may end in a part of a character
-        if rest := self.processor.decode_text(self._text_ids)[len(self.text) :]:
-            self.text += rest
+        if rest := self._tokens.rest():
             yield {"text": rest}
         samples, _ = self.processor.decode_audio_chunk(codes, state, is_final=True)
         yield from self._audio(samples)
@@ -311,4 +343,4 @@ def _end_streams():
             thread.join()
 
 
-__all__ = ["StreamClosed", "VitaAudioSpeechStream", "VitaAudioStreamer"]
+__all__ = ["StreamClosed", "TokenReader", "VitaAudioSpeechStream", "VitaAudioStreamer"]

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from tokenizers.decoders import DecodeStream
 from transformers import ProcessorMixin
 
 from processing.conversation_vita_audio import (
@@ -25,6 +24,7 @@ from processing.conversation_vita_audio import (
     with_system_prompt,
 )
 from processing.pipeline_vita_audio import DEFAULT_MAX_NEW_TOKENS
+from processing.streaming_vita_audio import TokenReader
 
 from .codec_worker import CodecWorker
 from .engine import Engine, EngineOverloaded, GenerationRequest, PromptTooLong
@@ -186,32 +186,31 @@ class Answer(AsyncIterator[Piece]):
     async def _generate(self, messages: list[dict], options: dict, has_text: bool, has_speech: bool) -> None:
         """One generation, of whose tokens the text or the speech or both are part of the answer."""
         processor = self._assistant.processor
-        vocabulary, tokenizer = processor.speech_vocabulary, processor.tokenizer.backend_tokenizer
+        vocabulary, reader = processor.speech_vocabulary, TokenReader(processor)
         request = self._request if messages is self._messages else None
         request = replace(request or self._assistant.request_of(await self._assistant.encode(messages)), **options)
         self.num_prompt_tokens += len(request.input_ids)
-        num_before, text_before, text_ids, token_id = self.num_new_tokens, len(self.text), [], None
-        # Text comes piece by piece, and no token is decoded twice
-        text_stream = DecodeStream(skip_special_tokens=True)
+        num_before, token_id = self.num_new_tokens, None
         stream = self._assistant.engine.generate(request)
         try:
             async for tokens in stream:
-                codes = []
                 self.num_new_tokens += len(tokens)
-                for token_id in tokens:
-                    if vocabulary.is_code(token_id):
-                        codes.append(token_id - vocabulary.speech_token_offset)
-                    elif not vocabulary.is_delimiter(token_id) and has_text:
-                        text_ids.append(token_id)
-                        if piece := text_stream.step(tokenizer, token_id):
-                            await self._put_text(piece)
+                token_id, parts = tokens[-1], reader.read(tokens)
+                for piece in parts:
+                    if isinstance(piece, str) and has_text:
+                        await self._put_text(piece)
+                codes = [
+                    part - vocabulary.speech_token_offset
+                    for part in parts
+                    if isinstance(part, int) and vocabulary.is_code(part)
+                ]
                 if codes and has_speech:
                     self._seconds += len(codes) * SECONDS_PER_CODE
                     self._speaking.put(codes)
         finally:
             await stream.aclose()
         # an answer that was cut off may end in a part of a character
-        if has_text and (rest := processor.decode_text(text_ids)[len(self.text) - text_before :]):
+        if has_text and (rest := reader.rest()):
             await self._put_text(rest)
         num_new = self.num_new_tokens - num_before
         is_full = num_new >= min(request.max_new_tokens, self._assistant.engine.max_length - len(request.input_ids))
