@@ -7,6 +7,7 @@ costs less than one after the other.
 
 import asyncio
 import atexit
+import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -19,6 +20,8 @@ import numpy as np
 from processing import VitaAudioProcessor
 from processing.codec_vita_audio import JoinableDecoderState, StreamingSpeechCodec
 
+
+logger = logging.getLogger(__name__)
 
 # Of one answer in one call: 0.64 s of speech, so that no answer waits long for another
 MAX_CODES_PER_CALL = 8
@@ -330,9 +333,7 @@ class CodecWorker:
             if is_final:
                 result = listening.stream.finish()
             elif listening.guess is not None and not listening.guess.done():
-                # Whatever hinders a guess is an error of the audio itself, or of none
-                with suppress(Exception):
-                    listening.post_guess(listening.stream.guess())
+                self._guess(listening)
         except Exception as error:
             self._fail(listening, error)
         self.seconds_hearing += time.perf_counter() - start
@@ -340,6 +341,15 @@ class CodecWorker:
         if result is not None:
             self.forget(listening)
             self._post(listening, result)
+
+    def _guess(self, listening: Listening) -> None:
+        try:
+            guess = listening.stream.guess()
+        except Exception:  # a turn goes on without a guess
+            logger.exception("The end of a turn could not be guessed")
+            guess = listening.stream.settled
+        with suppress(RuntimeError):  # its event loop is closed
+            listening.post_guess(guess)
 
     def _next_decoding(self) -> Callable[[], None] | None:
         most = self.max_unread_seconds * self.processor.output_sampling_rate
@@ -358,7 +368,7 @@ class CodecWorker:
         elif isinstance(first.state, JoinableDecoderState):
             num_to_skip = first.state.codes_to_skip
             group = [row for row in rows if row.state.codes_to_skip == num_to_skip and (not row.codes) == is_final]
-            # As many as all have. The codec takes one code after the other, so what some have more costs no less here
+            # As many as all have, because a call takes as many codes of each
             num_codes = min(num_codes, *(len(row.codes) for row in group))
             if num_to_skip:
                 # The first audio is not to wait for a second code

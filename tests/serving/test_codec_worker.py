@@ -493,3 +493,16 @@ asyncio.run(main())
 """
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
+
+
+def test_a_guess_that_fails_is_logged_and_the_turn_goes_on(worker, monkeypatch, caplog):
+    async def main():
+        listening = worker.hear()
+        monkeypatch.setattr(listening.stream, "guess", lambda: 1 / 0)
+        listening.put(QUESTION)
+        settled = await listening.pause()
+        return settled, listening.settled(), await listening.finish()
+
+    guess, settled, codes = run(main())
+    assert guess == settled and codes == worker.processor.encode_audio([QUESTION])[0]
+    assert "could not be guessed" in caplog.text and "ZeroDivisionError" in caplog.text
