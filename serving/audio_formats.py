@@ -224,9 +224,14 @@ def encode_speech(pieces: list[np.ndarray], format: str, sampling_rate: int) -> 
     return encode_whole(Resampler(sampling_rate, WIRE_SAMPLING_RATE)(samples, last=True), format)
 
 
+def to_int16(samples: np.ndarray) -> np.ndarray:
+    """Float32 samples in [-1, 1], `(num_samples,)`, as int16."""
+    return np.rint(np.clip(samples, -1, 1) * 32767).astype(np.int16)
+
+
 def to_pcm16(samples: np.ndarray) -> bytes:
     """16-bit little-endian bytes of float32 samples in [-1, 1]."""
-    return np.rint(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes()
+    return to_int16(samples).astype("<i2").tobytes()
 
 
 def from_pcm16(content: bytes) -> np.ndarray:
@@ -244,7 +249,7 @@ def from_pcm16(content: bytes) -> np.ndarray:
 def to_ulaw(samples: np.ndarray) -> bytes:
     """G.711 u-law of float32 samples in [-1, 1] at 8 kHz, a byte each."""
     # 14 bits with the sign
-    values = np.rint(np.clip(samples, -1, 1) * 32767).astype(np.int32) >> 2
+    values = to_int16(samples).astype(np.int32) >> 2
     biased = np.minimum(np.abs(values), ULAW_CLIP) + ULAW_BIAS
     # the segment is the place of the highest bit, from bit 5 on; four bits below it are kept
     segment = np.floor(np.log2(biased)).astype(np.int32) - 5
@@ -262,7 +267,7 @@ def from_ulaw(content: bytes) -> np.ndarray:
 def to_alaw(samples: np.ndarray) -> bytes:
     """G.711 A-law of float32 samples in [-1, 1] at 8 kHz, a byte each."""
     # 13 bits with the sign; a negative value's magnitude is that of its complement
-    values = np.rint(np.clip(samples, -1, 1) * 32767).astype(np.int32) >> 3
+    values = to_int16(samples).astype(np.int32) >> 3
     magnitude = np.where(values < 0, ~values, values)
     segment = np.maximum(np.floor(np.log2(np.maximum(magnitude, 1))).astype(np.int32) - 4, 0)
     # the lowest two segments have steps of one size
@@ -294,6 +299,7 @@ __all__ = [
     "from_ulaw",
     "make_encoder",
     "to_alaw",
+    "to_int16",
     "to_pcm16",
     "to_ulaw",
     "wav_header",

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from .assistant import Hearing
+from .audio_formats import to_int16
 from .realtime_events import TurnDetection
 from .turn_detection import TurnDetector
 
@@ -136,7 +137,7 @@ class InputAudio:
         if self._detector is not None:
             self._detector.end_speech()
         try:
-            samples = np.rint(np.concatenate(heard).clip(-1, 1) * 32767).astype(np.int16)
+            samples = to_int16(np.concatenate(heard))
             return await hearing.finish(), samples
         except BaseException:
             hearing.cancel()

@@ -12,6 +12,7 @@ import numpy as np
 
 from .api_errors import ApiError, server_error
 from .assistant import Answer, Piece
+from .audio_formats import to_int16
 from .realtime_audio import AudioWriter, to_base64
 from .realtime_conversation import AnswerItem, Conversation, Part
 from .realtime_events import VOICE, AudioFormat, new_id, server_event
@@ -125,7 +126,7 @@ class Response:
             )
         elif self._is_spoken:
             sent = asyncio.get_running_loop().create_future() if self._first_audio_ms is None else None
-            self._audio.append(np.rint(np.clip(piece.audio, -1, 1) * 32767).astype(np.int16))
+            self._audio.append(to_int16(piece.audio))
             self._item.sent_seconds += len(piece.audio) / self._server.assistant.output_sampling_rate
             is_sent = self._send_audio(self._writer(piece.audio), sent)
             if is_sent and sent is not None:
