@@ -61,11 +61,13 @@ class Engine(Protocol):
 
     Attributes:
         max_length (`int` or `float`): the most tokens of a prompt and its answer together; infinite if all are fine.
+        max_queue_length (`int`): requests that may wait.
         num_running (`int`): requests that tokens are written for.
         num_waiting (`int`): requests in the queue.
     """
 
     max_length: int | float
+    max_queue_length: int
     num_running: int
     num_waiting: int
 
