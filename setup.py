@@ -96,7 +96,7 @@ extras["test"] = [
     *extras["talk"],
     *extras["quality"],
     # clients of the server, as people have them
-    "openai>=3.57,<4",
+    "openai>=2,<4",
     "httpx>=0.27,<1",
     "playwright>=1.50,<2",
     "pillow>=11,<14",
