@@ -69,6 +69,8 @@ class RequestCheck(LogitsProcessor):
                 "This engine does not verify what modules write. `serving.vllm.engine_arguments(folder, "
                 "mctp_verify=True)` makes one that does."
             )
+        if sampling_params.logprobs == -1:
+            raise ValueError("`logprobs` of all tokens need an engine that verifies what modules write.")
         if sampling_params.structured_outputs is not None:
             raise ValueError("Structured outputs need an engine that verifies what modules write (`mctp_verify`).")
 

@@ -33,9 +33,7 @@ class AtOnceSampler(Sampler):
         super().__init__(sampler.logprobs_mode, sampler.use_fp64_gumbel)
         self.decoder = decoder
 
-    def forward(
-        self, logits: torch.Tensor, sampling_metadata: SamplingMetadata, *args, **kwargs
-    ) -> SamplerOutput:
+    def forward(self, logits: torch.Tensor, sampling_metadata: SamplingMetadata, *args, **kwargs) -> SamplerOutput:
         output = super().forward(logits, sampling_metadata, *args, **kwargs)
         # vLLM tries the sampler without requests, too, to learn how much memory it takes
         if not self.decoder.has_batch:
@@ -64,7 +62,9 @@ class AtOnceSampler(Sampler):
                 all_logits[rows] = module_logits
             else:
                 all_logits = module_logits
-            generators = {row: sampling_metadata.generators[row] for row in rows if row in sampling_metadata.generators}
+            generators = {
+                row: sampling_metadata.generators[row] for row in rows if row in sampling_metadata.generators
+            }
             step = super(AtOnceSampler, self).forward(
                 all_logits, replace(sampling_metadata, generators=generators), *args, **kwargs
             )
