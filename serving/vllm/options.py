@@ -1,6 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What an engine needs for VITA-Audio, which vLLM asks for before it begins (`MODELS_CONFIG_MAP`), and what it refuses."""
+"""What VITA-Audio needs of an engine and what it refuses, which vLLM asks before it begins (`MODELS_CONFIG_MAP`)."""
 
 import os
 
@@ -50,7 +50,8 @@ def check_model(model_config: ModelConfig) -> None:
         )
     if config.audio_config is not None:
         raise ValueError(
-            "VITA-Audio on vLLM hears codes; this folder has a model that hears by continuous features (VITA-Audio-Plus)."
+            "VITA-Audio on vLLM hears codes; this folder has a model that hears by continuous features "
+            "(VITA-Audio-Plus)."
         )
     layer_types = set(getattr(text_config, "layer_types", None) or ["full_attention"])
     if layer_types != {"full_attention"}:

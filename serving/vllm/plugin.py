@@ -1,8 +1,8 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-What vLLM calls in each of its processes (the entry point of the group `vllm.general_plugins`): it makes VITA-Audio known
-there. It may be called more than once.
+What vLLM calls in each of its processes, by the entry point of the group `vllm.general_plugins`: it makes VITA-Audio
+known there. It may be called more than once.
 """
 
 from importlib.metadata import PackageNotFoundError, version
