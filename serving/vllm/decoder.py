@@ -17,8 +17,8 @@ from .requests import DecodingOptions
 from .schedules import num_drafts, writer_of
 
 
-# Chooses tokens for rows of the batch: by the number of the module, the rows, scores `(len(rows), vocab_size)`, and the
-# tokens that were written in this step so far
+# Chooses tokens for rows of the batch: by the number of the module, the rows, scores `(len(rows), vocab_size)`, and
+# what was written in this step so far
 Choose = Callable[[int, list[int], torch.Tensor, list[list[int]]], list[int]]
 
 

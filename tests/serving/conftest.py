@@ -1,6 +1,7 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
 import asyncio
+import os
 from argparse import Namespace
 
 import pytest
@@ -13,6 +14,10 @@ def assistant():
     from serving.loading import load_assistant
 
     options = {"model": str(MINI), "revision": None, "device": "cpu", "dtype": None, "threads": 1}
+    # `.ci/vllm` runs the server's tests with its engines
+    options["engine"] = os.environ.get("VITA_AUDIO_TEST_ENGINE", "transformers")
+    if options["engine"] == "vllm":
+        options["engine_options"] = {"enforce_eager": True, "max_num_seqs": 16}
     assistant = load_assistant(Namespace(**options))
     yield assistant
     asyncio.run(assistant.close())
