@@ -25,7 +25,8 @@ FLOORS = [
     ["processing"],
     ["training"],
     ["training.codec", "training.corpus", "training.evaluation"],
-    ["serving", "benchmarks"],
+    ["serving"],
+    ["benchmarks"],
 ]
 HEIGHTS = {room: height for height, floor in enumerate(FLOORS) for room in floor}
 
