@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine on vLLM in this process: its front end is here, and the model in a process that it starts."""
 
+import os
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -27,6 +28,8 @@ class VLLMEngine(VLLMRequests):
     """
 
     def __init__(self, folder: str, revision: str | None = None, max_queue_length: int = 64, **options: Any):
+        # The codec's library has threads already, which a copy of this process would wait for
+        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
         # ids come in and go out
         options = {"skip_tokenizer_init": True, "revision": revision, **options}
         arguments = AsyncEngineArgs(**engine_arguments(folder, **options))

@@ -34,12 +34,13 @@ def engine_arguments(
     Raises:
         ValueError: it is no VITA-Audio model, or one without the modules that the mode needs.
     """
-    config, _ = PreTrainedConfig.get_config_dict(str(folder))
+    revision = options.get("revision")
+    config, _ = PreTrainedConfig.get_config_dict(str(folder), revision=revision)
     if config.get("model_type") != "vita_audio":
         raise ValueError(f"{folder} has a model of the type {config.get('model_type')!r}, not 'vita_audio'.")
     num_modules = config.get("num_mctp_modules", 10)
     try:
-        defaults = GenerationConfig.from_pretrained(str(folder)).to_dict()
+        defaults = GenerationConfig.from_pretrained(str(folder), revision=revision).to_dict()
     except OSError:  # a folder need not have one
         defaults = {}
     schedule = resolve_mctp_mode(mctp_mode or defaults.get("mctp_mode") or "vanilla", num_modules)
@@ -64,6 +65,8 @@ def serve_arguments(
     words = ["vllm", "serve", arguments.pop("model")]
     for name, value in arguments.items():
         option = f"--{name.replace('_', '-')}"
+        if value is None:
+            continue
         if isinstance(value, bool):
             words.append(option if value else f"--no-{option[2:]}")
         else:
