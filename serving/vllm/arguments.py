@@ -45,7 +45,8 @@ def engine_arguments(
         defaults = {}
     schedule = resolve_mctp_mode(mctp_mode or defaults.get("mctp_mode") or "vanilla", num_modules)
     is_verified = defaults.get("mctp_verify", False) if mctp_verify is None else mctp_verify
-    arguments = {"model": str(folder), **options}
+    # vLLM's own default rounds float32 weights to bfloat16
+    arguments = {"model": str(folder), "dtype": config.get("dtype") or "auto", **options}
     arguments["additional_config"] = {**options.get("additional_config", {}), "mctp_mode": schedule}
     # Without modules nothing is to be verified
     if is_verified and num_modules > 0:

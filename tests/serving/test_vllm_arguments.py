@@ -19,7 +19,9 @@ from serving.vllm import engine_arguments, plugin, serve_arguments
 
 
 def test_the_mode_is_the_models_or_the_callers():
-    assert engine_arguments(MINI) == {"model": str(MINI), "additional_config": {"mctp_mode": [1, 10, 4, 10]}}
+    mode = {"mctp_mode": [1, 10, 4, 10]}
+    assert engine_arguments(MINI) == {"model": str(MINI), "dtype": "float32", "additional_config": mode}
+    assert engine_arguments(MINI, dtype="bfloat16")["dtype"] == "bfloat16"
     arguments = engine_arguments(MINI, "turbo", additional_config={"other": 1}, tensor_parallel_size=2)
     assert arguments["additional_config"] == {"other": 1, "mctp_mode": [1, 10]}
     assert arguments["tensor_parallel_size"] == 2
