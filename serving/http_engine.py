@@ -74,19 +74,22 @@ class HTTPEngine(VLLMRequests):
             "vllm_xargs": {"mctp_mode": sampling.pop("mctp_mode")},
             **sampling,
         }
-        # leaving the block closes the connection, and vLLM stops the generation
-        async with self._client.stream("POST", f"{self.url}/v1/completions", json=body) as answer:
-            if answer.status_code != 200:
-                raise error_of(answer.status_code, (await answer.aread()).decode(errors="replace"))
-            async for line in answer.aiter_lines():
-                data = line.removeprefix("data: ")
-                if data == line or data == "[DONE]":
-                    continue
-                event = json.loads(data)
-                if "error" in event:
-                    raise error_of(event["error"].get("code", 500), json.dumps(event))
-                for choice in event["choices"]:
-                    yield choice.get("token_ids") or []
+        try:
+            # leaving the block closes the connection, and vLLM stops the generation
+            async with self._client.stream("POST", f"{self.url}/v1/completions", json=body) as answer:
+                if answer.status_code != 200:
+                    raise error_of(answer.status_code, (await answer.aread()).decode(errors="replace"))
+                async for line in answer.aiter_lines():
+                    data = line.removeprefix("data: ")
+                    if data == line or data == "[DONE]":
+                        continue
+                    event = json.loads(data)
+                    if "error" in event:
+                        raise error_of(event["error"].get("code", 500), json.dumps(event))
+                    for choice in event["choices"]:
+                        yield choice.get("token_ids") or []
+        except httpx2.TransportError as error:
+            raise EngineOverloaded(f"The server of vLLM does not answer ({type(error).__name__}).") from error
 
     async def close(self) -> None:
         """See [`Engine.close`]. The server goes on."""

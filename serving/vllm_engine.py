@@ -3,15 +3,16 @@
 """The engine on vLLM in this process: its front end is here, and the model in a process that it starts."""
 
 import os
+import signal
 from collections.abc import AsyncIterator
 from typing import Any
 
 from vllm import AsyncEngineArgs, SamplingParams
-from vllm.exceptions import VLLMValidationError
+from vllm.exceptions import VLLMClientError
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from .engine import GenerationRequest
+from .engine import EngineOverloaded, GenerationRequest
 from .vllm import engine_arguments
 from .vllm_requests import VLLMRequests
 
@@ -33,10 +34,17 @@ class VLLMEngine(VLLMRequests):
         # ids come in and go out
         options = {"skip_tokenizer_init": True, "revision": revision, **options}
         arguments = AsyncEngineArgs(**engine_arguments(folder, **options))
-        self._engine = AsyncLLM.from_engine_args(arguments)
+        # Processes that are started here inherit what is blocked. Ctrl-C in a terminal is a signal for all of them, and
+        # the answers that run are still to be written then
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self._engine = AsyncLLM.from_engine_args(arguments)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         vllm_config = self._engine.vllm_config
         super().__init__(folder, revision, vllm_config.scheduler_config.max_num_seqs, max_queue_length)
         self.max_length = min(self.max_length, vllm_config.model_config.max_model_len)
+        self._open: set[str] = set()
 
     async def _stream(self, request: GenerationRequest, sampling: dict[str, Any]) -> AsyncIterator[list[int]]:
         sampling = dict(sampling)
@@ -46,20 +54,27 @@ class VLLMEngine(VLLMRequests):
             output_kind=RequestOutputKind.DELTA,
             **sampling,
         )
-        prompt = {"prompt_token_ids": request.input_ids}
-        outputs = self._engine.generate(prompt, params, request_id=str(next(self._numbers)))
+        prompt, name = {"prompt_token_ids": request.input_ids}, str(next(self._numbers))
+        outputs = self._engine.generate(prompt, params, request_id=name)
+        self._open.add(name)
         try:
             async for output in outputs:
                 yield list(output.outputs[0].token_ids)
-        except VLLMValidationError as error:
+        except VLLMClientError as error:
             raise ValueError(str(error)) from error
         finally:
+            self._open.discard(name)
             # which stops the generation
             await outputs.aclose()
+        if self._is_closing:
+            raise EngineOverloaded("The server has ended.")
 
     async def close(self) -> None:
         """See [`Engine.close`]."""
         self._is_closing = True
+        # vLLM alone would let them wait for ever
+        await self._engine.abort(self._open)
+        # not in a thread, because vLLM would log the end of its processes as a fault meanwhile
         self._engine.shutdown()
 
 

@@ -16,6 +16,9 @@ from modeling_vita_audio.generation_vita_audio import resolve_mctp_mode
 from .engine import EngineOverloaded, GenerationRequest, PromptTooLong
 
 
+# vLLM takes none above it
+HIGHEST_TEMPERATURE = 2
+
 # What `generate` samples with where neither the model nor the request says it
 DEFAULT_TOP_K = 50
 
@@ -82,8 +85,10 @@ class VLLMRequests:
             return next(value for value in values if value is not None)
 
         temperature, top_p = option("temperature", 1.0), option("top_p", 1.0)
-        if not (isinstance(temperature, int | float) and 0 < temperature < math.inf):
-            raise ValueError(f"`temperature` must be a number above 0, got {temperature}.")
+        if not (isinstance(temperature, int | float) and 0 < temperature <= HIGHEST_TEMPERATURE):
+            raise ValueError(
+                f"`temperature` must be a number above 0 and at most {HIGHEST_TEMPERATURE}, got {temperature}."
+            )
         if not 0 < top_p <= 1:
             raise ValueError(f"`top_p` must be above 0 and at most 1, got {top_p}.")
         sampling = {"temperature": 0.0}

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import replace
 
 import pytest
 from places import MINI, ROOT
@@ -24,6 +25,8 @@ pytestmark = pytest.mark.slow
 OPTIONS = {"enforce_eager": True, "dtype": "float32", "max_num_seqs": 8}
 ENVIRONMENT = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "1", "PYTHONPATH": str(ROOT)}
 START_SECONDS = 200
+# The shipped model writes 93 tokens behind it
+LONG_ANSWER = prompts(1, 40, 40, 1000, seed=3)[0]
 
 
 @pytest.fixture(scope="module")
@@ -101,18 +104,17 @@ def test_the_first_chunk_comes_at_once(runner):
 
 
 def test_whoever_stops_reading_stops_the_generation(runner):
-    ids = prompts(1, 40, 40, 1000)[0]
-
     async def stopped(engine):
-        stream = engine.generate(GenerationRequest(input_ids=ids, max_new_tokens=1500, do_sample=True, seed=1))
+        request = GenerationRequest(input_ids=LONG_ANSWER, mctp_mode="vanilla", max_new_tokens=1500)
+        stream = engine.generate(request)
         await anext(stream)
         await stream.aclose()
-        task = asyncio.ensure_future(collect(engine.generate(GenerationRequest(input_ids=ids, max_new_tokens=1500))))
+        task = asyncio.ensure_future(collect(engine.generate(request)))
         await asyncio.sleep(0.05)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        tokens = await collect(engine.generate(GenerationRequest(input_ids=ids, max_new_tokens=3)))
+        tokens = await collect(engine.generate(replace(request, max_new_tokens=3)))
         return len(tokens), engine.num_running, engine.num_waiting
 
     assert runner(stopped) == (3, 0, 0)
@@ -180,8 +182,10 @@ def test_the_queue_has_an_end(runner):
         ({"mctp_mode": "fast"}, "vanilla, balance, boost, turbo"),
         ({"mctp_mode": [1, 11]}, "11 MCTP steps"),
         ({"temperature": -1.0}, "temperature"),
+        # vLLM's own limit
+        ({"temperature": 2.1}, "at most 2, got 2.1"),
     ],
-    ids=["empty", "long", "none", "mode", "modules", "temperature"],
+    ids=["empty", "long", "none", "mode", "modules", "temperature", "hot"],
 )
 def test_bad_requests(options, message, runner):
     async def refused(engine):
@@ -189,6 +193,30 @@ def test_bad_requests(options, message, runner):
             engine.check(GenerationRequest(**{"input_ids": [1, 2], **options}))
 
     runner(refused)
+
+
+def test_the_end_of_an_engine_is_told_to_all(runner):
+    """The last test with an engine."""
+
+    async def ended(engine):
+        request = GenerationRequest(input_ids=LONG_ANSWER, mctp_mode="vanilla", max_new_tokens=1500)
+        streams = [engine.generate(request) for _ in range(3)]
+        for stream in streams:
+            await anext(stream)
+        # one waits for its next token
+        waiting = asyncio.ensure_future(collect(streams[0]))
+        await asyncio.sleep(0)
+        await engine.close()
+        for reading in (waiting, collect(streams[1])):
+            with pytest.raises(EngineOverloaded):
+                await reading
+        with pytest.raises(EngineOverloaded, match="about to end"):
+            engine.generate(request)
+        # and whoever goes leaves nothing
+        await streams[2].aclose()
+        return engine.num_running
+
+    assert runner(ended) == 0
 
 
 def test_no_server_is_said_in_one_line():
