@@ -98,6 +98,9 @@ def load_vllm(arguments: argparse.Namespace, engine_name: str) -> Engine:
             raise ValueError("--engine_options are for --engine vllm; a server elsewhere has its own.")
         key = os.environ.get("VITA_AUDIO_ENGINE_KEY")
         return HTTPEngine(engine_name, arguments.model, arguments.revision, api_key=key)
+    # a command prints only its own messages; vLLM would print its log
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     try:
         from .vllm_engine import VLLMEngine
     except ModuleNotFoundError as error:

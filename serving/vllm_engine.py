@@ -5,6 +5,7 @@
 import os
 import signal
 from collections.abc import AsyncIterator
+from multiprocessing import resource_tracker
 from typing import Any
 
 from vllm import AsyncEngineArgs, SamplingParams
@@ -35,7 +36,8 @@ class VLLMEngine(VLLMRequests):
         options = {"skip_tokenizer_init": True, "revision": revision, **options}
         arguments = AsyncEngineArgs(**engine_arguments(folder, **options))
         # Processes that are started here inherit what is blocked. Ctrl-C in a terminal is a signal for all of them, and
-        # the answers that run are still to be written then
+        # the answers that run are still to be written then. Python's own helper would unblock it at its start
+        resource_tracker.ensure_running()
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self._engine = AsyncLLM.from_engine_args(arguments)

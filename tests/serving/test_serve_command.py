@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 import httpx
 import pytest
@@ -19,6 +20,10 @@ from serving.cli import main
 
 
 KEY = "a-key-in-the-environment"
+ENGINES = {"transformers": []}
+# in the environment of `.ci/vllm`
+if find_spec("vllm"):
+    ENGINES["vllm"] = ["--engine", "vllm", "--engine_options", '{"enforce_eager": true, "max_num_seqs": 8}']
 
 
 @contextmanager
@@ -26,9 +31,9 @@ def served(*options, **environment):
     """The process of a server and its URL, when it answers."""
     command = [sys.executable, "-m", "serving.cli", "serve", "--model", str(MINI), "--port", "0", *options]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT
-    ) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # a session of its own, so that signals for all processes of a terminal can be sent
+    with subprocess.Popen(command, env=environment, cwd=ROOT, start_new_session=True, **pipes) as process:
         try:
             line = process.stdout.readline()
             yield process, re.search(r"Talk: (http://\S+)/ ", line)[1]
@@ -37,8 +42,9 @@ def served(*options, **environment):
 
 
 @pytest.mark.slow
-def test_it_serves_and_ends_when_its_answers_have(tmp_path):
-    with served("--host", "0.0.0.0", VITA_AUDIO_API_KEY=KEY) as (process, url):
+@pytest.mark.parametrize("engine", ENGINES)
+def test_it_serves_and_ends_when_its_answers_have(engine):
+    with served("--host", "0.0.0.0", *ENGINES[engine], VITA_AUDIO_API_KEY=KEY) as (process, url):
         assert url.startswith("http://localhost:")
         client = httpx.Client(base_url=url, headers={"authorization": f"Bearer {KEY}"}, timeout=60)
         assert client.get("/health").json() == {"status": "ok", "model": "vita-audio-mini"}
@@ -48,7 +54,8 @@ def test_it_serves_and_ends_when_its_answers_have(tmp_path):
         with client.stream("POST", "/v1/audio/speech", json=body) as response:
             blocks = response.iter_bytes()
             first = next(blocks)
-            process.send_signal(signal.SIGINT)
+            # Ctrl-C reaches all processes
+            os.killpg(process.pid, signal.SIGINT)
             # the answer that runs is whole
             num_bytes = len(first) + sum(map(len, blocks))
         assert 24000 * 2 < num_bytes < 24000 * 2 * 6
