@@ -1,37 +1,32 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-How fast engines write tokens, without codec and network.
-
-    python -m benchmarks.engine_speed --engine transformers vllm --output_dir benchmarks/results
+How fast engines write tokens, without codec and network, for `benchmarks.serving_speed --engine`.
 
 Each engine gets 1, 4 and 16 requests at once in each mode, of prompts that have nothing in common. All modes write
 the same number of tokens. The time to the first chunk is the time to the language model's token and the ten after it.
-It runs in an environment with vLLM, see `.ci/vllm`.
 """
 
-import argparse
 import asyncio
 import json
 import os
 import random
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
 
-from hub_cards.command_line import ArgumentParser, run_command
 from serving.engine import Engine, GenerationRequest
-from training.evaluation.report import write_atomically
-
-from .measuring import describe_machine
 
 
 MODES = ("vanilla", "boost", "turbo")
+# Of vLLM's engine: compiling takes longer than it saves here, and a CPU's cache of keys and values would take all of
+# the memory otherwise. Threads are the caller's to bind
+VLLM_OPTIONS = {"enforce_eager": True, "max_num_seqs": 16}
+VLLM_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
 PROMPT_TOKENS = 64
 NEW_TOKENS = 110
 # The language model's token and those of ten modules
@@ -39,7 +34,7 @@ FIRST_CHUNK_TOKENS = 11
 
 
 def without_end(model: str, folder: Path) -> Path:
-    """A copy of a model whose answers end at their length alone."""
+    """A copy of a model whose answers end with their length alone."""
     shutil.copytree(model, folder)
     path = folder / "generation_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
@@ -52,7 +47,7 @@ def load_engine(name: str, folder: Path) -> Engine:
     if name == "vllm":
         from serving.vllm_engine import VLLMEngine
 
-        return VLLMEngine(str(folder), enforce_eager=True, max_num_seqs=16, enable_prefix_caching=False)
+        return VLLMEngine(str(folder), **VLLM_OPTIONS)
     from modeling_vita_audio import VitaAudioForConditionalGeneration
     from serving.loading import lay_out_weights
     from serving.transformers_engine import TransformersEngine
@@ -103,13 +98,23 @@ async def measure_engine(name: str, folder: Path, numbers: list[int], rounds: in
     }
 
 
-def engine_table(results: dict) -> str:
-    """Markdown."""
+def measure_engines(names: list[str], model: str, numbers: list[int], rounds: int) -> dict:
+    """By the names of engines, numbers of requests at once, and modes: medians of so many rounds."""
+    torch.set_num_threads(1)
+    for name, value in VLLM_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    with tempfile.TemporaryDirectory() as parent:
+        folder = without_end(model, Path(parent, "model"))
+        return {name: asyncio.run(measure_engine(name, folder, numbers, rounds)) for name in names}
+
+
+def engine_table(engines: dict) -> str:
+    """Markdown, of what [`measure_engines`] returns."""
     lines = [
         "| engine | requests at once | mode | tokens/s | against vanilla | first chunk | against vanilla |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name, by_number in results["engines"].items():
+    for name, by_number in engines.items():
         for number, by_mode in by_number.items():
             plain = by_mode["vanilla"]
             for mode, row in by_mode.items():
@@ -120,34 +125,3 @@ def engine_table(results: dict) -> str:
                     f"| {row['first_chunk_seconds'] / plain['first_chunk_seconds']:.2f} |"
                 )
     return "\n".join(lines)
-
-
-def main(argv: list[str] | None = None) -> int:
-    return run_command(run, "benchmarks.engine_speed", sys.argv[1:] if argv is None else argv)
-
-
-def run(argv: list[str]) -> int:
-    parser = ArgumentParser(
-        prog="benchmarks.engine_speed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", default="pretrained/vita-audio-mini", help="a folder")
-    parser.add_argument("--engine", nargs="+", choices=("transformers", "vllm"), default=["transformers", "vllm"])
-    parser.add_argument("--requests", type=int, nargs="+", default=[1, 4, 16], help="how many at once")
-    parser.add_argument("--rounds", type=int, default=3, help="of which medians are taken")
-    parser.add_argument("--output_dir", type=Path, required=True, help="for engine_speed.json")
-    args = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    # for the process that vLLM starts
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as parent:
-        folder = without_end(args.model, Path(parent, "model"))
-        engines = {name: asyncio.run(measure_engine(name, folder, args.requests, args.rounds)) for name in args.engine}
-    results = {"engines": engines, **describe_machine(torch.device("cpu"))}
-    write_atomically(args.output_dir / "engine_speed.json", json.dumps(results, indent=2) + "\n")
-    print(engine_table(results))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,6 +11,11 @@ starts `vita-audio serve` and talks with it over its WebSocket, as people would:
   second, seconds needed for a second of speech, and whether the answers are the same;
 - one client speaks in real time, with the server finding the ends of turns, in a session of three turns: time from
   the end of a turn to the first audio, beside that of `vita-audio answer` for the same recording.
+
+    python -m benchmarks.serving_speed --engine transformers vllm --output_dir benchmarks/results
+
+compares engines, in an environment with vLLM (see `.ci/vllm`): what each writes in each mode, see
+`benchmarks.engine_speed`, and what clients see of a server with it.
 """
 
 import argparse
@@ -38,6 +43,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from hub_cards.command_line import ArgumentParser, run_command
 from training.evaluation.report import fill_section, write_atomically
 
+from .engine_speed import VLLM_ENVIRONMENT, VLLM_OPTIONS, engine_table, measure_engines
 from .measuring import describe_machine
 
 
@@ -64,13 +70,16 @@ MAX_START_SECONDS = 120
 class ServerProcess:
     """`vita-audio serve` on a free port of this machine, in a process of its own."""
 
-    def __init__(self, model: str):
+    def __init__(self, model: str, engine: str = "transformers"):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         command = [sys.executable, "-m", "serving.cli", "serve", "--model", model, "--port", str(self.port)]
+        if engine == "vllm":
+            command += ["--engine", engine, "--engine_options", json.dumps(VLLM_OPTIONS)]
         # One thread for each operation, as `vita-audio` has it
-        self.process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+        environment = VLLM_ENVIRONMENT | os.environ | {"OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
 
     def __enter__(self) -> "ServerProcess":
         end = time.monotonic() + MAX_START_SECONDS
@@ -213,31 +222,64 @@ def seconds_of_command(model: str, samples: np.ndarray) -> float:
     return json.loads(output)["first_chunk_seconds"]
 
 
-def measure(args: argparse.Namespace) -> dict:
-    with ServerProcess(args.model) as server:
-        model = server.model_name()
-        questions = [server.speech(text) for text in QUESTIONS]
-        # the first answers find nothing mapped or cached
-        asyncio.run(measure_load(server.port, model, questions[:2], 2))
-        rows = {number: asyncio.run(measure_load(server.port, model, questions, number)) for number in args.clients}
-        pause = np.zeros(round(0.1 * RATE), dtype=np.int16)
-        spoken = np.concatenate([part for question in questions for part in (question, pause)])
-        long_question = spoken[: round(LONG_QUESTION_SECONDS * RATE)]
-        sessions = [asyncio.run(measure_turns(server.port, model, long_question)) for _ in range(args.rounds)]
-    (alone, *_), (expected, *_) = rows.values(), rows[args.clients[0]]["texts"]
+def measure_clients(server: ServerProcess, numbers: list[int]) -> tuple[dict[str, dict], list[np.ndarray]]:
+    """By each number of clients at once what they see; and what they asked."""
+    model = server.model_name()
+    questions = [server.speech(text) for text in QUESTIONS]
+    # the first answers find nothing mapped or cached
+    asyncio.run(measure_load(server.port, model, questions[:2], 2))
+    rows = {str(number): asyncio.run(measure_load(server.port, model, questions, number)) for number in numbers}
+    (alone, *_), (expected, *_) = rows.values(), rows[str(numbers[0])]["texts"]
     for row in rows.values():
         row["ratio"] = row["tokens_per_second"] / alone["tokens_per_second"]
         pairs = [pair for texts in row.pop("texts") for pair in zip(texts, expected)]
         row["num_same_answers"] = sum(text == other for text, other in pairs)
+    return rows, questions
+
+
+def measure(args: argparse.Namespace) -> dict:
+    with ServerProcess(args.model) as server:
+        rows, questions = measure_clients(server, args.clients)
+        pause = np.zeros(round(0.1 * RATE), dtype=np.int16)
+        spoken = np.concatenate([part for question in questions for part in (question, pause)])
+        long_question = spoken[: round(LONG_QUESTION_SECONDS * RATE)]
+        model = server.model_name()
+        sessions = [asyncio.run(measure_turns(server.port, model, long_question)) for _ in range(args.rounds)]
     commands = [seconds_of_command(args.model, long_question) for _ in range(args.rounds)]
     turns = zip(*([turn["first_audio_seconds"] for turn in session] for session in sessions))
     return {
-        "clients": {str(number): row for number, row in rows.items()},
+        "clients": rows,
         "question_seconds": LONG_QUESTION_SECONDS,
         "turn_seconds": [statistics.median(times) for times in turns],
         "command_seconds": statistics.median(commands),
         **describe_machine(torch.device("cpu")),
     }
+
+
+def measure_comparison(args: argparse.Namespace) -> dict:
+    servers = {}
+    for name in args.engine:
+        with ServerProcess(args.model, name) as server:
+            servers[name], _ = measure_clients(server, args.clients)
+    engines = measure_engines(args.engine, args.model, args.clients, args.rounds)
+    return {"engines": engines, "servers": servers, **describe_machine(torch.device("cpu"))}
+
+
+def comparison_table(results: dict) -> str:
+    """README's section on engines, Markdown."""
+    lines = ["The engines alone:", "", engine_table(results["engines"]), "", "Servers with codec and clients:", ""]
+    lines += [
+        "| engine | clients | first audio, median | first audio, 95th percentile | tokens/s | same answers |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, rows in results["servers"].items():
+        for number, row in rows.items():
+            lines.append(
+                f"| {name} | {number} | {1000 * row['first_audio_seconds']:.0f} ms "
+                f"| {1000 * row['first_audio_seconds_p95']:.0f} ms | {row['tokens_per_second']:.0f} "
+                f"| {row['num_same_answers']} of {row['num_answers']} |"
+            )
+    return "\n".join(lines)
 
 
 def serving_table(results: dict) -> str:
@@ -288,18 +330,25 @@ def run(argv: list[str]) -> int:
         prog="benchmarks.serving_speed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="pretrained/vita-audio-mini", help="folder or Hub id")
+    parser.add_argument("--engine", nargs="+", choices=("transformers", "vllm"), help="engines that are compared")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16], help="the first is what ratios are to")
-    parser.add_argument("--rounds", type=int, default=3, help="sessions of three turns, of which medians are taken")
-    parser.add_argument("--output_dir", type=Path, required=True, help="for serving_speed.json and serving_speed.png")
-    parser.add_argument("--readme", type=Path, help="README whose section on serving is filled in")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of which medians are taken")
+    parser.add_argument("--output_dir", type=Path, required=True, help="for the results as JSON and PNG")
+    parser.add_argument("--readme", type=Path, help="README whose section is filled in")
     args = parser.parse_args(argv)
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    results = measure(args)
-    write_atomically(args.output_dir / "serving_speed.json", json.dumps(results, indent=2) + "\n")
-    plot(results, args.output_dir / "serving_speed.png")
-    print(serving_table(results))
+    if args.engine is not None:
+        name, results = "engine speed", measure_comparison(args)
+        table = comparison_table(results)
+    else:
+        name, results = "serving speed", measure(args)
+        table = serving_table(results)
+        plot(results, args.output_dir / "serving_speed.png")
+    path = args.output_dir / f"{name.replace(' ', '_')}.json"
+    write_atomically(path, json.dumps(results, indent=2) + "\n")
+    print(table)
     if args.readme is not None:
-        fill_section(args.readme, "serving speed", serving_table(results))
+        fill_section(args.readme, name, table)
     return 0
 
 

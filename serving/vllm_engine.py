@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine on vLLM in this process: its front end is here, and the model in a process that it starts."""
 
+import gc
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -35,8 +36,8 @@ class VLLMEngine(VLLMRequests):
         # ids come in and go out
         options = {"skip_tokenizer_init": True, "revision": revision, **options}
         arguments = AsyncEngineArgs(**engine_arguments(folder, **options))
-        # Processes that are started here inherit what is blocked. Ctrl-C in a terminal is a signal for all of them, and
-        # the answers that run are still to be written then. Python's own helper would unblock it at its start
+        # Processes that are started here inherit what is blocked. Ctrl-C in a terminal is a signal for all of them,
+        # and the answers that run are still to be written then. Python's own helper would unblock it at its start
         resource_tracker.ensure_running()
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
@@ -73,11 +74,16 @@ class VLLMEngine(VLLMRequests):
 
     async def close(self) -> None:
         """See [`Engine.close`]."""
+        if self._is_closing:
+            return
         self._is_closing = True
         # vLLM alone would let them wait for ever
         await self._engine.abort(self._open)
         # not in a thread, because vLLM would log the end of its processes as a fault meanwhile
         self._engine.shutdown()
+        # At the end of the interpreter its destructor would fail
+        del self._engine
+        gc.collect()
 
 
 __all__ = ["VLLMEngine"]

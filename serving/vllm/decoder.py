@@ -14,7 +14,7 @@ from vllm.v1.attention.backend import CommonAttentionMetadata
 
 from .columns import RequestColumns
 from .requests import DecodingOptions
-from .schedules import num_drafts, writer_of
+from .schedules import num_drafts, uses_modules, writer_of
 
 
 # Chooses tokens for rows of the batch: by the number of the module, the rows, scores `(len(rows), vocab_size)`, and
@@ -24,11 +24,18 @@ Choose = Callable[[int, list[int], torch.Tensor, list[list[int]]], list[int]]
 
 @dataclass
 class RequestState:
-    """`request` is vLLM's own state, by which a later request of the same name is told from this one."""
+    """
+    `request` is vLLM's own state, by which a later request of the same name is told from this one. Without `columns`
+    no module ever writes for the request, and none reads.
+    """
 
     request: object
-    columns: RequestColumns
+    columns: RequestColumns | None
     schedule: list[int]
+
+    def is_of(self, request: object, num_read: int) -> bool:
+        """Whether this is the state of a request of which the language model has read so many columns."""
+        return self.request is request and (self.columns is None or self.columns.num_read[0] == num_read)
 
 
 @dataclass
@@ -75,17 +82,17 @@ class ModuleDecoder:
         requests, batch = self.runner.requests, self.runner.input_batch
         self._states = {name: state for name, state in self._states.items() if name in requests}
         ends = self.runner.query_start_loc.np[: batch.num_reqs + 1].tolist()
-        # a copy, because a graph on a GPU writes into the same tensor every time
-        hidden_states = hidden_states[: ends[-1]].clone()
         for row, request_id in enumerate(self._request_ids):
             request, start = requests[request_id], int(batch.num_computed_tokens_cpu[row])
             state = self._states.get(request_id)
             # A new request, or one that was preempted, begins after the prefix that vLLM had in its cache
-            if state is None or state.request is not request or state.columns.num_read[0] != start:
-                columns = RequestColumns(self.options.num_modules, start)
-                state = RequestState(request, columns, self.options.schedule_of(request.sampling_params))
-                self._states[request_id] = state
-            state.columns.append(0, hidden_states[ends[row] : ends[row + 1]])
+            if state is None or not state.is_of(request, start):
+                schedule = self.options.schedule_of(request.sampling_params)
+                columns = RequestColumns(self.options.num_modules, start) if uses_modules(schedule) else None
+                state = self._states[request_id] = RequestState(request, columns, schedule)
+            if state.columns is not None:
+                # a copy, because a graph on a GPU writes into the same tensor every time
+                state.columns.append(0, hidden_states[ends[row] : ends[row + 1]].clone())
         self.has_batch = True
 
     def write(self, is_writing: list[bool], bursts: list[list[int]], choose: Choose) -> list[list[int]]:
@@ -109,13 +116,15 @@ class ModuleDecoder:
         num_tokens = [int(number) + len(burst) for number, burst in zip(batch.num_tokens_no_spec, bursts)]
         num_modules_writing = [0] * len(states)
         for row, state in enumerate(states):
-            if is_writing[row]:
+            if is_writing[row] and state.columns is not None:
                 # the last token has not been read by any level
                 state.columns.rewind(num_tokens[row] - 1)
                 num_modules_writing[row] = self._burst_length(row, state, num_tokens[row])
         for module_idx in range(1, self.options.num_modules + 1):
             readings = []
             for row, state in enumerate(states):
+                if state.columns is None:
+                    continue
                 start = state.columns.num_read[module_idx]
                 end = state.columns.end_of_reading(
                     module_idx, num_tokens[row], num_modules_writing[row], self._shared_block_size

@@ -31,4 +31,8 @@ def num_drafts(schedule: list[int], position: int, limit: int) -> int:
     return number
 
 
-__all__ = ["num_drafts", "writer_of"]
+def uses_modules(schedule: list[int]) -> bool:
+    return any(schedule[1::2])
+
+
+__all__ = ["num_drafts", "uses_modules", "writer_of"]

@@ -84,6 +84,27 @@ def test_conversations_that_go_on_use_what_was_read(model_of, engine_of, write):
         conversation = conversation + expected[0][:25] + prompts(1, 9, 9, 1000, seed=turn)[0]
 
 
+def test_prompts_that_several_modes_share(model_of, engine_of, write):
+    """Modes one after the other: what one has left in the cache is not all that another needs."""
+    model = model_of("llama")
+    engine, questions = engine_of("llama"), prompts(6, 100, 200, 100)
+    for mode in ["vanilla", [1, 4], "vanilla", [3, 2], [1, 4]]:
+        cases = [(ids, mode) for ids in questions]
+        assert differences(model, cases, generated(model, cases, 40), write(engine, cases)) == []
+
+
+def test_no_module_runs_for_vanilla(engine_of, write):
+    engine = engine_of("qwen2")
+    decoder = engine.llm_engine.model_executor.driver_worker.worker.decoder
+    ran, run_module = [], decoder.model.run_module
+    decoder.model.run_module = lambda module_idx, *args: ran.append(module_idx) or run_module(module_idx, *args)
+    cases = prompts(4, 100, 200, 100)
+    write(engine, [(ids, "vanilla") for ids in cases])
+    assert ran == []
+    write(engine, [(ids, [1, 4]) for ids in cases])
+    assert set(ran) == {1, 2, 3, 4}
+
+
 @pytest.mark.parametrize("options", [{"enable_prefix_caching": False}, {"block_size": 64}], ids=str)
 def test_other_caches(options, model_of, engine_of, write):
     model = model_of("qwen3")
