@@ -9,7 +9,6 @@ import pytest
 import torch
 from vllm.platforms import current_platform
 from vllm.utils import cpu_triton_utils
-from vllm.v1.sample import rejection_sampler
 from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_only
 
 
@@ -39,4 +38,3 @@ def test_our_functions_do_what_vllms_are_to_do():
     assert expand_batch_to_tokens(torch.tensor([0.5, 1.0, 0.0]), ends, 5, 0, 1).tolist() == [0.5, 0.5, 1.0, 1.0, 1.0]
     empty = torch.empty(0, 5)
     assert apply_constraints_to_drafts(empty, ends, None) is empty
-    assert rejection_sampler.apply_sampling_constraints is not apply_constraints_to_drafts
