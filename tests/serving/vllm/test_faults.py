@@ -9,6 +9,7 @@ import pytest
 import torch
 from vllm.platforms import current_platform
 from vllm.utils import cpu_triton_utils
+from vllm.v1.sample import rejection_sampler  # noqa: F401  loads what vLLM has in C++
 from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_only
 
 
