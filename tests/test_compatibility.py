@@ -73,6 +73,9 @@ def test_the_constraints_are_what_the_installation_takes():
     versions = {constraint.name.lower().replace("_", "-"): constraint.specifier for constraint in constraints}
     for line in re.findall(r'"([A-Za-z][\w-]*[<>]=?\d[^"]*)"', (ROOT / "setup.py").read_text()):
         requirement = Requirement(line)
+        # It has an environment of its own, with the versions that it asks for
+        if requirement.name == "vllm":
+            continue
         (exact,) = versions[requirement.name.lower()]
         assert exact.operator == "==" and requirement.specifier.contains(exact.version), line
 
