@@ -19,7 +19,10 @@ def cases_of(model, number, longest=300):
 @pytest.mark.parametrize("name", ["mini", "qwen2", "qwen3", "llama"])
 def test_greedy_tokens_are_those_of_generate(name, model_of, engine_of, write, blocks):
     model = model_of(name)
-    cases = cases_of(model, 100)
+    vocab_size = model.config.text_config.vocab_size
+    cases = [
+        (ids, mode) for ids in prompts(100, 5, 300, vocab_size) for mode in schedules(model.config.num_mctp_modules)
+    ]
     expected = generated(model, cases, 40)
     engine = engine_of(name)
     for _ in range(2):
