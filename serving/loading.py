@@ -69,6 +69,10 @@ def load_assistant(arguments: argparse.Namespace) -> Assistant:
 
     # a folder by its name, a Hub id whole
     name = Path(arguments.model).resolve().name if os.path.isdir(arguments.model) else arguments.model
+    if engine_name != "vllm" and getattr(arguments, "engine_options", {}):
+        raise ValueError(
+            "--engine_options are for --engine vllm; a server elsewhere has its own, and transformers none."
+        )
     if engine_name == "transformers":
         from .transformers_engine import TransformersEngine
 
@@ -94,8 +98,6 @@ def load_vllm(arguments: argparse.Namespace, engine_name: str) -> Engine:
     if engine_name != "vllm":
         from .http_engine import HTTPEngine
 
-        if options:
-            raise ValueError("--engine_options are for --engine vllm; a server elsewhere has its own.")
         key = os.environ.get("VITA_AUDIO_ENGINE_KEY")
         return HTTPEngine(engine_name, arguments.model, arguments.revision, api_key=key)
     # a command prints only its own messages; vLLM would print its log

@@ -43,13 +43,17 @@ def open_page(playwright, http_server, tmp_path):
     """Opens the page of the server in a browser whose microphone hears these silences and files."""
     browsers = []
 
-    def open(*recording, url=http_server.url, script=None, allowed=True, **options):
+    def open(*recording, url=http_server.url, script=None, allowed=True, hands_free=False, **options):
         path = write_recording(tmp_path / f"{len(browsers)}.wav", *recording) if recording else None
         browsers.append(browser(playwright, path, allowed))
         page = browsers[-1].__enter__().new_page(**options)
         if script is not None:
             page.add_init_script(script)
-        return OpenPage(page, url)
+        talk = OpenPage(page, url)
+        talk.page.get_by_role("switch", name="Hands-free").set_checked(hands_free)
+        # so that the space bar does not switch it back
+        talk.page.evaluate("document.activeElement.blur()")
+        return talk
 
     yield open
     for opened in browsers:
@@ -63,8 +67,7 @@ def spoken(samples: np.ndarray) -> np.ndarray:
 
 
 def test_a_spoken_question_is_answered_with_text_and_speech(open_page, http_server):
-    talk = open_page(1.5, QUESTION, 4.0)
-    talk.page.get_by_role("switch", name="Hands-free").check()
+    talk = open_page(1.5, QUESTION, 4.0, hands_free=True)
     talk.page.get_by_role("button", name="Start listening").click()
     talk.wait_activity("Speaking")
     talk.wait_activity("Ready")
@@ -91,8 +94,7 @@ def test_a_spoken_question_is_answered_with_text_and_speech(open_page, http_serv
 
 def test_who_speaks_into_an_answer_stops_it(open_page):
     # the answer takes two seconds, and begins about half a second after the question's end
-    talk = open_page(1.0, QUESTION, 1.4, QUESTION, 5.0)
-    talk.page.get_by_role("switch", name="Hands-free").check()
+    talk = open_page(1.0, QUESTION, 1.4, QUESTION, 5.0, hands_free=True)
     talk.page.get_by_role("button", name="Start listening").click()
     talk.wait_received("input_audio_buffer.speech_started", 2)
     talk.page.wait_for_timeout(100)
@@ -141,7 +143,8 @@ def test_by_keyboard_alone(open_page):
     assert talk.page.locator("[name=mode]:checked").count() == 0  # the model's own
     talk.page.locator("[name=mode][value=boost]").focus()
     keyboard.press("ArrowRight")
-    changed = talk.wait_received("session.updated", 2)["session"]
+    # the first was of the connection, the second of the switch for hands-free talking
+    changed = talk.wait_received("session.updated", 3)["session"]
     assert changed["vita_audio"]["mctp_mode"] == "turbo"
     assert talk.page.locator("[name=mode]:checked").get_attribute("value") == "turbo"
     talk.page.locator("#text").focus()
@@ -216,7 +219,7 @@ def test_a_full_server_and_a_lost_connection(open_page, http_servers):
     second = OpenPage(first.page.context.browser.new_page(), server.url, wait=False)
     second.page.wait_for_selector('#connection[data-state="waiting"]')
     assert "may be full" in second.page.get_by_role("alert").text_content()
-    assert second.page.get_by_role("button", name="Hold to talk").is_disabled()
+    assert second.page.get_by_role("button", name="Start listening").is_disabled()
     first.page.close()
     # it tries again by itself
     second.wait_connected()
