@@ -226,6 +226,7 @@ def test_a_cache_without_use_of_it_is_none():
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_compiled_code_takes_a_growing_cache():
     model, tokens = random_model(0), random_prompt(12)
     compiled = torch.compile(model, backend="eager", dynamic=True)

@@ -93,6 +93,7 @@ def test_the_ranges_are_those_of_the_package():
     assert Requirement(requirement).specifier == plugin.TESTED_RELEASES["vllm"]
 
 
+@pytest.mark.slow
 def test_a_refused_release_names_the_range_when_a_folder_is_loaded():
     code = (
         "from serving.vllm.plugin import register_refusal\n"

@@ -285,6 +285,7 @@ def test_silence_is_trimmed_to_what_the_corpus_promises():
         assert np.abs(trimmed).max() == np.abs(tone).max()
 
 
+@pytest.mark.slow
 def test_render_writes_a_corpus_and_continues_where_it_stopped(tmp_path):
     if not all(map(installed, ALL_VOICES.values())):
         with pytest.raises(RuntimeError, match="Debian package"):
