@@ -135,7 +135,9 @@ def build_parser() -> argparse.ArgumentParser:
         "-o",
         help="a wav, flac, ogg or mp3 file for the speech, or a folder for several inputs (default: in this folder)",
     )
-    spoken.add_argument("--force", action="store_true", help="write over files that exist")
+    spoken.add_argument(
+        "--force", action="store_true", help="write over files that exist; the default output is always written over"
+    )
 
     answer = commands.add_parser(
         "answer", parents=[generation, spoken], help="answer spoken questions with speech and text"
