@@ -55,6 +55,28 @@ class GenerationRequest:
     conversation_id: str | None = None
 
 
+def check_lengths(request: GenerationRequest, max_length: int | float) -> None:
+    """
+    What every engine checks of a request, see [`Engine.check`].
+
+    Args:
+        max_length (`int` or `float`): the engine's.
+
+    Raises:
+        PromptTooLong: the prompt leaves no room for an answer.
+        ValueError: the prompt has no tokens, or no new ones are asked for.
+    """
+    if not request.input_ids:
+        raise ValueError("The prompt has no tokens.")
+    if request.max_new_tokens < 1:
+        raise ValueError(f"`max_new_tokens` must be at least 1, got {request.max_new_tokens}.")
+    if len(request.input_ids) >= max_length:
+        raise PromptTooLong(
+            f"The conversation has {len(request.input_ids)} tokens, but the model has positions for {max_length}, its "
+            "answer included."
+        )
+
+
 class Engine(Protocol):
     """
     Writes tokens for many requests at once. All methods belong to one event loop.
@@ -101,4 +123,4 @@ class Engine(Protocol):
         """Stops all generations and waits for the engine's end."""
 
 
-__all__ = ["Engine", "EngineOverloaded", "GenerationRequest", "PromptTooLong"]
+__all__ = ["Engine", "EngineOverloaded", "GenerationRequest", "PromptTooLong", "check_lengths"]

@@ -25,7 +25,7 @@ from modeling_vita_audio import VitaAudioCache
 from modeling_vita_audio.compatibility_vita_audio import CACHE
 from modeling_vita_audio.growing_cache_vita_audio import GrowingCache
 
-from .engine import EngineOverloaded, GenerationRequest, PromptTooLong
+from .engine import EngineOverloaded, GenerationRequest, check_lengths
 from .engine_row import Row, common_prefix, prefix_keys
 from .row_attention import ROW_ATTENTION, RowCaches
 
@@ -202,15 +202,7 @@ class TransformersEngine:
         Raises:
             ValueError, PromptTooLong: as [`Engine.check`].
         """
-        if not request.input_ids:
-            raise ValueError("The prompt has no tokens.")
-        if request.max_new_tokens < 1:
-            raise ValueError(f"`max_new_tokens` must be at least 1, got {request.max_new_tokens}.")
-        if len(request.input_ids) >= self.max_length:
-            raise PromptTooLong(
-                f"The conversation has {len(request.input_ids)} tokens, but the model has positions for "
-                f"{self.max_length}, its answer included."
-            )
+        check_lengths(request, self.max_length)
         names = ("mctp_mode", "do_sample", "temperature", "top_p")
         options = {name: getattr(request, name) for name in names if getattr(request, name) is not None}
         # As `generate` does it. Of drafts that must be verified this engine knows nothing

@@ -13,7 +13,7 @@ from transformers import AutoConfig, GenerationConfig
 
 from modeling_vita_audio.generation_vita_audio import resolve_mctp_mode
 
-from .engine import EngineOverloaded, GenerationRequest, PromptTooLong
+from .engine import EngineOverloaded, GenerationRequest, check_lengths
 
 
 # vLLM takes none above it
@@ -68,17 +68,9 @@ class VLLMRequests:
         Raises:
             ValueError, PromptTooLong: as [`Engine.check`].
         """
-        if not request.input_ids:
-            raise ValueError("The prompt has no tokens.")
+        check_lengths(request, self.max_length)
         if request.input_features:
             raise ValueError("The engine on vLLM hears codes, and this request has continuous features.")
-        if request.max_new_tokens < 1:
-            raise ValueError(f"`max_new_tokens` must be at least 1, got {request.max_new_tokens}.")
-        if len(request.input_ids) >= self.max_length:
-            raise PromptTooLong(
-                f"The conversation has {len(request.input_ids)} tokens, but the model has positions for "
-                f"{self.max_length}, its answer included."
-            )
 
         def option(name: str, default: Any) -> Any:
             values = (getattr(request, name, None), getattr(self.defaults, name, None), default)
