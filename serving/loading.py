@@ -73,23 +73,22 @@ def load_assistant(arguments: argparse.Namespace) -> Assistant:
         raise ValueError(
             "--engine_options are for --engine vllm; a server elsewhere has its own, and transformers none."
         )
-    if engine_name == "transformers":
-        from .transformers_engine import TransformersEngine
+    model, processor = load_parts(arguments, with_model=engine_name == "transformers")
+    codec = processor.audio_tokenizer
+    if codec is None:
+        raise ValueError(f"{arguments.model} has no speech codec, without which nobody can talk to it.")
+    codec.to(arguments.device)
+    if codec.device.type == "cpu":
+        lay_out_weights(codec)
+    if model is None:
+        return Assistant(processor, load_vllm(arguments, engine_name), CodecWorker(processor), name)
+    from .transformers_engine import TransformersEngine
 
-        model, processor = load_parts(arguments)
-        check_has_codec(arguments, processor)
-        processor.audio_tokenizer.to(model.device)
-        if model.device.type == "cpu":
-            lay_out_weights(model)
-            lay_out_weights(processor.audio_tokenizer)
-        worker = CodecWorker(processor)
-        engine = TransformersEngine(model, give_way=partial(worker.is_calm.wait, MAX_WAITING_SECONDS))
-        return Assistant(processor, engine, worker, name)
-    processor = load_processor(arguments)
-    check_has_codec(arguments, processor)
-    if arguments.device == "cpu":
-        lay_out_weights(processor.audio_tokenizer)
-    return Assistant(processor, load_vllm(arguments, engine_name), CodecWorker(processor), name)
+    if model.device.type == "cpu":
+        lay_out_weights(model)
+    worker = CodecWorker(processor)
+    engine = TransformersEngine(model, give_way=partial(worker.is_calm.wait, MAX_WAITING_SECONDS))
+    return Assistant(processor, engine, worker, name)
 
 
 def load_vllm(arguments: argparse.Namespace, engine_name: str) -> Engine:
@@ -115,35 +114,6 @@ def load_vllm(arguments: argparse.Namespace, engine_name: str) -> Engine:
     return VLLMEngine(arguments.model, arguments.revision, **options)
 
 
-def load_processor(arguments: argparse.Namespace) -> ProcessorMixin:
-    """The processor, its codec on its device, where the model is not in this process; errors as of `load_parts`."""
-    import torch
-    import transformers
-    from transformers import AutoProcessor
-
-    check_folder("--model", arguments.model)
-    torch.set_num_threads(arguments.threads)
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        import modeling_vita_audio  # noqa: F401  registers the configuration with the auto classes
-
-        processor = AutoProcessor.from_pretrained(arguments.model, revision=arguments.revision)
-    except ERRORS_OF_MALFORMED_FILES as error:
-        raise ValueError(
-            f"{arguments.model} cannot be loaded, because a file in it is malformed ({type(error).__name__}: "
-            f"{error!s:.200})."
-        ) from error
-    if processor.audio_tokenizer is not None:
-        processor.audio_tokenizer.to(arguments.device)
-    return processor
-
-
-def check_has_codec(arguments: argparse.Namespace, processor: ProcessorMixin) -> None:
-    if processor.audio_tokenizer is None:
-        raise ValueError(f"{arguments.model} has no speech codec, without which nobody can talk to it.")
-
-
 def lay_out_weights(model: PreTrainedModel) -> None:
     """
     Puts the weights of linear layers into memory column by column. MKL multiplies 4 to 16 rows with such a weight in
@@ -156,8 +126,13 @@ def lay_out_weights(model: PreTrainedModel) -> None:
             module.weight.data = module.weight.data.t().contiguous().t()
 
 
-def load_parts(arguments: argparse.Namespace) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """The model, on its device, and the processor of a command's options; errors as of [`load_pipeline`]."""
+def load_parts(
+    arguments: argparse.Namespace, with_model: bool = True
+) -> tuple[PreTrainedModel | None, ProcessorMixin]:
+    """
+    The model, on its device, or None where it is not in this process, and the processor of a command's options; errors
+    as of [`load_pipeline`].
+    """
     codec = getattr(arguments, "codec", None)
     for option, name in (("--model", arguments.model), ("--codec", codec)):
         if name is not None:
@@ -175,14 +150,16 @@ def load_parts(arguments: argparse.Namespace) -> tuple[PreTrainedModel, Processo
     # and again, and at the end, which takes a third of the time of a short answer.
     gc.disable()
     try:
-        return load_on_device(arguments, codec)
+        return load_on_device(arguments, codec, with_model)
     finally:
         # the objects of now will stay, so later collections need not look at it
         gc.freeze()
         gc.enable()
 
 
-def load_on_device(arguments: argparse.Namespace, codec: str | None) -> tuple[PreTrainedModel, ProcessorMixin]:
+def load_on_device(
+    arguments: argparse.Namespace, codec: str | None, with_model: bool
+) -> tuple[PreTrainedModel | None, ProcessorMixin]:
     import torch
     import transformers
 
@@ -198,13 +175,13 @@ def load_on_device(arguments: argparse.Namespace, codec: str | None) -> tuple[Pr
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     try:
-        model, processor = load(arguments.model, arguments.revision, arguments.dtype, codec)
+        model, processor = load(arguments.model, arguments.revision, arguments.dtype, codec, with_model)
     except ERRORS_OF_MALFORMED_FILES as error:
         raise ValueError(
             f"{arguments.model} cannot be loaded, because a file in it is malformed ({type(error).__name__}: "
             f"{error!s:.200})."
         ) from error
-    return model.to(device), processor
+    return model.to(device) if with_model else None, processor
 
 
 def check_folder(option: str, name: str) -> None:
@@ -229,10 +206,11 @@ def check_folder(option: str, name: str) -> None:
 
 
 def load(
-    name: str, revision: str | None, dtype: str | None, codec_name: str | None
-) -> tuple[PreTrainedModel, ProcessorMixin]:
+    name: str, revision: str | None, dtype: str | None, codec_name: str | None, with_model: bool = True
+) -> tuple[PreTrainedModel | None, ProcessorMixin]:
     """
-    The model and the processor of a folder or Hub id. With a `codec_name`, the processor is built from this codec.
+    The model and the processor of a folder or Hub id. With a `codec_name`, the processor is built from this codec and
+    the model.
     """
     from transformers import AutoModel, AutoProcessor, PreTrainedConfig
     from transformers.utils import PROCESSOR_NAME, cached_file
@@ -266,7 +244,8 @@ def load(
         raise ValueError(f"{name} has no tokenizer.json. The checkpoint that it was made from has it.")
     if codec_name is None:
         processor = AutoProcessor.from_pretrained(name, revision=revision)
-        return AutoModel.from_pretrained(name, revision=revision, dtype=dtype), processor
+        model = AutoModel.from_pretrained(name, revision=revision, dtype=dtype) if with_model else None
+        return model, processor
     # the codec comes before the model, which is larger and need not be loaded if this is none
     codec = AutoModel.from_pretrained(codec_name)
     check_codec(codec, f"--codec {codec_name}")

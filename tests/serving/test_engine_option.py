@@ -24,6 +24,23 @@ def test_engines_that_are_refused(options, message, capsys):
     assert message in error and "Traceback" not in error
 
 
+@pytest.mark.parametrize("engine", ["vllm", "http://127.0.0.1:9"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--threads", "0"], "--threads must be at least 1"),
+        (["--device", "gpu0"], "--device must be such as cpu or cuda:0, got gpu0"),
+        (["--revision", "main"], "--revision is for a Hub id"),
+        (["--engine_options", '{"a": 1}', "--engine", "transformers"], "--engine_options are for --engine vllm"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_other_options_are_checked_as_for_the_engine_here(engine, options, message, capsys):
+    assert main(["serve", "--port", "0", "--engine", engine, *options]) == 1
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+
+
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
 def test_vllm_that_is_not_installed_is_named(capsys):
     assert main(["serve", "--port", "0", "--engine", "vllm"]) == 1
