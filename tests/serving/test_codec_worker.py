@@ -305,20 +305,20 @@ def test_a_whole_recording_does_not_hold_up_others(worker, processor, codes):
     recording = np.tile(QUESTION, 16)
 
     async def main():
-        whole = worker.hear()
+        whole, spoken, heard = worker.hear(), worker.speak(), worker.hear()
         whole.put(recording)
-        upload = asyncio.ensure_future(whole.finish())
-        spoken, heard = worker.speak(), worker.hear()
         spoken.put(codes[:8])
         heard.put(QUESTION)
-        await asyncio.wait_for(anext(spoken), 30)
-        await heard.finish()
-        is_first = not upload.done()
+        done = []
+        tasks = [asyncio.ensure_future(step) for step in (whole.finish(), anext(spoken), heard.finish())]
+        for task in tasks:
+            task.add_done_callback(done.append)
+        encoded, *_ = await asyncio.wait_for(asyncio.gather(*tasks), 60)
         spoken.cancel()
-        return is_first, await upload
+        return done[-1] is tasks[0], encoded
 
-    is_first, encoded = run(main())
-    assert is_first
+    is_last, encoded = run(main())
+    assert is_last
     assert encoded == processor.encode_audio([recording])[0]
 
 
