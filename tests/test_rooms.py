@@ -25,6 +25,7 @@ FLOORS = [
     ["processing"],
     ["training"],
     ["training.codec", "training.corpus", "training.evaluation"],
+    ["training.rewards", "training.preference"],
     ["serving"],
     ["benchmarks"],
 ]

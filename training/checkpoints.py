@@ -51,10 +51,16 @@ RECORDED_SETTINGS = (
     "gradient_checkpointing",
     "num_mctp_modules",
     "interleave_pattern",
+    "num_generations",
+    "max_completion_length",
+    "temperature",
     "seed",
 )
 # Further settings that change the weights. They are recorded if they are not the default ones.
 RARE_SETTINGS = (
+    "mctp_loss_weight",
+    "beta",
+    "reward_weights",
     "adam_epsilon",
     "lr_scheduler_kwargs",
     "optim_args",

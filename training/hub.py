@@ -18,6 +18,7 @@ from pathlib import Path
 from accelerate.logging import get_logger
 from huggingface_hub import HfApi, snapshot_download
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from transformers.utils import cached_file
 
@@ -292,6 +293,11 @@ class HubMixin:
             "settings": describe_settings(self.args),
             **describe_machine(self.args),
         }
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None):
+        super()._save(output_dir, state_dict)
+        # It is a pickle, and has the Hub's token and this machine's paths in it.
+        Path(output_dir or self.args.output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def save_repository(self) -> None:
         """Writes the complete repository into a folder in `output_dir`, and then moves it up, the weights last."""

@@ -3,13 +3,11 @@
 """The four training stages as one trainer, built on TRL's `SFTTrainer`."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import Trainer
-from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.utils import ModelOutput
 from trl import SFTConfig, SFTTrainer
 
@@ -350,8 +348,3 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
                 values = values * self.accelerator.num_processes
         for name, value in zip(losses, self.accelerator.reduce(values, "mean").tolist()):
             metrics[name].append(value)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None):
-        super()._save(output_dir, state_dict)
-        # It is a pickle, and has the Hub's token and this machine's paths in it.
-        Path(output_dir or self.args.output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 
 from training.codec.train import CodecArguments
 from training.codec.tune import TuningArguments
+from training.preference import VitaAudioGRPOConfig, VitaAudioPreferenceArguments
 from training.settings import parse_settings
 from training.train import VitaAudioScriptArguments
 from training.trainer import VitaAudioSFTConfig
@@ -32,7 +33,7 @@ def read(path: Path, *arguments: str):
 def test_every_recipe_is_here():
     names = {path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.yaml")}
     stages = {f"{size}/stage{stage}" for size in ("mini", "paper_7b", "paper_7b_plus") for stage in (1, 2, 3, 4)}
-    expected = stages | {f"mini/{name}" for name in CODEC_RUNS} | {"mini/finetune"}
+    expected = stages | {f"mini/{name}" for name in CODEC_RUNS} | {"mini/finetune", "mini/preference"}
     assert {name for name in names if not name.startswith("accelerate/")} == expected
 
 
@@ -103,6 +104,16 @@ def test_fine_tuning_starts_from_the_shipped_model():
     script, training = read(CONFIGS / "mini" / "finetune.yaml", "--dataset_name", "mine")
     assert training.stage == 4 and (ROOT / script.model_name_or_path / "config.json").is_file()
     assert script.dataset_name == "mine"
+
+
+def test_preference_tuning_starts_from_the_shipped_model():
+    path = CONFIGS / "mini" / "preference.yaml"
+    script, training = parse_settings(
+        (VitaAudioPreferenceArguments, VitaAudioGRPOConfig), "recipe", ["--config", str(path)]
+    )
+    assert (ROOT / script.model_name_or_path / "config.json").is_file()
+    # whole groups of answers in each batch
+    assert training.per_device_train_batch_size % training.num_generations == 0
 
 
 @pytest.mark.parametrize(
