@@ -25,7 +25,8 @@ FLOORS = [
     ["processing"],
     ["training"],
     ["training.codec", "training.corpus", "training.evaluation"],
-    ["training.rewards", "training.preference"],
+    ["training.rewards"],
+    ["training.preference"],
     ["serving"],
     ["benchmarks"],
 ]
@@ -205,6 +206,8 @@ EXTRAS = {
     "training.codec": {"train"},
     "training.corpus": {"train", "corpus"},
     "training.evaluation": {"train", "eval"},
+    "training.rewards": {"train", "eval"},
+    "training.preference": {"train", "eval"},
     "serving": {"serve", "talk", "vllm"},
     "benchmarks": {"train", "eval", "serve"},
 }
