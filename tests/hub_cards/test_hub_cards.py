@@ -505,6 +505,14 @@ def test_what_was_logged_is_seen(num_steps, tmp_path):
     assert not legend.get_window_extent().overlaps(axes.get_window_extent())
 
 
+def test_rewards_are_drawn_below_the_losses():
+    history = [{"step": step, "loss": 1 / step, "rewards/agreement/mean": step / 9} for step in (1, 2, 3)]
+    losses, rewards = draw_losses([*history, {"step": 3, "train_loss": 0.6}]).axes
+    assert [line.get_label() for line in losses.lines] == ["loss"]
+    (line,) = rewards.lines
+    assert line.get_label() == "agreement" and list(line.get_ydata()) == [1 / 9, 2 / 9, 3 / 9]
+
+
 def test_the_legend_of_results_covers_nothing(tmp_path, monkeypatch):
     figures = []
     monkeypatch.setattr(plt, "close", figures.append)
