@@ -23,11 +23,14 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from . import WRITTEN_BY_US
 from .plots import plot_losses
 from .results import benchmark_results, benchmark_table, eval_results, is_hub_id, loss_table, results_table
-from .schemas import CONFIG, RESULTS, TRAINER_STATE, TRAINING_RECORD, check_fields
+from .schemas import ADAPTER, CONFIG, RESULTS, TRAINER_STATE, TRAINING_RECORD, check_fields
 from .stages import STAGES
 
 
 CARD_FILE = "README.md"
+# What PEFT calls the files of an adapter
+ADAPTER_CONFIG_FILE = "adapter_config.json"
+ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 PROCESSOR_FILE = "processor_config.json"
 TRAINING_RECORD_FILE = "training_args.json"
 TRAINER_STATE_FILE = "trainer_state.json"
@@ -55,6 +58,7 @@ SCHEMAS = {
     TRAINER_STATE_FILE: TRAINER_STATE,
     RESULTS_FILE: RESULTS,
     BENCHMARKS_FILE: RESULTS,
+    ADAPTER_CONFIG_FILE: ADAPTER,
 }
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.jinja"
@@ -112,7 +116,12 @@ def render_model_card(
     # Only the card says what was converted. A training record means that the weights have changed since.
     if converted_from is None and not record and metadata.get("base_model_relation") == CONVERTED:
         converted_from = metadata["base_model"]
-    base_model = converted_from or base_model_of(record, repo_id)
+    base_model, relation = converted_from or base_model_of(record, repo_id), CONVERTED if converted_from else "finetune"
+    adapter = read_json(folder / ADAPTER_CONFIG_FILE)
+    if adapter is not None:
+        base_model, relation = adapter.get("base_model_name_or_path"), "adapter"
+        if not is_hub_id(base_model or ""):
+            base_model = None
     dataset = record.get("dataset", {})
     benchmarks = (read_json(folder / BENCHMARKS_FILE) or {}).get("benchmarks", {})
     evaluations = benchmark_results(benchmarks)
@@ -124,11 +133,13 @@ def render_model_card(
         # What the card had before counts more than what the run was told: `--license` may have changed it.
         license=license or metadata.get("license") or record.get("license") or DEFAULT_LICENSE,
         language=language or metadata.get("language") or record.get("language") or DEFAULT_LANGUAGE,
-        library_name="transformers",
+        library_name="transformers" if adapter is None else "peft",
         pipeline_tag="audio-to-audio",
-        tags=TAGS + (["generated_from_trainer", "trl", "sft", f"stage-{stage}"] if stage else []),
+        tags=TAGS
+        + (["lora", "transformers"] if adapter else [])
+        + (["generated_from_trainer", "trl", "sft", f"stage-{stage}"] if stage else []),
         base_model=base_model,
-        base_model_relation=(CONVERTED if converted_from else "finetune") if base_model else None,
+        base_model_relation=relation if base_model else None,
         datasets=[dataset["repo_id"]] if "repo_id" in dataset else None,
         metrics=sorted({evaluation.metric_type for evaluation in evaluations}) or None,
         # `huggingface_hub` asks for this name where there are figures, and makes the model-index of both.
@@ -149,7 +160,10 @@ def render_model_card(
         config=config,
         has_processor=(folder / PROCESSOR_FILE).is_file(),
         tested_releases=TESTED_RELEASES,
-        num_parameters=count_parameters(folder),
+        num_parameters=count_parameters(folder, "model*.safetensors"),
+        adapter=adapter,
+        base_model=base_model,
+        num_adapter_parameters=count_parameters(folder, ADAPTER_WEIGHTS_FILE),
         record=record,
         losses=loss_table(log_history),
         losses_picture=LOSSES_PICTURE,
@@ -274,13 +288,13 @@ def load_card(path: Path, **kwargs) -> ModelCard:
         raise ValueError(f"{path} is no card with valid metadata: {str(error):.200}") from error
 
 
-def count_parameters(folder: Path) -> int | None:
-    """The number of parameters in a folder's weights, without the codec; None if there are no weights."""
+def count_parameters(folder: Path, pattern: str) -> int | None:
+    """The number of parameters in the weights of a folder, in files that match `pattern`; None if there are none."""
     from safetensors import SafetensorError, safe_open
 
     total = 0
     # The codec's weights lie in a subfolder, where this does not look.
-    for path in sorted(folder.glob("model*.safetensors")):
+    for path in sorted(folder.glob(pattern)):
         try:
             with safe_open(path, framework="numpy") as weights:
                 # `get_slice` reads only the header, so large weights cost no time, and bfloat16, which numpy does not

@@ -28,6 +28,8 @@ from huggingface_hub.errors import (
 from tqdm import tqdm
 
 from .model_card import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_WEIGHTS_FILE,
     BENCHMARKS_FILE,
     CARD_FILE,
     LOSSES_PICTURE,
@@ -44,6 +46,7 @@ from .model_card import (
     render_model_card,
     write_model_card,
 )
+from .results import is_hub_id
 from .secret_scan import check_for_secrets, environment_secrets
 
 
@@ -54,14 +57,17 @@ SENT_NAMES = {"LICENSE", "NOTICE"}
 CHECKPOINT_SUFFIXES = {".pt", ".pth"}
 # The names that transformers gives them, in the folder of a run and on the Hub
 CHECKPOINT_FOLDERS = ("checkpoint-*", "last-checkpoint")
-# In turn: a save of the trainer that is going on, the logs of TensorBoard and of Weights & Biases, compiled code
-NEVER_SENT_FOLDERS = ("unfinished", "runs", "wandb", "__pycache__")
+# In turn: a save of the trainer that is going on, the model that adapters are for, the logs of TensorBoard and of
+# Weights & Biases, compiled code
+NEVER_SENT_FOLDERS = ("unfinished", "base", "runs", "wandb", "__pycache__")
 
 # Files of an earlier model in the repository, which are deleted before a push: they would pass for files of the new
 # model.
 REPLACED_FILES = [
     "model*.safetensors",
     "model.safetensors.index.json",
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_WEIGHTS_FILE,
     TRAINING_RECORD_FILE,
     TRAINER_STATE_FILE,
     LOSSES_PICTURE,
@@ -118,10 +124,18 @@ def plan_push(folder: str | Path, with_checkpoints: bool = False, secrets: dict[
     Raises:
         FileNotFoundError: the folder has no model, or not the speech codec that its processor names; links do not
             count.
-        ValueError: the model is of another type, or there is a secret in a file; the file is named, the secret is not.
+        ValueError: the model is of another type, or an adapter of a model that is not on the Hub; or there is a secret
+            in a file, which is named, the secret is not.
     """
     folder = Path(folder)
     read_model_config(folder)
+    adapter = read_json(folder / ADAPTER_CONFIG_FILE)
+    if adapter is not None and not is_hub_id(base := adapter.get("base_model_name_or_path") or ""):
+        raise ValueError(
+            f"{folder} is an adapter of {base or 'an unnamed model'}, which is not on the Hub, so nobody else could "
+            f"load it. Push that model first and write its id into {folder / ADAPTER_CONFIG_FILE} as "
+            "`base_model_name_or_path`, or push what `vita-audio merge` writes."
+        )
     files, left_out = {}, []
     walk(folder, folder, files, left_out, with_checkpoints)
     for name in ("config.json", "*.safetensors"):

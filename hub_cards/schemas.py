@@ -113,6 +113,8 @@ TRAINING_RECORD = {
     "dependentRequired": {"dataset": ["num_examples"], "settings": ["hardware", "versions"]},
 }
 
+ADAPTER = {"type": "object", "properties": {"base_model_name_or_path": TEXT_OR_NONE}}
+
 TRAINER_STATE = {
     "type": "object",
     "required": ["log_history"],

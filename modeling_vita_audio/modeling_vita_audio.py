@@ -19,6 +19,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutp
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
+from .adapters_vita_audio import find_adapter, load_adapted
 from .attention_vita_audio import CACHED_SDPA
 from .cache_vita_audio import VitaAudioCache
 from .compatibility_vita_audio import (
@@ -483,13 +484,23 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
     ):
         """
         Loads as [`PreTrainedModel.from_pretrained`], but strictly. Where this package is installed, the checkpoints of
-        the original authors, such as `VITA-MLLM/VITA-Audio-Boost`, are taken as they are.
+        the original authors, such as `VITA-MLLM/VITA-Audio-Boost`, are taken as they are. Of an adapter, the model
+        that it was trained on is loaded with it, see [`load_adapted`].
 
         Raises:
             ValueError: if the checkpoint lacks tensors of the model, has other tensors or other shapes, or has values
                 that are NaN, infinite or no floating point numbers.
             OSError: if the weights cannot be read.
         """
+        adapter = find_adapter(str(pretrained_model_name_or_path), **kwargs)
+        kwargs.pop("adapter_kwargs", None)
+        if adapter is not None:
+            # The configuration comes with the model, as the adapter's may have more modules
+            kwargs = {name: value for name, value in kwargs.items() if name not in ("config", "revision")}
+            model = load_adapted(cls, adapter, **kwargs)
+            keep_code(cls.remote_code, adapter.place, **adapter.hub_kwargs)
+            model.revision = adapter.hub_kwargs.get("revision")
+            return (model, {}) if output_loading_info else model
         reader = cls._find_reader(str(pretrained_model_name_or_path), **kwargs)
         if reader is not None:
             kwargs |= {"config": reader.config, "key_mapping": reader.key_mapping()}

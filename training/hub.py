@@ -24,6 +24,8 @@ from transformers.utils import cached_file
 
 from hub_cards.command_line import is_path
 from hub_cards.model_card import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_WEIGHTS_FILE,
     BENCHMARKS_FILE,
     CARD_FILE,
     RESULTS_FILE,
@@ -170,6 +172,17 @@ def drop_outdated_results(new: Path, old: Path) -> None:
             path.unlink()
 
 
+def drop_other_weights(new: Path, old: Path) -> None:
+    """
+    Deletes a whole model from the folder `old` where `new` is an adapter, or the adapter where `new` is a whole model:
+    who loads a folder with both would get a mixture.
+    """
+    is_adapter = (new / ADAPTER_CONFIG_FILE).is_file()
+    for pattern in ("model*.safetensors*",) if is_adapter else (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE):
+        for path in old.glob(pattern):
+            path.unlink()
+
+
 def save_state_without_folders(state: TrainerState, path: Path) -> None:
     """Writes a trainer's state in which the best checkpoint has its name alone, not the folders that it is in here."""
     best = state.best_model_checkpoint
@@ -311,6 +324,7 @@ class HubMixin:
                 (unfinished / TRAINING_RECORD_FILE).write_text(record + "\n", encoding="utf-8")
                 save_state_without_folders(self.state, unfinished / TRAINER_STATE_FILE)
                 drop_outdated_results(unfinished, output_dir)
+                drop_other_weights(unfinished, output_dir)
                 put_in_place(unfinished, output_dir)
                 if is_ours(output_dir / CARD_FILE):
                     write_model_card(output_dir)

@@ -13,7 +13,9 @@ The next stage takes the model from there or, if `push_to_hub` has sent it (see 
     ... --stage 2 --push_to_hub --hub_model_id user/name --model_name_or_path user/name --model_revision stage1
 """
 
+import dataclasses
 import os
+import shutil
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,14 +24,16 @@ import datasets
 import torch
 from huggingface_hub import HfApi
 from transformers import AutoConfig, AutoModel, set_seed
+from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from hub_cards.command_line import check_place, name_as_typed, naming, no_empty_folder, run_command
-from hub_cards.model_card import TRAINING_RECORD_FILE, read_json
+from hub_cards.model_card import ADAPTER_CONFIG_FILE, TRAINING_RECORD_FILE, read_json
 from hub_cards.push import check_branch, create_repository
-from hub_cards.stages import STAGES
 from modeling_vita_audio import VitaAudioConfig, VitaAudioForConditionalGeneration
+from modeling_vita_audio.adapters_vita_audio import find_adapter
 from processing import VitaAudioProcessor
 from processing.codec_vita_audio import SpeechCodec, check_codec
+from processing.export import export_repository
 from processing.interleaving_vita_audio import check_interleave_pattern
 
 from .checkpoints import last_complete_checkpoint
@@ -40,10 +44,12 @@ from .initialize import build_from_language_model, build_from_nothing
 from .settings import checking_settings, parse_settings, read_mapping
 from .speech_input import SpeechInput, load_sensevoice
 from .temporary import disable_caching
-from .trainer import VitaAudioSFTConfig, VitaAudioSFTTrainer
+from .trainer import VitaAudioSFTConfig, VitaAudioSFTTrainer, num_modules_of_stage
 
 
 PROG = "training.train"
+# In `output_dir`, where the adapters are for a model that the run itself has built
+BASE_FOLDER = "base"
 # Entries of a language model's configuration that are no sizes of it: loading and training set them.
 NO_SIZES = {
     "vocab_size",
@@ -58,9 +64,19 @@ NO_SIZES = {
 }
 
 
-@dataclass
-class VitaAudioScriptArguments:
-    """What is trained, and on what."""
+# Settings of `ModelConfig` that have an effect only where another one is set
+ONLY_WITH = {
+    "use_peft": ("lora_", "use_rslora", "use_dora", "load_in_4bit", "load_in_8bit"),
+    "load_in_4bit": ("bnb_4bit_", "use_bnb_nested_quant"),
+}
+
+
+# By keyword alone, because those of the base class have defaults
+@dataclass(kw_only=True)
+class VitaAudioScriptArguments(ModelConfig):
+    """
+    What is trained, and on what. The settings of adapters (`use_peft`, `lora_r`, `load_in_4bit`, ...) are TRL's.
+    """
 
     dataset_name: str = field(
         metadata={
@@ -155,6 +171,8 @@ class VitaAudioScriptArguments:
     )
 
     def __post_init__(self):
+        super().__post_init__()
+        self.check_adapter()
         self.text_config = read_mapping(self.text_config, "text_config")
         self.audio_config = read_mapping(self.audio_config, "audio_config")
         if self.audio_config is not None and self.text_config is None:
@@ -181,6 +199,29 @@ class VitaAudioScriptArguments:
             raise ValueError(f"`dtype` must be a type of torch such as float32 or bfloat16, got {self.dtype!r:.200}.")
 
 
+    def check_adapter(self) -> None:
+        """
+        Raises:
+            ValueError: a setting of adapters would have no effect.
+        """
+        for switch, beginnings in ONLY_WITH.items():
+            for setting in dataclasses.fields(ModelConfig):
+                value = getattr(self, setting.name)
+                if setting.name.startswith(beginnings) and value != setting.default and not getattr(self, switch):
+                    raise ValueError(f"`{setting.name}={value!r}` has no effect without `{switch}`.")
+        if self.lora_task_type != "CAUSAL_LM":
+            raise ValueError(f"`lora_task_type` must be 'CAUSAL_LM', got {self.lora_task_type!r}.")
+        for name in ("lora_r", "lora_alpha"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if not 0 <= self.lora_dropout < 1:
+            raise ValueError(f"`lora_dropout` must be at least 0 and below 1, got {self.lora_dropout}.")
+        if self.lora_target_parameters is not None:
+            raise ValueError("`lora_target_parameters` is refused: adapters are those of linear layers.")
+        if self.use_peft and self.model_name_or_path is None:
+            raise ValueError("`use_peft` needs a `model_name_or_path`: random weights are trained whole.")
+
+
 def load_model_and_processor(
     script_args: VitaAudioScriptArguments,
     training_args: VitaAudioSFTConfig,
@@ -197,6 +238,8 @@ def load_model_and_processor(
     """
     stage, trust = training_args.stage, {"trust_remote_code": training_args.trust_remote_code}
     model_kwargs = {"dtype": getattr(torch, script_args.dtype)}
+    if (quantization_config := get_quantization_config(script_args)) is not None:
+        model_kwargs["quantization_config"] = quantization_config
     if script_args.attn_implementation is not None:
         model_kwargs["attn_implementation"] = script_args.attn_implementation
     name_or_path, revision = script_args.model_name_or_path, script_args.model_revision
@@ -205,6 +248,11 @@ def load_model_and_processor(
     if checkpoint is not None and any(Path(checkpoint).glob("model*.safetensors")):
         check_sizes(script_args, training_args, checkpoint)
         name_or_path, revision = checkpoint, None
+    # The weights of an adapter's checkpoint come with the trainer. They are for the model that the run started from.
+    elif checkpoint is not None and Path(checkpoint, ADAPTER_CONFIG_FILE).is_file():
+        check_sizes(script_args, training_args, checkpoint)
+        if (made := Path(training_args.output_dir, BASE_FOLDER)).is_dir():
+            name_or_path, revision = str(made), None
     model_kwargs["revision"] = revision
     if name_or_path is not None:
         check_place(name_or_path)
@@ -222,6 +270,11 @@ def load_model_and_processor(
             if script_args.sensevoice_name_or_path is not None and name_or_path == script_args.model_name_or_path:
                 raise ValueError(
                     f"`sensevoice_name_or_path` has no effect: {name_or_path} has the ears that it was trained with."
+                )
+            if quantization_config is not None and find_adapter(name_or_path, revision=revision) is not None:
+                raise ValueError(
+                    f"{name_or_path} is an adapter, which cannot be put into quantised weights; `vita-audio merge` "
+                    "writes a whole model of it to start from."
                 )
             with naming(f"The model {name_or_path}"):
                 processor = VitaAudioProcessor.from_pretrained(name_or_path, revision=revision, **trust)
@@ -246,8 +299,14 @@ def load_model_and_processor(
         check_place(script_args.sensevoice_name_or_path)
         sensevoice = load_sensevoice(script_args.sensevoice_name_or_path)
     if name_or_path is not None:
+        # quantised only once the vocabulary has its new embeddings
+        kwargs = {name: value for name, value in model_kwargs.items() if name != "quantization_config"}
         with naming(f"The language model {name_or_path}"):
-            return build_from_language_model(name_or_path, codec, sensevoice, **trust, **model_kwargs)
+            model, processor = build_from_language_model(name_or_path, codec, sensevoice, **trust, **kwargs)
+        if script_args.use_peft:
+            folder = write_base(model, processor, training_args)
+            model = VitaAudioForConditionalGeneration.from_pretrained(folder, **model_kwargs | {"revision": None})
+        return model, processor
     with naming("What `text_config` or `text_vocab_size` says"):
         model, processor = build_from_nothing(
             script_args.text_config,
@@ -262,6 +321,21 @@ def load_model_and_processor(
     return model.to(model_kwargs["dtype"]), processor
 
 
+def write_base(
+    model: VitaAudioForConditionalGeneration, processor: VitaAudioProcessor, training_args: VitaAudioSFTConfig
+) -> Path:
+    """
+    Writes what was built from a language model into a folder in `output_dir`: adapters are for this model, with its
+    new embeddings, and not for the language model alone.
+    """
+    folder = Path(training_args.output_dir, BASE_FOLDER)
+    with training_args.main_process_first(desc="writing the model that adapters are for"):
+        if training_args.process_index == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+            export_repository(model, processor, folder)
+    return folder
+
+
 def check_sizes(script_args: VitaAudioScriptArguments, training_args: VitaAudioSFTConfig, checkpoint: str) -> None:
     """
     Raises:
@@ -270,8 +344,7 @@ def check_sizes(script_args: VitaAudioScriptArguments, training_args: VitaAudioS
     record = read_json(Path(checkpoint, TRAINING_RECORD_FILE)) or {}
     with naming(f"The configuration of the checkpoint {checkpoint}"):
         config = AutoConfig.from_pretrained(checkpoint)
-    plan = STAGES[training_args.stage]
-    num_modules = training_args.num_mctp_modules if plan.max_modules is None else plan.max_modules
+    num_modules = num_modules_of_stage(training_args.stage, training_args.num_mctp_modules)
     # In each pair: what the checkpoint has, and what the settings ask for
     pairs = {
         "stage": (record.get("stage", training_args.stage), training_args.stage),
@@ -450,6 +523,7 @@ def run(script_args: VitaAudioScriptArguments, training_args: VitaAudioSFTConfig
             eval_dataset=examples.get("test"),
             processing_class=processor,
             speech_input=speech_input,
+            peft_config=get_peft_config(script_args),
         )
     trainer.origin = describe_origin(script_args, len(examples["train"]))
     trainer.train(resume_from_checkpoint=checkpoint)

@@ -3,9 +3,11 @@
 """The four training stages as one trainer, built on TRL's `SFTTrainer`."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig, PeftModel
 from torch import nn
 from transformers import Trainer
 from transformers.utils import ModelOutput
@@ -15,6 +17,7 @@ from hub_cards.command_line import naming
 from hub_cards.stages import STAGES
 from modeling_vita_audio import MCTP_MODES, VitaAudioForConditionalGeneration
 
+from .adapters import adapt_to_stage, check_trained_parts, describe_adapter, name_base, save_adapter
 from .checkpoints import CompleteCheckpointsMixin
 from .collator import PackedRowsCollator
 from .conversations import list_lengths
@@ -53,7 +56,6 @@ REFUSED_ARGUMENTS = {
     "formatting_func": EXAMPLES_ARE_MADE,
     "quantization_config": MODEL_IS_LOADED,
     "data_collator": "packed rows need a collator of their own",
-    "peft_config": "adapters are not trained here yet",
 }
 
 
@@ -103,6 +105,14 @@ class VitaAudioSFTConfig(SFTConfig):
         },
     )
 
+    train_new_modules_whole: bool = field(
+        default=True,
+        metadata={
+            "help": "Whether MCTP modules that a stage adds are trained whole where the others get adapters. Otherwise "
+            "they get adapters, too, which takes less memory, and needs a module that they begin as copies of."
+        },
+    )
+
     # The paper packs its samples; TRL does not by default.
     packing: bool = field(
         default=True,
@@ -144,27 +154,56 @@ class VitaAudioSFTConfig(SFTConfig):
             raise ValueError('`do_eval` has no effect without an `eval_strategy`, such as "steps".')
 
 
-def prepare_model_for_stage(model: VitaAudioForConditionalGeneration, stage: int, num_mctp_modules: int) -> None:
+def num_modules_of_stage(stage: int, num_mctp_modules: int) -> int:
+    """How many MCTP modules a model has in a stage, where the settings say `num_mctp_modules`."""
+    max_modules = STAGES[stage].max_modules
+    return num_mctp_modules if max_modules is None else max_modules
+
+
+def grow_for_stage(model: VitaAudioForConditionalGeneration, stage: int, num_mctp_modules: int) -> None:
     """
-    Gives the model the MCTP modules of a stage and freezes what the stage does not train.
+    Gives the model the MCTP modules of a stage.
 
     Raises:
-        ValueError: the model has more modules than the stage.
+        ValueError: the model has more modules than the stage, or is quantised and lacks some.
     """
-    plan = STAGES[stage]
-    num_modules = num_mctp_modules if plan.max_modules is None else plan.max_modules
+    num_modules = num_modules_of_stage(stage, num_mctp_modules)
     if model.config.num_mctp_modules > num_modules:
         raise ValueError(
             f"The model has {model.config.num_mctp_modules} MCTP modules, but stage {stage} is for {num_modules}. It "
             "starts from the model of the stage before."
         )
+    if model.config.num_mctp_modules < num_modules and getattr(model, "is_quantized", False):
+        raise ValueError(
+            f"Stage {stage} adds MCTP modules, which begin as copies of layers; those of a quantised model cannot be "
+            "copied. Train this stage without quantisation."
+        )
     model.grow_mctp_modules(num_modules)
+
+
+def prepare_model_for_stage(model: VitaAudioForConditionalGeneration, stage: int, num_mctp_modules: int) -> None:
+    """Gives the model the MCTP modules of a stage, as [`grow_for_stage`], and freezes what the stage does not train."""
+    plan = STAGES[stage]
+    grow_for_stage(model, stage, num_mctp_modules)
     # The modules are a part of the model, so what holds for them is set last.
     model.requires_grad_(plan.trains_language_model)
     model.model.mctp_modules.requires_grad_(plan.trains_mctp_modules)
     if model.config.audio_config is not None:
         # SenseVoice hears well as it is; the projector learns with the language model
         model.model.audio_tower.requires_grad_(False)
+
+
+def check_has_modules(model: VitaAudioForConditionalGeneration, args: VitaAudioSFTConfig) -> None:
+    """
+    Raises:
+        ValueError: the model has not the MCTP modules of the stage, and has an adapter, so that none can be added.
+    """
+    num_modules = num_modules_of_stage(args.stage, args.num_mctp_modules)
+    if model.config.num_mctp_modules != num_modules:
+        raise ValueError(
+            f"The PeftModel has {model.config.num_mctp_modules} MCTP modules, but stage {args.stage} is for "
+            f"{num_modules}: call `grow_mctp_modules` before the adapter is made, or give `peft_config` instead."
+        )
 
 
 def has_flash_attention(model: VitaAudioForConditionalGeneration) -> bool:
@@ -192,33 +231,51 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
     [`~training.data.build_training_dataset`]; and the loss, which knows one head and no MCTP modules.
 
     Args:
-        model ([`VitaAudioForConditionalGeneration`]): the model of the stage before. MCTP modules are added to it.
+        model ([`VitaAudioForConditionalGeneration`]): the model of the stage before. MCTP modules are added to it. Or a
+            `PeftModel` of it, which has the modules of the stage already, and whose adapter is trained.
         args ([`VitaAudioSFTConfig`]): the stage and its settings.
         speech_input ([`~training.speech_input.SpeechInput`], *optional*): of a model that hears by features, the
             audios in its examples, as [`~training.data.build_training_dataset`] has filled it.
+        peft_config (`LoraConfig`, *optional*): trains adapters instead of the weights, of the linear layers that the
+            stage trains. MCTP modules that the stage adds are trained whole, as are `modules_to_save`.
         kwargs: those of [`~trl.SFTTrainer`]; the datasets are made by [`~training.data.build_training_dataset`].
 
     Raises:
-        ValueError: an argument would have no effect.
-        TypeError: `model` is of another class.
+        ValueError: an argument would have no effect, or an adapter would train what the stage leaves alone.
+        TypeError: `model` or `peft_config` is of another class.
     """
 
     _tag_names = ["trl", "sft", "vita-audio"]
 
     def __init__(
         self,
-        model: VitaAudioForConditionalGeneration,
+        model: VitaAudioForConditionalGeneration | PeftModel,
         args: VitaAudioSFTConfig,
         speech_input: SpeechInput | None = None,
+        peft_config: LoraConfig | None = None,
         **kwargs,
     ):
-        self._check_arguments(model, args, **kwargs)
-        if (speech_input is None) != (model.config.audio_config is None):
+        base = model.get_base_model() if isinstance(model, PeftModel) else model
+        self._check_arguments(base, args, **kwargs)
+        if (speech_input is None) != (base.config.audio_config is None):
             raise ValueError("`speech_input` is needed for models that hear by features, and for no others.")
         # New modules are added first, because the base class moves the model to its device.
-        prepare_model_for_stage(model, args.stage, args.num_mctp_modules)
-        super().__init__(model=model, args=args, **kwargs)
-        if not has_flash_attention(model):
+        if isinstance(model, PeftModel):
+            check_has_modules(base, args)
+            check_trained_parts(model, args.stage)
+        elif peft_config is not None:
+            num_modules_before = base.config.num_mctp_modules
+            grow_for_stage(base, args.stage, args.num_mctp_modules)
+            peft_config = adapt_to_stage(
+                peft_config, base, args.stage, num_modules_before, args.train_new_modules_whole
+            )
+        else:
+            prepare_model_for_stage(base, args.stage, args.num_mctp_modules)
+        super().__init__(model=model, args=args, peft_config=peft_config, **kwargs)
+        if isinstance(self.model, PeftModel):
+            check_trained_parts(self.model, args.stage)
+            name_base(self.model)
+        if not has_flash_attention(base):
             # SFTTrainer's batches are one long row, in which other attention than flash would need the square of its
             # length.
             self.data_collator = PackedRowsCollator(
@@ -227,16 +284,16 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
         if speech_input is not None:
             self.data_collator = SpeechInputCollator(self.data_collator, speech_input)
         layout = list(self.processing_class.interleave_pattern)
-        model.config.interleave_pattern = layout
+        base.config.interleave_pattern = layout
         # The layout is also the default schedule of decoding, once the model has the modules for it
         mode = next((name for name, schedule in MCTP_MODES.items() if schedule == layout), layout)
-        model.generation_config.mctp_mode = mode if max(layout[1::2]) <= model.config.num_mctp_modules else "vanilla"
+        base.generation_config.mctp_mode = mode if max(layout[1::2]) <= base.config.num_mctp_modules else "vanilla"
 
     def _check_arguments(self, model: Any, args: VitaAudioSFTConfig, **kwargs) -> None:
         if not isinstance(model, VitaAudioForConditionalGeneration):
             raise TypeError(
-                f"`model` must be a VitaAudioForConditionalGeneration, got a {type(model).__name__}. Adapters (PEFT) "
-                "are not trained here yet."
+                f"`model` must be a VitaAudioForConditionalGeneration, or a PeftModel of one, got a "
+                f"{type(model).__name__}."
             )
         for name, reason in REFUSED_ARGUMENTS.items():
             if kwargs.get(name) is not None:
@@ -348,3 +405,17 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
                 values = values * self.accelerator.num_processes
         for name, value in zip(losses, self.accelerator.reduce(values, "mean").tolist()):
             metrics[name].append(value)
+
+    def describe_run(self) -> dict:
+        record = super().describe_run()
+        if isinstance(self.model, PeftModel):
+            record["settings"] |= describe_adapter(self.model)
+        return record
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None):
+        if isinstance(self.model, PeftModel) and self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            save_adapter(self.model, folder, state_dict=state_dict)
+            self.processing_class.save_pretrained(folder)
+            return
+        super()._save(output_dir, state_dict)

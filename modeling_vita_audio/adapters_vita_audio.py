@@ -1,0 +1,107 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Loads an adapter (PEFT) together with the model that it was trained on."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME, cached_file
+
+from .saving_vita_audio import HUB_KWARGS, REPO_ID, describe_misfit
+
+
+ADAPTER_CONFIG_FILE = "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """
+    A folder or Hub id with an adapter.
+
+    Args:
+        place: the folder or Hub id.
+        hub_kwargs: arguments of `from_pretrained` that say how to get its files, see `HUB_KWARGS`.
+    """
+
+    place: str
+    hub_kwargs: dict[str, Any]
+
+    def read(self, file_name: str) -> dict | None:
+        """The content of one of its JSON files; None where it has no such file."""
+        if not os.path.isdir(self.place) and not REPO_ID.fullmatch(self.place):
+            return None
+        path = cached_file(
+            self.place,
+            file_name,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+            **self.hub_kwargs,
+        )
+        return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def find_adapter(
+    name_or_path: str, adapter_kwargs: dict | None = None, subfolder: str = "", **kwargs
+) -> Adapter | None:
+    """
+    Finds the adapter that `from_pretrained` was asked for; None where it was asked for a model.
+
+    Args:
+        name_or_path: the folder or Hub id that `from_pretrained` was given.
+        adapter_kwargs: what the auto classes of transformers pass on where they have found an adapter: its place, as
+            they ask for its model instead.
+        subfolder, kwargs: the arguments of `from_pretrained`.
+    """
+    adapter_kwargs = adapter_kwargs or {}
+    place = adapter_kwargs.get("_adapter_model_path") or name_or_path
+    # the revision of the model is not that of the adapter
+    given = adapter_kwargs if place != name_or_path else kwargs
+    adapter = Adapter(str(place), {name: given[name] for name in HUB_KWARGS if name in given})
+    return None if subfolder or adapter.read(ADAPTER_CONFIG_FILE) is None else adapter
+
+
+def load_adapted(cls: type[PreTrainedModel], adapter: Adapter, **kwargs) -> PreTrainedModel:
+    """
+    Loads the model that an adapter was trained on, gives it the MCTP modules that the adapter's training has added,
+    and puts the adapter into its weights, which cost no time then. The layout and the default mode are the adapter's.
+    Weights that are quantised stay as they are, and the adapter beside them.
+
+    Args:
+        cls: the class of the model, whose `from_pretrained` is called with `kwargs`.
+        adapter ([`Adapter`]): what was found by [`find_adapter`].
+
+    Raises:
+        ImportError: PEFT is not installed.
+        ValueError: the adapter names no model, or was trained on another one.
+    """
+    try:
+        from peft import PeftConfig, PeftModel
+    except ImportError as error:
+        raise ImportError(f"'{adapter.place}' is an adapter, which needs `pip install peft`.") from error
+    settings = adapter.read(ADAPTER_CONFIG_FILE)
+    base = settings.get("base_model_name_or_path")
+    if not base:
+        raise ValueError(f"The adapter '{adapter.place}' does not say in {ADAPTER_CONFIG_FILE} what it was trained on.")
+    model = cls.from_pretrained(base, **{**kwargs, "revision": settings.get("revision")})
+    config = adapter.read(CONFIG_NAME) or {}
+    model.grow_mctp_modules(max(config.get("num_mctp_modules", 0), model.config.num_mctp_modules))
+    model.config.interleave_pattern = config.get("interleave_pattern", model.config.interleave_pattern)
+    if (generation_config := adapter.read(GENERATION_CONFIG_NAME)) is not None:
+        model.generation_config = GenerationConfig.from_dict(generation_config)
+    put_in = PeftModel(model, PeftConfig.from_pretrained(adapter.place, **adapter.hub_kwargs))
+    device = str(model.device)
+    result = put_in.load_adapter(adapter.place, "default", torch_device=device, **adapter.hub_kwargs)
+    if misfit := describe_misfit(result.missing_keys, result.unexpected_keys, ()):
+        raise ValueError(f"The tensors of the adapter '{adapter.place}' do not fit '{base}'. {misfit}.")
+    model = put_in.get_base_model() if getattr(model, "is_quantized", False) else put_in.merge_and_unload()
+    # The processor and the pipeline's code are in the adapter's folder, too
+    model.name_or_path = model.config._name_or_path = adapter.place
+    return model.eval()
+
+
+__all__ = ["ADAPTER_CONFIG_FILE", "Adapter", "find_adapter", "load_adapted"]
