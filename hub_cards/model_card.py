@@ -116,7 +116,10 @@ def render_model_card(
     # Only the card says what was converted. A training record means that the weights have changed since.
     if converted_from is None and not record and metadata.get("base_model_relation") == CONVERTED:
         converted_from = metadata["base_model"]
-    base_model, relation = converted_from or base_model_of(record, repo_id), CONVERTED if converted_from else "finetune"
+    base_model, relation = (
+        converted_from or base_model_of(record, repo_id),
+        CONVERTED if converted_from else "finetune",
+    )
     adapter = read_json(folder / ADAPTER_CONFIG_FILE)
     if adapter is not None:
         base_model, relation = adapter.get("base_model_name_or_path"), "adapter"

@@ -65,7 +65,7 @@ def find_adapter(
     return None if subfolder or adapter.read(ADAPTER_CONFIG_FILE) is None else adapter
 
 
-def load_adapted(cls: type[PreTrainedModel], adapter: Adapter, **kwargs) -> PreTrainedModel:
+def load_adapted(cls: type[PreTrainedModel], adapter: Adapter, base: str | None = None, **kwargs) -> PreTrainedModel:
     """
     Loads the model that an adapter was trained on, gives it the MCTP modules that the adapter's training has added,
     and puts the adapter into its weights, which cost no time then. The layout and the default mode are the adapter's.
@@ -74,20 +74,27 @@ def load_adapted(cls: type[PreTrainedModel], adapter: Adapter, **kwargs) -> PreT
     Args:
         cls: the class of the model, whose `from_pretrained` is called with `kwargs`.
         adapter ([`Adapter`]): what was found by [`find_adapter`].
+        base: folder or Hub id of that model; by default the one that the adapter names.
 
     Raises:
         ImportError: PEFT is not installed.
         ValueError: the adapter names no model, or was trained on another one.
+        FileNotFoundError: the model that it was trained on is not there.
     """
     try:
         from peft import PeftConfig, PeftModel
     except ImportError as error:
         raise ImportError(f"'{adapter.place}' is an adapter, which needs `pip install peft`.") from error
     settings = adapter.read(ADAPTER_CONFIG_FILE)
-    base = settings.get("base_model_name_or_path")
+    if base is None:
+        base, kwargs["revision"] = settings.get("base_model_name_or_path"), settings.get("revision")
     if not base:
-        raise ValueError(f"The adapter '{adapter.place}' does not say in {ADAPTER_CONFIG_FILE} what it was trained on.")
-    model = cls.from_pretrained(base, **{**kwargs, "revision": settings.get("revision")})
+        raise ValueError(
+            f"The adapter '{adapter.place}' does not say in {ADAPTER_CONFIG_FILE} what it was trained on."
+        )
+    if os.path.isabs(base) and not os.path.isdir(base):
+        raise FileNotFoundError(f"The adapter '{adapter.place}' was trained on the model '{base}', which is not here.")
+    model = cls.from_pretrained(base, **kwargs)
     config = adapter.read(CONFIG_NAME) or {}
     model.grow_mctp_modules(max(config.get("num_mctp_modules", 0), model.config.num_mctp_modules))
     model.config.interleave_pattern = config.get("interleave_pattern", model.config.interleave_pattern)

@@ -230,6 +230,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     export.set_defaults(run=run_export)
 
+    merge = commands.add_parser("merge", help="write the whole model of an adapter, as a complete Hub repository")
+    merge.add_argument("adapter", help="folder or Hub id of what vita-audio train --use_peft has written")
+    merge.add_argument("folder", help="a folder that does not exist or is empty")
+    merge.add_argument("--base", help="folder or Hub id of the model to put it into (default: as the adapter says)")
+    merge.add_argument("--revision", help="branch, tag or commit of the adapter's Hub id (default: its main branch)")
+    merge.set_defaults(run=run_merge)
+
     place = argparse.ArgumentParser(add_help=False)
     place.add_argument("folder", help="a model that training or vita-audio export has written")
     place.add_argument("--revision", help="branch (default: the main one and, of a training stage, stage1 to stage4)")
@@ -328,6 +335,22 @@ def run_export(arguments: argparse.Namespace) -> int:
             if (Path(arguments.model) / name).is_file():
                 shutil.copyfile(Path(arguments.model) / name, unfinished / name)
         write_model_card(unfinished, **{key: metadata[key] for key in ("license", "language") if key in metadata})
+    print(folder)
+    return 0
+
+
+def run_merge(arguments: argparse.Namespace) -> int:
+    from hub_cards.command_line import check_place
+    from modeling_vita_audio.saving_vita_audio import check_is_free
+
+    folder = Path(arguments.folder).absolute()
+    # these are checked before the model is loaded, which may take long
+    check_is_free(folder)
+    for name in filter(None, (arguments.adapter, arguments.base)):
+        check_place(name)
+    from .merging import merge
+
+    merge(arguments.adapter, folder, arguments.base, arguments.revision)
     print(folder)
     return 0
 

@@ -107,10 +107,9 @@ def whole_modules(peft_config: LoraConfig, model: VitaAudioForConditionalGenerat
         indices is not None and not STAGES[stage].trains_language_model
     ):
         raise ValueError(f"Stage {stage} does not train {', '.join(outside)}; it trains {', '.join(parts)}.")
-    if model.config.tie_word_embeddings and (indices is not None or {EMBEDDINGS, HEAD} & set(whole)):
+    if model.config.tie_word_embeddings and {EMBEDDINGS, HEAD} & set(whole):
         peft_config.ensure_weight_tying = True
-        if indices is None:
-            whole = [name for name in whole if name not in (EMBEDDINGS, HEAD)] + [EMBEDDINGS]
+        whole = [name for name in whole if name not in (EMBEDDINGS, HEAD)] + [EMBEDDINGS]
     return whole
 
 

@@ -198,7 +198,6 @@ class VitaAudioScriptArguments(ModelConfig):
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise ValueError(f"`dtype` must be a type of torch such as float32 or bfloat16, got {self.dtype!r:.200}.")
 
-
     def check_adapter(self) -> None:
         """
         Raises:

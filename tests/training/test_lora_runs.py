@@ -1,0 +1,166 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Runs of `vita-audio train` with adapters, on the shipped model and from a language model."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from places import ROOT
+from tiny_corpus import write_config, write_corpus
+from tiny_models import TEXTS, tiny_codec
+from transformers import Qwen2Config, Qwen2ForCausalLM
+from waiting import wait_until
+
+from hub_cards.command_line import run_command
+from modeling_vita_audio import VitaAudioForConditionalGeneration
+from training.tokenizer import train_tokenizer
+from training.train import PROG, main
+
+
+MINI = ROOT / "pretrained" / "vita-audio-mini"
+ADAPTER = {"use_peft": True, "lora_r": 4, "lora_dropout": 0.1}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    write_corpus(folder / "corpus")
+    return folder
+
+
+def settings_of(folder, output_dir, **settings):
+    return {
+        "dataset_name": str(folder / "corpus"),
+        "code_cache_dir": str(folder / "codes"),
+        "model_name_or_path": str(MINI),
+        "output_dir": str(output_dir),
+        "stage": 4,
+        "max_steps": 2,
+        "save_strategy": "no",
+    } | settings
+
+
+def train(folder, output_dir, **settings):
+    config = write_config(Path(f"{output_dir}.yaml"), **settings_of(folder, output_dir, **settings))
+    assert main(["--config", str(config)]) is None
+    return output_dir
+
+
+def losses_of(folder):
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_with_the_same_adapter(folder, tmp_path):
+    settings = ADAPTER | {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}
+    whole = train(folder, tmp_path / "whole", **settings)
+    config = write_config(tmp_path / "killed.yaml", **settings_of(folder, tmp_path / "killed", **settings))
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "training.train", "--config", str(config)],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    checkpoint = tmp_path / "killed" / "checkpoint-2" / "complete"
+    wait_until(lambda: checkpoint.exists() or process.poll() is not None, 300)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "adapter_model.safetensors").exists()
+    main(["--config", str(config)])
+    assert losses_of(tmp_path / "killed") == losses_of(whole)
+    weights = [(place / "adapter_model.safetensors").read_bytes() for place in (whole, tmp_path / "killed")]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", [4, 8])
+def test_adapters_beside_quantised_weights(folder, tmp_path, bits):
+    """On CPUs, too, bitsandbytes has what it needs; with 8 bits it computes in float16 there."""
+    run = train(folder, tmp_path / "run", **ADAPTER, **{f"load_in_{bits}bit": True}, max_steps=8, learning_rate=3e-3)
+    losses = [loss for _, loss in losses_of(run)]
+    assert min(losses[4:]) < losses[0]
+    record = json.loads((run / "training_args.json").read_text())
+    assert record["settings"][f"load_in_{bits}bit"] is True
+    # the adapter also fits the weights that are not quantised, and no loading quantises unasked
+    assert "quantization_config" not in json.loads((run / "config.json").read_text())
+    model = VitaAudioForConditionalGeneration.from_pretrained(run)
+    assert model.model.mctp_modules[0].proj.weight.dtype == torch.float32
+
+
+@pytest.mark.slow
+def test_a_quantised_model_gets_no_new_modules(folder, tmp_path):
+    model = VitaAudioForConditionalGeneration.from_pretrained(MINI)
+    model.model.mctp_modules, model.config.num_mctp_modules = model.model.mctp_modules[:1], 1
+    shutil.copytree(MINI, tmp_path / "one", ignore=shutil.ignore_patterns("model*.safetensors", "training_args.json"))
+    model.save_pretrained(tmp_path / "one")
+    settings = ADAPTER | {"model_name_or_path": str(tmp_path / "one"), "stage": 3, "load_in_4bit": True}
+    with pytest.raises(ValueError, match="those of a quantised model cannot be copied"):
+        train(folder, tmp_path / "run", **settings)
+
+
+@pytest.mark.slow
+def test_adapters_for_a_language_model_that_learns_to_speak(folder, tmp_path):
+    """They are for what was built of it, which the run writes beside them."""
+    tokenizer = train_tokenizer(2 * TEXTS, 300, 16)
+    config = Qwen2Config(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        tie_word_embeddings=False,
+    )
+    Qwen2ForCausalLM(config).save_pretrained(tmp_path / "qwen")
+    tokenizer.save_pretrained(tmp_path / "qwen")
+    tiny_codec().save_pretrained(tmp_path / "codec")
+    settings = ADAPTER | {
+        "model_name_or_path": str(tmp_path / "qwen"),
+        "codec_name_or_path": str(tmp_path / "codec"),
+        "stage": 1,
+        "lora_modules_to_save": ["embed_tokens", "lm_head"],
+        "save_strategy": "steps",
+        "save_steps": 2,
+    }
+    run = train(folder, tmp_path / "run", max_steps=2, **settings)
+    base = json.loads((run / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert base == str(run / "base")
+    before = VitaAudioForConditionalGeneration.from_pretrained(base)
+    after = VitaAudioForConditionalGeneration.from_pretrained(run)
+    assert not after.lm_head.weight.equal(before.lm_head.weight)
+    assert after.model.language_model.norm.weight.equal(before.model.language_model.norm.weight)
+    # a run that goes on keeps this model, whose new embeddings were random
+    weights = (run / "base" / "model.safetensors").stat().st_mtime_ns
+    train(folder, run, max_steps=4, **settings)
+    assert (run / "base" / "model.safetensors").stat().st_mtime_ns == weights
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"lora_r": 8}, "`lora_r=8` has no effect without `use_peft`"),
+        ({"load_in_4bit": True}, "`load_in_4bit=True` has no effect without `use_peft`"),
+        (ADAPTER | {"bnb_4bit_quant_type": "fp4"}, "has no effect without `load_in_4bit`"),
+        (ADAPTER | {"lora_task_type": "SEQ_CLS"}, "`lora_task_type` must be 'CAUSAL_LM'"),
+        (ADAPTER | {"lora_r": 0}, "`lora_r` must be at least 1"),
+        (ADAPTER | {"lora_dropout": 1.5}, "`lora_dropout` must be at least 0"),
+        (ADAPTER | {"load_in_4bit": True, "load_in_8bit": True}, "at the same time"),
+        (ADAPTER | {"model_name_or_path": None}, "needs a `model_name_or_path`"),
+        (ADAPTER | {"lora_target_parameters": ["experts"]}, "adapters are those of linear layers"),
+    ],
+)
+def test_settings_without_effect_are_one_line(folder, tmp_path, settings, message, capsys):
+    config = write_config(tmp_path / "run.yaml", **settings_of(folder, tmp_path / "run", **settings))
+    assert run_command(main, PROG, ["--config", str(config)]) == 1
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
