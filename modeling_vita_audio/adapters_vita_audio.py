@@ -89,9 +89,7 @@ def load_adapted(cls: type[PreTrainedModel], adapter: Adapter, base: str | None 
     if base is None:
         base, kwargs["revision"] = settings.get("base_model_name_or_path"), settings.get("revision")
     if not base:
-        raise ValueError(
-            f"The adapter '{adapter.place}' does not say in {ADAPTER_CONFIG_FILE} what it was trained on."
-        )
+        raise ValueError(f"The adapter '{adapter.place}' does not say which model it was trained on.")
     if os.path.isabs(base) and not os.path.isdir(base):
         raise FileNotFoundError(f"The adapter '{adapter.place}' was trained on the model '{base}', which is not here.")
     model = cls.from_pretrained(base, **kwargs)

@@ -16,8 +16,8 @@ from processing.export import export_repository
 
 def merge(name_or_path: str, folder: Path, base: str | None = None, revision: str | None = None) -> None:
     """
-    Writes a complete repository in which the adapter is in the weights. They have the type that those of the base
-    model are stored in, and are rounded to it.
+    Writes a complete repository in which the adapter is in the weights. They are of the type that the base model is
+    computed in, so those of a model in bfloat16 are rounded to it.
 
     Args:
         name_or_path: folder or Hub id of the adapter.

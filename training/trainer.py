@@ -108,8 +108,8 @@ class VitaAudioSFTConfig(SFTConfig):
     train_new_modules_whole: bool = field(
         default=True,
         metadata={
-            "help": "Whether MCTP modules that a stage adds are trained whole where the others get adapters. Otherwise "
-            "they get adapters, too, which takes less memory, and needs a module that they begin as copies of."
+            "help": "Whether MCTP modules that a stage adds are trained whole where the others get adapters. "
+            "Otherwise they get adapters, too, which takes less memory, and needs a module that they are copies of."
         },
     )
 
@@ -182,7 +182,7 @@ def grow_for_stage(model: VitaAudioForConditionalGeneration, stage: int, num_mct
 
 
 def prepare_model_for_stage(model: VitaAudioForConditionalGeneration, stage: int, num_mctp_modules: int) -> None:
-    """Gives the model the MCTP modules of a stage, as [`grow_for_stage`], and freezes what the stage does not train."""
+    """Gives a model the MCTP modules of a stage, as [`grow_for_stage`], and freezes what the stage does not train."""
     plan = STAGES[stage]
     grow_for_stage(model, stage, num_mctp_modules)
     # The modules are a part of the model, so what holds for them is set last.
@@ -231,8 +231,8 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
     [`~training.data.build_training_dataset`]; and the loss, which knows one head and no MCTP modules.
 
     Args:
-        model ([`VitaAudioForConditionalGeneration`]): the model of the stage before. MCTP modules are added to it. Or a
-            `PeftModel` of it, which has the modules of the stage already, and whose adapter is trained.
+        model ([`VitaAudioForConditionalGeneration`]): the model of the stage before. MCTP modules are added to it.
+            Or a `PeftModel` of it, which has the modules of the stage already, and whose adapter is trained.
         args ([`VitaAudioSFTConfig`]): the stage and its settings.
         speech_input ([`~training.speech_input.SpeechInput`], *optional*): of a model that hears by features, the
             audios in its examples, as [`~training.data.build_training_dataset`] has filled it.
