@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The four training stages as one trainer, built on TRL's `SFTTrainer`."""
 
+import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from .checkpoints import CompleteCheckpointsMixin
 from .collator import PackedRowsCollator
 from .conversations import list_lengths
 from .hub import HubMixin
+from .liger import check_liger, use_liger
 from .speech_input import SpeechInput, SpeechInputCollator
 
 
@@ -34,8 +36,6 @@ REFUSED_SETTINGS = {
     "label_smoothing_factor": ((0.0,), MODEL_HAS_LOSS),
     "loss_type": (("nll",), MODEL_HAS_LOSS),
     "router_aux_loss_coef": ((None, 0.0), MODEL_HAS_LOSS),
-    "use_liger_kernel": ((False,), "Liger has no kernels for this model"),
-    "liger_kernel_config": ((None,), "Liger has no kernels for this model"),
     "use_cache": ((False, None), "a cache is of no use in training"),
     "model_init_kwargs": ((None,), MODEL_IS_LOADED),
     "chat_template_path": ((None,), EXAMPLES_ARE_MADE),
@@ -146,6 +146,8 @@ class VitaAudioSFTConfig(SFTConfig):
         for name in ("mctp_learning_rate_multiplier", "mctp_loss_weight"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
+        if self.liger_kernel_config is not None and not self.use_liger_kernel:
+            raise ValueError("`liger_kernel_config` has no effect without `use_liger_kernel`.")
         for name, (accepted, reason) in REFUSED_SETTINGS.items():
             # a setting that this release of TRL or transformers does not have counts as accepted
             if (value := getattr(self, name, accepted[0])) not in accepted:
@@ -257,6 +259,12 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
     ):
         base = model.get_base_model() if isinstance(model, PeftModel) else model
         self._check_arguments(base, args, **kwargs)
+        if args.use_liger_kernel:
+            check_liger(args.device, args.liger_kernel_config)
+            # TRL's own switch would replace other parts, and warns that it will go
+            args = copy.copy(args)
+            args.use_liger_kernel, args.liger_kernel_config = False, None
+            use_liger(base)
         if (speech_input is None) != (base.config.audio_config is None):
             raise ValueError("`speech_input` is needed for models that hear by features, and for no others.")
         # New modules are added first, because the base class moves the model to its device.
