@@ -31,8 +31,8 @@ def assert_equal(ours, others):
     assert ours[1].keys() == others[1].keys()
     for name, gradient in ours[1].items():
         # beside the largest ones, as the gradients of random weights are of all sizes
-        limit = 2e-5 * gradient.abs().max().item()
-        torch.testing.assert_close(gradient, others[1][name], atol=limit, rtol=0, msg=lambda text: f"{name}: {text}")
+        limit = 1e-4 * gradient.abs().max().item()
+        torch.testing.assert_close(gradient, others[1][name], atol=limit, rtol=0, msg=name)
 
 
 def test_the_logits_of_few_columns_are_in_memory_at_once(monkeypatch):
