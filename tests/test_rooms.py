@@ -202,7 +202,7 @@ def declared(setup: str) -> dict[str, set[str]]:
 
 # What each room may import, beyond the base
 EXTRAS = {
-    "training": {"train"},
+    "training": {"train", "liger"},
     "training.codec": {"train"},
     "training.corpus": {"train", "corpus"},
     "training.evaluation": {"train", "eval"},

@@ -17,6 +17,7 @@ from trl import SFTConfig, SFTTrainer
 from hub_cards.command_line import naming
 from hub_cards.stages import STAGES
 from modeling_vita_audio import MCTP_MODES, VitaAudioForConditionalGeneration
+from modeling_vita_audio.modeling_vita_audio import is_plain_linear
 
 from .adapters import adapt_to_stage, check_trained_parts, describe_adapter, name_base, save_adapter
 from .checkpoints import CompleteCheckpointsMixin
@@ -175,10 +176,13 @@ def grow_for_stage(model: VitaAudioForConditionalGeneration, stage: int, num_mct
             f"The model has {model.config.num_mctp_modules} MCTP modules, but stage {stage} is for {num_modules}. It "
             "starts from the model of the stage before."
         )
-    if model.config.num_mctp_modules < num_modules and getattr(model, "is_quantized", False):
+    modules = model.model.mctp_modules
+    # A first module begins as a copy of a layer of the language model, later ones as copies of the first
+    can_copy = not getattr(model, "is_quantized", False) or (len(modules) > 0 and is_plain_linear(modules[-1].proj))
+    if len(modules) < num_modules and not can_copy:
         raise ValueError(
-            f"Stage {stage} adds MCTP modules, which begin as copies of layers; those of a quantised model cannot be "
-            "copied. Train this stage without quantisation."
+            f"Stage {stage} adds MCTP modules, which begin as copies of layers, and quantised layers cannot be copied: "
+            "train this stage without quantisation."
         )
     model.grow_mctp_modules(num_modules)
 
@@ -283,6 +287,10 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
         if isinstance(self.model, PeftModel):
             check_trained_parts(self.model, args.stage)
             name_base(self.model)
+            if not STAGES[args.stage].trains_language_model:
+                # TRL lets the embeddings have gradients, for the sake of checkpoints in the language model. Here they
+                # would lead back through all of it, and nothing there is trained.
+                base.disable_input_require_grads()
         if not has_flash_attention(base):
             # SFTTrainer's batches are one long row, in which other attention than flash would need the square of its
             # length.

@@ -268,6 +268,16 @@ def test_gradient_checkpointing_changes_no_gradient(start, tmp_path):
         torch.testing.assert_close(gradient, gradients[1][name], msg=name)
 
 
+@pytest.mark.slow
+def test_where_the_language_model_is_frozen_no_gradient_goes_through_it(start, tmp_path):
+    trainer = make_trainer(start, tmp_path, 3, gradient_checkpointing=True, max_steps=1)
+    states = []
+    language_model = trainer.model.get_base_model().model.language_model
+    language_model.register_forward_hook(lambda model, args, output: states.append(output.last_hidden_state))
+    trainer.train()
+    assert states and not any(hidden_states.requires_grad for hidden_states in states)
+
+
 def test_the_ears_of_plus_get_no_adapter(start):
     model = tiny_model(tiny_plus_processor())
     config = adapt_to_stage(LORA, model, 4, 10, True)

@@ -98,14 +98,26 @@ def test_adapters_beside_quantised_weights(folder, tmp_path, bits):
 
 
 @pytest.mark.slow
-def test_a_quantised_model_gets_no_new_modules(folder, tmp_path):
+@pytest.mark.parametrize("number, stage", [(0, 2), (1, 3)])
+def test_new_modules_beside_a_quantised_language_model(folder, tmp_path, number, stage):
+    """They are copies of the first one, which is not quantised then; the first one cannot be a copy."""
     model = VitaAudioForConditionalGeneration.from_pretrained(MINI)
-    model.model.mctp_modules, model.config.num_mctp_modules = model.model.mctp_modules[:1], 1
-    shutil.copytree(MINI, tmp_path / "one")
-    model.save_pretrained(tmp_path / "one")
-    settings = ADAPTER | {"model_name_or_path": str(tmp_path / "one"), "stage": 3, "load_in_4bit": True}
-    with pytest.raises(ValueError, match="those of a quantised model cannot be copied"):
-        train(folder, tmp_path / "run", **settings)
+    model.model.mctp_modules, model.config.num_mctp_modules = model.model.mctp_modules[:number], number
+    shutil.copytree(MINI, tmp_path / "model")
+    model.save_pretrained(tmp_path / "model")
+    settings = ADAPTER | {"model_name_or_path": str(tmp_path / "model"), "stage": stage, "load_in_4bit": True}
+    if number == 0:
+        with pytest.raises(ValueError, match="quantised layers cannot be copied"):
+            train(folder, tmp_path / "run", **settings)
+        return
+    train(folder, tmp_path / "run", **settings, num_mctp_modules=3, train_new_modules_whole=False)
+    loaded = VitaAudioForConditionalGeneration.from_pretrained(tmp_path / "run")
+    assert loaded.config.num_mctp_modules == 3
+    of_base = [model.model.mctp_modules[0].proj.weight] * 3
+    weights = [module.proj.weight for module in loaded.model.mctp_modules]
+    # each has an adapter of its own in its weights
+    assert not any(weight.equal(other) for weight, other in zip(weights, of_base, strict=True))
+    assert not weights[0].equal(weights[1])
 
 
 @pytest.mark.slow
