@@ -49,8 +49,7 @@ extras = {
         "trl>=1.16,<1.17",
         "datasets>=5.2,<6",
         "accelerate>=1.15,<2",
-        # adapters; its own `ensure_weight_tying` is of 0.18
-        "peft>=0.18,<1",
+        "peft>=0.21,<1",
         "librosa>=0.11,<0.12",
         "scipy>=1.13,<2",
         "pyarrow>=24",

@@ -444,7 +444,7 @@ def recipe_table(results: dict) -> str:
     ratios = [row["computed"] / row["measured"] - 1 for row in results["checked"]]
     lines += [
         "",
-        f"Measured peaks of {len(ratios)} small runs differ by at most {max(map(abs, ratios)):.1%} from those computed.",
+        f"Measured peaks of {len(ratios)} small runs differ by {max(map(abs, ratios)):.1%} or less from the computed.",
     ]
     return "\n".join(lines)
 

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loads an adapter (PEFT) together with the model that it was trained on."""
 
+import importlib
 import json
 import os
 from dataclasses import dataclass
@@ -82,7 +83,8 @@ def load_adapted(cls: type[PreTrainedModel], adapter: Adapter, base: str | None 
         FileNotFoundError: the model that it was trained on is not there.
     """
     try:
-        from peft import PeftConfig, PeftModel
+        # by name, because transformers asks for all that an `import` names before it loads any model
+        peft = importlib.import_module("peft")
     except ImportError as error:
         raise ImportError(f"'{adapter.place}' is an adapter, which needs `pip install peft`.") from error
     settings = adapter.read(ADAPTER_CONFIG_FILE)
@@ -98,7 +100,7 @@ def load_adapted(cls: type[PreTrainedModel], adapter: Adapter, base: str | None 
     model.config.interleave_pattern = config.get("interleave_pattern", model.config.interleave_pattern)
     if (generation_config := adapter.read(GENERATION_CONFIG_NAME)) is not None:
         model.generation_config = GenerationConfig.from_dict(generation_config)
-    put_in = PeftModel(model, PeftConfig.from_pretrained(adapter.place, **adapter.hub_kwargs))
+    put_in = peft.PeftModel(model, peft.PeftConfig.from_pretrained(adapter.place, **adapter.hub_kwargs))
     device = str(model.device)
     result = put_in.load_adapter(adapter.place, "default", torch_device=device, **adapter.hub_kwargs)
     if misfit := describe_misfit(result.missing_keys, result.unexpected_keys, ()):

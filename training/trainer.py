@@ -181,8 +181,8 @@ def grow_for_stage(model: VitaAudioForConditionalGeneration, stage: int, num_mct
     can_copy = not getattr(model, "is_quantized", False) or (len(modules) > 0 and is_plain_linear(modules[-1].proj))
     if len(modules) < num_modules and not can_copy:
         raise ValueError(
-            f"Stage {stage} adds MCTP modules, which begin as copies of layers, and quantised layers cannot be copied: "
-            "train this stage without quantisation."
+            f"Stage {stage} adds MCTP modules, which begin as copies of layers, and quantised layers cannot be "
+            "copied: train this stage without quantisation."
         )
     model.grow_mctp_modules(num_modules)
 
