@@ -212,6 +212,10 @@ def check_has_modules(model: VitaAudioForConditionalGeneration, args: VitaAudioS
         )
 
 
+def leave_as_it_is() -> None:
+    pass
+
+
 def has_flash_attention(model: VitaAudioForConditionalGeneration) -> bool:
     # It is in `flash_attention_2`, `flash_attention_3` and the names of such kernels on the Hub.
     return "flash" in model.config._attn_implementation
@@ -283,14 +287,14 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
             )
         else:
             prepare_model_for_stage(base, args.stage, args.num_mctp_modules)
+        if (isinstance(model, PeftModel) or peft_config is not None) and not STAGES[args.stage].trains_language_model:
+            # PEFT, TRL and transformers let the embeddings have gradients, for the sake of checkpoints in what is
+            # adapted. Here they would lead back through a language model in which nothing is trained.
+            base.enable_input_require_grads = leave_as_it_is
         super().__init__(model=model, args=args, peft_config=peft_config, **kwargs)
         if isinstance(self.model, PeftModel):
             check_trained_parts(self.model, args.stage)
             name_base(self.model)
-            if not STAGES[args.stage].trains_language_model:
-                # TRL lets the embeddings have gradients, for the sake of checkpoints in the language model. Here they
-                # would lead back through all of it, and nothing there is trained.
-                base.disable_input_require_grads()
         if not has_flash_attention(base):
             # SFTTrainer's batches are one long row, in which other attention than flash would need the square of its
             # length.
