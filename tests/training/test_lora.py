@@ -363,14 +363,31 @@ print(json.dumps({"text": answer["text"], "num_samples": len(answer["audio"])}))
 
 
 @pytest.mark.slow
-def test_a_process_without_our_packages_answers_by_the_adapter(start, trained, tmp_path):
+@pytest.mark.parametrize(
+    "where", ["here", pytest.param("on the Hub", marks=pytest.mark.hub), pytest.param("moved", marks=pytest.mark.hub)]
+)
+def test_a_process_without_our_packages_answers_by_the_adapter(start, trained, tmp_path, where, request):
+    place, environment = trained[1], {"HF_HUB_OFFLINE": "1"}
+    if where != "here":
+        hub = request.getfixturevalue("hub")
+        environment, place = hub.environment(tmp_path / "home"), "vita/adapter"
+        push_folder(start[0] / str(NUM_MODULES), "vita/base", api=hub.api())
+        shutil.copytree(trained[1], tmp_path / "adapter", ignore=shutil.ignore_patterns("checkpoint-*"))
+        config = json.loads((trained[1] / "adapter_config.json").read_text())
+        config["base_model_name_or_path"] = "vita/base"
+        (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+        if where == "on the Hub":
+            push_folder(tmp_path / "adapter", place, api=hub.api())
+        else:
+            # the adapter here, for a model on the Hub
+            place = tmp_path / "adapter"
     soundfile.write(tmp_path / "question.wav", 0.3 * np.sin(np.arange(12000) / 20), 16000)
     model = VitaAudioForConditionalGeneration.from_pretrained(trained[1])
     pipe = VitaAudioPipeline(model, processor=VitaAudioProcessor.from_pretrained(trained[1]), device="cpu")
     expected = pipe(str(tmp_path / "question.wav"))
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    environment = {**os.environ, **environment, "HF_MODULES_CACHE": str(tmp_path / "modules")}
     environment.pop("PYTHONPATH", None)
-    command = [sys.executable, "-c", BLOCK_OUR_PACKAGES + ANSWER, trained[1], tmp_path / "question.wav"]
+    command = [sys.executable, "-c", BLOCK_OUR_PACKAGES + ANSWER, place, tmp_path / "question.wav"]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout.splitlines()[-1]) == {
