@@ -42,6 +42,7 @@ from .data import build_training_dataset
 from .hub import describe_start, find_checkpoint, hub_revision, place_of
 from .initialize import build_from_language_model, build_from_nothing
 from .settings import checking_settings, parse_settings, read_mapping
+from .sharding import loading_whole_weights
 from .speech_input import SpeechInput, load_sensevoice
 from .temporary import disable_caching
 from .trainer import VitaAudioSFTConfig, VitaAudioSFTTrainer, num_modules_of_stage
@@ -484,7 +485,8 @@ def run(script_args: VitaAudioScriptArguments, training_args: VitaAudioSFTConfig
     conversations = {"train": load_split(script_args.dataset_train_split)}
     if training_args.eval_strategy != "no":
         conversations["test"] = load_split(script_args.dataset_test_split)
-    model, processor = load_model_and_processor(script_args, training_args, conversations["train"], checkpoint)
+    with loading_whole_weights(training_args):
+        model, processor = load_model_and_processor(script_args, training_args, conversations["train"], checkpoint)
     # The processor makes the examples, so it gets the layout before they are made.
     if training_args.interleave_pattern is not None:
         check_interleave_pattern(training_args.interleave_pattern)
@@ -495,9 +497,10 @@ def run(script_args: VitaAudioScriptArguments, training_args: VitaAudioSFTConfig
 
     codec, answer_codec = processor.audio_tokenizer, None
     if script_args.answer_codec_name_or_path is not None:
-        answer_codec = load_answer_codec(
-            script_args.answer_codec_name_or_path, codec, training_args.trust_remote_code
-        ).to(training_args.device)
+        with loading_whole_weights(training_args):
+            answer_codec = load_answer_codec(
+                script_args.answer_codec_name_or_path, codec, training_args.trust_remote_code
+            ).to(training_args.device)
     codec.to(training_args.device)
     speech_input = SpeechInput(processor) if processor.hears_features else None
     examples = {

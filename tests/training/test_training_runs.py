@@ -18,9 +18,9 @@ import torch
 from full_disk import limit_files
 from pictures import drawn_colors
 from places import ROOT
-from safetensors.torch import load_file
 from tiny_corpus import TINY_TEXT_CONFIG, write_config, write_corpus
 from tiny_models import TEXTS, TRAINABLE_CODEC, tiny_codec
+from training_runs import ENVIRONMENT, finish, settings_of, start
 from transformers import AutoModel, Qwen2Config, Qwen2ForCausalLM
 from waiting import wait_until
 
@@ -35,9 +35,6 @@ from training.tokenizer import train_tokenizer
 from training.train import PROG, main
 
 
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A corpus and a codec."""
@@ -45,36 +42,6 @@ def folder(tmp_path_factory):
     write_corpus(folder / "corpus")
     tiny_codec().save_pretrained(folder / "codec")
     return folder
-
-
-def settings_of(folder, output_dir, **settings):
-    """Settings of a run from nothing; dropout, so that the random numbers matter."""
-    return {
-        "dataset_name": str(folder / "corpus"),
-        "code_cache_dir": str(folder / "codes"),
-        "codec_name_or_path": str(folder / "codec"),
-        "output_dir": str(output_dir),
-        "text_config": TINY_TEXT_CONFIG | {"attention_dropout": 0.1},
-        "text_vocab_size": 320,
-        "num_mctp_modules": 5,
-        "interleave_pattern": [2, 5],
-    } | settings
-
-
-def start(config, *command):
-    return subprocess.Popen(
-        [sys.executable, *(command or ["-m", "training.train"]), "--config", str(config)],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finish(process):
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output[-4000:]
 
 
 def weights(folder):
@@ -247,32 +214,6 @@ def test_what_was_measured_goes_when_a_run_goes_on_for_more_steps(folder, tmp_pa
     assert "Not measured" in (tmp_path / "run" / "README.md").read_text()
     left = {path.name for path in (tmp_path / "run").iterdir()}
     assert not left & {"results.json", "results.png", "benchmarks.json"}
-
-
-@pytest.mark.slow
-def test_two_processes_agree_with_one(folder, tmp_path):
-    def config(name, **settings):
-        settings = settings_of(folder, tmp_path / name, stage=4, text_config=TINY_TEXT_CONFIG) | settings
-        return write_config(tmp_path / f"{name}.yaml", save_strategy="no", **settings)
-
-    accelerate = ROOT / "training" / "configs" / "accelerate" / "cpu.yaml"
-    launch = ["-m", "accelerate.commands.launch", "--config_file", str(accelerate), "--main_process_port", "0"]
-    pair = start(config("two"), *launch, "-m", "training.train")
-    finish(pair)
-    # the same rows make a step: the processes take them in turn
-    finish(start(config("one", gradient_accumulation_steps=2)))
-
-    two, one = (load_file(tmp_path / name / "model.safetensors") for name in ("two", "one"))
-    assert two.keys() == one.keys()
-    for name in one:
-        torch.testing.assert_close(two[name], one[name], atol=1e-5, rtol=0)
-    histories = [
-        json.loads((tmp_path / name / "trainer_state.json").read_text())["log_history"] for name in ("two", "one")
-    ]
-    # the last entry is about the run as a whole
-    for ours, theirs in zip(*(history[:-1] for history in histories), strict=True):
-        for name in ("loss", "lm_loss", "mctp_loss_1", "mctp_loss_5", "grad_norm"):
-            assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
 
 
 @pytest.mark.slow
