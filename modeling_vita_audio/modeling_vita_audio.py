@@ -184,6 +184,12 @@ class VitaAudioModel(VitaAudioSpeechInput, VitaAudioPreTrainedModel):
             [VitaAudioMCTPModule(self.language_model) for _ in range(config.num_mctp_modules)]
         )
         self.post_init()
+        # Tensor parallelism shards the modules' layers as the language model's; `post_init` has its plan alone
+        self._tp_plan |= {
+            f"mctp_modules.*.layer.{name.removeprefix('layers.*.')}": style
+            for name, style in (self.language_model.tp_plan or {}).items()
+            if name.startswith("layers.*.")
+        }
 
     def _init_weights(self, module: nn.Module):
         # The modules' layers may have parts that only the language model's class can initialise, such as routers

@@ -372,8 +372,10 @@ def narrowed(
             # An offloaded weight has no values in memory
             tensor, place = load_offloaded_parameter(model, name), name
         else:
-            # tensors that share memory are converted once, so that tied weights stay tied
-            place = (tensor.data_ptr(), tensor.shape)
+            # tensors that share memory are converted once, so that tied weights stay tied; a `DTensor`, a weight that
+            # several processes share out, has its memory inside
+            local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+            place = (local.data_ptr(), tensor.shape)
         if not tensor.is_floating_point() or tensor.itemsize <= dtype.itemsize:
             narrow[name] = tensor
             continue
