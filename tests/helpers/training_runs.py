@@ -11,7 +11,9 @@ from places import ROOT
 from tiny_corpus import TINY_TEXT_CONFIG
 
 
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+# what is on the path already stays there, such as packages of .ci/gpu
+PYTHONPATH = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+ENVIRONMENT = os.environ | {"PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1"}
 
 
 def settings_of(folder: Path, output_dir: Path, **settings) -> dict:

@@ -42,8 +42,7 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("name", ["random", "shipped"])
 def test_two_processes_answer_as_one(folder, name):
     report = json.loads((folder / "out" / f"{name}.json").read_text())
-    # the language model, the modules' layers, the head and, by newer releases of transformers, the embeddings are shared
-    # out
+    # the language model, the modules' layers and the head are shared out; embeddings by newer releases of transformers
     whole = [name for name in report["whole"] if name != "model.language_model.embed_tokens.weight"]
     assert whole == [f"model.mctp_modules.{k}.proj.weight" for k in range(10)]
     model = VitaAudioForConditionalGeneration.from_pretrained(folder / name, dtype=DTYPE)
