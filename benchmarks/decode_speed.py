@@ -4,7 +4,8 @@
 
     python -m benchmarks.decode_speed --output_dir benchmarks/results/cpu [--readme README.md]
 
-It times every mode next to transformers' own Qwen2 and to what the memory allows, in one run.
+It times every mode next to transformers' own Qwen2 and to what the memory allows, in one run; with `--quantization
+int8 int4`, vanilla and boost with weights of 8 and 4 bits next to those of `--dtype`.
 
 The weights are random, because speed does not depend on them. Only that of the lossless mode does, so its two ends are
 measured: no draft is right, and all drafts are. The rows take turns, so that other work of the machine slows all of
@@ -12,6 +13,7 @@ them.
 """
 
 import argparse
+import copy
 import json
 import statistics
 import time
@@ -25,6 +27,12 @@ from transformers.generation.streamers import BaseStreamer
 
 from hub_cards.command_line import ArgumentParser
 from modeling_vita_audio import MCTP_MODES, VitaAudioConfig, VitaAudioForConditionalGeneration
+from modeling_vita_audio.quantization_vita_audio import (
+    QUANTIZATIONS,
+    as_quantization_config,
+    quantizing_on_cpu,
+    use_cpu_kernels,
+)
 from training.evaluation.report import fill_section, plt, write_atomically
 
 from .measuring import PeakMemory, describe_machine, name_machine, now, seconds_of
@@ -121,6 +129,28 @@ def measured_rows(
     return table
 
 
+def quantized_rows(
+    model: VitaAudioForConditionalGeneration, quantizations: list[str]
+) -> dict[str, tuple[Callable, dict]]:
+    """What is measured of quantised weights, as of [`measured_rows`], after the same of the weights as they are."""
+    table = {}
+    for quantization in (None, *quantizations):
+        quantized, prefix = model, ""
+        if quantization is not None:
+            from torchao.quantization import quantize_
+
+            quantized, prefix = copy.deepcopy(model), f"{quantization}, "
+            config = as_quantization_config(quantization)
+            with quantizing_on_cpu(config):
+                quantize_(quantized, config.quant_type)
+            use_cpu_kernels(quantized)
+        table[f"{prefix}{BASELINE}"] = (quantized, {"mctp_mode": BASELINE})
+        table[f"{prefix}boost"] = (quantized, {"mctp_mode": "boost"})
+        kwargs = {"mctp_mode": "boost", "mctp_speech_only_head": True}
+        table[f"{prefix}boost, speech-only head"] = (quantized, kwargs)
+    return table
+
+
 def generate(
     model: VitaAudioForConditionalGeneration | Qwen2ForCausalLM,
     device: torch.device,
@@ -165,7 +195,13 @@ def floor_of(model: VitaAudioForConditionalGeneration, mctp_mode: str, speech_on
     """Tokens per second if only reading each weight once for each forward that needs it took time."""
 
     def size(*modules: torch.nn.Module) -> int:
-        return sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
+        # a quantised weight is made of several tensors, which torchao names
+        return sum(
+            getattr(p, name).nbytes
+            for module in modules
+            for p in module.parameters()
+            for name in getattr(p, "tensor_data_names", ["data"])
+        )
 
     # the embeddings are left out, because a token needs only one row of them
     head = size(model.lm_head)
@@ -181,7 +217,7 @@ def floor_of(model: VitaAudioForConditionalGeneration, mctp_mode: str, speech_on
 def measure(args: argparse.Namespace) -> dict:
     device, dtype = torch.device(args.device), getattr(torch, args.dtype)
     model, qwen2 = build_models(args.shape, device, dtype)
-    table = measured_rows(model, qwen2)
+    table = quantized_rows(model, args.quantization) if args.quantization else measured_rows(model, qwen2)
     bandwidth = measure_bandwidth(device)
     runs = {name: [] for name in table}
     memory = {}
@@ -196,12 +232,14 @@ def measure(args: argparse.Namespace) -> dict:
                     runs[name].append(figures)
                 progress.update()
     results = {}
-    for name, (_, kwargs) in table.items():
+    for name, (runner, kwargs) in table.items():
+        # transformers' Qwen2 has the weights of our model
+        runner = model if runner is qwen2 else runner
         results[name] = {key: statistics.median(run[key] for run in runs[name]) for key in runs[name][0]}
         results[name]["peak_memory_bytes"] = memory[name]
         # the lossless mode has no limit of this kind, because the number of its forwards depends on the drafts
         if not kwargs.get("mctp_verify"):
-            floor = floor_of(model, kwargs.get("mctp_mode", "vanilla"), "mctp_speech_only_head" in kwargs, bandwidth)
+            floor = floor_of(runner, kwargs.get("mctp_mode", "vanilla"), "mctp_speech_only_head" in kwargs, bandwidth)
             results[name]["floor_tokens_per_second"] = floor
     for figures in results.values():
         figures["ratio"] = figures["tokens_per_second"] / results[BASELINE]["tokens_per_second"]
@@ -260,21 +298,34 @@ def main(argv: list[str] | None = None) -> None:
         help=f"{', '.join(SHAPES)}, or a folder with the configuration of a model.",
     )
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32", "float16"])
+    parser.add_argument(
+        "--quantization",
+        nargs="+",
+        choices=QUANTIZATIONS,
+        default=[],
+        help="Measure weights of 8 or 4 bits, too, and fewer modes.",
+    )
     parser.add_argument("--num_new_tokens", type=int, default=106, help="11 or more; the figures in README are of 106")
     parser.add_argument("--rounds", type=int, default=5, help="Measured runs of each row; one more warms up.")
     parser.add_argument("--num_threads", type=int, default=None, help="CPU threads; all by default.")
-    parser.add_argument("--output_dir", type=Path, required=True, help="For decode_speed.json and decode_speed.png.")
+    parser.add_argument(
+        "--output_dir",
+        type=Path,
+        required=True,
+        help="For decode_speed.json and decode_speed.png, or quantized_speed.*.",
+    )
     parser.add_argument("--readme", type=Path, default=None, help="README whose section on speed is filled in.")
     args = parser.parse_args(argv)
     args.output_dir.mkdir(parents=True, exist_ok=True)
     if args.num_threads is not None:
         torch.set_num_threads(args.num_threads)
     results = measure(args)
-    write_atomically(args.output_dir / "decode_speed.json", json.dumps(results, indent=2) + "\n")
-    plot(results, args.output_dir / "decode_speed.png")
+    name = "quantized" if args.quantization else "decode"
+    write_atomically(args.output_dir / f"{name}_speed.json", json.dumps(results, indent=2) + "\n")
+    plot(results, args.output_dir / f"{name}_speed.png")
     print(speed_table(results))
     if args.readme is not None:
-        fill_section(args.readme, "decode speed", speed_table(results))
+        fill_section(args.readme, f"{name} speed", speed_table(results))
 
 
 if __name__ == "__main__":

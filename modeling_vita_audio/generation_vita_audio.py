@@ -276,9 +276,9 @@ class VitaAudioGenerationMixin(GenerationMixin):
         mctp_speech_only_head (`bool`):
             At the positions where the layout that the model was trained with (`interleave_pattern`) has only speech,
             the modules score only the speech tokens, the delimiters of speech and the tokens that end a sequence; all
-            others get -inf. This makes modules faster if the vocabulary is large and the head is a plain layer:
-            neither offloaded nor quantised, and without an adapter. It is for spoken answers, because an answer in
-            text has text at these positions, too.
+            others get -inf. This makes modules faster if the vocabulary is large and the head is a plain layer,
+            neither offloaded nor with an adapter, or one that `from_pretrained` has quantised for a CPU. It is for
+            spoken answers, because an answer in text has text at these positions, too.
 
     All rows of a batch are at the same position of the schedule. All else is as in transformers, for greedy search and
     sampling: logits processors, stopping criteria and streamers see every token, and `scores` and `logits` hold one

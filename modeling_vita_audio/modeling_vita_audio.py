@@ -32,7 +32,9 @@ from .compatibility_vita_audio import (
 )
 from .configuration_vita_audio import VitaAudioConfig
 from .generation_vita_audio import VitaAudioGenerationMixin
+from .head_vita_audio import scores_of_rows
 from .modeling_vita_audio_encoder import VitaAudioEncoder, VitaAudioMultiModalProjector, VitaAudioSpeechInput
+from .quantization_vita_audio import as_quantization_config, finish_quantization, quantizing_on_cpu
 from .registration_vita_audio import PipelineOfFolder  # noqa: F401  loading a folder's model registers its pipeline
 from .saving_vita_audio import HUB_KWARGS, check_weights, describe_misfit, keep_code, saved_whole
 
@@ -460,20 +462,6 @@ def targets_of_columns(labels: torch.LongTensor, sample_ids: torch.LongTensor, n
     return targets
 
 
-def is_plain_linear(module: nn.Module) -> bool:
-    """Whether calling the layer is multiplying with its weight and nothing else: no hook, adapter or quantisation."""
-    return (
-        # Quantised layers such as those of bitsandbytes are subclasses, whose weight is not what they multiply with
-        type(module) is nn.Linear
-        and type(module.weight) is nn.Parameter
-        and not module.weight.is_meta
-        # accelerate's hooks replace `forward` on the object
-        and "forward" not in vars(module)
-        and not module._forward_pre_hooks
-        and not module._forward_hooks
-    )
-
-
 class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGenerationMixin):
     """The language model, its MCTP modules and the head that all of them share."""
 
@@ -498,6 +486,11 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
         the original authors, such as `VITA-MLLM/VITA-Audio-Boost`, are taken as they are. Of an adapter, the model
         that it was trained on is loaded with it, see [`load_adapted`].
 
+        `quantization_config` is one of transformers, or `"int8"` or `"int4"`: weights of so many bits by torchao, of
+        the language model, the MCTP modules and the head (a configuration without `modules_to_not_convert` leaves the
+        head out). All else is then in bfloat16 by default, the type that torch's CPU kernels for such weights take.
+        [`~PreTrainedModel.save_pretrained`] saves the quantised weights, which are loaded without the argument.
+
         Raises:
             ValueError: if the checkpoint lacks tensors of the model, has other tensors or other shapes, or has values
                 that are NaN, infinite or no floating point numbers.
@@ -512,19 +505,26 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
             keep_code(cls.remote_code, adapter.place, **adapter.hub_kwargs)
             model.revision = adapter.hub_kwargs.get("revision")
             return (model, {}) if output_loading_info else model
+        quantization_config = as_quantization_config(kwargs.pop("quantization_config", None))
+        if quantization_config is not None:
+            kwargs["quantization_config"] = quantization_config
+            if kwargs.get("dtype", kwargs.pop("torch_dtype", None)) in (None, "auto"):
+                kwargs["dtype"] = torch.bfloat16
         reader = cls._find_reader(str(pretrained_model_name_or_path), **kwargs)
         if reader is not None:
             kwargs |= {"config": reader.config, "key_mapping": reader.key_mapping()}
         # Without the flag, transformers refuses tensors of other shapes too, but does not name them
         are_other_shapes_fine = kwargs.pop("ignore_mismatched_sizes", False)
         try:
-            model, info = super().from_pretrained(
-                pretrained_model_name_or_path,
-                *args,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                **kwargs,
-            )
+            with quantizing_on_cpu(quantization_config):
+                model, info = super().from_pretrained(
+                    pretrained_model_name_or_path,
+                    *args,
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,
+                    **kwargs,
+                )
+                finish_quantization(model)
         except SafetensorError as error:
             raise OSError(
                 f"The weights of '{pretrained_model_name_or_path}' cannot be read, they may be cut off: {error}"
@@ -790,7 +790,7 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
                 0 at the padding among the columns that the language model has read; further columns are ignored.
             special_token_ids (`torch.LongTensor` of shape `(num_special_tokens,)`, *optional*):
                 Give it where the next token can only be speech: the tokens to score besides the speech tokens. All
-                other tokens get -inf, and if the head is a plain linear layer, its rows for them are not read.
+                other tokens get -inf, and their rows of the head are not read where [`scores_of_rows`] can do without.
             compile_config (`CompileConfig`, *optional*):
                 How to compile the module's step; by default it is not compiled. Meant for a static cache.
 
@@ -802,14 +802,7 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
             return self._logits(hidden_states)
         start = self.config.speech_token_offset
         end = start + self.config.num_speech_tokens
-        if is_plain_linear(self.lm_head):
-            # The ids of speech tokens are contiguous, so these rows are a view and no other row is read
-            weight = self.lm_head.weight
-            of_speech = nn.functional.linear(hidden_states, weight[start:end])
-            of_special_tokens = nn.functional.linear(hidden_states, weight[special_token_ids])
-        else:
-            logits = self._logits(hidden_states)
-            of_speech, of_special_tokens = logits[..., start:end], logits[..., special_token_ids]
+        of_speech, of_special_tokens = scores_of_rows(self.lm_head, hidden_states, start, end, special_token_ids)
         # In the type of the products, which autocast may have made another one than the weights'
         logits = of_speech.new_full((*of_speech.shape[:2], self.config.text_config.vocab_size), -torch.inf)
         logits[..., start:end] = of_speech

@@ -405,7 +405,8 @@ def saved_whole(save_pretrained: Callable) -> Callable:
 
     - A save that fails leaves the folder as it was, see [`written_whole`].
     - The folder gets the code that the attribute `remote_code` of the class names, see [`add_code`].
-    - Weights are stored in the type `config.storage_dtype` where that loses nothing, see [`narrowed`].
+    - Weights that are not quantised are stored in the type `config.storage_dtype` where that loses nothing, see
+      [`narrowed`].
 
     With `distributed_checkpoint` the files are written in place, as the processes look for one another's files
     meanwhile.
@@ -427,7 +428,9 @@ def saved_whole(save_pretrained: Callable) -> Callable:
             if kwargs.get("is_main_process", True):
                 add_code(Path(save_directory), self.remote_code, source)
             return saved
-        if (storage_dtype := getattr(config, "storage_dtype", None)) is not None:
+        # What is quantised has its own types, and transformers collects its tensors itself
+        is_quantized = getattr(self, "hf_quantizer", None) is not None
+        if (storage_dtype := getattr(config, "storage_dtype", None)) is not None and not is_quantized:
             kwargs["state_dict"] = narrowed(self, getattr(torch, storage_dtype), kwargs.get("state_dict"))
 
         # transformers would push before the code is in the folder, so the push is done here

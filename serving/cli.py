@@ -105,6 +105,12 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("auto", "float32", "bfloat16", "float16"),
         help="type of the weights in memory (default: the one the model is computed in)",
     )
+    model.add_argument(
+        "--quantization",
+        choices=("int8", "int4"),
+        help="weights of 8 or 4 bits, by torchao; all else in bfloat16 unless --dtype says otherwise (default: the "
+        "weights as they are)",
+    )
     # The language model and the codec run in a thread each. On two busy cores, operations of several threads wait for
     # one another: the small model was a hundred times slower with them.
     model.add_argument(

@@ -9,6 +9,7 @@ import gc
 import json
 import os
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,8 @@ HINTS = dict.fromkeys(
 
 def load_pipeline(arguments: argparse.Namespace) -> Pipeline:
     """
-    The [`VitaAudioPipeline`] of the options `--model`, `--revision`, `--codec`, `--device`, `--dtype` and `--threads`.
+    The [`VitaAudioPipeline`] of the options `--model`, `--revision`, `--codec`, `--device`, `--dtype`,
+    `--quantization` and `--threads`.
 
     Raises:
         ValueError, OSError: an option is wrong, or the model is malformed, incomplete or not there.
@@ -73,6 +75,8 @@ def load_assistant(arguments: argparse.Namespace) -> Assistant:
         raise ValueError(
             "--engine_options are for --engine vllm; a server elsewhere has its own, and transformers none."
         )
+    if engine_name != "transformers" and getattr(arguments, "quantization", None) is not None:
+        raise ValueError("--quantization is for --engine transformers: the engine on vLLM takes no such weights.")
     model, processor = load_parts(arguments, with_model=engine_name == "transformers")
     codec = processor.audio_tokenizer
     if codec is None:
@@ -119,7 +123,7 @@ def lay_out_weights(model: PreTrainedModel) -> None:
     Puts the weights of linear layers into memory column by column. MKL multiplies 4 to 16 rows with such a weight in
     two thirds of the time (measured on a Xeon with AVX-512), and a server has many rows.
     """
-    from modeling_vita_audio.modeling_vita_audio import is_plain_linear
+    from modeling_vita_audio.head_vita_audio import is_plain_linear
 
     for module in model.modules():
         if is_plain_linear(module):
@@ -143,6 +147,10 @@ def load_parts(
         value = getattr(arguments, name, None)
         if value is not None and value < 1:
             raise ValueError(f"--{name} must be at least 1, got {value}.")
+    # not all who call this have the options of the command line
+    quantization = getattr(arguments, "quantization", None)
+    if quantization is not None and find_spec("torchao") is None:
+        raise ModuleNotFoundError("--quantization needs torchao, which is not installed: `pip install torchao`.")
     # numpy takes no other seeds
     if (seed := getattr(arguments, "seed", None)) is not None and not 0 <= seed < 2**32:
         raise ValueError(f"--seed must be between 0 and {2**32 - 1}, got {seed}.")
@@ -150,7 +158,7 @@ def load_parts(
     # and again, and at the end, which takes a third of the time of a short answer.
     gc.disable()
     try:
-        return load_on_device(arguments, codec, with_model)
+        return load_on_device(arguments, codec, quantization, with_model)
     finally:
         # the objects of now will stay, so later collections need not look at it
         gc.freeze()
@@ -158,7 +166,7 @@ def load_parts(
 
 
 def load_on_device(
-    arguments: argparse.Namespace, codec: str | None, with_model: bool
+    arguments: argparse.Namespace, codec: str | None, quantization: str | None, with_model: bool
 ) -> tuple[PreTrainedModel | None, ProcessorMixin]:
     import torch
     import transformers
@@ -175,7 +183,8 @@ def load_on_device(
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     try:
-        model, processor = load(arguments.model, arguments.revision, arguments.dtype, codec, with_model)
+        options = {"revision": arguments.revision, "dtype": arguments.dtype, "quantization_config": quantization}
+        model, processor = load(arguments.model, codec, with_model, **options)
     except ERRORS_OF_MALFORMED_FILES as error:
         raise ValueError(
             f"{arguments.model} cannot be loaded, because a file in it is malformed ({type(error).__name__}: "
@@ -206,11 +215,11 @@ def check_folder(option: str, name: str) -> None:
 
 
 def load(
-    name: str, revision: str | None, dtype: str | None, codec_name: str | None, with_model: bool = True
+    name: str, codec_name: str | None, with_model: bool, revision: str | None, **model_kwargs: str | None
 ) -> tuple[PreTrainedModel | None, ProcessorMixin]:
     """
     The model and the processor of a folder or Hub id. With a `codec_name`, the processor is built from this codec and
-    the model.
+    the model. `model_kwargs` are further arguments of the model's `from_pretrained`.
     """
     from transformers import AutoModel, AutoProcessor, PreTrainedConfig
     from transformers.utils import PROCESSOR_NAME, cached_file
@@ -225,6 +234,9 @@ def load(
     if config["model_type"] != "vita_audio":
         hint = HINTS.get(config["model_type"], "").format(name=name)
         raise ValueError(f"{name} has a model of the type {config['model_type']!r}, not 'vita_audio'.{hint}")
+
+    if model_kwargs["quantization_config"] is not None and config.get("quantization_config") is not None:
+        raise ValueError(f"The weights of {name} are quantised already; leave --quantization out.")
 
     def has(*path: str) -> bool:
         # `cached_file` looks into folders and on the Hub alike
@@ -244,12 +256,12 @@ def load(
         raise ValueError(f"{name} has no tokenizer.json. The checkpoint that it was made from has it.")
     if codec_name is None:
         processor = AutoProcessor.from_pretrained(name, revision=revision)
-        model = AutoModel.from_pretrained(name, revision=revision, dtype=dtype) if with_model else None
+        model = AutoModel.from_pretrained(name, revision=revision, **model_kwargs) if with_model else None
         return model, processor
     # the codec comes before the model, which is larger and need not be loaded if this is none
     codec = AutoModel.from_pretrained(codec_name)
     check_codec(codec, f"--codec {codec_name}")
-    model = AutoModel.from_pretrained(name, revision=revision, dtype=dtype)
+    model = AutoModel.from_pretrained(name, revision=revision, **model_kwargs)
     return model, build_processor(name, revision, model, codec)
 
 

@@ -92,7 +92,7 @@ def started_server(arguments: argparse.Namespace, key: str) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "serving.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
-    for option in ("model", "revision", "device", "dtype", "threads"):
+    for option in ("model", "revision", "device", "dtype", "quantization", "threads"):
         if getattr(arguments, option) is not None:
             command += [f"--{option}", str(getattr(arguments, option))]
     # what a server says is of interest only where it fails
