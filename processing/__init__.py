@@ -23,6 +23,7 @@ from .modeling_vita_audio_codec import VitaAudioCodec
 from .pipeline_vita_audio import AnswerWarning, VitaAudioPipeline
 from .processing_vita_audio import VitaAudioProcessor
 from .streaming_vita_audio import VitaAudioStreamer
+from .voice_vita_audio import VoicePrompt, read_voice
 
 
 AutoConfig.register(VitaAudioCodecConfig.model_type, VitaAudioCodecConfig)
@@ -49,6 +50,8 @@ __all__ = [
     "VitaAudioPipeline",
     "VitaAudioProcessor",
     "VitaAudioStreamer",
+    "VoicePrompt",
+    "read_voice",
     "recognition_conversation",
     "spoken_conversation",
     "synthesis_conversation",

@@ -82,6 +82,23 @@ class StreamingSpeechCodec(SpeechCodec, Protocol):
 
 
 @runtime_checkable
+class VoiceCloningCodec(StreamingSpeechCodec, Protocol):
+    """A [`StreamingSpeechCodec`] that speaks in the voice of a recording."""
+
+    def voice_options(self, audio_values: torch.FloatTensor, audio_codes: torch.LongTensor) -> dict[str, Any]:
+        r"""
+        Args:
+            audio_values (`torch.FloatTensor` of shape `(1, 1, num_samples)`):
+                The recording at the rate that the codec speaks at.
+            audio_codes (`torch.LongTensor` of shape `(1, 1, num_codes)`):
+                What `encode` makes of it.
+
+        Returns:
+            `dict`: keywords of `init_decoder_state`, for any number of utterances.
+        """
+
+
+@runtime_checkable
 class JoinableDecoderState(Protocol):
     """
     The state of utterances that need not have begun together to be decoded side by side.
@@ -231,6 +248,7 @@ __all__ = [
     "SpeechCodecConfig",
     "StreamingSpeechCodec",
     "StreamingSpeechEncoder",
+    "VoiceCloningCodec",
     "check_codec",
     "decode_chunks",
     "encode",

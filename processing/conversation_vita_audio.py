@@ -17,6 +17,9 @@ AUDIO_KEYS = ("array", "raw", "audio", "bytes", "base64", "path", "url", "audio_
 # two begin the user's turn, before the audio or the text. The third is the system's turn before a spoken question.
 ASR_PROMPT = "Convert the speech to text.\n"
 TTS_PROMPT = "Convert the text to speech.\n"
+# Of the system's turn with the voice to speak in, before its audio; a line end follows that. In chat, the lines of the
+# prompt above come next
+VOICE_PROMPT = "Your Voice: "
 SPOKEN_CHAT_SYSTEM_PROMPT = "Your Name: Luke\nYour Gender: male\n\nRespond in a text-audio interleaved manner."
 
 # A string that looks like one of these is meant as a file, though there is none of that name.
@@ -51,6 +54,10 @@ CHAT_TEMPLATE = """\
 {%- if add_generation_prompt %}
 {{- '<|im_start|>assistant\\n' }}
 {%- endif %}"""
+
+
+class SpeechCodes(list):
+    """Codes in the place of an audio, as a list of numbers would be samples."""
 
 
 def recognition_conversation(audio: Any) -> list[dict]:
@@ -169,6 +176,27 @@ def with_system_prompt(messages: list[dict], **system_prompt: str | None) -> lis
     return [*messages[:-1], {"role": "system", "content": [{"type": "text", "text": prompt}]}, messages[-1]]
 
 
+def with_voice(messages: list[dict], audio: Any) -> list[dict]:
+    """
+    The messages with a voice to speak in at the beginning of the system's first turn, which is made where there is
+    none: `Your Voice: <|audio|>` and a line end.
+
+    Args:
+        messages (`list[dict]`): in the form of [`split_at_marks`].
+        audio: the recording, of any kind that a message may have.
+    """
+    prompt = [
+        {"type": "text", "text": VOICE_PROMPT},
+        {"type": "audio", "audio": audio},
+        {"type": "text", "text": "\n"},
+    ]
+    for index, message in enumerate(messages):
+        if message["role"] == "system":
+            told = {**message, "content": [*prompt, *message["content"]]}
+            return [*messages[:index], told, *messages[index + 1 :]]
+    return [{"role": "system", "content": prompt}, *messages]
+
+
 def split_at_marks(messages: Sequence[dict], audios: Sequence | None = None) -> list[dict]:
     """
     Brings a conversation into the form whose contents are lists of parts.
@@ -176,9 +204,9 @@ def split_at_marks(messages: Sequence[dict], audios: Sequence | None = None) -> 
     Args:
         messages: `{"role", "content"}` each, the content either such a list of parts, `{"type": "text", "text"}` and
             `{"type": "audio", [one of "array", "raw", "audio", "bytes", "base64", "path", "url", "audio_url"],
-            ["sampling_rate"]}`, as well as `{"type": "audio_url", "audio_url": {"url"}}` and `{"type": "input_audio",
-            "input_audio": {"data"}}` of chat APIs, or a string with marks `<|audio|>`, or an answer of the pipeline,
-            which stands for its `"text"`.
+            ["sampling_rate"]}` or `{"type": "audio", "codes": list[int]}`, as well as `{"type": "audio_url",
+            "audio_url": {"url"}}` and `{"type": "input_audio", "input_audio": {"data"}}` of chat APIs, or a string
+            with marks `<|audio|>`, or an answer of the pipeline, which stands for its `"text"`.
         audios (`Sequence`, *optional*): the audios of the marks, and of the audio parts that name none, in order. They
             may be of any type, also lists of speech codes.
 
@@ -228,7 +256,8 @@ def _normalize_part(part: dict) -> dict:
         raise ValueError(f"A content part must be a dictionary, got {part!r:.200}.")
     # a dataset gives all rows the same keys, with None where a row has no value
     part = _without_api_form({key: value for key, value in part.items() if value is not None})
-    others = part.keys() - {"type"} - ({"text"} if part.get("type") == "text" else {*AUDIO_KEYS, "sampling_rate"})
+    known = {"text"} if part.get("type") == "text" else {*AUDIO_KEYS, "codes", "sampling_rate"}
+    others = part.keys() - {"type"} - known
     if part.get("type") in ("text", "audio") and others:
         raise ValueError(
             f"A content part of the type {part['type']!r} has the unknown keys "
@@ -236,6 +265,10 @@ def _normalize_part(part: dict) -> dict:
         )
     if part.get("type") == "text" and isinstance(part.get("text"), str):
         return {"type": "text", "text": part["text"]}
+    if part.get("type") == "audio" and "codes" in part:
+        if part.keys() != {"type", "codes"} or not isinstance(part["codes"], (list, tuple)):
+            raise ValueError(f'"codes" of an audio must be a list of numbers, and all that it has; got {part!r:.200}.')
+        return {"type": "audio", "audio": SpeechCodes(part["codes"])}
     if part.get("type") == "audio":
         keys = [key for key in AUDIO_KEYS if key in part]
         if len(keys) > 1:
@@ -272,6 +305,8 @@ __all__ = [
     "CHAT_TEMPLATE",
     "SPOKEN_CHAT_SYSTEM_PROMPT",
     "TTS_PROMPT",
+    "VOICE_PROMPT",
+    "SpeechCodes",
     "is_conversation",
     "is_written",
     "read_conversation",
@@ -281,4 +316,5 @@ __all__ = [
     "synthesis_conversation",
     "task_of",
     "with_system_prompt",
+    "with_voice",
 ]

@@ -23,7 +23,12 @@ from .compatibility_vita_audio import attach_to_package
 from .configuration_glm4_voice_codec import Glm4VoiceCodecConfig
 from .modeling_glm4_voice_flow import Glm4VoiceCodeAttention, Glm4VoiceFlow
 from .modeling_glm4_voice_speech_encoder import Glm4VoiceSpeechEncoder, Glm4VoiceSpeechEncoderState
-from .modeling_glm4_voice_vocoder import Glm4VoiceSnake, Glm4VoiceVocoder, Glm4VoiceVocoderState
+from .modeling_glm4_voice_vocoder import (
+    Glm4VoiceSnake,
+    Glm4VoiceVocoder,
+    Glm4VoiceVocoderState,
+    log_mel_spectrogram,
+)
 from .saving_vita_audio import saved_whole
 
 
@@ -467,6 +472,22 @@ class Glm4VoiceCodec(Glm4VoiceCodecPreTrainedModel):
                 )
             state.speaker_embedding = speaker_embedding.to(self.device)
         return state
+
+    def voice_options(self, audio_values: torch.FloatTensor, audio_codes: torch.LongTensor) -> dict[str, torch.Tensor]:
+        r"""
+        Makes a voice prompt of a recording.
+
+        Args:
+            audio_values (`torch.FloatTensor` of shape `(1, 1, num_samples)`):
+                The recording at `config.output_sampling_rate` Hz.
+            audio_codes (`torch.LongTensor` of shape `(1, 1, num_codes)`):
+                What `encode` makes of it.
+
+        Returns:
+            `dict`: the `prompt_codes` and `prompt_mel` of `init_decoder_state` and `decode`.
+        """
+        mel = log_mel_spectrogram(audio_values[:, 0].to(self.device), self.config.vocoder_config)
+        return {"prompt_codes": audio_codes.to(self.device), "prompt_mel": mel}
 
     def _check_prompt(
         self, codes: torch.LongTensor, mel: torch.FloatTensor, batch_size: int

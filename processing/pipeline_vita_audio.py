@@ -25,22 +25,25 @@ from .audio_vita_audio import is_one_audio
 from .compatibility_vita_audio import attach_to_package
 from .conversation_vita_audio import (
     TTS_PROMPT,
+    SpeechCodes,
     is_conversation,
     read_conversation,
     recognition_conversation,
     synthesis_conversation,
     task_of,
     with_system_prompt,
+    with_voice,
 )
 from .saving_vita_audio import saved_whole
 from .streaming_vita_audio import DEFAULT_CODES_PER_CHUNK, StreamClosed, VitaAudioSpeechStream, VitaAudioStreamer
+from .voice_vita_audio import VoicePrompt, read_voice
 
 
 # About a minute of speech with its text, where neither the caller nor the model says how much
 DEFAULT_MAX_NEW_TOKENS = 1024
 
 # Keywords of the pipeline that are not for `generate`
-PREPROCESS_KEYWORDS = ("system_prompt", "sampling_rate", "return_transcript")
+PREPROCESS_KEYWORDS = ("system_prompt", "sampling_rate", "return_transcript", "voice")
 
 # Keywords of `generate` that ask for what the pipeline would throw away, with the value that does not
 ONE_ANSWER = {
@@ -191,6 +194,12 @@ class VitaAudioPipeline(Pipeline):
             system_prompt (`str`, *optional*):
                 The system's turn before the last turn, where the conversation has none. By default it is
                 `SPOKEN_CHAT_SYSTEM_PROMPT` before a spoken question and left out otherwise; None leaves it out.
+            voice (*optional*):
+                A recording of the voice to speak in, of any kind that an audio may be; a [`VoicePrompt`] of
+                [`read_voice`] spares encoding it with each call. It goes before the system's turn, as
+                `Your Voice: <|audio|>`, and to a codec that speaks in any voice. Only models that were trained with
+                such prompts heed it, as the released ones were and the small one that comes with this package was
+                not.
             return_transcript (`bool`, *optional*, defaults to `False`):
                 Whether to add the question in words, which takes one more generation if it was spoken.
             batch_size (`int`, *optional*, defaults to 1):
@@ -203,9 +212,10 @@ class VitaAudioPipeline(Pipeline):
         Returns:
             `dict`, or a list (of a list) or an iterator of them: `"audio"`, a float32 `np.ndarray` of shape
             `(num_samples,)` in [-1, 1], empty where the answer has no speech; `"sampling_rate"` (`int`) of it in Hz;
-            `"text"` (`str`); on request `"transcript"` (`str`, or None where nothing was asked). A bad input among
-            several gets an answer without text and speech, with the reason in `"error"` (`str`), and the others are
-            answered.
+            `"text"` (`str`); `"audio_codes"` (`list[int]`), the speech as the model wrote it, which a part `{"type":
+            "audio", "codes": ...}` of a later turn takes without encoding it again; on request `"transcript"` (`str`,
+            or None where nothing was asked). A bad input among several gets an answer without text and speech, with
+            the reason in `"error"` (`str`), and the others are answered.
 
             An answer that was cut off, lacks speech or cannot be all that was asked for comes with an
             [`AnswerWarning`].
@@ -256,6 +266,7 @@ class VitaAudioPipeline(Pipeline):
             inputs = as_conversation(inputs)
             if inputs is None:
                 raise ValueError("`stream` takes one input: an audio, a text or the messages of one conversation.")
+        voice = preprocess_params.get("voice", self._preprocess_params.get("voice"))
         question = self.preprocess(inputs, **{**self._preprocess_params, **preprocess_params})
         options = {**self._forward_params, **generate_kwargs}
         # A list, because `finish` reads it in another thread than the one where `generate` fills it
@@ -267,7 +278,7 @@ class VitaAudioPipeline(Pipeline):
             is_cut_off.append(written["is_cut_off"])
             if (text := self._to_be_read_aloud(question, written)) is not None:
                 is_speech = PartStreamer(streamer, lambda i: vocabulary.is_code(i) or vocabulary.is_delimiter(i))
-                self._write([self.processor.build_prompt(synthesis_conversation(text))], streamer=is_speech, **options)
+                self._write([self._read_aloud(text, voice)], streamer=is_speech, **options)
             streamer.end()
 
         def finish(text: str, seconds: float):
@@ -275,7 +286,13 @@ class VitaAudioPipeline(Pipeline):
             if question["return_transcript"]:
                 yield {"transcript": self._transcribe(question, options, streamer=PartStreamer(streamer))}
 
-        streamer = AnswerStreamer(self.processor, codes_per_chunk, max_queued_tokens=MAX_QUEUED_TOKENS, finish=finish)
+        streamer = AnswerStreamer(
+            self.processor,
+            codes_per_chunk,
+            max_queued_tokens=MAX_QUEUED_TOKENS,
+            decoder_options=voice and voice.decoder_options,
+            finish=finish,
+        )
         return VitaAudioSpeechStream(generate, streamer, max_queued_chunks)
 
     @saved_whole
@@ -294,6 +311,10 @@ class VitaAudioPipeline(Pipeline):
             raise ValueError(
                 f"`system_prompt` must be a text or None, got {preprocess_params['system_prompt']!r:.200}."
             )
+        if preprocess_params.get("voice") is not None:
+            # Once for all inputs of a call
+            rate = preprocess_params.get("sampling_rate")
+            preprocess_params["voice"] = read_voice(self.processor, preprocess_params["voice"], rate)
         for name, value in (kwargs.pop("generate_kwargs", None) or {}).items():
             if name in kwargs:
                 raise ValueError(f"`{name}` is given twice, by itself and in `generate_kwargs`.")
@@ -318,18 +339,30 @@ class VitaAudioPipeline(Pipeline):
         return (names | set(signature(self.model.generate).parameters)) - {"kwargs", "inputs"}
 
     def preprocess(
-        self, inputs: Any, sampling_rate: int | None = None, return_transcript: bool = False, **system_prompt
+        self,
+        inputs: Any,
+        sampling_rate: int | None = None,
+        return_transcript: bool = False,
+        voice: VoicePrompt | None = None,
+        **system_prompt,
     ) -> dict:
         messages = read_conversation(inputs.messages if isinstance(inputs, Chat) else inputs)
         for part in (part for message in messages for part in message["content"] if part["type"] == "audio"):
             # once, because an address or a file in memory may be readable only once
-            part["audio"] = self.processor.load_audio(part["audio"], sampling_rate)
+            if not isinstance(part["audio"], SpeechCodes):
+                part["audio"] = self.processor.load_audio(part["audio"], sampling_rate)
         task, content = task_of(messages), messages[-1]["content"]
         text = "".join(part["text"] for part in content if part["type"] == "text").removeprefix(TTS_PROMPT)
-        question = dict(self.processor.build_prompt(with_system_prompt(messages, **system_prompt)))
+        if voice is not None and task == "asr":
+            raise ValueError("`voice` has no effect where speech is written down.")
+        messages = with_system_prompt(messages, **system_prompt)
+        # A written question is answered in text first, and the text is spoken in the voice
+        is_spoken_at_once = voice is not None and task != "written"
+        messages = with_voice(messages, voice.audio) if is_spoken_at_once else messages
+        question = dict(self.processor.build_prompt(messages))
         audios = [part["audio"] for part in content if part["type"] == "audio"]
         self._check_question(text, audios, question["input_ids"].shape[1])
-        question |= {"task": task, "text": text, "return_transcript": return_transcript}
+        question |= {"task": task, "text": text, "return_transcript": return_transcript, "voice": voice}
         if return_transcript and task == "spoken":
             question["audios"] = audios
         return question
@@ -350,7 +383,7 @@ class VitaAudioPipeline(Pipeline):
         unknown = [i for i in letters if len(self.tokenizer(i, add_special_tokens=False)["input_ids"]) > 1]
         if 2 * len(unknown) > len(letters):
             reasons.append(f"The letters of {text!r:.60} are of a language that this model's tokenizer does not know")
-        for audio in audios:
+        for audio in (audio for audio in audios if isinstance(audio, np.ndarray)):
             # 20 ms
             size = self.processor.feature_extractor.sampling_rate // 50
             loudness = np.sqrt(np.square(audio[: len(audio) // size * size].reshape(-1, size)).mean(axis=1))
@@ -420,18 +453,24 @@ class VitaAudioPipeline(Pipeline):
         written = self._write(questions, **options)
         answers = list(map(self.postprocess, written))
         texts = [self._to_be_read_aloud(question, row) for question, row in zip(questions, written)]
-        spoken = [self.processor.build_prompt(synthesis_conversation(text)) for text in texts if text is not None]
+        spoken = [
+            self._read_aloud(text, question["voice"]) for question, text in zip(questions, texts) if text is not None
+        ]
         spoken = iter(self._write(spoken, **options) if spoken else ())
         for question, answer, text, row in zip(questions, answers, texts, written):
             if text is not None:
-                answer["audio"] = self.postprocess(next(spoken))["audio"]
+                speech = self.postprocess(next(spoken))
+                answer |= {name: speech[name] for name in ("audio", "audio_codes")}
             _warn(question, answer["text"], len(answer["audio"]) / answer["sampling_rate"], row["is_cut_off"])
             if question["return_transcript"]:
                 answer["transcript"] = self._transcribe(question, options)
         return answers
 
     def _write(self, questions: list[dict], **options) -> list[dict]:
-        """The `"generated_ids"` of each question, of shape `(1, sequence_length)`, and whether it `"is_cut_off"`."""
+        """
+        The `"generated_ids"` of each question, of shape `(1, sequence_length)`, whether it `"is_cut_off"`, and its
+        `"voice"`.
+        """
         rows = {
             name: [question[name][0].tolist() for question in questions] for name in self.tokenizer.model_input_names
         }
@@ -446,9 +485,16 @@ class VitaAudioPipeline(Pipeline):
         batch |= {name: torch.from_numpy(values) for name, values in self.processor.pad_features(features).items()}
         output = self.forward(batch, **options)
         return [
-            {"generated_ids": ids[None], "is_cut_off": is_cut_off}
-            for ids, is_cut_off in zip(output["generated_ids"], output["is_cut_off"])
+            {"generated_ids": ids[None], "is_cut_off": is_cut_off, "voice": question.get("voice")}
+            for question, ids, is_cut_off in zip(questions, output["generated_ids"], output["is_cut_off"])
         ]
+
+    def _read_aloud(self, text: str, voice: VoicePrompt | None) -> dict:
+        """What asks for the speech of a text."""
+        messages = synthesis_conversation(text)
+        if voice is not None:
+            messages = with_voice(messages, voice.audio)
+        return {**self.processor.build_prompt(messages), "voice": voice}
 
     def _to_be_read_aloud(self, question: dict, written: dict) -> str | None:
         """The text of an answer to a written question that has no speech yet."""
@@ -475,7 +521,7 @@ class VitaAudioPipeline(Pipeline):
 
     def _no_answer(self, error: str) -> dict:
         audio, sampling_rate = np.zeros(0, dtype=np.float32), self.processor.output_sampling_rate
-        return {"audio": audio, "sampling_rate": sampling_rate, "text": "", "error": error}
+        return {"audio": audio, "sampling_rate": sampling_rate, "text": "", "audio_codes": [], "error": error}
 
     def _forward(self, model_inputs: dict, **generate_kwargs) -> dict:
         given_config = generate_kwargs.get("generation_config")
@@ -513,8 +559,11 @@ class VitaAudioPipeline(Pipeline):
 
     def postprocess(self, model_outputs: dict) -> dict:
         (result,) = self.processor.post_process_generation(model_outputs["generated_ids"])
-        (audio,) = self.processor.decode_audio([result["audio_codes"]])
-        return {"audio": audio, "sampling_rate": self.processor.output_sampling_rate, "text": result["text"]}
+        codes, voice, state = result["audio_codes"], model_outputs.get("voice"), None
+        if codes and voice is not None and voice.decoder_options:
+            state = self.processor.audio_tokenizer.init_decoder_state(batch_size=1, **voice.decoder_options)
+        audio, _ = self.processor.decode_audio_chunk(codes, state)
+        return {"audio": audio, "sampling_rate": self.processor.output_sampling_rate, **result}
 
 
 def as_conversation(inputs: list | tuple) -> list[dict] | None:

@@ -33,7 +33,7 @@ from .codec_vita_audio import (
 )
 from .compatibility_vita_audio import attach_to_package
 from .configuration_vita_audio_codec import VitaAudioCodecConfig
-from .conversation_vita_audio import AUDIO_MARK, CHAT_TEMPLATE, split_at_marks
+from .conversation_vita_audio import AUDIO_MARK, CHAT_TEMPLATE, SpeechCodes, split_at_marks
 from .encoding_vita_audio import CodeEncoder, FeatureEncoder, VitaAudioEncodingStream, WholeEncoder
 from .feature_extraction_vita_audio import VitaAudioFeatureExtractor
 from .interleaving_vita_audio import (
@@ -255,7 +255,8 @@ class VitaAudioProcessor(ProcessorMixin):
             conversation (`list[dict]` or `list[list[dict]]`):
                 Messages `{"role", "content"}`. A content is a string, or a list of parts `{"type": "text", "text":
                 str}` and `{"type": "audio", "array" | "raw" | "audio" | "bytes" | "base64" | "path" | "url" |
-                "audio_url": source}`. An `"array"` or `"raw"`, and an `"audio"` that is an array at another rate than
+                "audio_url": source}`, or with the `"codes"` (`list[int]`) of an audio. An `"array"` or `"raw"`, and an
+                `"audio"` that is an array at another rate than
                 the codec's, needs a `"sampling_rate"`. The parts `{"type": "audio_url", "audio_url": {"url"}}` and
                 `{"type": "input_audio", "input_audio": {"data"}}` are taken as well. A string has a mark `<|audio|>`
                 for each of its `audios`. An earlier turn of the assistant with text followed by an audio is
@@ -323,7 +324,10 @@ class VitaAudioProcessor(ProcessorMixin):
 
         # All audios are read and checked before the codec encodes the first one
         waveforms = [
-            [self.load_audio(part["audio"], sampling_rate) for part in _audio_parts(messages)]
+            [
+                audio if isinstance(audio, SpeechCodes) else self.load_audio(audio, sampling_rate)
+                for audio in [part["audio"] for part in _audio_parts(messages)]
+            ]
             for messages in conversations
         ]
         rows, masks, all_encoded = [], [], []
@@ -467,8 +471,11 @@ class VitaAudioProcessor(ProcessorMixin):
         if not np.isfinite(features).all():
             raise ValueError("The features of an audio have NaN or infinite values.")
 
-    def _encode(self, waveform: np.ndarray, role: str) -> list[int] | np.ndarray:
-        """The codes of an audio, or its features `(num_rows, 560)` where the model hears the one who says it so."""
+    def _encode(self, waveform: np.ndarray | SpeechCodes, role: str) -> list[int] | np.ndarray:
+        """Codes of an audio, or its features `(num_rows, 560)` where the model hears the one who says it so."""
+        if isinstance(waveform, SpeechCodes):
+            self._check_codes(waveform, role)
+            return waveform
         if self._is_heard_by_features(role):
             return self.feature_extractor(waveform)["input_features"][0]
         return encode(self._codec, waveform)

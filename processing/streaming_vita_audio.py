@@ -106,6 +106,8 @@ class VitaAudioStreamer(BaseStreamer):
             Seconds to wait for tokens before `queue.Empty` is raised. By default the reader waits forever.
         max_queued_tokens (`int`, *optional*, defaults to 0):
             Tokens that `generate` may be ahead of the reader before it waits; 0 for no bound.
+        decoder_options (`dict`, *optional*):
+            Keywords of the codec's `init_decoder_state`, such as those of a [`VoicePrompt`].
 
     Raises:
         ValueError: `codes_per_chunk` is less than 1.
@@ -124,12 +126,14 @@ class VitaAudioStreamer(BaseStreamer):
         codes_per_chunk: int = DEFAULT_CODES_PER_CHUNK,
         timeout: float | None = None,
         max_queued_tokens: int = 0,
+        decoder_options: dict | None = None,
     ):
         if codes_per_chunk < 1:
             raise ValueError(f"codes_per_chunk must be at least 1, got {codes_per_chunk}.")
         self.processor = processor
         self.codes_per_chunk = codes_per_chunk
         self.timeout = timeout
+        self.decoder_options = decoder_options or {}
         self.is_closed = False
         # where text goes if it shall not wait for the audio before it
         self.text_chunks: queue.Queue | None = None
@@ -195,7 +199,7 @@ class VitaAudioStreamer(BaseStreamer):
         vocabulary, codec = self.processor.speech_vocabulary, self.processor.audio_tokenizer
         can_stream = isinstance(codec, StreamingSpeechCodec)
         # Other codecs decode whole utterances alone, so all codes are kept until the end
-        state, codes = codec.init_decoder_state(batch_size=1) if can_stream else None, []
+        state, codes = codec.init_decoder_state(batch_size=1, **self.decoder_options) if can_stream else None, []
         for part in self._parts():
             if isinstance(part, str):
                 yield {"text": part}

@@ -145,8 +145,16 @@ def build_parser() -> argparse.ArgumentParser:
         "--force", action="store_true", help="write over files that exist; the default output is always written over"
     )
 
+    voice = argparse.ArgumentParser(add_help=False)
+    voice.add_argument(
+        "--voice",
+        metavar="AUDIO",
+        help="a recording of the voice to speak in: a file, a URL, or - for the standard input; for models that were "
+        "trained with such prompts, as the released ones were (default: the model's own voice)",
+    )
+
     answer = commands.add_parser(
-        "answer", parents=[generation, spoken], help="answer spoken questions with speech and text"
+        "answer", parents=[generation, spoken, voice], help="answer spoken questions with speech and text"
     )
     answer.add_argument(
         "inputs",
@@ -159,7 +167,7 @@ def build_parser() -> argparse.ArgumentParser:
     answer.set_defaults(run=run_speech, default_output="answer.wav")
 
     ask = commands.add_parser(
-        "ask", parents=[generation, spoken], help="answer written questions with speech and text"
+        "ask", parents=[generation, spoken, voice], help="answer written questions with speech and text"
     )
     ask.add_argument(
         "inputs", metavar="TEXT", nargs="+", help="the questions, or - for the lines of the standard input"
@@ -172,9 +180,24 @@ def build_parser() -> argparse.ArgumentParser:
     )
     transcribe.set_defaults(run=run_speech, default_output=None)
 
-    speak = commands.add_parser("speak", parents=[generation, spoken], help="speak texts")
+    speak = commands.add_parser("speak", parents=[generation, spoken, voice], help="speak texts")
     speak.add_argument("inputs", metavar="TEXT", nargs="+", help="the texts, or - for the lines of the standard input")
     speak.set_defaults(run=run_speech, default_output="speech.wav")
+
+    chat = commands.add_parser(
+        "chat",
+        parents=[generation, voice],
+        help="have a conversation in the terminal, in which each turn knows those before it",
+        description="Each line of the standard input is a question, or the name of a file with a spoken one. The line "
+        "/reset begins another conversation; /exit, or the end of the input, ends it.",
+    )
+    chat.add_argument(
+        "--output", "-o", help="a folder for the speech, 1.wav for the first answer (default: chat, in this folder)"
+    )
+    chat.add_argument(
+        "--force", action="store_true", help="write over files that exist; the default output is always written over"
+    )
+    chat.set_defaults(run=run_chat)
 
     talk = commands.add_parser(
         "talk", parents=[model], help="have a spoken conversation, by microphone and loudspeaker or by files"
@@ -295,6 +318,12 @@ def run_speech(arguments: argparse.Namespace) -> int:
     from .speech import respond_to_all
 
     return respond_to_all(arguments, arguments.default_output)
+
+
+def run_chat(arguments: argparse.Namespace) -> int:
+    from .turns import chat
+
+    return chat(arguments)
 
 
 def run_talk(arguments: argparse.Namespace) -> int:

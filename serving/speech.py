@@ -1,6 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`vita-audio answer | ask | transcribe | speak`: inputs in; text, speech and times out."""
+"""`vita-audio answer | ask | transcribe | speak`: inputs in; text, speech and times out. `turns.py` is `chat`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,24 +64,18 @@ def respond_to_all(arguments: argparse.Namespace, default_output: str | None) ->
         arguments.inputs = read_texts(arguments.inputs)
     else:
         check_files_are_there(arguments.inputs)
+    check_voice(arguments)
     outputs = [None] * len(arguments.inputs)
     if default_output is not None:
         outputs = plan_outputs(arguments, default_output)
-    # imported after the checks above, so that a wrong name costs no loading
-    from .loading import load_pipeline
-
-    pipe = load_pipeline(arguments)
-    from processing import AnswerWarning
-
-    if arguments.max_audio_seconds is not None:
-        pipe.processor.max_audio_seconds = arguments.max_audio_seconds
+    pipe = load_prepared_pipeline(arguments)
     failed = False
     for name, output in zip(arguments.inputs, outputs):
-        # warnings of libraries are caught as well, and not shown: what users can act on is an AnswerWarning
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", AnswerWarning)
+        with showing_answer_warnings():
             try:
-                report = respond(arguments, pipe, name, output)
+                # reading the input is no part of the answer's time
+                inputs, source = read_input(arguments.command, pipe, name)
+                report = respond(arguments, pipe, name, inputs, source, output)
             except Exception as error:
                 # `run_command` makes a line of the only input's error, and gives what may be a bug its traceback
                 if len(arguments.inputs) == 1 or explain(error) is None:
@@ -89,10 +85,51 @@ def respond_to_all(arguments: argparse.Namespace, default_output: str | None) ->
             else:
                 # flushed, so that a program that reads from a pipe gets each answer at once
                 print(json.dumps(report) if arguments.json else describe(report), flush=True)
-        for warning in caught:
-            if issubclass(warning.category, AnswerWarning):
-                print(f"vita-audio: warning: {' '.join(str(warning.message).split())}", file=sys.stderr)
     return int(failed)
+
+
+def check_voice(arguments: argparse.Namespace) -> None:
+    """
+    Raises:
+        FileNotFoundError: `--voice` is no file that is there, nor an address.
+        ValueError: `--voice` and an input are both the standard input.
+    """
+    # `transcribe` has no such option
+    voice = getattr(arguments, "voice", None)
+    if voice is None:
+        return
+    if voice == STANDARD_INPUT and STANDARD_INPUT in getattr(arguments, "inputs", [STANDARD_INPUT]):
+        raise ValueError("--voice and the input cannot both be the standard input.")
+    check_files_are_there([voice])
+
+
+def load_prepared_pipeline(arguments: argparse.Namespace) -> VitaAudioPipeline:
+    """The pipeline of a command's options, with its limit of audio; `--voice` becomes the voice that was read."""
+    # imported here, so that a wrong name costs no loading
+    from .loading import load_pipeline
+
+    pipe = load_pipeline(arguments)
+    if arguments.max_audio_seconds is not None:
+        pipe.processor.max_audio_seconds = arguments.max_audio_seconds
+    if getattr(arguments, "voice", None) is not None:
+        from processing import read_voice
+
+        arguments.voice = read_voice(pipe.processor, arguments.voice)
+    return pipe
+
+
+@contextmanager
+def showing_answer_warnings() -> Iterator[None]:
+    """Prints the warnings of answers, each a line on the standard error."""
+    from processing import AnswerWarning
+
+    # warnings of libraries are caught as well, and not shown: what users can act on is an AnswerWarning
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", AnswerWarning)
+        yield
+    for warning in caught:
+        if issubclass(warning.category, AnswerWarning):
+            print(f"vita-audio: warning: {' '.join(str(warning.message).split())}", file=sys.stderr)
 
 
 def read_texts(inputs: list[str]) -> list[str]:
@@ -178,9 +215,23 @@ def check_output(output: Path, force: bool, is_folder_new: bool) -> None:
         raise OSError(f"The output {output} cannot be written: {error.strerror}.") from error
 
 
-def respond(arguments: argparse.Namespace, pipe: VitaAudioPipeline, name: str, output: Path | None) -> dict:
+def respond(
+    arguments: argparse.Namespace,
+    pipe: VitaAudioPipeline,
+    name: str,
+    inputs: list[dict] | np.ndarray,
+    source: str | np.ndarray,
+    output: Path | None,
+) -> dict:
     """
     Runs the model on one input, and writes the speech to `output`.
+
+    Args:
+        arguments (`argparse.Namespace`): the command's arguments.
+        pipe ([`VitaAudioPipeline`]): of these.
+        name (`str`): the input as it was given, for the report.
+        inputs, source: as of [`read_input`].
+        output (`Path`, *optional*): None where no speech is asked for.
 
     Returns:
         `dict`: the command's report. Times are in seconds, from the moment that the input is in memory. The real-time
@@ -189,9 +240,7 @@ def respond(arguments: argparse.Namespace, pipe: VitaAudioPipeline, name: str, o
     import numpy as np
     from transformers import set_seed
 
-    # before the clock starts: reading the input is no part of the answer's time
-    inputs, source = read_input(arguments.command, pipe, name)
-    options = {"mctp_mode": arguments.mctp_mode, "max_new_tokens": arguments.max_new_tokens}
+    options = {name: getattr(arguments, name, None) for name in ("mctp_mode", "max_new_tokens", "voice")}
     options = {name: value for name, value in options.items() if value is not None}
     # a converted model's generation config may name no mode
     mode = options.get("mctp_mode") or getattr(pipe.model.generation_config, "mctp_mode", None) or "vanilla"
@@ -203,7 +252,8 @@ def respond(arguments: argparse.Namespace, pipe: VitaAudioPipeline, name: str, o
     start = time.perf_counter()
     # A model that ends at once gives no chunk at all
     first_chunk_seconds, total_seconds, text, audio, heard = None, 0.0, "", [], {}
-    for chunk in pipe.stream(inputs, return_transcript=arguments.command == "answer", **options):
+    is_heard = arguments.command in ("answer", "chat") and not isinstance(source, str)
+    for chunk in pipe.stream(inputs, return_transcript=is_heard, **options):
         if "transcript" in chunk:  # comes last, and its time is not the answer's
             heard = {"question": chunk["transcript"]}
             continue

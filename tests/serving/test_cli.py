@@ -1,5 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
+import io
 import json
 import os
 import re
@@ -235,6 +236,53 @@ def test_speak(pipe, folder, question, capsys):
     expected = pipe(synthesis_conversation("Two plus two"))
     assert report["text"] == (expected["text"].strip() or "Two plus two") and report["audio"] == "speech.wav"
     assert_wav("speech.wav", expected)
+
+
+@pytest.mark.slow
+def test_speak_in_a_voice(pipe, folder, question, capsys):
+    argv = ["speak", "Two plus two", "Four", "--model", folder, "--voice", question, "--json"]
+    assert main(argv) == 0
+    for report in map(json.loads, capsys.readouterr().out.splitlines()):
+        expected = pipe(synthesis_conversation(report["input"]), voice=question)
+        assert_wav(report["audio"], expected)
+        assert expected["audio_codes"] != pipe(synthesis_conversation(report["input"]))["audio_codes"]
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["speak", "Two", "--voice", "missing.wav"], "There is no audio file missing.wav"),
+        (["ask", "-", "--voice", "-"], "cannot both be the standard input"),
+    ],
+)
+def test_a_voice_that_is_not_there_is_named_before_the_model_is_loaded(argv, message, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Two"))
+    # a folder without a model, which loading would name
+    assert main([*argv, "--model", "tests"]) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_quantized_weights(pipe, folder, question, capsys, tmp_path, quantization):
+    pytest.importorskip("torchao")
+    report = run_json(capsys, "answer", question, "--model", folder, "--quantization", quantization)
+    quantized = type(pipe.model).from_pretrained(folder, quantization_config=quantization)
+    expected = VitaAudioPipeline(quantized, processor=pipe.processor, device="cpu")(question)
+    assert report["text"] == expected["text"].strip()
+    assert_wav("answer.wav", expected)
+    # in a folder of their own, which then says so itself
+    whole = str(tmp_path / "whole")
+    assert main(["export", whole, "--model", folder, "--quantization", quantization]) == 0
+    capsys.readouterr()
+    assert run_json(capsys, "answer", question, "--model", whole)["text"] == report["text"]
+    assert main(["answer", question, "--model", whole, "--quantization", quantization]) == 1
+    assert "quantised already" in capsys.readouterr().err
+
+
+def test_quantized_weights_are_not_for_vllm(capsys):
+    assert main(["serve", "--quantization", "int8", "--engine", "vllm", "--port", "0"]) == 1
+    assert "--quantization is for --engine transformers" in capsys.readouterr().err
 
 
 def test_export(pipe, folder, tmp_path, capsys):
