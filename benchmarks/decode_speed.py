@@ -27,12 +27,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from hub_cards.command_line import ArgumentParser
 from modeling_vita_audio import MCTP_MODES, VitaAudioConfig, VitaAudioForConditionalGeneration
-from modeling_vita_audio.quantization_vita_audio import (
-    QUANTIZATIONS,
-    as_quantization_config,
-    quantizing_on_cpu,
-    use_cpu_kernels,
-)
+from modeling_vita_audio.quantization_vita_audio import QUANTIZATIONS, as_quantization_config, quantize
 from training.evaluation.report import fill_section, plt, write_atomically
 
 from .measuring import PeakMemory, describe_machine, name_machine, now, seconds_of
@@ -137,13 +132,8 @@ def quantized_rows(
     for quantization in (None, *quantizations):
         quantized, prefix = model, ""
         if quantization is not None:
-            from torchao.quantization import quantize_
-
             quantized, prefix = copy.deepcopy(model), f"{quantization}, "
-            config = as_quantization_config(quantization)
-            with quantizing_on_cpu(config):
-                quantize_(quantized, config.quant_type)
-            use_cpu_kernels(quantized)
+            quantize(quantized, as_quantization_config(quantization))
         table[f"{prefix}{BASELINE}"] = (quantized, {"mctp_mode": BASELINE})
         table[f"{prefix}boost"] = (quantized, {"mctp_mode": "boost"})
         kwargs = {"mctp_mode": "boost", "mctp_speech_only_head": True}

@@ -524,11 +524,11 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
                     ignore_mismatched_sizes=True,
                     **kwargs,
                 )
-                finish_quantization(model)
         except SafetensorError as error:
             raise OSError(
                 f"The weights of '{pretrained_model_name_or_path}' cannot be read, they may be cut off: {error}"
             ) from error
+        finish_quantization(model)
         misshaped = () if are_other_shapes_fine else info["mismatched_keys"]
         unexpected = set(info["unexpected_keys"]) - (reader.unused_names if reader is not None else set())
         if misfit := describe_misfit(info["missing_keys"], unexpected, misshaped):

@@ -89,7 +89,7 @@ def quantizing_on_cpu(quantization_config: Any) -> Iterator[None]:
     config_class = type(quantization_config.quant_type)
     handler = handlers[config_class]
 
-    def quantize(module: nn.Linear, config: Any, **kwargs: Any) -> nn.Linear:
+    def quantize_weight(module: nn.Linear, config: Any, **kwargs: Any) -> nn.Linear:
         weight = module.weight
         if weight.device.type != "cpu" or config.int4_packing_format != "plain":
             return handler(module, config, **kwargs)
@@ -98,7 +98,7 @@ def quantizing_on_cpu(quantization_config: Any) -> Iterator[None]:
             module.weight = nn.Parameter(to_int4(weight.detach(), config.group_size), requires_grad=False)
         return module
 
-    handlers[config_class] = quantize
+    handlers[config_class] = quantize_weight
     try:
         yield
     finally:
@@ -137,7 +137,14 @@ def finish_quantization(model: PreTrainedModel) -> None:
         model.config.tie_word_embeddings = model.config.text_config.tie_word_embeddings = False
         model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=False)
         head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
-        import_torchao("quantization").quantize_(head, quantizer.quantization_config.quant_type)
+        quantize(head, quantizer.quantization_config)
+    use_cpu_kernels(model)
+
+
+def quantize(model: nn.Module, quantization_config: TorchAoConfig) -> None:
+    """Quantises the linear layers of a model in memory, all of them."""
+    with quantizing_on_cpu(quantization_config):
+        import_torchao("quantization").quantize_(model, quantization_config.quant_type)
     use_cpu_kernels(model)
 
 
@@ -217,7 +224,7 @@ class Int8Linear(QuantizedLinear):
         self.register_buffer("scales", self.weight.scale.flatten().to(torch.bfloat16), persistent=False)
 
     def kernel(self, rows: torch.Tensor) -> torch.Tensor:
-        return torch.ops.aten._weight_int8pack_mm(rows, self.weight.qdata, self.scales.to(rows.dtype))
+        return torch._weight_int8pack_mm(rows, self.weight.qdata, self.scales.to(rows.dtype))
 
     def weight_rows(self, index: slice | torch.LongTensor, dtype: torch.dtype) -> torch.Tensor:
         return self.weight.qdata[index].to(dtype) * self.weight.scale[index].to(dtype)
@@ -242,7 +249,7 @@ class Int4Linear(QuantizedLinear):
             if start + NUM_WEIGHT_ROWS >= weight.shape[0]:
                 numbers = nn.functional.pad(numbers, (0, 0, 0, padding))
             # The second argument is for GPUs
-            parts.append(torch.ops.aten._convert_weight_to_int4pack_for_cpu(numbers.contiguous(), 1))
+            parts.append(torch._convert_weight_to_int4pack_for_cpu(numbers.contiguous(), 1))
         # `(num_groups, out_features, 2)`
         scales_and_zeros = torch.stack([weight.scale, weight.zero_point], dim=2).to(torch.bfloat16)
         scales_and_zeros = nn.functional.pad(scales_and_zeros, (0, 0, 0, padding))
@@ -250,7 +257,7 @@ class Int4Linear(QuantizedLinear):
         self.register_buffer("scales_and_zeros", scales_and_zeros.contiguous(), persistent=False)
 
     def kernel(self, rows: torch.Tensor) -> torch.Tensor:
-        products = torch.ops.aten._weight_int4pack_mm_for_cpu(
+        products = torch._weight_int4pack_mm_for_cpu(
             rows, self.packed, self.weight.block_size[-1], self.scales_and_zeros.to(rows.dtype)
         )
         return products[:, : self.out_features]
@@ -278,6 +285,7 @@ __all__ = [
     "QuantizedLinear",
     "as_quantization_config",
     "finish_quantization",
+    "quantize",
     "quantizing_on_cpu",
     "use_cpu_kernels",
 ]

@@ -183,8 +183,10 @@ def load_on_device(
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     try:
-        options = {"revision": arguments.revision, "dtype": arguments.dtype, "quantization_config": quantization}
-        model, processor = load(arguments.model, codec, with_model, **options)
+        options = {"dtype": arguments.dtype, "quantization_config": quantization}
+        # transformers would take None for a word against what a quantised folder says of itself
+        options = {name: value for name, value in options.items() if value is not None}
+        model, processor = load(arguments.model, codec, with_model, arguments.revision, **options)
     except ERRORS_OF_MALFORMED_FILES as error:
         raise ValueError(
             f"{arguments.model} cannot be loaded, because a file in it is malformed ({type(error).__name__}: "
@@ -215,7 +217,7 @@ def check_folder(option: str, name: str) -> None:
 
 
 def load(
-    name: str, codec_name: str | None, with_model: bool, revision: str | None, **model_kwargs: str | None
+    name: str, codec_name: str | None, with_model: bool, revision: str | None, **model_kwargs: str
 ) -> tuple[PreTrainedModel | None, ProcessorMixin]:
     """
     The model and the processor of a folder or Hub id. With a `codec_name`, the processor is built from this codec and
@@ -235,7 +237,7 @@ def load(
         hint = HINTS.get(config["model_type"], "").format(name=name)
         raise ValueError(f"{name} has a model of the type {config['model_type']!r}, not 'vita_audio'.{hint}")
 
-    if model_kwargs["quantization_config"] is not None and config.get("quantization_config") is not None:
+    if "quantization_config" in model_kwargs and config.get("quantization_config") is not None:
         raise ValueError(f"The weights of {name} are quantised already; leave --quantization out.")
 
     def has(*path: str) -> bool:

@@ -60,11 +60,11 @@ def respond_to_all(arguments: argparse.Namespace, default_output: str | None) ->
         ValueError, OSError: an option, the model or the only input is wrong. Options and the names of files are
             checked before the model is loaded.
     """
+    check_voice(arguments)
     if arguments.command in COMMANDS_ON_TEXT:
         arguments.inputs = read_texts(arguments.inputs)
     else:
         check_files_are_there(arguments.inputs)
-    check_voice(arguments)
     outputs = [None] * len(arguments.inputs)
     if default_output is not None:
         outputs = plan_outputs(arguments, default_output)

@@ -192,6 +192,12 @@ PRIVATE_NAMES = {
         "_save",
         "_save_checkpoint",
     ],
+    # torch itself, by the name under which that module has it
+    "torch.functional.torch": [
+        "_convert_weight_to_int4pack_for_cpu",
+        "_weight_int4pack_mm_for_cpu",
+        "_weight_int8pack_mm",
+    ],
     "transformers.utils.PushToHubMixin": ["_get_files_timestamps", "_upload_modified_files"],
     "transformers.utils.hub.cached_files": [
         "_raise_exceptions_for_connection_errors",

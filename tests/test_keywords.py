@@ -427,7 +427,12 @@ PIPELINE_REFUSED = {
     "tokenizer", "feature_extractor", "image_processor", "video_processor", "binary_output",
 }  # fmt: skip
 # Our own, with arguments that give another answer than none at all
-PIPELINE_EFFECTS = {"system_prompt": None, "sampling_rate": 32000, "return_transcript": True}
+PIPELINE_EFFECTS = {
+    "system_prompt": None,
+    "sampling_rate": 32000,
+    "return_transcript": True,
+    "voice": 0.3 * np.sin(np.arange(16000) / 30),
+}
 
 
 def test_no_keyword_of_a_pipeline_is_unknown():

@@ -18,8 +18,7 @@ from modeling_vita_audio.quantization_vita_audio import (
     QUANTIZATIONS,
     QuantizedLinear,
     as_quantization_config,
-    quantizing_on_cpu,
-    use_cpu_kernels,
+    quantize,
 )
 
 
@@ -31,11 +30,7 @@ WEIGHT_CLASSES = {"int8": "Int8Tensor", "int4": "Int4Tensor"}
 def quantized_linear(quantization, in_features=64, out_features=40, bias=True, dtype=torch.bfloat16):
     torch.manual_seed(0)
     layer = nn.Linear(in_features, out_features, bias=bias).to(dtype)
-    holder = nn.ModuleList([layer])
-    config = as_quantization_config(quantization)
-    with quantizing_on_cpu(config):
-        torchao.quantize_(holder, config.quant_type)
-    use_cpu_kernels(holder)
+    quantize(nn.ModuleList([layer]), as_quantization_config(quantization))
     assert isinstance(layer, QuantizedLinear)
     return layer
 
@@ -123,8 +118,7 @@ def test_weights_without_a_kernel_are_left_to_torchao(change):
         "activations": torchao.Int8DynamicActivationInt8WeightConfig(set_inductor_config=False),
     }[change]
     layer = nn.ModuleList([nn.Linear(64, 32).bfloat16()])
-    torchao.quantize_(layer, config)
-    use_cpu_kernels(layer)
+    quantize(layer, TorchAoConfig(config))
     assert type(layer[0]) is nn.Linear and type(layer[0].weight).__name__ == "Int8Tensor"
 
 

@@ -59,7 +59,8 @@ def test_answer_is_what_model_and_processor_make(pipe):
     codes = [code for code in codes if 0 <= code < 16]
     assert len(codes) > 5
     answer = pipe(audio)
-    assert answer.keys() == {"audio", "sampling_rate", "text"}
+    assert answer.keys() == {"audio", "sampling_rate", "text", "audio_codes"}
+    assert answer["audio_codes"] == codes
     assert answer["sampling_rate"] == 16000
     decoded = pipe.processor.audio_tokenizer.decode(torch.tensor([[codes]])).audio_values
     np.testing.assert_array_equal(answer["audio"], decoded[0, 0].numpy())
