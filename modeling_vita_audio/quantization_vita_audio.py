@@ -38,6 +38,11 @@ MAX_KERNEL_ROWS = {"Int8Tensor": 16, "Int4Tensor": 64}
 # A multiple of 64, the largest block of rows that the 4-bit kernel packs
 NUM_WEIGHT_ROWS = 2048
 
+# The 8-bit kernel reads so many bytes at once, without a look at where they begin or end: from elsewhere the process
+# would crash, and rows of another length would be wrong. What torch makes begins at multiples of 64, what is read from
+# a file or sliced may not
+INT8_ALIGNMENT = 32
+
 # The 4-bit kernel takes weights of a multiple of so many rows
 INT4_ROW_MULTIPLE = 16
 
@@ -212,19 +217,29 @@ class QuantizedLinear(nn.Linear):
         return last[2]
 
 
+def aligned(values: torch.Tensor) -> torch.Tensor:
+    """The tensor, or a copy of it where the 8-bit kernel cannot read it."""
+    # Compiled code makes its tensors itself, and cannot ask where they are
+    is_fine = torch.compiler.is_compiling() or values.data_ptr() % INT8_ALIGNMENT == 0
+    return values if is_fine else values.clone()
+
+
 class Int8Linear(QuantizedLinear):
     """With torchao's `Int8Tensor`, one scale a row, as of its `Int8WeightOnlyConfig`."""
 
     @staticmethod
     def fits(weight: torch.Tensor) -> bool:
         is_weight_only = weight.act_quant_kwargs is None and weight.act_pre_scale is None
-        return is_weight_only and list(weight.block_size) == [1, weight.shape[1]]
+        is_per_row = list(weight.block_size) == [1, weight.shape[1]]
+        return is_weight_only and is_per_row and weight.shape[1] % INT8_ALIGNMENT == 0
 
     def prepare(self) -> None:
+        self.weight.qdata = aligned(self.weight.qdata)
         self.register_buffer("scales", self.weight.scale.flatten().to(torch.bfloat16), persistent=False)
 
     def kernel(self, rows: torch.Tensor) -> torch.Tensor:
-        return torch._weight_int8pack_mm(rows, self.weight.qdata, self.scales.to(rows.dtype))
+        numbers = aligned(self.weight.qdata)
+        return torch._weight_int8pack_mm(aligned(rows), numbers, self.scales.to(rows.dtype))
 
     def weight_rows(self, index: slice | torch.LongTensor, dtype: torch.dtype) -> torch.Tensor:
         return self.weight.qdata[index].to(dtype) * self.weight.scale[index].to(dtype)

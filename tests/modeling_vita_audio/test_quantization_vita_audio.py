@@ -122,6 +122,37 @@ def test_weights_without_a_kernel_are_left_to_torchao(change):
     assert type(layer[0]) is nn.Linear and type(layer[0].weight).__name__ == "Int8Tensor"
 
 
+def unaligned(values):
+    """A copy that begins one element behind where tensors of torch begin."""
+    room = torch.empty(values.numel() + 1, dtype=values.dtype)
+    room[1:] = values.flatten()
+    return room[1:].view_as(values)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+def test_it_does_not_matter_where_tensors_begin(quantization, when):
+    """As of weights that are read from a file; the kernel of 8 bits would crash."""
+    inputs = torch.randn(3, 64).bfloat16()
+    layer = quantized_linear(quantization)
+    layer.weight.qdata = unaligned(layer.weight.qdata)
+    if when == "before":
+        layer.prepare()
+    with torch.no_grad():
+        expected = quantized_linear(quantization)(inputs)
+        assert layer(unaligned(inputs)).equal(expected) and layer(inputs).equal(expected)
+
+
+def test_rows_that_the_kernel_reads_wrong_are_left_to_torchao():
+    layer = nn.ModuleList([nn.Linear(40, 32, bias=False).bfloat16()])
+    inputs = torch.randn(1, 40).bfloat16()
+    with torch.no_grad():
+        exact = layer[0](inputs)
+        quantize(layer, as_quantization_config("int8"))
+        assert type(layer[0]) is nn.Linear
+        torch.testing.assert_close(layer[0](inputs), exact, rtol=0.05, atol=0.02)
+
+
 # --- whole models ---
 
 
