@@ -10,7 +10,7 @@ import pytest
 import soundfile as sf
 import torch
 from places import MINI, ROOT
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoModel, AutoProcessor, pipeline
 from transformers.dynamic_module_utils import get_imports
 
 from modeling_vita_audio import MCTP_MODES
@@ -106,6 +106,31 @@ def test_a_written_question_is_answered_aloud(tmp_path, capsys):
     assert report["text"] == "The sum of two and three is five."
     assert main(["transcribe", str(tmp_path / "a.flac"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["text"] == report["text"]
+
+
+QUESTIONS = {
+    f"What is {a} plus {b}?": f"The sum of {a} and {b} is {c}."
+    for a, b, c in (
+        ("two", "three", "five"),
+        ("one", "six", "seven"),
+        ("four", "four", "eight"),
+        ("nine", "one", "ten"),
+        ("five", "zero", "five"),
+        ("two", "nine", "eleven"),
+    )
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_it_answers_right_with_quantized_weights(quantization):
+    pytest.importorskip("torchao")
+    model = AutoModel.from_pretrained(MINI, quantization_config=quantization)
+    pipe = pipeline("audio-to-audio", model=model, processor=AutoProcessor.from_pretrained(MINI))
+    assert pipe(str(MINI / "sample_question.wav"))["text"] == "The sum of seven and six is thirteen."
+    answers = [pipe(question) for question in QUESTIONS]
+    assert [answer["text"] for answer in answers] == list(QUESTIONS.values())
+    assert all(len(answer["audio"]) > 8000 for answer in answers)
 
 
 @pytest.mark.slow

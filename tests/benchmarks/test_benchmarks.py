@@ -43,10 +43,31 @@ def test_ratios_are_against_vanilla(tmp_path, monkeypatch):
     # which takes a GB of memory
     monkeypatch.setattr(decode_speed, "measure_bandwidth", lambda device: 1e9)
     arguments = Namespace(device="cpu", dtype="float32", shape=str(tmp_path / "shape"), rounds=1, num_new_tokens=11)
+    arguments.quantization = []
     rows = decode_speed.measure(arguments)["rows"]
     assert len(rows) == 12
     for row in rows.values():
         assert row["ratio"] == pytest.approx(row["tokens_per_second"] / rows["vanilla"]["tokens_per_second"])
+
+
+@pytest.mark.slow
+def test_quantized_weights_are_measured_beside_what_they_were(tmp_path, capsys):
+    pytest.importorskip("torchao")
+    random_config(text_config={"intermediate_size": 64}).save_pretrained(tmp_path / "shape")
+    readme = tmp_path / "README.md"
+    readme.write_text("# x\n<!-- quantized speed -->\n<!-- end of quantized speed -->\n")
+    arguments = ["--shape", str(tmp_path / "shape"), "--device", "cpu", "--rounds", "1", "--num_new_tokens", "26"]
+    arguments += ["--quantization", "int8", "int4", "--output_dir", str(tmp_path / "out"), "--readme", str(readme)]
+    decode_speed.main(arguments)
+    rows = json.loads((tmp_path / "out" / "quantized_speed.json").read_text())["rows"]
+    modes = ["vanilla", "boost", "boost, speech-only head"]
+    assert list(rows) == [*modes, *(f"int8, {mode}" for mode in modes), *(f"int4, {mode}" for mode in modes)]
+    assert rows["vanilla"]["ratio"] == 1
+    for mode in modes:
+        floors = [rows[f"{prefix}{mode}"]["floor_tokens_per_second"] for prefix in ("", "int8, ", "int4, ")]
+        # 16 bits a weight, 8 and a scale a row of 32 or more, 4 and two scales of 16 bits for 32 of them
+        assert 1.5 < floors[1] / floors[0] < 2 and 2 < floors[2] / floors[0] < 16 / 5
+    assert "int4, boost" in readme.read_text()
 
 
 def test_floor_reads_each_weight_once_for_each_forward():

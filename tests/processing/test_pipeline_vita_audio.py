@@ -138,6 +138,22 @@ def test_generation_parameters_reach_the_model(pipe):
     assert_same(set_at_init(question()), expected)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("trust_remote_code", [False, True])
+def test_quantized_weights(pipe, tmp_path, trust_remote_code):
+    pytest.importorskip("torchao")
+    pipe.save_pretrained(tmp_path / "model")
+    options = {"device": "cpu", "trust_remote_code": trust_remote_code}
+    quantized = pipeline(
+        "audio-to-audio", model=str(tmp_path / "model"), model_kwargs={"quantization_config": "int8"}, **options
+    )
+    assert type(quantized.model.lm_head).__name__ == "Int8Linear"
+    quantized.save_pretrained(tmp_path / "quantized")
+    loaded = pipeline("audio-to-audio", model=str(tmp_path / "quantized"), **options)
+    assert type(loaded.model.lm_head).__name__ == "Int8Linear"
+    assert_same(loaded(question()), quantized(question()))
+
+
 def test_without_speech_the_audio_is_empty(pipe):
     vocabulary = pipe.processor.speech_vocabulary
     speech = range(vocabulary.speech_token_offset, vocabulary.speech_token_offset + vocabulary.num_speech_tokens)

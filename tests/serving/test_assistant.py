@@ -27,8 +27,8 @@ def pipe():
     )
 
 
-def load(folder):
-    return load_assistant(Namespace(model=str(folder), revision=None, device="cpu", dtype=None, threads=1))
+def load(folder, **options):
+    return load_assistant(Namespace(model=str(folder), revision=None, device="cpu", dtype=None, threads=1, **options))
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,24 @@ def conversation(kind, question):
             *spoken(question),
         ],
     }[kind]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_quantized_weights_answer_several_at_once(quantization, question):
+    pytest.importorskip("torchao")
+    assistant = load(MINI, quantization=quantization)
+
+    async def ask():
+        asked = [spoken(question), conversation("written", question), spoken(question)]
+        answers = await asyncio.gather(*(collect(assistant.answer(messages)) for messages in asked))
+        await assistant.close()
+        return answers
+
+    answers = asyncio.run(ask())
+    expected = ["The sum of seven and six is thirteen.", "The sum of two and nine is eleven."]
+    assert [text.strip() for text, _ in answers] == [*expected, expected[0]]
+    assert all(len(samples) > 8000 for _, samples in answers)
 
 
 @pytest.mark.parametrize("mode", ["vanilla", "boost"])
