@@ -9,7 +9,7 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, StaticLayer
 
 from .configuration_vita_audio import VitaAudioConfig
-from .growing_cache_vita_audio import GrowingCache, GrowingTensor
+from .growing_cache_vita_audio import GrowingCache, GrowingLayer, GrowingTensor, move_rows_of_layer
 
 
 class ColumnBuffer:
@@ -41,6 +41,19 @@ class ColumnBuffer:
         # Forgotten columns stay until they are more than the others, so that it is rare that these are copied
         if self.columns.length > 2 * (self.end - self.start):
             self.columns.set(self.read(self.start, self.end).clone())
+
+    def move_rows(self, shifts: list[int], start: int, end: int):
+        """
+        Moves row r by `shifts[r]` columns to the right, or to the left where that is negative, and then has the
+        columns `start` to `end - 1`. A row that has nothing for some of these gets others of its columns there.
+        """
+        if self.columns.length > 0:
+            held = self.columns.read()
+            targets = torch.arange(start, end, device=held.device)
+            sources = targets - torch.tensor(shifts, device=held.device)[:, None] - (self.end - self.columns.length)
+            rows = torch.arange(len(held), device=held.device)[:, None]
+            self.columns.set(held[rows, sources.clamp(0, self.columns.length - 1)])
+        self.start, self.end = start, end
 
     def apply(self, function: Callable[[torch.Tensor], torch.Tensor]):
         """Replaces the columns by a function of them, which must not change their number."""
@@ -76,9 +89,9 @@ class VitaAudioCache(Cache):
 
     Notation: the language model has read the columns (tokens) 0 to N - 1. Module k has read the columns 0 to n_k - 1,
     where N >= n_1 >= n_2 ..., and has combined column i with the token i + k. The columns that a module has not read
-    yet are kept here. 2 K more are kept for K modules, so that [`~VitaAudioCache.crop`] can take back the last K
+    yet are kept here. 4 K more are kept for K modules, so that [`~VitaAudioCache.crop`] can take back the last K
     tokens at any time: the last module must then read the K columns before them again, which it combined with those
-    tokens.
+    tokens. [`~VitaAudioCache.move_rows`] needs the others.
 
     Args:
         config ([`VitaAudioConfig`]):
@@ -141,7 +154,7 @@ class VitaAudioCache(Cache):
         num_modules = len(self.hidden_states)
         if num_modules > 0:
             # The last module has read the fewest columns, so it decides what can be forgotten
-            start = self.num_columns_read(num_modules) - 2 * num_modules
+            start = self.num_columns_read(num_modules) - 4 * num_modules
             for buffer in self.buffers:
                 buffer.keep(start, buffer.end)
             self.inputs_embeds.append(inputs_embeds)
@@ -208,6 +221,57 @@ class VitaAudioCache(Cache):
             crop_layer(layer, tokens_to_remove)
         for buffer, buffer_end in zip(self.buffers, [end, end, *ends]):
             buffer.keep(buffer.start, buffer_end)
+
+    @property
+    def can_move_rows(self) -> bool:
+        """
+        Whether [`~VitaAudioCache.move_rows`] is possible after the next forward of the language model. Sliding layers
+        keep no columns for rows to fall back to, static ones have no room for rows that are ahead, and states may be
+        missing: after [`~VitaAudioCache.rewind`], or where modules are far behind. These find them by reading on.
+        """
+        if self.offloading or any(type(layer) not in (GrowingLayer, DynamicLayer) for layer in self.layers):
+            return False
+        # How many columns are kept besides the unread ones, which rows can fall back to. Before the first column there
+        # is nothing that could be missing
+        num_modules, start = len(self.hidden_states), self.hidden_states[0].start
+        num_columns = self.num_columns_read(num_modules) - start
+        # A forward leaves a row at most K + 1 columns behind another one, and so many then remain for `crop`
+        return start == 0 or num_columns >= 2 * (num_modules + 1)
+
+    def move_rows(self, shifts: list[int], num_columns: int):
+        """
+        Takes back the last tokens, of each row its own number, and moves what remains so that all rows end at the same
+        column again. To the left of it, the caller masks what belongs to no row.
+
+        Rows read the same number of columns in each forward. So a module that has more to read of one row than of
+        another reads some columns of the other one again.
+
+        Args:
+            shifts (`list[int]`): by how many columns each row moves to the right, or to the left where negative.
+            num_columns (`int`): how many columns there are then. Row r keeps those up to `num_columns - shifts[r]`.
+
+        Raises:
+            ValueError: if states have been forgotten that a row would need again.
+        """
+        if not any(shifts):
+            self.crop(num_columns - self.num_columns_read(0))
+            return
+        ends, num_modules = [num_columns - shift for shift in shifts], len(self.mctp_caches)
+        # As in `crop`, the last k columns of each row are unread again
+        read = [num_columns] + [
+            max(num_columns - max(max(ends) - self.num_columns_read(k), k), 0) for k in range(1, num_modules + 1)
+        ]
+        start = self.hidden_states[0].start
+        if start > 0:
+            start += max(shifts)
+            if read[-1] < start:
+                raise ValueError(f"Cannot move rows by {shifts} columns: the states before them are forgotten.")
+        for layer in self.layers:
+            move_rows_of_layer(layer, shifts, num_columns)
+        for cache, num_read in zip(self.mctp_caches, read[1:]):
+            move_rows_of_layer(cache.layers[0], shifts, num_read)
+        for buffer, buffer_end in zip(self.buffers, [num_columns, num_columns, *read]):
+            buffer.move_rows(shifts, start, buffer_end)
 
     def rewind(self, num_columns: int) -> int:
         """

@@ -4,7 +4,6 @@
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial, wraps
 from numbers import Integral
 from typing import Any
@@ -13,11 +12,13 @@ import torch
 from transformers import DynamicCache, GenerationConfig, GenerationMixin, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation import GenerateDecoderOnlyOutput, GenerationMode
 from transformers.generation.streamers import BaseStreamer
-from transformers.utils import ModelOutput
 
 from .cache_vita_audio import VitaAudioCache
-from .compatibility_vita_audio import CACHE, gives_new_cache_name, rename_cache
+from .compatibility_vita_audio import CACHE, rename_cache
+from .decoding_vita_audio import DecodingState, VitaAudioGenerateOutput
 from .growing_cache_vita_audio import GrowingCache
+from .rows_apart_vita_audio import RowsApart, can_part, move_columns
+from .verification_vita_audio import resolve_mctp_verify, tolerances_of
 
 
 # The decoding modes of the paper (arXiv 2505.03739) as schedules [main, mctp, main, mctp, ...]
@@ -39,24 +40,6 @@ NOT_IN_GENERATION = (
     "mctp_loss_weight",
     "mctp_detach",
 )
-
-
-@gives_new_cache_name
-@dataclass
-class VitaAudioGenerateOutput(GenerateDecoderOnlyOutput):
-    """
-    As [`~generation.GenerateDecoderOnlyOutput`], but `hidden_states` and `attentions` hold one element for each
-    forward of the language model, and there are two more attributes.
-
-    Args:
-        num_drafted_tokens (`torch.LongTensor` of shape `(batch_size,)`, *optional*, with `mctp_verify=True`):
-            How many tokens the MCTP modules drafted for each row until it ended.
-        num_accepted_tokens (`torch.LongTensor` of shape `(batch_size,)`, *optional*, with `mctp_verify=True`):
-            How many of these drafts were written.
-    """
-
-    num_drafted_tokens: torch.LongTensor | None = None
-    num_accepted_tokens: torch.LongTensor | None = None
 
 
 def resolve_mctp_mode(mctp_mode: str | list[int], num_mctp_modules: int) -> list[int]:
@@ -100,162 +83,6 @@ def modules_in_turn(schedule: list[int]) -> Iterator[int]:
         yield from range(1, mctp + 1)
 
 
-def verify_draft(draft: torch.LongTensor, draft_probs: torch.Tensor, probs: torch.Tensor) -> torch.LongTensor:
-    """
-    Speculative sampling (arXiv 2211.17192, algorithm 1): draws tokens that are distributed by `probs` and equal the
-    draft as often as possible.
-
-    Args:
-        draft (`torch.LongTensor` of shape `(batch_size,)`): tokens that were drawn from `draft_probs`.
-        draft_probs (`torch.Tensor` of shape `(batch_size, vocab_size)`): the probabilities of the MCTP module.
-        probs (`torch.Tensor` of shape `(batch_size, vocab_size)`): the probabilities of the language model.
-
-    Returns:
-        `torch.LongTensor` of shape `(batch_size,)`: the tokens.
-    """
-    # A draft is accepted with the probability min(1, ratio)
-    ratio = (probs / draft_probs).gather(1, draft[:, None]).squeeze(1)
-    residual = (probs - draft_probs).clamp(min=0)
-    # `multinomial` refuses a row of zeros, which there is where both distributions are the same. There the draft is
-    # accepted anyway, so what is drawn instead does not matter
-    residual = torch.where(residual.sum(dim=1, keepdim=True) > 0, residual, probs)
-    return torch.where(torch.rand_like(ratio) < ratio, draft, torch.multinomial(residual, num_samples=1).squeeze(1))
-
-
-class DecodingState:
-    """
-    What one generation has written so far: its tokens, which rows have ended, and what it records for its output.
-
-    Args:
-        input_ids (`torch.LongTensor` of shape `(batch_size, prompt_length)`): the prompts.
-        logits_processor, stopping_criteria, generation_config, streamer: as [`GenerationMixin._sample`] gets them.
-    """
-
-    def __init__(
-        self,
-        input_ids: torch.LongTensor,
-        logits_processor: LogitsProcessorList,
-        stopping_criteria: StoppingCriteriaList,
-        generation_config: GenerationConfig,
-        streamer: BaseStreamer | None,
-    ):
-        self.input_ids = input_ids
-        self.prompt_length = input_ids.shape[1]
-        self.logits_processor = logits_processor
-        self.stopping_criteria = stopping_criteria
-        self.streamer = streamer
-        self.do_sample = generation_config.do_sample
-        self.pad_token_id = generation_config._pad_token_tensor
-        # As in transformers: without a token that ends rows, no row is ever padded
-        self.has_eos = any(hasattr(criteria, "eos_token_id") for criteria in stopping_criteria)
-        self.unfinished_rows = torch.ones(input_ids.shape[0], dtype=torch.long, device=input_ids.device)
-        self.is_finished = False
-        # With `synced_gpus` a process goes on while another one has rows to finish; `close` cuts these tokens off
-        self.num_after_end = 0
-        self.num_drafted = torch.zeros_like(self.unfinished_rows)
-        self.num_accepted = torch.zeros_like(self.unfinished_rows)
-
-        # None where nothing is recorded, as transformers' outputs have it
-        def record(is_wanted: bool | None) -> tuple | None:
-            return () if generation_config.return_dict_in_generate and is_wanted else None
-
-        self.scores = record(generation_config.output_scores)
-        self.logits = record(generation_config.output_logits)
-        self.attentions = record(generation_config.output_attentions)
-        self.hidden_states = record(generation_config.output_hidden_states)
-
-    def score(self, input_ids: torch.LongTensor, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The scores `(batch_size, vocab_size)` for the token after `input_ids` in float32, raw and processed."""
-        # A copy, because a view would keep the logits of the whole prompt in memory
-        logits = logits.to(copy=True, dtype=torch.float32, device=input_ids.device)
-        return logits, self.logits_processor(input_ids, logits)
-
-    def choose(self, scores: torch.Tensor) -> torch.LongTensor:
-        """Tokens `(batch_size,)` from scores `(batch_size, vocab_size)`; the padding token in rows that have ended."""
-        if not self.do_sample:
-            return self.pad_finished_rows(scores.argmax(dim=-1))
-        return self.pad_finished_rows(torch.multinomial(scores.softmax(dim=-1), num_samples=1).squeeze(1))
-
-    def pad_finished_rows(self, tokens: torch.LongTensor) -> torch.LongTensor:
-        if not self.has_eos:
-            return tokens
-        return tokens * self.unfinished_rows + self.pad_token_id.to(tokens.device) * (1 - self.unfinished_rows)
-
-    def write(self, tokens: torch.LongTensor, logits: torch.Tensor, scores: torch.Tensor):
-        """Appends one token `(batch_size,)` to each row."""
-        self.input_ids = torch.cat([self.input_ids, tokens[:, None]], dim=-1)
-        if self.is_finished:
-            self.num_after_end += 1
-            return
-        if self.scores is not None:
-            self.scores += (scores,)
-        if self.logits is not None:
-            self.logits += (logits,)
-        if self.streamer is not None:
-            self.streamer.put(tokens.cpu())
-        self.unfinished_rows = self.unfinished_rows & ~self.stopping_criteria(self.input_ids, self.scores)
-        self.is_finished = bool(self.unfinished_rows.max() == 0)
-
-    def verify(self, all_logits: torch.Tensor, drafts: list[tuple[torch.LongTensor, torch.Tensor | None]]) -> int:
-        """
-        Writes the language model's own tokens in the place of the drafts, up to the first that is another one in any
-        row. If all are the same, it writes one token more.
-
-        Args:
-            all_logits (`torch.Tensor` of shape `(batch_size, num_drafts + 1 or more, vocab_size)`):
-                The language model's logits; the last ones are for the drafts and for the token after them.
-            drafts (`list[tuple[torch.LongTensor, torch.Tensor or None]]`):
-                For each draft its tokens `(batch_size,)` and, in sampling, the probabilities that they were drawn
-                from, `(batch_size, vocab_size)`.
-
-        Returns:
-            `int`: how many drafts were rejected, always the last ones. One that ends the last row counts as rejected,
-            because no generation leaves its last token in the cache.
-        """
-        # Logits `(batch_size, vocab_size)` of each draft, and of the token after all of them
-        *logits_of_drafts, logits_after = all_logits[:, -len(drafts) - 1 :].unbind(1)
-        for index, (logits, (draft, draft_probs)) in enumerate(zip(logits_of_drafts, drafts)):
-            logits, scores = self.score(self.input_ids, logits)
-            if draft_probs is None:
-                tokens = self.choose(scores)
-            else:
-                tokens = self.pad_finished_rows(verify_draft(draft, draft_probs, scores.softmax(dim=-1)))
-            # `write` changes which rows are unfinished, but this token still counts for those that were so before it
-            is_accepted, unfinished_rows = tokens == draft, self.unfinished_rows
-            self.write(tokens, logits, scores)
-            self.num_accepted += unfinished_rows * is_accepted
-            # A row that has ended rejects nothing, because its tokens are padding
-            if self.is_finished or bool((unfinished_rows * ~is_accepted).any()):
-                return len(drafts) - index
-        # All drafts were accepted, so the logits after them are those of the next token
-        logits, scores = self.score(self.input_ids, logits_after)
-        self.write(self.choose(scores), logits, scores)
-        return 0
-
-    def record_forward(self, outputs: ModelOutput):
-        """Keeps the attentions and hidden states of a forward of the language model, if they are wanted."""
-        if self.attentions is not None:
-            self.attentions += (outputs.attentions,)
-        if self.hidden_states is not None:
-            self.hidden_states += (outputs.hidden_states,)
-
-    def close(self, generation_config: GenerationConfig, **kwargs: Any) -> VitaAudioGenerateOutput | torch.LongTensor:
-        """Ends the stream and returns what `generate` does. `kwargs` are further attributes of the output."""
-        if self.streamer is not None:
-            self.streamer.end()
-        sequences = self.input_ids[:, : self.input_ids.shape[1] - self.num_after_end]
-        if not generation_config.return_dict_in_generate:
-            return sequences
-        return VitaAudioGenerateOutput(
-            sequences=sequences,
-            scores=self.scores,
-            logits=self.logits,
-            attentions=self.attentions,
-            hidden_states=self.hidden_states,
-            **kwargs,
-        )
-
-
 class VitaAudioGenerationMixin(GenerationMixin):
     """
     Adds three arguments to [`~GenerationMixin.generate`]. Each defaults to the attribute of its name of the generation
@@ -267,12 +94,19 @@ class VitaAudioGenerationMixin(GenerationMixin):
             modules 1, 2, ... write the next `mctp` ones, and so on; the last pair repeats for ever. The names are
             `"vanilla"` [1, 0], which is the language model alone, `"balance"` [1, 4, 3, 8, 4, 10],
             `"boost"` [1, 10, 4, 10] and `"turbo"` [1, 10].
-        mctp_verify (`bool`):
-            Whether decoding is lossless: the modules write drafts, which the language model checks in its next
-            forward. Greedy search then gives exactly what `"vanilla"` gives (except where rounding decides between two
-            tokens that score alike), and sampling has the distribution of `"vanilla"`. The schedule says at which
-            positions there are drafts. A batch keeps the drafts that are accepted in all of its rows, so that its rows
-            remain of one length.
+        mctp_verify (`bool`, `float` or a pair of these):
+            How strictly the language model checks, in its next forward, what the modules write. The modules then write
+            drafts, at the positions that the schedule has for them. In greedy search a draft is kept if its
+            probability by the language model is at least this share of the likeliest token's; for sampling see
+            [`verify_drafts`]. A pair has one number for text and one for speech: a draft is speech if it is a code or
+            a delimiter of speech.
+
+            `True` or 1.0 is lossless: greedy search gives exactly what `"vanilla"` gives (except where rounding
+            decides between two tokens that score alike), and sampling has the distribution of `"vanilla"`. `False` or
+            0.0 keeps all, so nothing is checked at all. Each row of a batch keeps its own number of drafts. Rows wait
+            for the one that keeps the fewest where something wants all rows at once: a streamer, a cache with static,
+            sliding or offloaded layers, logits processors or stopping criteria that are not transformers' own or, as
+            `prefix_allowed_tokens_fn`, count rows, and stopping criteria without an `eos_token_id`.
         mctp_speech_only_head (`bool`):
             At the positions where the layout that the model was trained with (`interleave_pattern`) has only speech,
             the modules score only the speech tokens, the delimiters of speech and the tokens that end a sequence; all
@@ -280,9 +114,10 @@ class VitaAudioGenerationMixin(GenerationMixin):
             neither offloaded nor with an adapter, or one that `from_pretrained` has quantised for a CPU. It is for
             spoken answers, because an answer in text has text at these positions, too.
 
-    All rows of a batch are at the same position of the schedule. All else is as in transformers, for greedy search and
-    sampling: logits processors, stopping criteria and streamers see every token, and `scores` and `logits` hold one
-    element for each new token. With `return_dict_in_generate` the output is a [`VitaAudioGenerateOutput`].
+    Without `mctp_verify`, all rows of a batch are at the same position of the schedule. All else is as in
+    transformers, for greedy search and sampling: logits processors, stopping criteria and streamers see every token,
+    and `scores` and `logits` hold one element for each new token. With `return_dict_in_generate` the output is a
+    [`VitaAudioGenerateOutput`].
     """
 
     @property
@@ -311,9 +146,10 @@ class VitaAudioGenerationMixin(GenerationMixin):
             if given[name] is None:
                 given[name] = default
             setattr(generation_config, name, given[name])
-        for name in ("mctp_verify", "mctp_speech_only_head"):
-            if not isinstance(getattr(generation_config, name), bool):
-                raise ValueError(f"`{name}` must be True or False, got {getattr(generation_config, name)!r:.200}.")
+        is_limited = generation_config.mctp_speech_only_head
+        if not isinstance(is_limited, bool):
+            raise ValueError(f"`mctp_speech_only_head` must be True or False, got {is_limited!r:.200}.")
+        resolve_mctp_verify(generation_config.mctp_verify)
         generation_config.mctp_mode = resolve_mctp_mode(given["mctp_mode"], self.config.num_mctp_modules)
 
         # `super().generate` checks this, too, but before it does it offers to download code for some of these modes
@@ -515,14 +351,27 @@ class VitaAudioGenerationMixin(GenerationMixin):
             )
             return VitaAudioGenerateOutput(**output) if generation_config.return_dict_in_generate else output
         state = DecodingState(input_ids, logits_processor, stopping_criteria, generation_config, streamer)
-        if not generation_config.mctp_verify:
+        tolerances = resolve_mctp_verify(generation_config.mctp_verify)
+        # Where every draft is kept, there is nothing to verify
+        if max(tolerances) == 0:
             return self._sample_unverified(state, generation_config, synced_gpus, model_kwargs)
         if synced_gpus:
             raise ValueError(
                 "`mctp_verify` cannot run with sharded weights (`synced_gpus`): how many forwards it takes depends "
                 "on the tokens, so the processes would wait for one another for ever."
             )
-        return self._sample_verified(state, generation_config, model_kwargs)
+        tolerance_of = partial(tolerances_of, tolerances=tolerances, config=self.config)
+        if can_part(state, model_kwargs[CACHE]):
+            rows = RowsApart(
+                input_ids,
+                logits_processor,
+                stopping_criteria,
+                generation_config,
+                self._turns(generation_config),
+                tolerance_of,
+            )
+            return self._sample_rows_apart(rows, generation_config, model_kwargs)
+        return self._sample_verified(state, generation_config, tolerance_of, model_kwargs)
 
     def _sample_unverified(
         self, state: DecodingState, generation_config: GenerationConfig, synced_gpus: bool, model_kwargs: dict
@@ -554,7 +403,7 @@ class VitaAudioGenerationMixin(GenerationMixin):
         return state.close(generation_config, **{CACHE: model_kwargs[CACHE]})
 
     def _sample_verified(
-        self, state: DecodingState, generation_config: GenerationConfig, model_kwargs: dict
+        self, state: DecodingState, generation_config: GenerationConfig, tolerance_of: Callable, model_kwargs: dict
     ) -> VitaAudioGenerateOutput | torch.LongTensor:
         forward, mctp_logits = self._decoding_steps(generation_config, model_kwargs)
         cache, drafts = model_kwargs[CACHE], []
@@ -563,8 +412,8 @@ class VitaAudioGenerationMixin(GenerationMixin):
         cache.activate_past_recording()
         while True:
             state.record_forward(outputs)
-            # Write what the language model accepts, and one token of its own
-            num_rejected = state.verify(outputs.logits, drafts)
+            # Write what the language model keeps, and one token of its own
+            num_rejected = state.verify(outputs.logits, drafts, tolerance_of)
             # Roll back: the language model has read the rejected drafts
             cache.crop(-num_rejected)
             for name in ("attention_mask", "position_ids"):
@@ -612,6 +461,53 @@ class VitaAudioGenerationMixin(GenerationMixin):
             # Drafts in rows that have ended count for nothing
             state.num_drafted += state.unfinished_rows
 
+    def _sample_rows_apart(
+        self, rows: RowsApart, generation_config: GenerationConfig, model_kwargs: dict
+    ) -> VitaAudioGenerateOutput | torch.LongTensor:
+        """[`_sample_verified`] for rows that each keep their own number of drafts."""
+        forward, mctp_logits = self._decoding_steps(generation_config, model_kwargs)
+        cache, num_modules = model_kwargs[CACHE], self.config.num_mctp_modules
+        outputs = self._prefill(rows.ids[:, : rows.prompt_length], generation_config, model_kwargs)
+        for name in ("attention_mask", "position_ids"):
+            if model_kwargs.get(name) is not None:
+                # One row of positions may serve the whole batch, but now each gets its own
+                model_kwargs[name] = model_kwargs[name].expand(rows.batch_size, -1)
+        # The columns of a prompt that came as embeddings have no ids
+        num_extra = cache.num_columns_read(0) - rows.prompt_length
+        while True:
+            rows.record_forward(outputs)
+            num_rejected = [rows.num_drafts + 1 - num_kept for num_kept in rows.verify(outputs.logits)]
+            # All rows end at the column at which the longest row ends
+            num_columns = num_extra + max(rows.places) - 1
+            shifts = [num_columns - cache.num_columns_read(0) + number for number in num_rejected]
+            cache.move_rows(shifts, num_columns)
+            for name in ("attention_mask", "position_ids"):
+                if model_kwargs.get(name) is not None:
+                    model_kwargs[name] = move_columns(model_kwargs[name], torch.tensor(shifts), num_columns)
+            if rows.is_finished:
+                break
+            rows.begin_drafts(num_modules)
+            # Modules that are far behind keep rows from parting, so before it comes to that, all of them read on
+            num_running = rows.num_drafts if cache.can_move_rows else num_modules
+            for module_idx in range(1, num_running + 1):
+                here = [row for row in rows.unfinished_rows if rows.counts[row] >= module_idx]
+                are_speech = [rows.turn(row, module_idx - 1)[1] for row in here]
+                is_all_speech = len(here) > 0 and all(are_speech)
+                logits = mctp_logits(rows.unread(module_idx), is_all_speech, model_kwargs)
+                if here:
+                    if any(are_speech) and not is_all_speech:
+                        speech_rows = [row for row, is_speech in zip(here, are_speech) if is_speech]
+                        logits = self._keep_speech_alone(logits, speech_rows, generation_config)
+                    rows.draft(module_idx - 1, here, logits)
+            num_unread = rows.num_drafts + 1  # the last token of each row, and the drafts
+            model_kwargs = self._update_model_kwargs_for_generation(outputs, model_kwargs, num_new_tokens=num_unread)
+            model_kwargs["logits_to_keep"] = num_unread
+            model_inputs = self.prepare_inputs_for_generation(
+                rows.unread(num_unread), next_sequence_length=num_unread, **model_kwargs
+            )
+            outputs = forward(**model_inputs, return_dict=True)
+        return rows.close(generation_config, **{CACHE: cache})
+
     def _turns(self, generation_config: GenerationConfig) -> Iterator[tuple[int, bool]]:
         """For each new token the module that gives it, see [`modules_in_turn`], and whether it can only be speech."""
         # A layout reads as a schedule does: text where that has the language model, speech where it has modules
@@ -622,6 +518,25 @@ class VitaAudioGenerationMixin(GenerationMixin):
     def _input_device(self, inputs: torch.Tensor) -> torch.device:
         """Where the model takes its inputs. A model whose weights are offloaded takes them anywhere."""
         return inputs.device if self.device.type == "meta" else self.device
+
+    def _special_token_ids(self, generation_config: GenerationConfig) -> torch.LongTensor:
+        """What a place for speech may have besides codes: its delimiters and the tokens that end an answer."""
+        special_token_ids = torch.tensor([self.config.begin_audio_token_id, self.config.end_audio_token_id])
+        if generation_config._eos_token_tensor is None:
+            return special_token_ids
+        return torch.cat([special_token_ids, generation_config._eos_token_tensor.cpu()])
+
+    def _keep_speech_alone(
+        self, logits: torch.Tensor, rows: list[int], generation_config: GenerationConfig
+    ) -> torch.Tensor:
+        """Logits `(batch_size, vocab_size)` with -inf, in some rows, for all that a place for speech cannot have."""
+        start = self.config.speech_token_offset
+        is_speech = torch.zeros(logits.shape[1], dtype=torch.bool)
+        is_speech[start : start + self.config.num_speech_tokens] = True
+        is_speech[self._special_token_ids(generation_config)] = True
+        is_limited = torch.zeros(len(logits), 1, dtype=torch.bool)
+        is_limited[rows] = True
+        return logits.masked_fill((is_limited & ~is_speech).to(logits.device), -torch.inf)
 
     def _decoding_steps(
         self, generation_config: GenerationConfig, model_kwargs: dict
@@ -635,10 +550,7 @@ class VitaAudioGenerationMixin(GenerationMixin):
         if self._valid_auto_compile_criteria(model_kwargs, generation_config):
             compile_config = generation_config.compile_config or self._default_compile_config()
 
-        # Besides codes, a place for speech may have its delimiters and the tokens that end an answer
-        special_token_ids = torch.tensor([self.config.begin_audio_token_id, self.config.end_audio_token_id])
-        if generation_config._eos_token_tensor is not None:
-            special_token_ids = torch.cat([special_token_ids, generation_config._eos_token_tensor.cpu()])
+        special_token_ids = self._special_token_ids(generation_config)
         special_token_ids = special_token_ids.to(self._input_device(special_token_ids))
 
         def mctp_logits(unread: torch.LongTensor, is_speech: bool, model_kwargs: dict) -> torch.Tensor:

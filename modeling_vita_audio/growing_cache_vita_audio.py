@@ -47,6 +47,21 @@ class GrowingTensor:
         """Forgets all beyond a length. The room is used again."""
         self.length = min(length, self.length)
 
+    def move_rows(self, shifts: list[int], length: int):
+        """
+        Moves row r by `shifts[r]` columns to the right, or to the left where that is negative, and keeps the first
+        `length` columns. Where nothing is moved to, something stays that has no meaning, but is finite.
+        """
+        if not self._is_writable():
+            self.buffer, self.is_own = self.buffer.clone(), True
+        for row, shift in enumerate(shifts):
+            start, end = max(shift, 0), min(self.length + shift, length)
+            if shift != 0 and start < end:
+                columns = self.buffer[row : row + 1]
+                moved = columns.narrow(self.dim, start - shift, end - start).clone()
+                columns.narrow(self.dim, start, end - start).copy_(moved)
+        self.length = length
+
     def append(self, new: torch.Tensor) -> torch.Tensor:
         """Appends a tensor, which has the shape of the one held but for the dimension that grows, and returns all."""
         held = [self.read()] if self.length > 0 else []
@@ -70,12 +85,14 @@ class GrowingTensor:
 
     def _has_room(self, new: torch.Tensor, length: int) -> bool:
         return (
-            self.is_own
+            self._is_writable()
             and length <= self.buffer.shape[self.dim]
             and (len(new), new.dtype, new.device) == (len(self.buffer), self.buffer.dtype, self.buffer.device)
-            # Outside of inference mode, PyTorch refuses to change what was made inside of it
-            and (torch.is_inference_mode_enabled() or not self.buffer.is_inference())
         )
+
+    def _is_writable(self) -> bool:
+        # Outside of inference mode, PyTorch refuses to change what was made inside of it
+        return self.is_own and (torch.is_inference_mode_enabled() or not self.buffer.is_inference())
 
 
 class GrowingLayer(DynamicLayer):
@@ -149,6 +166,24 @@ class GrowingLayer(DynamicLayer):
             tensor.crop(max(tensor.length + tokens_to_remove, 0))
 
 
+def move_rows_of_layer(layer: DynamicLayer, shifts: list[int], num_columns: int):
+    """
+    Moves the keys and values of row r by `shifts[r]` columns to the right, see [`GrowingTensor.move_rows`]. The layer
+    is a [`GrowingLayer`] or a [`DynamicLayer`] of transformers, not one of a subclass.
+    """
+    if not layer.is_initialized:
+        return
+    if isinstance(layer, GrowingLayer):
+        for tensor in (layer._keys, layer._values):
+            tensor.move_rows(shifts, num_columns)
+        return
+    for name in ("keys", "values"):
+        tensor = GrowingTensor(dim=-2)
+        tensor.set(getattr(layer, name))
+        tensor.move_rows(shifts, num_columns)
+        setattr(layer, name, tensor.read())
+
+
 class GrowingCache(DynamicCache):
     """
     A [`DynamicCache`] whose full attention layers are [`GrowingLayer`]s; all others (such as those of sliding
@@ -163,4 +198,4 @@ class GrowingCache(DynamicCache):
         self.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in self.layers]
 
 
-__all__ = ["GrowingCache", "GrowingLayer", "GrowingTensor"]
+__all__ = ["GrowingCache", "GrowingLayer", "GrowingTensor", "move_rows_of_layer"]

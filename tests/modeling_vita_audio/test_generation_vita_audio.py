@@ -189,7 +189,11 @@ def test_number_of_forwards(model, mctp_mode, language_model, modules):
         ({"mctp_mode": [1, 2.5]}, "integers"),
         ({"mctp_mode": [0, 10]}, "1 or more tokens of the language model"),
         ({"mctp_mode": [1, 11]}, "takes 11 MCTP steps, but the model has 10 modules"),
-        ({"mctp_mode": "boost", "mctp_verify": "x"}, "`mctp_verify` must be True or False, got 'x'"),
+        ({"mctp_verify": "x"}, "`mctp_verify` must be True, False, a number from 0 to 1 or a pair of .*, got 'x'"),
+        ({"mctp_verify": 1.1}, "a number from 0 to 1 .*, got 1.1"),
+        ({"mctp_verify": float("nan")}, "a number from 0 to 1 .*, got nan"),
+        ({"mctp_verify": [0.5]}, "a pair of such numbers, for text and for speech, got \\[0.5\\]"),
+        ({"mctp_verify": (0.5, -1)}, "a pair of such numbers, for text and for speech"),
         ({"mctp_mode": "boost", "mctp_speech_only_head": 2}, "`mctp_speech_only_head` must be True or False, got 2"),
         ({"max_length": "many"}, "`max_length` must be a whole number, got 'many'"),
         ({"min_new_tokens": 2.5}, "`min_new_tokens` must be a whole number, got 2.5"),
@@ -436,7 +440,7 @@ def test_cropped_cache_goes_on_as_if_the_tokens_had_never_been(num_mctp_modules,
     model, prompt = random_model(num_mctp_modules), random_prompt(6)
     for schedule in ([1, num_mctp_modules], [3, 1, 2, num_mctp_modules]):
         num_removed = min(num_removed, num_mctp_modules)
-        output = model.generate(prompt, mctp_mode=schedule, max_new_tokens=40, return_dict_in_generate=True)
+        output = model.generate(prompt, mctp_mode=schedule, max_new_tokens=70, return_dict_in_generate=True)
         cache = output.cache
         num_read = cache.get_seq_length()
         cache.crop(-num_removed)
@@ -445,7 +449,7 @@ def test_cropped_cache_goes_on_as_if_the_tokens_had_never_been(num_mctp_modules,
         expected = new_tokens(model, inputs, mctp_mode=schedule)
         assert new_tokens(model, inputs, mctp_mode=schedule, cache=cache) == expected
         with pytest.raises(ValueError, match="forgotten"):
-            cache.crop(-35)
+            cache.crop(-65)
 
 
 def test_rows_of_a_cache_can_be_selected_repeated_and_reset(model):

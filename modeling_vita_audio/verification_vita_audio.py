@@ -1,0 +1,95 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Which drafts of the MCTP modules the language model keeps: `mctp_verify` and its formulas."""
+
+from numbers import Real
+from typing import Any
+
+import torch
+
+from .configuration_vita_audio import VitaAudioConfig
+
+
+def resolve_mctp_verify(mctp_verify: Any) -> tuple[float, float]:
+    """
+    Args:
+        mctp_verify (`bool`, `float` or a pair of these): see [`VitaAudioGenerationMixin`].
+
+    Returns:
+        `tuple[float, float]`: the tolerances of text and of speech. 1.0 is lossless, 0.0 keeps every draft.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    pair = mctp_verify if isinstance(mctp_verify, list | tuple) else (mctp_verify, mctp_verify)
+    # True and False are numbers in Python, and mean the same as 1.0 and 0.0. A NaN is in no range
+    if len(pair) != 2 or not all(isinstance(number, Real) and 0 <= number <= 1 for number in pair):
+        raise ValueError(
+            "`mctp_verify` must be True, False, a number from 0 to 1 or a pair of such numbers, for text and for "
+            f"speech, got {mctp_verify!r:.200}."
+        )
+    return float(pair[0]), float(pair[1])
+
+
+def tolerances_of(drafts: torch.LongTensor, tolerances: tuple[float, float], config: VitaAudioConfig) -> torch.Tensor:
+    """
+    The tolerance of each draft, in the shape of `drafts`. A code or a delimiter of speech is speech, all else is text:
+    what a draft is, and not where it stands, because an answer may have text where the layout has speech.
+    """
+    start, text, speech = config.speech_token_offset, *tolerances
+    is_speech = (drafts >= start) & (drafts < start + config.num_speech_tokens)
+    is_speech = is_speech | (drafts == config.begin_audio_token_id) | (drafts == config.end_audio_token_id)
+    return torch.where(is_speech, speech, text)
+
+
+def verify_drafts(
+    drafts: torch.LongTensor, draft_probs: torch.Tensor | None, scores: torch.Tensor, tolerances: torch.Tensor
+) -> tuple[torch.BoolTensor, torch.LongTensor]:
+    """
+    Decides about drafts, with p the probabilities of the language model, q those that a draft was drawn from and t the
+    tolerance of the draft x.
+
+    Greedy search keeps x if p(x) >= t * max(p), and has the likeliest token in its place otherwise.
+
+    Sampling keeps x with the probability min(1, p(x) / (t * q(x))), and otherwise draws from max(0, p - t * q), scaled
+    to sum to 1. This is speculative sampling with lenience (arXiv 2211.17192, appendix A.5). A token y then has the
+    probability
+
+        min(q(y), p(y) / t) + (1 - sum_z min(q(z), p(z) / t)) * max(0, p(y) - t * q(y)) / sum_z max(0, p(z) - t * q(z))
+
+    which is p(y) for t = 1, q(y) for t = 0, and never more than p(y) / t. (Typical acceptance, arXiv 2401.10774, keeps
+    a draft by its probability alone, so it has no t that keeps the distribution.)
+
+    Args:
+        drafts (`torch.LongTensor` of shape `(num_drafts,)`): the tokens x.
+        draft_probs (`torch.Tensor` of shape `(num_drafts, vocab_size)`, *optional*): q; None in greedy search. A row
+            of zeros, where there is no draft, draws from p.
+        scores (`torch.Tensor` of shape `(num_drafts, vocab_size)`): the language model's processed scores, of which p
+            is the softmax.
+        tolerances (`torch.Tensor` of shape `(num_drafts,)`): t.
+
+    Returns:
+        `tuple`: whether each draft is kept `(num_drafts,)`, and the tokens `(num_drafts,)` in the place of those that
+        are not.
+    """
+    drafts = drafts[:, None]
+    if draft_probs is None:
+        tokens = scores.argmax(dim=-1, keepdim=True)
+        shares = (scores.gather(1, drafts) - scores.gather(1, tokens)).exp()
+        tolerances = tolerances[:, None]
+        # At 1.0 not even a token that scores alike stands for the one that greedy search takes
+        is_kept = (drafts == tokens) | ((shares >= tolerances) & (tolerances < 1)) | (tolerances == 0)
+        return is_kept.squeeze(1), tokens.squeeze(1)
+    probs = scores.softmax(dim=-1)
+    lenient_probs = tolerances[:, None] * draft_probs
+    residual = (probs - lenient_probs).clamp(min=0)
+    # `multinomial` refuses a row of zeros, which there is where both distributions are the same. There the draft is
+    # kept anyway, so what is drawn instead does not matter
+    residual = torch.where(residual.sum(dim=1, keepdim=True) > 0, residual, probs)
+    tokens = torch.multinomial(residual, num_samples=1).squeeze(1)
+    limits = lenient_probs.gather(1, drafts).squeeze(1)
+    is_kept = torch.rand_like(limits) * limits < probs.gather(1, drafts).squeeze(1)
+    return is_kept | (tolerances == 0), tokens
+
+
+__all__ = ["resolve_mctp_verify", "tolerances_of", "verify_drafts"]
