@@ -222,21 +222,23 @@ class VitaAudioCache(Cache):
         for buffer, buffer_end in zip(self.buffers, [end, end, *ends]):
             buffer.keep(buffer.start, buffer_end)
 
-    @property
-    def can_move_rows(self) -> bool:
+    def can_move_rows(self, num_read: int | None = None) -> bool:
         """
         Whether [`~VitaAudioCache.move_rows`] is possible after the next forward of the language model. Sliding layers
         keep no columns for rows to fall back to, static ones have no room for rows that are ahead, and states may be
         missing: after [`~VitaAudioCache.rewind`], or where modules are far behind. These find them by reading on.
+
+        Args:
+            num_read (`int`, *optional*): how many columns all modules will have read then; by default so many as the
+                last module has read now.
         """
         if self.offloading or any(type(layer) not in (GrowingLayer, DynamicLayer) for layer in self.layers):
             return False
-        # How many columns are kept besides the unread ones, which rows can fall back to. Before the first column there
-        # is nothing that could be missing
         num_modules, start = len(self.hidden_states), self.hidden_states[0].start
-        num_columns = self.num_columns_read(num_modules) - start
-        # A forward leaves a row at most K + 1 columns behind another one, and so many then remain for `crop`
-        return start == 0 or num_columns >= 2 * (num_modules + 1)
+        num_read = self.num_columns_read(num_modules) if num_read is None else num_read
+        # Besides the unread columns, some are kept that rows can fall back to. A forward leaves a row at most K + 1
+        # columns behind another one, and so many then remain for `crop`. Before the first column, nothing is missing
+        return start == 0 or num_read - start >= 2 * (num_modules + 1)
 
     def move_rows(self, shifts: list[int], num_columns: int):
         """

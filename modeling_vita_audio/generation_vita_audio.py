@@ -488,7 +488,7 @@ class VitaAudioGenerationMixin(GenerationMixin):
                 break
             rows.begin_drafts(num_modules)
             # Modules that are far behind keep rows from parting, so before it comes to that, all of them read on
-            num_running = rows.num_drafts if cache.can_move_rows else num_modules
+            num_running = rows.num_drafts if cache.can_move_rows() else num_modules
             for module_idx in range(1, num_running + 1):
                 here = [row for row in rows.unfinished_rows if rows.counts[row] >= module_idx]
                 are_speech = [rows.turn(row, module_idx - 1)[1] for row in here]

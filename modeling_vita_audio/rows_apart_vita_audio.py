@@ -9,12 +9,13 @@ that has fallen behind is moved to the right, and more padding is on its left. S
 ordinary batch.
 """
 
+import copy
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation import logits_process
 from transformers.generation.stopping_criteria import (
     EosTokenCriteria,
@@ -72,7 +73,8 @@ def can_part(state: DecodingState, cache: VitaAudioCache) -> bool:
         and all(type(processor) in PROCESSORS_OF_ROWS for processor in state.logits_processor)
         and all(type(criteria) in CRITERIA_OF_ROWS for criteria in state.stopping_criteria)
         and (state.has_eos or do_rows_end_alike)
-        and cache.can_move_rows
+        # Before the first row moves, all modules can have read the prompt
+        and cache.can_move_rows(state.prompt_length)
     )
 
 
@@ -190,7 +192,8 @@ class RowsApart:
         # Tokens at one place have equally many before them, so they make a batch
         for place in places.unique().tolist():
             are_here = places == place
-            scores[are_here] = self.logits_processor(self.ids[rows[are_here], :place], logits[are_here])
+            processors = LogitsProcessorList(of_rows(processor, rows[are_here]) for processor in self.logits_processor)
+            scores[are_here] = processors(self.ids[rows[are_here], :place], logits[are_here])
         return scores
 
     def verify(self, all_logits: torch.Tensor) -> list[int]:
@@ -299,6 +302,16 @@ class RowsApart:
             num_accepted_tokens=self.num_accepted,
             **kwargs,
         )
+
+
+def of_rows(processor: LogitsProcessor, rows: torch.LongTensor) -> LogitsProcessor:
+    """A processor as it is for some rows of its batch."""
+    # A repetition penalty knows how much padding each prompt has, since transformers 5.24
+    lengths = getattr(processor, "prompt_ignore_length", None)
+    if isinstance(lengths, torch.Tensor):
+        processor = copy.copy(processor)
+        processor.prompt_ignore_length = lengths.to(rows.device)[rows]
+    return processor
 
 
 def move_columns(columns: torch.Tensor, shifts: torch.LongTensor, num_columns: int) -> torch.Tensor:
