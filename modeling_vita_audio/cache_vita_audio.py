@@ -265,7 +265,7 @@ class VitaAudioCache(Cache):
         ]
         start = self.hidden_states[0].start
         if start > 0:
-            start += max(shifts)
+            start = max(start + max(shifts), 0)
             if read[-1] < start:
                 raise ValueError(f"Cannot move rows by {shifts} columns: the states before them are forgotten.")
         for layer in self.layers:

@@ -18,7 +18,7 @@ from .compatibility_vita_audio import CACHE, rename_cache
 from .decoding_vita_audio import DecodingState, VitaAudioGenerateOutput
 from .growing_cache_vita_audio import GrowingCache
 from .rows_apart_vita_audio import RowsApart, can_part, move_columns
-from .verification_vita_audio import resolve_mctp_verify, tolerances_of
+from .verification_vita_audio import are_sure, resolve_mctp_verify, tolerances_of
 
 
 # The decoding modes of the paper (arXiv 2505.03739) as schedules [main, mctp, main, mctp, ...]
@@ -361,6 +361,8 @@ class VitaAudioGenerationMixin(GenerationMixin):
                 "on the tokens, so the processes would wait for one another for ever."
             )
         tolerance_of = partial(tolerances_of, tolerances=tolerances, config=self.config)
+        # Then it makes no difference to what is written which of the next tokens are drafted
+        is_lossless = min(tolerances) == 1
         if can_part(state, model_kwargs[CACHE]):
             rows = RowsApart(
                 input_ids,
@@ -369,9 +371,10 @@ class VitaAudioGenerationMixin(GenerationMixin):
                 generation_config,
                 self._turns(generation_config),
                 tolerance_of,
+                is_lossless,
             )
             return self._sample_rows_apart(rows, generation_config, model_kwargs)
-        return self._sample_verified(state, generation_config, tolerance_of, model_kwargs)
+        return self._sample_verified(state, generation_config, tolerance_of, is_lossless, model_kwargs)
 
     def _sample_unverified(
         self, state: DecodingState, generation_config: GenerationConfig, synced_gpus: bool, model_kwargs: dict
@@ -403,7 +406,12 @@ class VitaAudioGenerationMixin(GenerationMixin):
         return state.close(generation_config, **{CACHE: model_kwargs[CACHE]})
 
     def _sample_verified(
-        self, state: DecodingState, generation_config: GenerationConfig, tolerance_of: Callable, model_kwargs: dict
+        self,
+        state: DecodingState,
+        generation_config: GenerationConfig,
+        tolerance_of: Callable,
+        is_lossless: bool,
+        model_kwargs: dict,
     ) -> VitaAudioGenerateOutput | torch.LongTensor:
         forward, mctp_logits = self._decoding_steps(generation_config, model_kwargs)
         cache, drafts = model_kwargs[CACHE], []
@@ -422,7 +430,7 @@ class VitaAudioGenerationMixin(GenerationMixin):
             if state.is_finished:
                 break
             # Draft the next tokens with the modules
-            drafts = self._draft(state, generation_config, mctp_logits, model_kwargs)
+            drafts = self._draft(state, generation_config, mctp_logits, is_lossless, model_kwargs)
             num_unread = len(drafts) + 1  # the last token that was written, and the drafts
             model_kwargs = self._update_model_kwargs_for_generation(outputs, model_kwargs, num_new_tokens=num_unread)
             # Read the last token and the drafts in one forward, with logits for each of them
@@ -441,7 +449,12 @@ class VitaAudioGenerationMixin(GenerationMixin):
         )
 
     def _draft(
-        self, state: DecodingState, generation_config: GenerationConfig, mctp_logits: Callable, model_kwargs: dict
+        self,
+        state: DecodingState,
+        generation_config: GenerationConfig,
+        mctp_logits: Callable,
+        is_lossless: bool,
+        model_kwargs: dict,
     ) -> list[tuple[torch.LongTensor, torch.Tensor | None]]:
         """The drafts for the next positions, as [`DecodingState.verify`] takes them. There may be none."""
         drafts, draft_ids = [], state.input_ids
@@ -460,6 +473,8 @@ class VitaAudioGenerationMixin(GenerationMixin):
             draft_ids = torch.cat([draft_ids, tokens[:, None]], dim=-1)
             # Drafts in rows that have ended count for nothing
             state.num_drafted += state.unfinished_rows
+            if is_lossless and not (are_sure(tokens, scores) & state.unfinished_rows.bool()).any():
+                return drafts
 
     def _sample_rows_apart(
         self, rows: RowsApart, generation_config: GenerationConfig, model_kwargs: dict
@@ -477,6 +492,14 @@ class VitaAudioGenerationMixin(GenerationMixin):
         while True:
             rows.record_forward(outputs)
             num_rejected = [rows.num_drafts + 1 - num_kept for num_kept in rows.verify(outputs.logits)]
+            staying = rows.let_out()
+            if len(staying) < len(num_rejected):
+                num_rejected = [num_rejected[row] for row in staying]
+                indices = torch.tensor(staying)
+                cache.batch_select_indices(indices)
+                for name in ("attention_mask", "position_ids"):
+                    if model_kwargs.get(name) is not None:
+                        model_kwargs[name] = model_kwargs[name][indices]
             # All rows end at the column at which the longest row ends
             num_columns = num_extra + max(rows.places) - 1
             shifts = [num_columns - cache.num_columns_read(0) + number for number in num_rejected]
@@ -488,9 +511,11 @@ class VitaAudioGenerationMixin(GenerationMixin):
                 break
             rows.begin_drafts(num_modules)
             # Modules that are far behind keep rows from parting, so before it comes to that, all of them read on
-            num_running = rows.num_drafts if cache.can_move_rows() else num_modules
-            for module_idx in range(1, num_running + 1):
+            must_read_on = not cache.can_move_rows()
+            for module_idx in range(1, num_modules + 1):
                 here = [row for row in rows.unfinished_rows if rows.counts[row] >= module_idx]
+                if not (here or must_read_on):
+                    break
                 are_speech = [rows.turn(row, module_idx - 1)[1] for row in here]
                 is_all_speech = len(here) > 0 and all(are_speech)
                 logits = mctp_logits(rows.unread(module_idx), is_all_speech, model_kwargs)
@@ -499,6 +524,7 @@ class VitaAudioGenerationMixin(GenerationMixin):
                         speech_rows = [row for row, is_speech in zip(here, are_speech) if is_speech]
                         logits = self._keep_speech_alone(logits, speech_rows, generation_config)
                     rows.draft(module_idx - 1, here, logits)
+            rows.end_drafts()
             num_unread = rows.num_drafts + 1  # the last token of each row, and the drafts
             model_kwargs = self._update_model_kwargs_for_generation(outputs, model_kwargs, num_new_tokens=num_unread)
             model_kwargs["logits_to_keep"] = num_unread

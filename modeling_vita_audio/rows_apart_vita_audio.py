@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation import logits_process
 from transformers.generation.stopping_criteria import (
@@ -26,7 +27,7 @@ from transformers.generation.stopping_criteria import (
 
 from .cache_vita_audio import VitaAudioCache
 from .decoding_vita_audio import DecodingState, VitaAudioGenerateOutput
-from .verification_vita_audio import verify_drafts
+from .verification_vita_audio import are_sure, verify_drafts
 
 
 # Processors of transformers that look at nothing but the scores, so they take those of different lengths at once
@@ -83,8 +84,9 @@ class RowsApart:
     What a generation has written so far whose rows differ in length. The language model has read all tokens of a row
     but the last one.
 
-    A row that has ended goes on with padding, as in transformers: its drafts are padding and are kept, but it never
-    becomes the longest row.
+    A row that has ended is let out of the batch, so that the others are faster. Only where `generate` returns the
+    cache it goes on with padding, as in transformers: its drafts are padding and are kept, but it never becomes the
+    longest row.
 
     Args:
         input_ids (`torch.LongTensor` of shape `(batch_size, prompt_length)`): the prompts.
@@ -92,6 +94,7 @@ class RowsApart:
         turns (`Iterator[tuple[int, bool]]`): for each new token the module that gives it, and whether it can only be
             speech.
         tolerance_of (`Callable`): the tolerances of drafts, in their shape.
+        is_lossless (`bool`): whether all tolerances are 1.
     """
 
     def __init__(
@@ -102,10 +105,11 @@ class RowsApart:
         generation_config: GenerationConfig,
         turns: Iterator[tuple[int, bool]],
         tolerance_of: Callable[[torch.LongTensor], torch.Tensor],
+        is_lossless: bool,
     ):
         self.batch_size, self.prompt_length = input_ids.shape
         self.logits_processor, self.stopping_criteria = logits_processor, stopping_criteria
-        self.tolerance_of, self.do_sample = tolerance_of, generation_config.do_sample
+        self.tolerance_of, self.is_lossless, self.do_sample = tolerance_of, is_lossless, generation_config.do_sample
         self.max_length = stopping_criteria.max_length or float("inf")
         pad_token_id = generation_config._pad_token_tensor
         # Without one, all rows end at the same length, and what stands behind an end is never seen
@@ -117,6 +121,8 @@ class RowsApart:
         self.places = self.lengths.tolist()
         self.are_unfinished = torch.ones_like(self.lengths, dtype=torch.bool)
         self.unfinished_rows = list(range(self.batch_size))
+        # Which rows of the prompts those of the batch are, and the tokens of those that were let out
+        self.original_rows, self.let_out_rows = torch.arange(self.batch_size, device=input_ids.device), {}
         self.num_drafted, self.num_accepted = torch.zeros_like(self.lengths), torch.zeros_like(self.lengths)
         self._turns, self._turns_so_far = turns, []
         # How many drafts each row has; the longest has `num_drafts`
@@ -142,23 +148,39 @@ class RowsApart:
             self._turns_so_far += itertools.islice(self._turns, index + 1 - len(self._turns_so_far))
         return self._turns_so_far[index]
 
+    def let_out(self) -> list[int]:
+        """Lets the rows that have ended out of the batch; returns the others, by their places in the batch before."""
+        staying = list(range(self.batch_size))
+        if self.has_output or len(self.unfinished_rows) in (0, self.batch_size):
+            return staying
+        for row in set(staying) - set(self.unfinished_rows):
+            self.let_out_rows[int(self.original_rows[row])] = self.ids[row, : self.places[row]]
+        staying, self.batch_size = self.unfinished_rows, len(self.unfinished_rows)
+        self.places, self.counts = [self.places[row] for row in staying], [0] * self.batch_size
+        for name in ("ids", "lengths", "are_unfinished", "num_drafted", "num_accepted", "original_rows"):
+            setattr(self, name, getattr(self, name)[staying])
+        self.unfinished_rows = list(range(self.batch_size))
+        return staying
+
     def begin_drafts(self, most_drafts: int):
-        """Decides how many drafts each row gets; `most_drafts` is how many there can be."""
+        """Decides how many drafts each row can get; `most_drafts` is how many there can be at all."""
         self.counts, self.draft_probs = [0] * self.batch_size, []
         for row in self.unfinished_rows:
             # The language model writes one token after the drafts, for which there must be room
-            while (
-                self.turn(row, self.counts[row])[0] > 0 and self.places[row] + self.counts[row] + 1 < self.max_length
-            ):
+            room = self.max_length - self.places[row] - 1
+            while self.counts[row] < room and self.turn(row, self.counts[row])[0] > 0:
                 self.counts[row] += 1
-        self.num_drafts = max(self.counts)
-        if not self.unfinished_rows:
-            # The rows that have ended get the padding that they lack
-            self.num_drafts = min(max(self.places) - min(self.places) - 1, most_drafts)
         # Room for the drafts and the token after them
         num_missing = max(self.places) + most_drafts + 1 - self.ids.shape[1]
         if num_missing > 0:
             self.ids = torch.nn.functional.pad(self.ids, (0, num_missing + most_drafts), value=self.pad_token_id)
+        if not self.unfinished_rows:
+            # The rows that have ended get the padding that they lack
+            self.counts = [min(max(self.places) - min(self.places) - 1, most_drafts)] * self.batch_size
+
+    def end_drafts(self):
+        """All drafts have been chosen."""
+        self.num_drafts = max(self.counts)
         for row in set(range(self.batch_size)) - set(self.unfinished_rows):
             self.counts[row] = self.num_drafts
             self.ids[row, self.places[row] :] = self.pad_token_id
@@ -169,7 +191,7 @@ class RowsApart:
 
     def draft(self, index: int, rows: list[int], logits: torch.Tensor):
         """Chooses draft `index` = 0, 1, ... of some rows from a module's logits `(batch_size, vocab_size)`."""
-        rows = torch.tensor(rows, device=self.ids.device)
+        row_numbers, rows = rows, torch.tensor(rows, device=self.ids.device)
         places = self.lengths[rows] + index
         scores = self._process(rows, places, logits[rows].to(self.ids.device, torch.float32))
         if self.do_sample:
@@ -180,6 +202,10 @@ class RowsApart:
         else:
             tokens = scores.argmax(dim=-1)
         self.ids[rows, places] = tokens
+        if self.is_lossless:
+            for row, is_sure in zip(row_numbers, are_sure(tokens, scores).tolist()):
+                if not is_sure:
+                    self.counts[row] = index + 1
 
     def _process(self, rows: torch.LongTensor, places: torch.LongTensor, logits: torch.Tensor) -> torch.Tensor:
         """
@@ -192,7 +218,8 @@ class RowsApart:
         # Tokens at one place have equally many before them, so they make a batch
         for place in places.unique().tolist():
             are_here = places == place
-            processors = LogitsProcessorList(of_rows(processor, rows[are_here]) for processor in self.logits_processor)
+            original_rows = self.original_rows[rows[are_here]]
+            processors = LogitsProcessorList(of_rows(processor, original_rows) for processor in self.logits_processor)
             scores[are_here] = processors(self.ids[rows[are_here], :place], logits[are_here])
         return scores
 
@@ -288,8 +315,10 @@ class RowsApart:
 
     def close(self, generation_config: GenerationConfig, **kwargs: Any) -> VitaAudioGenerateOutput | torch.LongTensor:
         """Returns what `generate` does. `kwargs` are further attributes of the output."""
-        are_past_end = torch.arange(max(self.places), device=self.ids.device) >= self.lengths[:, None]
-        sequences = self.ids[:, : max(self.places)].masked_fill(are_past_end, self.pad_token_id)
+        rows = self.let_out_rows | {
+            int(original): row[:length] for original, row, length in zip(self.original_rows, self.ids, self.places)
+        }
+        sequences = pad_sequence([rows[row] for row in sorted(rows)], True, self.pad_token_id)
         if not generation_config.return_dict_in_generate:
             return sequences
         return VitaAudioGenerateOutput(

@@ -10,6 +10,11 @@ import torch
 from .configuration_vita_audio import VitaAudioConfig
 
 
+# Where decoding is lossless, a row gets no more drafts behind one that its module gives a smaller probability: the
+# next ones are seldom kept. Of 0.3, 0.5, 0.7 and 0.9 this was the fastest for eight rows of the shipped model
+SURE_PROBABILITY = 0.7
+
+
 def resolve_mctp_verify(mctp_verify: Any) -> tuple[float, float]:
     """
     Args:
@@ -92,4 +97,9 @@ def verify_drafts(
     return is_kept | (tolerances == 0), tokens
 
 
-__all__ = ["resolve_mctp_verify", "tolerances_of", "verify_drafts"]
+def are_sure(drafts: torch.LongTensor, scores: torch.Tensor) -> torch.BoolTensor:
+    """Whether modules are sure of drafts `(num_drafts,)`, by their processed scores `(num_drafts, vocab_size)`."""
+    return scores.log_softmax(dim=-1).gather(1, drafts[:, None]).squeeze(1).exp() >= SURE_PROBABILITY
+
+
+__all__ = ["are_sure", "resolve_mctp_verify", "tolerances_of", "verify_drafts"]
