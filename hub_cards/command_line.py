@@ -43,6 +43,19 @@ def with_underscores(argument: str) -> str:
     return f"--{name.replace('-', '_')}{equals}{value}"
 
 
+def parse_tolerance(text: str) -> float | list[float]:
+    """`--mctp_verify`: a number from 0 to 1, or two with a comma between them, for text and for speech."""
+    try:
+        numbers = [float(number) for number in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 2) or not all(0 <= number <= 1 for number in numbers):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number from 0 to 1, nor two of them for text and speech, such as 1,0.3"
+        )
+    return numbers if len(numbers) == 2 else numbers[0]
+
+
 def run_command(command: Callable[[list[str] | None], int | None], prog: str, argv: list[str] | None = None) -> int:
     """
     Runs a command.

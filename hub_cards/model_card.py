@@ -22,7 +22,15 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from . import WRITTEN_BY_US
 from .plots import plot_losses
-from .results import benchmark_results, benchmark_table, eval_results, is_hub_id, loss_table, results_table
+from .results import (
+    benchmark_results,
+    benchmark_table,
+    eval_results,
+    is_hub_id,
+    loss_table,
+    results_table,
+    tolerance_table,
+)
 from .schemas import ADAPTER, CONFIG, RESULTS, TRAINER_STATE, TRAINING_RECORD, check_fields
 from .stages import STAGES
 
@@ -172,7 +180,9 @@ def render_model_card(
         losses_picture=LOSSES_PICTURE,
         steps=state.get("global_step"),
         results=results,
-        results_table=results_table(results) if results else None,
+        # A model may have been scored at several tolerances and in no mode by itself
+        results_table=results_table(results) if results and results["modes"] else None,
+        tolerance_table=tolerance_table(results["tolerance"]) if results and "tolerance" in results else None,
         benchmark_table=benchmark_table(benchmarks) if benchmarks else None,
         results_picture=RESULTS_PICTURE if (folder / RESULTS_PICTURE).is_file() else None,
         sample_question=SAMPLE_QUESTION if (folder / SAMPLE_QUESTION).is_file() else None,

@@ -152,6 +152,42 @@ def results_table(results: dict) -> str:
     return "\n".join(lines)
 
 
+def tolerance_table(tolerance: dict) -> str:
+    """
+    Markdown table of quality against speed: a row for each mode and tolerance.
+
+    Args:
+        tolerance: of a `results.json` that `training.evaluation.evaluate_tolerance` writes.
+    """
+    points = tolerance["points"]
+    # The set and the name of each figure that was measured, and the heading of its column
+    columns = [
+        (name, figure, f"{SETS[name].title}: {metric_name.lower()}", "{:.1%}")
+        for name in SETS
+        for figure, (_, metric_name) in METRICS.items()
+        if any(figure in point.get(name, {}) for point in points)
+    ]
+    columns += [
+        (name, figure, f"{SETS[name].title}: {heading}", form)
+        for name in SETS
+        for figure, heading, form in (
+            ("tokens_per_second", "tokens/s", "{:.0f}"),
+            ("tokens_per_forward", "tokens a forward", "{:.2f}"),
+        )
+        if any(figure in point.get(name, {}) for point in points)
+    ]
+    lines = [
+        "| mode | `mctp_verify` | " + " | ".join(heading for _, _, heading, _ in columns) + " |",
+        "|---" * (len(columns) + 2) + "|",
+    ]
+    for point in points:
+        cells = [form.format(point[name][figure]) for name, figure, _, form in columns]
+        verify = point["mctp_verify"]
+        verify = "–" if verify is False else ", ".join(map(str, verify)) if isinstance(verify, list) else str(verify)
+        lines.append(f"| {point['mctp_mode']} | {verify} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def loss_table(log_history: list[dict]) -> str | None:
     """Markdown table of each loss as first and last logged, and as last evaluated; None where none was logged."""
     names = logged_losses(log_history)

@@ -48,7 +48,11 @@ def tolerances_of(drafts: torch.LongTensor, tolerances: tuple[float, float], con
 
 
 def verify_drafts(
-    drafts: torch.LongTensor, draft_probs: torch.Tensor | None, scores: torch.Tensor, tolerances: torch.Tensor
+    drafts: torch.LongTensor,
+    draft_probs: torch.Tensor | None,
+    scores: torch.Tensor,
+    tolerances: torch.Tensor,
+    generator: torch.Generator | None = None,
 ) -> tuple[torch.BoolTensor, torch.LongTensor]:
     """
     Decides about drafts, with p the probabilities of the language model, q those that a draft was drawn from and t the
@@ -72,6 +76,7 @@ def verify_drafts(
         scores (`torch.Tensor` of shape `(num_drafts, vocab_size)`): the language model's processed scores, of which p
             is the softmax.
         tolerances (`torch.Tensor` of shape `(num_drafts,)`): t.
+        generator (`torch.Generator`, *optional*): what sampling draws with; PyTorch's own by default.
 
     Returns:
         `tuple`: whether each draft is kept `(num_drafts,)`, and the tokens `(num_drafts,)` in the place of those that
@@ -91,9 +96,10 @@ def verify_drafts(
     # `multinomial` refuses a row of zeros, which there is where both distributions are the same. There the draft is
     # kept anyway, so what is drawn instead does not matter
     residual = torch.where(residual.sum(dim=1, keepdim=True) > 0, residual, probs)
-    tokens = torch.multinomial(residual, num_samples=1).squeeze(1)
+    tokens = torch.multinomial(residual, num_samples=1, generator=generator).squeeze(1)
     limits = lenient_probs.gather(1, drafts).squeeze(1)
-    is_kept = torch.rand_like(limits) * limits < probs.gather(1, drafts).squeeze(1)
+    chances = torch.rand(limits.shape, dtype=limits.dtype, device=limits.device, generator=generator)
+    is_kept = chances * limits < probs.gather(1, drafts).squeeze(1)
     return is_kept | (tolerances == 0), tokens
 
 

@@ -15,6 +15,8 @@ from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
+from modeling_vita_audio.verification_vita_audio import resolve_mctp_verify
+
 from .api_errors import ApiError, check_number_of_values, server_error
 from .assistant import Answer
 from .server import Server, raise_refusal
@@ -229,6 +231,14 @@ def check_mode(mode: Any) -> str | list[int]:
 
 
 Mode = Annotated[Any, AfterValidator(check_mode)]
+
+
+def check_tolerance(value: Any) -> bool | float | list[float]:
+    resolve_mctp_verify(value)
+    return value
+
+
+Tolerance = Annotated[Any, AfterValidator(check_tolerance)]
 
 
 class RequestBody(BaseModel):

@@ -72,6 +72,7 @@ class AnswerOptions:
 
     max_new_tokens: int | None = None
     mctp_mode: str | list[int] | None = None
+    mctp_verify: bool | float | list[float] | None = None
     do_sample: bool | None = None
     temperature: float | None = None
     top_p: float | None = None

@@ -16,7 +16,7 @@ from starlette.requests import Request
 
 from processing.audio_vita_audio import load_audio
 
-from .answering import Endpoint, Mode, RequestBody, Sender, sampling_options
+from .answering import Endpoint, Mode, RequestBody, Sender, Tolerance, sampling_options
 from .api_errors import ApiError
 from .assistant import Answer, AnswerOptions
 from .audio_formats import SpeechEncoder, encode_speech
@@ -116,6 +116,7 @@ class ChatRequest(RequestBody):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     n: Literal[1] = 1
     mctp_mode: Mode | None = None
+    mctp_verify: Tolerance | None = None
 
     @property
     def with_audio(self) -> bool:
@@ -180,6 +181,7 @@ class ChatCompletions(Endpoint):
         options = AnswerOptions(
             max_new_tokens=request.max_completion_tokens or request.max_tokens,
             mctp_mode=request.mctp_mode,
+            mctp_verify=request.mctp_verify,
             **sampling_options(request.temperature, request.top_p, request.seed),
         )
         answer = self.begin(self.server.assistant.answer, messages, options, with_audio=request.with_audio)

@@ -15,7 +15,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from hub_cards.command_line import ArgumentParser, run_command
+from hub_cards.command_line import ArgumentParser, parse_tolerance, run_command
 
 
 # `find_spec` finds the package without importing it, which would import torch
@@ -125,6 +125,14 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="MODE",
         type=parse_mode,
         help="such as vanilla or boost (a wrong one lists all), or a list such as 1,10,4,10 (default: the model's)",
+    )
+    generation.add_argument(
+        "--mctp_verify",
+        metavar="TOLERANCE",
+        type=parse_tolerance,
+        help="what the language model keeps of the modules' tokens: those with at least this share of the likeliest "
+        "one's probability, from 1 (lossless) to 0 (all), or two such numbers for text and speech, such as 1,0.3 "
+        "(default: the model's)",
     )
     generation.add_argument("--max_new_tokens", type=int, help="the most tokens to write")
     generation.add_argument(

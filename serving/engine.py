@@ -35,6 +35,8 @@ class GenerationRequest:
             The most tokens to write.
         mctp_mode (`str` or `list[int]`, *optional*):
             As of `generate`; the model's by default.
+        mctp_verify (`bool`, `float` or a pair of these, *optional*):
+            As of `generate`; the model's by default. Engines on vLLM take no tolerance between 0 and 1.
         do_sample (`bool`, *optional*), temperature (`float`, *optional*), top_p (`float`, *optional*):
             As of `generate`; the model's by default.
         seed (`int`, *optional*):
@@ -48,6 +50,7 @@ class GenerationRequest:
     input_features: list[np.ndarray] = field(default_factory=list)
     max_new_tokens: int = 1024
     mctp_mode: str | list[int] | None = None
+    mctp_verify: bool | float | list[float] | None = None
     do_sample: bool | None = None
     temperature: float | None = None
     top_p: float | None = None

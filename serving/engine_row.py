@@ -4,7 +4,7 @@
 
 import asyncio
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 
 from modeling_vita_audio import VitaAudioCache
 from modeling_vita_audio.growing_cache_vita_audio import GrowingCache
+from modeling_vita_audio.verification_vita_audio import are_sure, verify_drafts
 
 from .engine import GenerationRequest
 
@@ -29,6 +30,8 @@ class Row:
         max_length (`int`): the most tokens, the prompt's included.
         config (`GenerationConfig`): its options, complete and checked.
         is_prefill (`bool`): whether the prompt is read and nothing written.
+        tolerances (`tuple[float, float]`): those of text and speech; with zeros what modules write is not verified.
+        tolerance_of (`Callable`): the tolerances of drafts, in their shape.
     """
 
     def __init__(
@@ -40,11 +43,18 @@ class Row:
         max_length: int,
         config: GenerationConfig,
         is_prefill: bool,
+        tolerances: tuple[float, float],
+        tolerance_of: Callable[[torch.LongTensor], torch.Tensor],
     ):
         self.request, self.keys, self.processors, self.turns = request, keys, processors, turns
         self.max_length, self.config, self.is_prefill = max_length, config, is_prefill
         self.ids = list(request.input_ids)
-        self.next_turn = next(turns)
+        self._turns_so_far: list[tuple[int, bool]] = []
+        self.is_verified, self.is_lossless = max(tolerances) > 0, min(tolerances) == 1
+        self.tolerance_of = tolerance_of
+        # What was drafted since the last forward of the language model stands at the end of `ids`. In sampling there
+        # are the probabilities `(1, vocab_size)` that each draft was drawn from
+        self.num_drafts, self.draft_probs, self.is_sure = 0, [], True
         self.has_mctp = any(config.mctp_mode[1::2])
         self.eos_token_ids = set(np.atleast_1d(config.eos_token_id).tolist()) - {None}
         self.cache: GrowingCache | VitaAudioCache | None = None
@@ -57,6 +67,20 @@ class Row:
         self.is_kept = True
         self.is_cancelled = False
         self.loop, self.queue = asyncio.get_running_loop(), asyncio.Queue()
+
+    @property
+    def next_turn(self) -> tuple[int, bool]:
+        """Which module writes the next token, and whether it can only be speech."""
+        place = len(self.ids) - len(self.request.input_ids)
+        if place >= len(self._turns_so_far):
+            self._turns_so_far += itertools.islice(self.turns, place + 1 - len(self._turns_so_far))
+        module_idx, is_speech = self._turns_so_far[place]
+        if self.is_verified and module_idx > 0:
+            # After a draft that was rejected, the first module is next again, wherever the schedule is. The language
+            # model writes one token after the drafts, for which there must be room
+            has_room = self.is_sure and len(self.ids) + 1 < self.max_length
+            module_idx = self.num_drafts + 1 if has_room else 0
+        return module_idx, is_speech
 
     @property
     def num_read(self) -> int:
@@ -79,23 +103,66 @@ class Row:
         # a prompt is read to its end before anything is written, so these are all of the prompt
         return self.prompt_embeds[:, start - self.embeds_start :][:, : embeds.shape[1]]
 
-    def choose(self, logits: torch.Tensor) -> int:
-        """The next token by logits `(1, vocab_size)`."""
-        scores = self.processors(torch.tensor([self.ids], device=logits.device), logits)
+    def score(self, logits: torch.Tensor) -> torch.Tensor:
+        """The processed scores of the next token, of logits `(1, vocab_size)`."""
+        return self.processors(torch.tensor([self.ids], device=logits.device), logits)
+
+    def choose(self, scores: torch.Tensor) -> int:
+        """The next token by processed scores `(1, vocab_size)`."""
         if not self.config.do_sample:
             return int(scores.argmax())
+        return int(torch.multinomial(scores.softmax(dim=-1), num_samples=1, generator=self.random(scores.device)))
+
+    def random(self, device: torch.device) -> torch.Generator:
+        """The generator of the request, on a device."""
         if self.generator is None:
-            self.generator = torch.Generator(logits.device)
+            self.generator = torch.Generator(device)
             if self.request.seed is None:
                 self.generator.seed()
             else:
                 self.generator.manual_seed(self.request.seed)
-        return int(torch.multinomial(scores.softmax(dim=-1), num_samples=1, generator=self.generator))
+        return self.generator
+
+    def draft(self, scores: torch.Tensor) -> None:
+        """Has a draft by a module's processed scores `(1, vocab_size)`."""
+        token = self.choose(scores)
+        self.ids.append(token)
+        self.num_drafts += 1
+        if self.config.do_sample:
+            self.draft_probs.append(scores.softmax(dim=-1))
+        if self.is_lossless:
+            self.is_sure = bool(are_sure(torch.tensor([token], device=scores.device), scores))
+
+    def verify(self, all_logits: torch.Tensor) -> list[int]:
+        """
+        Writes the drafts that the language model keeps and one token of its own, and takes the others back. Its logits
+        `(num_drafts + 1, vocab_size)` are for the drafts and for the token after them. Returns what was written.
+        """
+        start = len(self.ids) - self.num_drafts
+        drafts, self.ids = self.ids[start:], self.ids[:start]
+        self.num_drafts, self.is_sure = 0, True
+        written, is_kept = [], True
+        for draft, draft_probs, logits in itertools.zip_longest(drafts, self.draft_probs, all_logits[:, None]):
+            scores = self.score(logits)
+            if draft is None:
+                token = self.choose(scores)
+            else:
+                token = torch.tensor([draft], device=scores.device)
+                generator = self.random(scores.device) if self.config.do_sample else None
+                is_kept, own_token = verify_drafts(token, draft_probs, scores, self.tolerance_of(token), generator)
+                token = draft if is_kept else int(own_token)
+            self.write(token)
+            written.append(token)
+            if self.is_over or not is_kept:
+                break
+        self.draft_probs = []
+        # The last token is never read before the next forward
+        self.cache.crop(min(len(self.ids) - 1 - self.num_read, 0))
+        return written
 
     def write(self, token: int) -> None:
         self.ids.append(token)
         self.keys.append(token)
-        self.next_turn = next(self.turns)
         self.is_over = token in self.eos_token_ids or len(self.ids) >= self.max_length
 
     def finish(self, error: BaseException | None = None) -> None:

@@ -71,7 +71,7 @@ class HTTPEngine(VLLMRequests):
             "stream": True,
             "return_token_ids": True,
             "skip_special_tokens": False,
-            "vllm_xargs": {"mctp_mode": sampling.pop("mctp_mode")},
+            "vllm_xargs": {name: sampling.pop(name) for name in ("mctp_mode", "mctp_verify") if name in sampling},
             **sampling,
         }
         try:

@@ -13,7 +13,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from .answering import Endpoint, Mode, RequestBody, Sender, read_whole_body, sampling_options
+from .answering import Endpoint, Mode, RequestBody, Sender, Tolerance, read_whole_body, sampling_options
 from .api_errors import ApiError
 from .assistant import Answer, AnswerOptions
 from .audio_formats import CONTENT_TYPES, SpeechEncoder
@@ -35,6 +35,7 @@ class SpeechRequest(RequestBody):
     response_format: Literal["mp3", "opus", "aac", "flac", "wav", "pcm"] = "mp3"
     stream_format: Literal["audio", "sse"] = "audio"
     mctp_mode: Mode | None = None
+    mctp_verify: Tolerance | None = None
 
 
 class Speech(Endpoint):
@@ -60,7 +61,11 @@ class Speech(Endpoint):
             speech = SpeechEncoder(audio_format, self.server.assistant.output_sampling_rate)
         except ImportError as error:
             raise ApiError(str(error), param="response_format", code="unsupported_format") from error
-        answer = self.begin(self.server.assistant.speak, request.input, AnswerOptions(mctp_mode=request.mctp_mode))
+        answer = self.begin(
+            self.server.assistant.speak,
+            request.input,
+            AnswerOptions(mctp_mode=request.mctp_mode, mctp_verify=request.mctp_verify),
+        )
 
         async def send(content: bytes) -> None:
             if request.stream_format == "audio":

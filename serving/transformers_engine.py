@@ -6,7 +6,8 @@ The engine on transformers: one thread that runs the model for all requests at o
 Requests join and leave a running batch, and each is at its own place of its own schedule. A step has two parts. First
 the language model reads, in one forward, what all rows have not read yet: a new prompt, the tokens that modules wrote,
 or one token; and it writes a token for each row. Then the rows whose schedule has the MCTP modules next get their
-tokens from module 1, module 2 and so on, again all rows in one forward for each module.
+tokens from module 1, module 2 and so on, again all rows in one forward for each module. With `mctp_verify` these are
+drafts, of which the next forward of the language model keeps as many as it agrees with.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ import math
 import threading
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -24,6 +26,7 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 from modeling_vita_audio import VitaAudioCache
 from modeling_vita_audio.compatibility_vita_audio import CACHE
 from modeling_vita_audio.growing_cache_vita_audio import GrowingCache
+from modeling_vita_audio.verification_vita_audio import resolve_mctp_verify, tolerances_of
 
 from .engine import EngineOverloaded, GenerationRequest, check_lengths
 from .engine_row import Row, common_prefix, prefix_keys
@@ -175,6 +178,7 @@ class TransformersEngine:
 
     def _submit(self, request: GenerationRequest, is_prefill: bool) -> Row:
         config, processors = self._options_of(request)
+        tolerances = resolve_mctp_verify(config.mctp_verify)
         row = Row(
             request,
             prefix_keys(request, self.model.config.context_audio_token_id),
@@ -183,6 +187,8 @@ class TransformersEngine:
             min(len(request.input_ids) + request.max_new_tokens, self.max_length),
             config,
             is_prefill,
+            tolerances,
+            partial(tolerances_of, tolerances=tolerances, config=self.model.config),
         )
         with self._has_work:
             if self._is_closing:
@@ -203,10 +209,10 @@ class TransformersEngine:
             ValueError, PromptTooLong: as [`Engine.check`].
         """
         check_lengths(request, self.max_length)
-        names = ("mctp_mode", "do_sample", "temperature", "top_p")
+        names = ("mctp_mode", "mctp_verify", "do_sample", "temperature", "top_p")
         options = {name: getattr(request, name) for name in names if getattr(request, name) is not None}
-        # As `generate` does it. Of drafts that must be verified this engine knows nothing
-        config, _ = self.model._prepare_generation_config(None, mctp_verify=False, **options)
+        # As `generate` does it
+        config, _ = self.model._prepare_generation_config(None, **options)
         config.max_new_tokens = request.max_new_tokens
         self.model._prepare_special_tokens(config, kwargs_has_attention_mask=True, device=self.model.device)
         processors = self.model._get_logits_processor(
@@ -346,15 +352,21 @@ class TransformersEngine:
         reading, budget = [], MAX_TOKENS_PER_FORWARD
         # Who is answered comes before who only reads ahead
         for row in sorted(self._rows, key=lambda row: row.is_prefill):
-            num_tokens = min(row.num_unread, budget)
+            # Drafts are verified in one forward
+            num_tokens = row.num_unread if row.num_drafts > 0 else min(row.num_unread, max(budget, 0))
             if num_tokens > 0:
                 reading.append((row, num_tokens))
                 budget -= num_tokens
-        last_states = self._read(reading)
+        states = self._read(reading)
+        has_drafts = [row.num_drafts > 0 for row, _ in reading]
         writing = [index for index, (row, _) in enumerate(reading) if row.num_unread == 0 and not row.is_prefill]
-        if writing:
-            self._write([reading[index][0] for index in writing], self.model.lm_head(last_states[writing]))
-            self._send()
+        if plain := [index for index in writing if not has_drafts[index]]:
+            last_states = torch.stack([states[index][-1] for index in plain])
+            self._write([reading[index][0] for index in plain], self.model.lm_head(last_states))
+        for index in writing:
+            if has_drafts[index]:
+                self._verify(reading[index][0], states[index])
+        self._send()
         for row, _ in reading:
             if row.is_prefill and row.num_unread == 0:
                 self._read_ahead(row)
@@ -373,10 +385,9 @@ class TransformersEngine:
         if len(self._rows) <= MAX_ROWS_THAT_WAIT:
             self._give_way()
 
-    def _read(self, reading: list[tuple[Row, int]]) -> torch.Tensor:
+    def _read(self, reading: list[tuple[Row, int]]) -> tuple[torch.Tensor, ...]:
         """
-        Lets the language model read the next tokens of rows; returns the states `(num_rows, hidden_size)` of the last
-        one of each.
+        Lets the language model read the next tokens of rows; returns the states `(num_tokens, hidden_size)` of each.
         """
         self._make_way()
         language_model, lengths = self.model.model.language_model, [num_tokens for _, num_tokens in reading]
@@ -396,7 +407,17 @@ class TransformersEngine:
         for (row, _), *columns in zip(reading, *parts):
             if row.has_mctp:
                 row.cache.append_language_model(*columns)
-        return states[0, torch.tensor(lengths, device=states.device).cumsum(0) - 1]
+        return states[0].split(lengths)
+
+    def _verify(self, row: Row, states: torch.Tensor) -> None:
+        """Keeps or rejects the drafts of a row by the states `(num_tokens, hidden_size)` that it has just got."""
+        logits = self.model.lm_head(states[-row.num_drafts - 1 :]).float()
+        try:
+            self._unsent += [(row, token) for token in row.verify(logits)]
+        # as where a token is chosen
+        except Exception as error:
+            logger.exception("Drafts could not be verified.")
+            row.is_over, row.error = True, error
 
     def _run_module(self, module_idx: int, rows: list[Row], num_new_tokens: int) -> torch.Tensor:
         """
@@ -443,9 +464,14 @@ class TransformersEngine:
             logits = self._of_speech_alone(rows, logits)
         tokens = logits.argmax(dim=-1).tolist()
         for index, (row, token) in enumerate(zip(rows, tokens)):
-            if len(row.processors) > 0 or row.config.do_sample:
+            is_draft = row.is_verified and row.next_turn[0] > 0
+            if len(row.processors) > 0 or row.config.do_sample or is_draft:
                 try:
-                    token = row.choose(logits[index : index + 1])
+                    scores = row.score(logits[index : index + 1])
+                    if is_draft:
+                        row.draft(scores)
+                        continue
+                    token = row.choose(scores)
                 # what one request asks of its scores is no trouble of the others in its batch
                 except Exception as error:
                     logger.exception("A token could not be chosen.")

@@ -52,7 +52,7 @@ class VLLMEngine(VLLMRequests):
     async def _stream(self, request: GenerationRequest, sampling: dict[str, Any]) -> AsyncIterator[list[int]]:
         sampling = dict(sampling)
         params = SamplingParams(
-            extra_args={"mctp_mode": sampling.pop("mctp_mode")},
+            extra_args={name: sampling.pop(name) for name in ("mctp_mode", "mctp_verify") if name in sampling},
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
             **sampling,

@@ -10,13 +10,17 @@ from typing import Any
 from transformers import GenerationConfig, PreTrainedConfig
 
 from modeling_vita_audio.generation_vita_audio import resolve_mctp_mode
+from modeling_vita_audio.verification_vita_audio import resolve_mctp_verify
 
 
 PROPOSER = "serving.vllm.proposer.MCTPProposer"
 
 
 def engine_arguments(
-    folder: str | Path, mctp_mode: str | list[int] | None = None, mctp_verify: bool | None = None, **options: Any
+    folder: str | Path,
+    mctp_mode: str | list[int] | None = None,
+    mctp_verify: bool | float | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """
     The keyword arguments of `vllm.LLM(**...)` and `vllm.AsyncEngineArgs(**...)` for a model.
@@ -26,14 +30,21 @@ def engine_arguments(
         mctp_mode (`str` or `list[int]`, *optional*):
             The mode of requests that name none (`SamplingParams(extra_args={"mctp_mode": ...})`); the model's by
             default.
-        mctp_verify (`bool`, *optional*):
-            Whether all requests of the engine are decoded losslessly, which vLLM calls speculation; the model's by
-            default, as of `generate`.
+        mctp_verify (`bool` or `float`, *optional*):
+            1.0 or `True` for an engine that decodes all requests losslessly, which vLLM calls speculation, and 0.0 or
+            `False` for one that verifies nothing. By default it is lossless if the model's own `mctp_verify`, of any
+            tolerance, is above 0.
         options: further arguments of vLLM, such as `tensor_parallel_size`.
 
     Raises:
-        ValueError: it is no VITA-Audio model, or one without the modules that the mode needs.
+        ValueError: it is no VITA-Audio model, or one without the modules that the mode needs, or `mctp_verify` is a
+            tolerance between 0 and 1.
     """
+    if mctp_verify is not None and (tolerances := resolve_mctp_verify(mctp_verify)) not in ((0, 0), (1, 1)):
+        raise ValueError(
+            f"vLLM's rejection sampler compares drafts with the likeliest token or draws exactly, so it knows no "
+            f"tolerance as `mctp_verify` {tolerances}. Give 1.0 (lossless) or 0.0, or use the engine on transformers."
+        )
     revision = options.get("revision")
     config, _ = PreTrainedConfig.get_config_dict(str(folder), revision=revision)
     if config.get("model_type") != "vita_audio":
@@ -44,7 +55,9 @@ def engine_arguments(
     except OSError:  # a folder need not have one
         defaults = {}
     schedule = resolve_mctp_mode(mctp_mode or defaults.get("mctp_mode") or "vanilla", num_modules)
-    is_verified = defaults.get("mctp_verify", False) if mctp_verify is None else mctp_verify
+    is_verified = (
+        max(resolve_mctp_verify(defaults.get("mctp_verify") or 0 if mctp_verify is None else mctp_verify)) > 0
+    )
     # vLLM's own default rounds float32 weights to bfloat16
     arguments = {"model": str(folder), "dtype": config.get("dtype") or "auto", **options}
     arguments["additional_config"] = {**options.get("additional_config", {}), "mctp_mode": schedule}
@@ -59,7 +72,10 @@ def engine_arguments(
 
 
 def serve_arguments(
-    folder: str | Path, mctp_mode: str | list[int] | None = None, mctp_verify: bool | None = None, **options: Any
+    folder: str | Path,
+    mctp_mode: str | list[int] | None = None,
+    mctp_verify: bool | float | None = None,
+    **options: Any,
 ) -> str:
     """The command line of vLLM's server, with the arguments of [`engine_arguments`]."""
     arguments = engine_arguments(folder, mctp_mode, mctp_verify, **options)

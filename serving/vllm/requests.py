@@ -11,6 +11,7 @@ from vllm.config import VllmConfig
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 
 from modeling_vita_audio.generation_vita_audio import resolve_mctp_mode
+from modeling_vita_audio.verification_vita_audio import resolve_mctp_verify
 
 
 class DecodingOptions:
@@ -64,10 +65,10 @@ class RequestCheck(LogitsProcessor):
         options: dict[str, Any] = sampling_params.extra_args or {}
         if (mode := options.get("mctp_mode")) is not None:
             resolve_mctp_mode(mode, cls.num_modules)
-        if options.get("mctp_verify"):
+        if (mctp_verify := options.get("mctp_verify")) is not None and max(resolve_mctp_verify(mctp_verify)) > 0:
             raise ValueError(
                 "This engine does not verify what modules write. `serving.vllm.engine_arguments(folder, "
-                "mctp_verify=True)` makes one that does."
+                "mctp_verify=True)` makes one that does, losslessly: vLLM knows no tolerance."
             )
         if sampling_params.logprobs == -1:
             raise ValueError("`logprobs` of all tokens need an engine that verifies what modules write.")

@@ -17,6 +17,7 @@ from hub_cards.results import NOT_MEASURED  # noqa: E402
 
 
 RESULTS_TABLE, CODEC_TABLE, BENCHMARK_TABLE = "results table", "codec table", "benchmark table"
+TOLERANCE_TABLE = "tolerance table"
 # of the results of `evaluate_held_out`: heading, set, figure, number format
 COLUMNS = (
     ("TTS WER", "tts", "wer", "{:.1%}"),
@@ -106,17 +107,38 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def plot_results(results: dict, path: Path) -> None:
-    """Quality against speed: a point for each mode, with right spoken answers and TTS words over tokens per second."""
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    # label, set, figure, 1 where the figure counts errors, how many points above the line the modes' names stand
-    series = (
-        ("spoken QA, right in speech", "sqa", "speech_accuracy", 0, -14),
-        ("TTS words right", "tts", "wer", 1, 6),
+    """
+    Quality against speed: a point for each mode, with right spoken answers and TTS words over tokens per second; and
+    beside it, where it was measured, a line for each mode from lossless to unverified.
+    """
+    curves = results.get("tolerance", {}).get("points", [])
+    panels = [bool(results["modes"]), bool(curves)]
+    figure, all_axes = plt.subplots(
+        1, max(sum(panels), 1), figsize=(6 * max(sum(panels), 1), 4), layout="constrained", squeeze=False
     )
-    for label, name, key, inverted, height in series:
+    all_axes = list(all_axes[0])
+    if curves:
+        plot_tolerance(curves, all_axes[-1])
+    if panels[0] or not curves:
+        plot_modes(results["modes"], all_axes[0])
+    # Outside of the axes the legend hides no point; this needs the layout "constrained".
+    figure.legend(loc="outside lower center", ncols=2)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+# label, set, figure, 1 where the figure counts errors, how many points above the line the modes' names stand
+SERIES = (
+    ("spoken QA, right in speech", "sqa", "speech_accuracy", 0, -14),
+    ("TTS words right", "tts", "wer", 1, 6),
+)
+
+
+def plot_modes(modes: dict, axes: plt.Axes) -> None:
+    for label, name, key, inverted, height in SERIES:
         points = sorted(
             (figures["speed"]["tokens_per_second"], abs(inverted - figures[name][key]) * 100, mode)
-            for mode, figures in results["modes"].items()
+            for mode, figures in modes.items()
             if key in figures.get(name, {})
         )
         axes.plot([x for x, _, _ in points], [y for _, y, _ in points], "o-", label=label)
@@ -126,10 +148,21 @@ def plot_results(results: dict, path: Path) -> None:
             axes.annotate(mode, (x, y), textcoords="offset points", xytext=(shift, height), ha=side)
     # Names that stand above a point at 100 % need some room.
     axes.set(xlabel="new tokens per second, one request", ylabel="%", ylim=(0, 108))
-    # Outside of the axes the legend hides no point; this needs the layout "constrained".
-    figure.legend(loc="outside lower center", ncols=2)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+
+
+def plot_tolerance(points: list[dict], axes: plt.Axes) -> None:
+    modes = list(dict.fromkeys(point["mctp_mode"] for point in points))
+    for (label, name, key, inverted, height), line in zip(SERIES, ("-", "--")):
+        for mode in modes:
+            of_mode = [point for point in points if point["mctp_mode"] == mode and key in point.get(name, {})]
+            xs = [point[name]["tokens_per_forward"] for point in of_mode]
+            ys = [abs(inverted - point[name][key]) * 100 for point in of_mode]
+            axes.plot(xs, ys, f"o{line}", label=f"{label}, {mode}", markersize=4)
+            for x, y, point in zip(xs, ys, of_mode):
+                if point["mctp_verify"] is not False:
+                    text = str(point["mctp_verify"])
+                    axes.annotate(text, (x, y), textcoords="offset points", xytext=(0, height), ha="center", size=7)
+    axes.set(xlabel="tokens per forward of the language model, by mctp_verify", ylabel="%", ylim=(0, 108))
 
 
 def plot_benchmarks(results: dict, path: Path) -> None:
