@@ -79,6 +79,54 @@ def test_rows_of_a_batch_are_what_generate_writes_for_each(model_type):
     assert len({tuple(tokens) for tokens in expected}) > 10
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("penalty", [1.0, 1.2])
+def test_tolerance_is_that_of_generate_for_each_request(penalty):
+    model = random_model(10)
+    # Few tokens to choose from, so that some drafts are kept
+    model.generation_config.suppress_tokens = list(range(6, 120))
+    model.generation_config.repetition_penalty = penalty
+    modes = ("balance", "boost", "turbo", [2, 1, 1, 0, 3, 7, 1, 1])
+    cases = [
+        (ids, mode, verify)
+        for ids, mode in zip(prompts(8), 2 * modes)
+        for verify in (True, 0.4, [0.9, 0.1], 0.05, False)
+    ]
+    expected = [alone(model, ids, mctp_mode=mode, mctp_verify=verify) for ids, mode, verify in cases]
+
+    async def all_at_once(engine):
+        async def one(index, ids, mode, verify):
+            await asyncio.sleep(0.004 * index)
+            return await collect(engine.generate(request_of(ids, mctp_mode=mode, mctp_verify=verify)))
+
+        return await asyncio.gather(*(one(index, *case) for index, case in enumerate(cases)))
+
+    assert run(model, all_at_once) == expected
+    assert len({tuple(tokens) for tokens in expected}) > 5
+    # The model's own tolerance is for requests that give none
+    model.generation_config.mctp_mode, model.generation_config.mctp_verify = "turbo", 0.4
+
+    async def several(engine):
+        conversations = []
+        for ids in prompts(3):
+            first = await collect(engine.generate(request_of(ids, conversation_id="a")))
+            again = [*ids, *first, 7, 8, 9]
+            second = await collect(engine.generate(request_of(again, conversation_id="a")))
+            conversations.append((ids, first, again, second))
+        sampled = [
+            await collect(engine.generate(request_of(prompts(1)[0], do_sample=True, temperature=1.5, seed=seed)))
+            for seed in (1, 1, 2)
+        ]
+        with pytest.raises(ValueError, match="`mctp_verify` must be True, False"):
+            engine.check(request_of([1], mctp_verify=1.5))
+        return conversations, sampled
+
+    conversations, sampled = run(model, several)
+    for ids, first, again, second in conversations:
+        assert first == alone(model, ids) and second == alone(model, again)
+    assert sampled[0] == sampled[1] != sampled[2]
+
+
 def test_the_length_ends_an_answer_as_in_generate():
     model = random_model(10)
     (ids,) = prompts(1)

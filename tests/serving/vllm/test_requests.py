@@ -196,6 +196,7 @@ def test_aborted_requests_leave_nothing(model_of, engine_of, blocks):
         ({"extra_args": {"mctp_mode": "fast"}}, "vanilla, balance, boost, turbo"),
         ({"extra_args": {"mctp_mode": [1, 5]}}, "5 MCTP steps, but the model has 4"),
         ({"extra_args": {"mctp_verify": True}}, "does not verify"),
+        ({"extra_args": {"mctp_verify": 0.5}}, "vLLM knows no tolerance"),
         ({"logprobs": -1}, "all tokens"),
     ],
     ids=str,
