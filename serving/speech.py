@@ -240,7 +240,9 @@ def respond(
     import numpy as np
     from transformers import set_seed
 
-    options = {name: getattr(arguments, name, None) for name in ("mctp_mode", "mctp_verify", "max_new_tokens", "voice")}
+    options = {
+        name: getattr(arguments, name, None) for name in ("mctp_mode", "mctp_verify", "max_new_tokens", "voice")
+    }
     options = {name: value for name, value in options.items() if value is not None}
     # a converted model's generation config may name no mode
     mode = options.get("mctp_mode") or getattr(pipe.model.generation_config, "mctp_mode", None) or "vanilla"

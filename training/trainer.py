@@ -17,7 +17,7 @@ from trl import SFTConfig, SFTTrainer
 from hub_cards.command_line import naming
 from hub_cards.stages import STAGES
 from modeling_vita_audio import MCTP_MODES, VitaAudioForConditionalGeneration
-from modeling_vita_audio.modeling_vita_audio import is_plain_linear
+from modeling_vita_audio.head_vita_audio import is_plain_linear
 
 from .adapters import adapt_to_stage, check_trained_parts, describe_adapter, name_base, save_adapter
 from .checkpoints import CompleteCheckpointsMixin
