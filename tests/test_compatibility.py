@@ -135,7 +135,7 @@ OUR_FOLDERS = ("benchmarks", "hub_cards", "modeling_vita_audio", "processing", "
 
 # All that this code uses or overrides, by the class or function that has it. The next release may not have it any more
 PRIVATE_NAMES = {
-    "torch.nn.Module": ["_forward_hooks", "_forward_pre_hooks"],
+    "torch.nn.Module": ["_buffers", "_forward_hooks", "_forward_pre_hooks", "_parameters"],
     "transformers.GenerationConfig": ["_from_model_config"],
     "transformers.GenerationMixin": [
         "_eos_token_tensor",
@@ -165,10 +165,11 @@ PRIVATE_NAMES = {
         "_preprocess_params",
         "_sanitize_parameters",
     ],
-    "transformers.PreTrainedConfig": ["_attn_implementation"],
+    "transformers.PreTrainedConfig": ["_attn_implementation", "_name_or_path"],
     "transformers.PreTrainedModel": [
         "_can_compile_fullgraph",
         "_default_compile_config",
+        "_from_config",
         "_gradient_checkpointing_func",
         "_init_weights",
         "_keep_in_fp32_modules_strict",
@@ -201,8 +202,10 @@ PRIVATE_NAMES = {
     "transformers.utils.PushToHubMixin": ["_get_files_timestamps", "_upload_modified_files"],
     "transformers.utils.hub.cached_files": [
         "_raise_exceptions_for_connection_errors",
+        "_raise_exceptions_for_gated_repo",
         "_raise_exceptions_for_missing_entries",
     ],
+    "trl.GRPOTrainer": ["_compute_loss", "_get_per_token_logps_and_entropies"],
     "trl.SFTTrainer": ["_metrics", "_tag_names", "_tokenizer"],
 }
 
