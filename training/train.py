@@ -279,7 +279,7 @@ def load_model_and_processor(
             num_modules = num_modules_of_stage(training_args.stage, training_args.num_mctp_modules)
             if quantization_config is not None and config.num_mctp_modules < num_modules:
                 # New modules begin as copies of those that are there, which therefore stay as they are
-                quantization_config.llm_int8_skip_modules = ["lm_head", "mctp_modules"]
+                quantization_config.llm_int8_skip_modules = ["lm_head", "model.mctp_modules"]
             with naming(f"The model {name_or_path}"):
                 processor = VitaAudioProcessor.from_pretrained(name_or_path, revision=revision, **trust)
                 model = VitaAudioForConditionalGeneration.from_pretrained(name_or_path, **model_kwargs)

@@ -17,7 +17,6 @@ from trl import SFTConfig, SFTTrainer
 from hub_cards.command_line import naming
 from hub_cards.stages import STAGES
 from modeling_vita_audio import MCTP_MODES, VitaAudioForConditionalGeneration
-from modeling_vita_audio.head_vita_audio import is_plain_linear
 
 from .adapters import adapt_to_stage, check_trained_parts, describe_adapter, name_base, save_adapter
 from .checkpoints import CompleteCheckpointsMixin
@@ -178,7 +177,7 @@ def grow_for_stage(model: VitaAudioForConditionalGeneration, stage: int, num_mct
         )
     modules = model.model.mctp_modules
     # A first module begins as a copy of a layer of the language model, later ones as copies of the first
-    can_copy = not getattr(model, "is_quantized", False) or (len(modules) > 0 and is_plain_linear(modules[-1].proj))
+    can_copy = not getattr(model, "is_quantized", False) or (len(modules) > 0 and type(modules[-1].proj) is nn.Linear)
     if len(modules) < num_modules and not can_copy:
         raise ValueError(
             f"Stage {stage} adds MCTP modules, which begin as copies of layers, and quantised layers cannot be "
