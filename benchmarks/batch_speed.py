@@ -26,7 +26,7 @@ from modeling_vita_audio import generation_vita_audio, verification_vita_audio
 from training.evaluation.benchmarks import build_item
 from training.evaluation.evaluate_held_out import load_sets
 from training.evaluation.harness import build_prompts, load_for_scoring
-from training.evaluation.report import write_atomically
+from training.evaluation.report import fill_section, write_atomically
 
 from .measuring import describe_machine, now
 
@@ -160,6 +160,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5, help="Measured rounds; one more warms up.")
     parser.add_argument("--num_threads", type=int, default=None, help="CPU threads; all by default.")
     parser.add_argument("--output_dir", type=Path, required=True, help="for batch_speed.json")
+    parser.add_argument("--readme", type=Path, default=None, help="README whose section on batches is filled in.")
     args = parser.parse_args(argv)
     args.output_dir.mkdir(parents=True, exist_ok=True)
     if args.num_threads is not None:
@@ -167,6 +168,8 @@ def main(argv: list[str] | None = None) -> None:
     results = measure(args)
     write_atomically(args.output_dir / "batch_speed.json", json.dumps(results, indent=2) + "\n")
     print(speed_table(results))
+    if args.readme is not None:
+        fill_section(args.readme, "batch speed", speed_table(results))
 
 
 if __name__ == "__main__":

@@ -165,11 +165,16 @@ class RowsApart:
     def begin_drafts(self, most_drafts: int):
         """Decides how many drafts each row can get; `most_drafts` is how many there can be at all."""
         self.counts, self.draft_probs = [0] * self.batch_size, []
-        for row in self.unfinished_rows:
-            # The language model writes one token after the drafts, for which there must be room
-            room = self.max_length - self.places[row] - 1
+        # The language model writes one token after the drafts, for which there must be room
+        rooms = {row: self.max_length - self.places[row] - 1 for row in self.unfinished_rows}
+        for row, room in rooms.items():
             while self.counts[row] < room and self.turn(row, self.counts[row])[0] > 0:
                 self.counts[row] += 1
+        if self.is_lossless:
+            # The modules run for all rows if they do for one. So a row whose schedule has no drafts here gets some as
+            # well, which change nothing but how often the language model has to run
+            most = max(self.counts)
+            self.counts = [min(most, rooms.get(row, 0)) for row in range(self.batch_size)]
         # Room for the drafts and the token after them
         num_missing = max(self.places) + most_drafts + 1 - self.ids.shape[1]
         if num_missing > 0:

@@ -59,8 +59,10 @@ def new_tokens(model, inputs, **kwargs):
 def assert_equals_single_runs(model, **kwargs):
     """
     Each row of a batch has the tokens, the counts and the scores of its prompt alone, which is decoded by other code,
-    and the batch takes as many forwards as the row that takes most. Returns how many drafts the rows kept.
+    and the batch takes as many forwards as the row that takes most. Where decoding is lossless, rows draft whenever one
+    of them does, and it may take fewer. Returns how many drafts the rows kept.
     """
+    is_lossless = kwargs["mctp_verify"] == 1
     kwargs |= {"output_scores": True, "output_logits": True}
     singles, forwards = [], []
     for prompt in PROMPTS:
@@ -70,7 +72,7 @@ def assert_equals_single_runs(model, **kwargs):
     inputs = left_pad(PROMPTS)
     with CountForwards(model) as count:
         plain = generate(model, inputs, **kwargs | {"return_dict_in_generate": False})
-    assert count.number == max(forwards)
+    assert count.number <= max(forwards) if is_lossless else count.number == max(forwards)
     batch = generate(model, inputs, **kwargs)
     assert batch.sequences.tolist() == plain.tolist()
     new_ids = batch.sequences[:, inputs["input_ids"].shape[1] :]
@@ -82,7 +84,7 @@ def assert_equals_single_runs(model, **kwargs):
             records = torch.stack(batch[name])[: len(expected), row]
             torch.testing.assert_close(records, torch.cat(single[name]), rtol=1e-4, atol=1e-4)
         for name in ("num_drafted_tokens", "num_accepted_tokens"):
-            assert batch[name][row] == single[name][0]
+            assert batch[name][row] >= single[name][0] if is_lossless else batch[name][row] == single[name][0]
     return batch.num_accepted_tokens.tolist()
 
 
