@@ -8,8 +8,10 @@ import pytest
 from modeling_fixtures import random_config, random_model
 from pictures import drawn_colors
 from places import FIXTURES
+from tiny_corpus import write_corpus
+from tiny_models import tiny_model, tiny_processor
 
-from benchmarks import codec_speed, decode_speed, length_speed
+from benchmarks import batch_speed, codec_speed, decode_speed, length_speed
 from modeling_vita_audio import MCTP_MODES
 from processing.convert_glm4_voice_to_hf import convert
 
@@ -162,3 +164,32 @@ def test_length_speed_measures_every_mode_and_fills_the_readme(tmp_path, capsys,
     assert f"| turbo | {start:.2f} ms | {ratios['60']:.2f} | {ratios['120']:.2f} |" in table
     assert table.strip().split("\n")[2:-1] == capsys.readouterr().out.strip().split("\n")
     assert drawn_colors(tmp_path / "length_speed.png") >= 2
+
+
+@pytest.mark.slow
+def test_batches_are_timed_both_ways_and_fill_the_readme(tmp_path, capsys):
+    processor = tiny_processor()
+    tiny_model(processor).save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- batch speed -->\n<!-- end of batch speed -->\n")
+    arguments = ["--model", str(tmp_path / "model"), "--corpus_dir", str(write_corpus(tmp_path / "corpus"))]
+    arguments += [
+        "--device",
+        "cpu",
+        "--rounds",
+        "1",
+        "--num_rows",
+        "2",
+        "--num_batches",
+        "2",
+        "--max_new_tokens",
+        "24",
+    ]
+    # it refuses ways that write other tokens
+    batch_speed.main([*arguments, "--output_dir", str(tmp_path), "--readme", str(readme)])
+    results = json.loads((tmp_path / "batch_speed.json").read_text())["results"]
+    assert [row["mctp_mode"] for row in results] == 3 * ["boost", "turbo"]
+    for row in results:
+        assert row["apart"]["language_model_forwards"] <= row["together"]["language_model_forwards"]
+    assert readme.read_text().count("\n") == 2 + 2 + len(results)

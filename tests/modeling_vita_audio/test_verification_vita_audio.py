@@ -59,8 +59,8 @@ def new_tokens(model, inputs, **kwargs):
 def assert_equals_single_runs(model, **kwargs):
     """
     Each row of a batch has the tokens, the counts and the scores of its prompt alone, which is decoded by other code,
-    and the batch takes as many forwards as the row that takes most. Where decoding is lossless, rows draft whenever one
-    of them does, and it may take fewer. Returns how many drafts the rows kept.
+    and the batch takes as many forwards as the row that takes most. Where decoding is lossless, rows draft whenever
+    one of them does, and it may take fewer. Returns how many drafts the rows kept.
     """
     is_lossless = kwargs["mctp_verify"] == 1
     kwargs |= {"output_scores": True, "output_logits": True}

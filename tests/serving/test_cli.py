@@ -80,6 +80,12 @@ def test_options_of_the_generation(pipe, folder, question, capsys):
     report = run_json(capsys, "answer", question, "--model", folder, "--mode", "2,8", "--max-new-tokens", "30")
     assert report["mode"] == [2, 8]
     assert report["text"] == pipe(question, mctp_mode=[2, 8], max_new_tokens=30)["text"].strip()
+    verified = ["answer", question, "--model", folder, "--mode", "2,8", "--max-new-tokens", "30", "--mctp-verify"]
+    expected = pipe(question, mctp_mode=[2, 8], max_new_tokens=30, mctp_verify=[0, 1e-9])["text"].strip()
+    assert run_json(capsys, *verified, "0,1e-9")["text"] == expected
+    with pytest.raises(SystemExit):
+        main([*verified, "2"])
+    assert "'2' is no number from 0 to 1" in capsys.readouterr().err
     argv = ["answer", question, "--model", folder, "--seed"]
     texts = [run_json(capsys, *argv, seed)["text"] for seed in ("1", "1", "2")]
     assert texts[0] == texts[1] != texts[2]

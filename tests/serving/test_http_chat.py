@@ -228,3 +228,16 @@ def test_the_file_in_an_answer_is_what_its_name_says(answer):
     content = base64.b64decode(answer.choices[0].message.audio.data)
     info = soundfile.info(io.BytesIO(content))
     assert (info.format, info.subtype, info.samplerate, info.channels) == ("WAV", "PCM_16", 24000, 1)
+
+
+def test_drafts_are_verified_as_a_request_says(client):
+    def ask(**options):
+        answered = client.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "What is two plus three?"}], extra_body=options
+        )
+        return answered.choices[0].message.content
+
+    assert ask(mctp_mode="turbo", mctp_verify=1.0) == ask(mctp_mode="vanilla")
+    assert ask(mctp_mode="turbo", mctp_verify=[1, 0.5])
+    with pytest.raises(openai.BadRequestError, match="mctp_verify"):
+        ask(mctp_verify=2)
