@@ -105,7 +105,11 @@ def load_adapted(cls: type[PreTrainedModel], adapter: Adapter, base: str | None 
     result = put_in.load_adapter(adapter.place, "default", torch_device=device, **adapter.hub_kwargs)
     if misfit := describe_misfit(result.missing_keys, result.unexpected_keys, ()):
         raise ValueError(f"The tensors of the adapter '{adapter.place}' do not fit '{base}'. {misfit}.")
-    model = put_in.get_base_model() if getattr(model, "is_quantized", False) else put_in.merge_and_unload()
+    if getattr(model, "is_quantized", False):
+        model = put_in.get_base_model()
+    else:
+        # PEFT has frozen them, and a trainer may be handed this model as any other
+        model = put_in.merge_and_unload().requires_grad_(True)
     # The processor and the pipeline's code are in the adapter's folder, too
     model.name_or_path = model.config._name_or_path = adapter.place
     return model.eval()

@@ -501,7 +501,13 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
         if adapter is not None:
             # The configuration comes with the model, as the adapter's may have more modules
             kwargs = {name: value for name, value in kwargs.items() if name not in ("config", "revision")}
+            quantization_config = as_quantization_config(kwargs.get("quantization_config"))
+            if is_for_torchao := type(quantization_config).__name__ == "TorchAoConfig":
+                # PEFT has no adapters for all of torchao's weights, and beside weights they could not be saved
+                del kwargs["quantization_config"]
             model = load_adapted(cls, adapter, **kwargs)
+            if is_for_torchao:
+                model = cls._quantize_loaded(model, quantization_config, **kwargs)
             keep_code(cls.remote_code, adapter.place, **adapter.hub_kwargs)
             model.revision = adapter.hub_kwargs.get("revision")
             return (model, {}) if output_loading_info else model
@@ -541,6 +547,28 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
         return (model, info) if output_loading_info else model
 
     @classmethod
+    def _quantize_loaded(cls, model: "VitaAudioPreTrainedModel", quantization_config: Any, **kwargs):
+        """A model that is in memory with quantised weights; `kwargs` are those that it was loaded with."""
+        if getattr(model, "is_quantized", False):
+            raise ValueError("The model that the adapter was trained on is quantised already.")
+        dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
+        # transformers would not know a head that is tied to the embeddings for them any more
+        tied = model.all_tied_weights_keys or {}
+        with quantizing_on_cpu(quantization_config):
+            quantized = super().from_pretrained(
+                None,
+                config=model.config,
+                state_dict={name: tensor for name, tensor in model.state_dict().items() if name not in tied},
+                quantization_config=quantization_config,
+                dtype=torch.bfloat16 if dtype in (None, "auto") else dtype,
+                device_map=kwargs.get("device_map"),
+            )
+        finish_quantization(quantized)
+        quantized.generation_config = model.generation_config
+        quantized.name_or_path = quantized.config._name_or_path = model.name_or_path
+        return quantized
+
+    @classmethod
     def _find_reader(cls, name_or_path: str, **kwargs) -> Any:
         """What reads a checkpoint of another layout, of `READERS`; None for one of ours, or if a config is given."""
         if not READERS or isinstance(kwargs.get("config"), PreTrainedConfig):
@@ -552,6 +580,13 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs):
         # transformers loads a generation config with this flag without keys that it does not know, such as `mctp_mode`
         self.generation_config._from_model_config = False
+        # transformers saves the adapter alone where it has put one in itself
+        is_adapted = any(name.endswith(".base_layer") for name, _ in self.named_modules())
+        if is_adapted and not getattr(self, "_hf_peft_config_loaded", False):
+            raise ValueError(
+                "The model has adapters beside its weights, and would be saved as nobody could load it. Save the "
+                "adapter (`PeftModel.save_pretrained`), or what `vita-audio merge` writes."
+            )
         # Whatever layout the model was loaded from, it is saved in ours
         kwargs.setdefault("save_original_format", False)
         super().save_pretrained(save_directory, *args, **kwargs)

@@ -97,6 +97,8 @@ def read_turn(pipe: VitaAudioPipeline, line: str) -> tuple[dict, str | np.ndarra
 
     if line.startswith("/") and "/" not in line[1:] and not Path(line).exists():
         raise ValueError(f"There is no {line:.100}; the commands are {RESET} and {EXIT}.")
+    if line == "-":
+        raise ValueError("- is the standard input, from which the turns are read; give a file by its name.")
     if is_written(line):
         if not any(character.isalnum() for character in line):
             raise ValueError(f"The text has nothing in it to be asked: {line!r:.200}.")

@@ -353,6 +353,7 @@ def check_sizes(script_args: VitaAudioScriptArguments, training_args: VitaAudioS
     pairs = {
         "stage": (record.get("stage", training_args.stage), training_args.stage),
         "num_mctp_modules": (config.num_mctp_modules, num_modules),
+        "use_peft": (Path(checkpoint, ADAPTER_CONFIG_FILE).is_file(), script_args.use_peft),
     }
     if script_args.text_config is not None:
         with naming("What `text_config` says"):

@@ -71,6 +71,32 @@ def test_the_base_can_be_another_one(adapter, tmp_path, capsys):
     assert (tmp_path / "merged" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_a_quantised_adapter_is_what_is_merged_with_weights_of_fewer_bits(adapter, quantization, tmp_path):
+    assert main(["merge", str(adapter), str(tmp_path / "merged")]) == 0
+    options = ["--quantization", quantization]
+    assert main(["export", "--model", str(adapter), *options, str(tmp_path / "quantised")]) == 0
+    ids = torch.randint(20, 1400, (1, 30), generator=torch.Generator().manual_seed(0))
+    logits = []
+    for place, kwargs in (("merged", {"quantization_config": quantization}), ("quantised", {})):
+        model = VitaAudioForConditionalGeneration.from_pretrained(tmp_path / place, **kwargs)
+        assert model.generation_config.mctp_mode == "boost"
+        with torch.no_grad():
+            logits.append(model.eval()(ids).logits)
+    torch.testing.assert_close(*logits, atol=0, rtol=0)
+
+
+@pytest.mark.slow
+def test_what_is_merged_can_be_trained_and_what_is_not_is_not_saved(adapter, tmp_path):
+    model = VitaAudioForConditionalGeneration.from_pretrained(adapter)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    base = VitaAudioForConditionalGeneration.from_pretrained(DEFAULT_MODEL)
+    with pytest.raises(ValueError, match="adapters beside its weights"):
+        PeftModel.from_pretrained(base, adapter).get_base_model().save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

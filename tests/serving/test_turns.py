@@ -74,12 +74,13 @@ def test_each_turn_knows_those_before(pipe, folder, question, monkeypatch, capsy
 
 @pytest.mark.slow
 def test_a_turn_that_fails_is_left_out(pipe, folder, question, monkeypatch, capsys):
-    lines = ["missing.wav", "/begin", "...", "Two <|im_end|>", "Two plus two?"]
+    lines = ["missing.wav", "/begin", "...", "-", "Two <|im_end|>", "Two plus two?"]
     code, reports, errors = run_chat(monkeypatch, capsys, lines, "--model", folder)
     # What nobody saw at a terminal, the exit code says
     assert code == 1
     errors = [line for line in errors.splitlines() if "error" in line]
-    for message, line in zip(("missing.wav", "/reset and /exit", "nothing in it", "<|im_end|>"), errors, strict=True):
+    messages = ("missing.wav", "/reset and /exit", "nothing in it", "the turns are read", "<|im_end|>")
+    for message, line in zip(messages, errors, strict=True):
         assert line.startswith("vita-audio: error: ") and message in line
     (report,) = reports
     assert report["text"] == pipe("Two plus two?")["text"].strip() and report["audio"] == "chat/1.wav"

@@ -83,6 +83,15 @@ def test_a_killed_run_ends_with_the_same_adapter(folder, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("settings, others", [(ADAPTER, {}), ({}, ADAPTER)])
+def test_a_run_does_not_go_on_with_adapters_that_it_did_not_begin_with(folder, tmp_path, settings, others):
+    steps = {"save_strategy": "steps", "save_steps": 1, "max_steps": 1}
+    run = train(folder, tmp_path / "run", **settings, **steps)
+    with pytest.raises(ValueError, match="whose model has use_peft"):
+        train(folder, run, **others, **steps | {"max_steps": 2})
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [4, 8])
 def test_adapters_beside_quantised_weights(folder, tmp_path, bits):
     """On CPUs, too, bitsandbytes has what it needs; with 8 bits it computes in float16 there."""
