@@ -73,8 +73,9 @@ class VitaAudioGRPOConfig(GRPOConfig):
         super().__post_init__()
         if unknown := [name for name in self.rewards if name not in REWARDS]:
             raise ValueError(f"Unknown reward {unknown[0]!r:.100}; `rewards` are of {', '.join(REWARDS)}.")
-        if self.mctp_loss_weight <= 0:
-            raise ValueError(f"`mctp_loss_weight` must be positive, got {self.mctp_loss_weight}.")
+        for name in ("mctp_loss_weight", "temperature"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
         for name, (accepted, reason) in REFUSED_SETTINGS.items():
             if (value := getattr(self, name, accepted)) != accepted:
                 raise ValueError(f"`{name}={value!r}` is refused, as it would have no effect: {reason}.")

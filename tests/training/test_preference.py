@@ -114,6 +114,7 @@ def test_settings_are_checked(tmp_path):
     for settings, message in (
         ({"rewards": ["loudness"]}, "Unknown reward 'loudness'; `rewards` are of word_accuracy"),
         ({"mctp_loss_weight": 0}, "must be positive"),
+        ({"temperature": 0.0}, "`temperature` must be positive"),
         ({"use_vllm": True}, "`use_vllm=True` is refused"),
     ):
         with pytest.raises(ValueError, match=message):
