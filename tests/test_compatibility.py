@@ -170,6 +170,7 @@ PRIVATE_NAMES = {
         "_can_compile_fullgraph",
         "_default_compile_config",
         "_from_config",
+        "_hf_peft_config_loaded",
         "_gradient_checkpointing_func",
         "_init_weights",
         "_keep_in_fp32_modules_strict",
