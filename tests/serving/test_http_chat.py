@@ -161,10 +161,11 @@ def test_options_reach_the_model(client, http_server, monkeypatch):
             model=MODEL, messages=[{"role": "user", "content": "What is two plus two?"}], **options
         )
 
-    ask(max_tokens=3, temperature=0.7, top_p=0.9, seed=-1, extra_body={"mctp_mode": "turbo"})
+    ask(max_tokens=3, temperature=0.7, top_p=0.9, seed=-1, extra_body={"mctp_mode": "turbo", "mctp_verify": 0.5})
     assert vars(seen[0]) == {
         "max_new_tokens": 3,
         "mctp_mode": "turbo",
+        "mctp_verify": 0.5,
         "do_sample": True,
         "temperature": 0.7,
         "top_p": 0.9,
@@ -174,6 +175,7 @@ def test_options_reach_the_model(client, http_server, monkeypatch):
     assert vars(seen[1]) == {
         "max_new_tokens": 2,
         "mctp_mode": [1, 4],
+        "mctp_verify": None,
         "do_sample": False,
         "temperature": None,
         "top_p": None,
