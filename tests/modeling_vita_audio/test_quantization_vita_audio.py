@@ -22,6 +22,10 @@ from modeling_vita_audio.quantization_vita_audio import (
 )
 
 
+# Seconds for each few, which the quick check has not
+pytestmark = pytest.mark.slow
+
+
 torchao = pytest.importorskip("torchao.quantization")
 
 WEIGHT_CLASSES = {"int8": "Int8Tensor", "int4": "Int4Tensor"}

@@ -16,6 +16,10 @@ from modeling_vita_audio.generation_vita_audio import modules_in_turn
 from modeling_vita_audio.verification_vita_audio import resolve_mctp_verify, tolerances_of, verify_drafts
 
 
+# Seconds for each few, which the quick check has not
+pytestmark = pytest.mark.slow
+
+
 # Few tokens to choose from, of text and of speech, so that modules often guess what the language model would write
 ALLOWED = [1, 2, 98, 100, 101]
 FEW_TOKENS = {"suppress_tokens": [token for token in range(120) if token not in ALLOWED], "pad_token_id": 0}

@@ -31,6 +31,10 @@ from training.initialize import build_from_nothing
 from training.trainer import VitaAudioSFTConfig, VitaAudioSFTTrainer
 
 
+# Seconds for each few, which the quick check has not
+pytestmark = pytest.mark.slow
+
+
 NUM_MODULES = 3
 LORA = LoraConfig(task_type="CAUSAL_LM", r=4)
 

@@ -27,6 +27,10 @@ from training.preference import (
 from training.rewards import REWARDS, agreement, speaking_time, word_accuracy
 
 
+# Seconds for each few, which the quick check has not
+pytestmark = pytest.mark.slow
+
+
 NUM_MODULES = 3
 
 
