@@ -37,7 +37,7 @@ from hub_cards.model_card import (
     read_json,
     write_model_card,
 )
-from hub_cards.push import PushError, call_hub, create_repository, default_revisions, push_folder
+from hub_cards.push import PushError, call_hub, check_branch, create_repository, default_revisions, push_folder
 from modeling_vita_audio.saving_vita_audio import put_in_place
 
 from .checkpoints import check_optimizer_state, describe_machine, describe_settings
@@ -109,6 +109,17 @@ def describe_start(name_or_path: str | None, revision: str | None = None) -> dic
 def hub_revision(args: TrainingArguments) -> str:
     """The branch that a run pushes to while it goes on."""
     return args.hub_revision or default_revisions({"stage": args.stage})[0]
+
+
+def create_repository_of(args: TrainingArguments) -> None:
+    """
+    Creates the repository that a run will be pushed to, before the work, because the Hub would refuse at the end what
+    it refuses now. Does nothing for a run that is not pushed.
+    """
+    if args.push_to_hub and args.process_index == 0:
+        check_branch(args.hub_revision)
+        name = args.hub_model_id or Path(args.output_dir).absolute().name
+        create_repository(name, args.hub_private_repo, HfApi(token=args.hub_token))
 
 
 def find_checkpoint(name_or_path: str, revision: str, token: str | None = None) -> str:
@@ -333,6 +344,25 @@ class HubMixin:
                 shutil.rmtree(unfinished, ignore_errors=True)
         # No process goes on, maybe to its end, before the folder is whole.
         self.accelerator.wait_for_everyone()
+
+    def end_with_repository(self, name: str) -> None:
+        """
+        The end of a run: saves the complete repository, pushes it where `push_to_hub` says so, prints where it is, and
+        ends the processes.
+
+        Args:
+            name: what the repository is called in what is printed.
+        """
+        place = self.args.output_dir
+        try:
+            if self.args.push_to_hub:
+                place += f" and at {self.push_to_hub()}"
+            else:
+                self.save_repository()
+            self.accelerator.print(f"{name} is in {place}.")
+        finally:
+            # This ends the process group, so it comes after all that the processes do together.
+            self.end()
 
     def push_to_hub(
         self,

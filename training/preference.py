@@ -9,7 +9,6 @@ more than the others of their question become more likely. The MCTP modules lear
 language model now writes. A run that was stopped goes on where it was when the command is started again.
 """
 
-import copy
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,11 +17,10 @@ from functools import partial
 import torch
 from datasets import Dataset
 from torch import nn
-from transformers import set_seed
 from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
-from hub_cards.command_line import check_place, name_as_typed, naming, no_empty_folder, run_command
+from hub_cards.command_line import check_place, name_as_typed, naming, run_command
 from modeling_vita_audio import VitaAudioForConditionalGeneration
 from processing import VitaAudioProcessor
 from processing.conversation_vita_audio import AUDIO_MARK, split_at_marks
@@ -31,11 +29,10 @@ from .checkpoints import CompleteCheckpointsMixin
 from .conversations import load_conversations, reference_of
 from .data import SpeechCodeCache, hash_audios
 from .evaluation.recognition import load_recognizer
-from .hub import HubMixin, describe_start, place_of
+from .hub import HubMixin, create_repository_of, describe_start, place_of
 from .rewards import REWARDS
-from .settings import checking_settings, parse_settings
-from .temporary import disable_caching
-from .train import find_start
+from .settings import checking_settings
+from .train import find_start, run_with_settings
 
 
 PROG = "training.preference"
@@ -156,17 +153,15 @@ class VitaAudioGRPOTrainer(CompleteCheckpointsMixin, HubMixin, GRPOTrainer):
         **kwargs,
     ):
         self.recognizer = recognizer
-        self.answering_processor = processor
         kwargs.setdefault("reward_funcs", [REWARDS[name] for name in args.rewards])
         # With a processor, GRPOTrainer takes the model for one that sees images
         super().__init__(
             model=model, args=args, processing_class=processor.tokenizer, rollout_func=self._roll_out, **kwargs
         )
-        # Checkpoints get all of it
+        # Answers need all of it, and checkpoints get it
         self.processing_class = processor
-        self.answer_config = copy.deepcopy(self.generation_config)
-        self.answer_config.mctp_mode = model.generation_config.mctp_mode
-        self.answer_config.mctp_verify = True
+        self.generation_config.mctp_mode = model.generation_config.mctp_mode
+        self.generation_config.mctp_verify = True
 
     @torch.no_grad()
     def _roll_out(self, prompts: list[list[int]], trainer: GRPOTrainer) -> dict:
@@ -179,12 +174,12 @@ class VitaAudioGRPOTrainer(CompleteCheckpointsMixin, HubMixin, GRPOTrainer):
             gather_deepspeed3_params=self.args.ds3_gather_for_generation,
             gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
         ) as model:
-            sequences = model.generate(**inputs, generation_config=self.answer_config)
+            sequences = model.generate(**inputs, generation_config=self.generation_config)
         answers = sequences[:, inputs["input_ids"].shape[1] :].tolist()
         answers = [self._up_to_the_end(row) for row in answers]
-        spoken = self.answering_processor.post_process_generation(answers)
-        rate = self.answering_processor.output_sampling_rate
-        waveforms = self.answering_processor.decode_audio([answer["audio_codes"] for answer in spoken])
+        spoken = self.processing_class.post_process_generation(answers)
+        rate = self.processing_class.output_sampling_rate
+        waveforms = self.processing_class.decode_audio([answer["audio_codes"] for answer in spoken])
         return {
             "prompt_ids": prompts,
             "completion_ids": answers,
@@ -262,19 +257,13 @@ def main(argv: list[str] | None = None) -> None:
     Args:
         argv: `--config FILE.yaml` and settings that override it; the process's arguments by default.
     """
-    script_args, training_args = parse_settings(
-        (VitaAudioPreferenceArguments, VitaAudioGRPOConfig), name_as_typed("preference", PROG), argv
+    run_with_settings(
+        (VitaAudioPreferenceArguments, VitaAudioGRPOConfig), name_as_typed("preference", PROG), argv, run
     )
-    if script_args.num_threads is not None:
-        torch.set_num_threads(script_args.num_threads)
-    with checking_settings():
-        set_seed(training_args.seed)
-    disable_caching()
-    with no_empty_folder(training_args.output_dir):
-        run(script_args, training_args)
 
 
 def run(script_args: VitaAudioPreferenceArguments, training_args: VitaAudioGRPOConfig) -> None:
+    create_repository_of(training_args)
     checkpoint = find_start(training_args)
     conversations = load_conversations(
         script_args.dataset_name, script_args.dataset_train_split, script_args.tasks, script_args.code_cache_dir
@@ -301,15 +290,7 @@ def run(script_args: VitaAudioPreferenceArguments, training_args: VitaAudioGRPOC
         "recognizer": recognizer.name,
     }
     trainer.train(resume_from_checkpoint=checkpoint)
-    place = training_args.output_dir
-    try:
-        if training_args.push_to_hub:
-            place += f" and at {trainer.push_to_hub()}"
-        else:
-            trainer.save_repository()
-        trainer.accelerator.print(f"The tuned model is in {place}.")
-    finally:
-        trainer.end()
+    trainer.end_with_repository("The tuned model")
 
 
 if __name__ == "__main__":

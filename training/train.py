@@ -17,18 +17,18 @@ import dataclasses
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import datasets
 import torch
-from huggingface_hub import HfApi
-from transformers import AutoConfig, AutoModel, set_seed
+from transformers import AutoConfig, AutoModel, TrainingArguments, set_seed
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from hub_cards.command_line import check_place, name_as_typed, naming, no_empty_folder, run_command
 from hub_cards.model_card import ADAPTER_CONFIG_FILE, TRAINING_RECORD_FILE, read_json
-from hub_cards.push import check_branch, create_repository
 from modeling_vita_audio import VitaAudioConfig, VitaAudioForConditionalGeneration
 from modeling_vita_audio.adapters_vita_audio import find_adapter
 from processing import VitaAudioProcessor
@@ -39,7 +39,7 @@ from processing.interleaving_vita_audio import check_interleave_pattern
 from .checkpoints import last_complete_checkpoint
 from .conversations import conversation_texts, load_conversations
 from .data import build_training_dataset
-from .hub import describe_start, find_checkpoint, hub_revision, place_of
+from .hub import create_repository_of, describe_start, find_checkpoint, hub_revision, place_of
 from .initialize import build_from_language_model, build_from_nothing
 from .settings import checking_settings, parse_settings, read_mapping
 from .sharding import loading_whole_weights
@@ -455,9 +455,22 @@ def main(argv: list[str] | None = None) -> None:
     Args:
         argv: `--config FILE.yaml` and settings that override it; the process's arguments by default.
     """
-    script_args, training_args = parse_settings(
-        (VitaAudioScriptArguments, VitaAudioSFTConfig), name_as_typed("train", PROG), argv
-    )
+    run_with_settings((VitaAudioScriptArguments, VitaAudioSFTConfig), name_as_typed("train", PROG), argv, run)
+
+
+def run_with_settings(
+    kinds: tuple[type, type], prog: str, argv: list[str] | None, run: Callable[[Any, TrainingArguments], None]
+) -> None:
+    """
+    Runs a training by its settings.
+
+    Args:
+        kinds: the dataclasses of the settings; the first has `num_threads`, the second is of [`TrainingArguments`].
+        prog: name of the command.
+        argv: `--config FILE.yaml` and settings that override it; the process's arguments by default.
+        run: is called with an instance of each of `kinds`.
+    """
+    script_args, training_args = parse_settings(kinds, prog, argv)
     if script_args.num_threads is not None:
         torch.set_num_threads(script_args.num_threads)
     # The trainer sets the seed as well, but only after the weights of a start from nothing are drawn.
@@ -471,11 +484,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(script_args: VitaAudioScriptArguments, training_args: VitaAudioSFTConfig) -> None:
-    if training_args.push_to_hub and training_args.process_index == 0:
-        # The repository is created before the work, because the Hub would refuse at the end what it refuses now.
-        check_branch(training_args.hub_revision)
-        name = training_args.hub_model_id or Path(training_args.output_dir).absolute().name
-        create_repository(name, training_args.hub_private_repo, HfApi(token=training_args.hub_token))
+    create_repository_of(training_args)
     checkpoint = find_start(training_args)
 
     def load_split(split: str) -> datasets.Dataset:
@@ -534,16 +543,7 @@ def run(script_args: VitaAudioScriptArguments, training_args: VitaAudioSFTConfig
         )
     trainer.origin = describe_origin(script_args, len(examples["train"]))
     trainer.train(resume_from_checkpoint=checkpoint)
-    place = training_args.output_dir
-    try:
-        if training_args.push_to_hub:
-            place += f" and at {trainer.push_to_hub()}"
-        else:
-            trainer.save_repository()
-        trainer.accelerator.print(f"The model of stage {training_args.stage} is in {place}.")
-    finally:
-        # This ends the process group, so it comes after all that the processes do together.
-        trainer.end()
+    trainer.end_with_repository(f"The model of stage {training_args.stage}")
 
 
 if __name__ == "__main__":
