@@ -363,9 +363,12 @@ class TransformersEngine:
         if plain := [index for index in writing if not has_drafts[index]]:
             last_states = torch.stack([states[index][-1] for index in plain])
             self._write([reading[index][0] for index in plain], self.model.lm_head(last_states))
-        for index in writing:
-            if has_drafts[index]:
-                self._verify(reading[index][0], states[index])
+        if drafted := [index for index in writing if has_drafts[index]]:
+            # The drafts of all rows go through the head together
+            kept = [states[index][-reading[index][0].num_drafts - 1 :] for index in drafted]
+            logits = self.model.lm_head(torch.cat(kept)).float().split(list(map(len, kept)))
+            for index, of_row in zip(drafted, logits):
+                self._verify(reading[index][0], of_row)
         self._send()
         for row, _ in reading:
             if row.is_prefill and row.num_unread == 0:
@@ -409,9 +412,8 @@ class TransformersEngine:
                 row.cache.append_language_model(*columns)
         return states[0].split(lengths)
 
-    def _verify(self, row: Row, states: torch.Tensor) -> None:
-        """Keeps or rejects the drafts of a row by the states `(num_tokens, hidden_size)` that it has just got."""
-        logits = self.model.lm_head(states[-row.num_drafts - 1 :]).float()
+    def _verify(self, row: Row, logits: torch.Tensor) -> None:
+        """Keeps or rejects the drafts of a row by the language model's logits `(num_drafts + 1, vocab_size)`."""
         try:
             self._unsent += [(row, token) for token in row.verify(logits)]
         # as where a token is chosen

@@ -12,9 +12,9 @@ import numpy as np
 from transformers import AutoConfig, GenerationConfig
 
 from modeling_vita_audio.generation_vita_audio import resolve_mctp_mode
-from modeling_vita_audio.verification_vita_audio import resolve_mctp_verify
 
 from .engine import EngineOverloaded, GenerationRequest, check_lengths
+from .vllm.arguments import is_lossless
 
 
 # vLLM takes none above it
@@ -90,12 +90,7 @@ class VLLMRequests:
             if request.seed is not None:
                 sampling["seed"] = request.seed
         if (tolerance := request.mctp_verify) is not None:
-            if resolve_mctp_verify(tolerance) not in ((0, 0), (1, 1)):
-                raise ValueError(
-                    f"Engines on vLLM take no tolerance between 0 and 1, got `mctp_verify` {tolerance}: vLLM's "
-                    "rejection sampler knows none. The engine on transformers does."
-                )
-            sampling["mctp_verify"] = float(max(resolve_mctp_verify(tolerance)))
+            sampling["mctp_verify"] = float(is_lossless(tolerance))
         eos_token_ids = np.atleast_1d([] if self.defaults.eos_token_id is None else self.defaults.eos_token_id)
         return {
             **sampling,

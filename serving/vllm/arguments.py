@@ -16,6 +16,22 @@ from modeling_vita_audio.verification_vita_audio import resolve_mctp_verify
 PROPOSER = "serving.vllm.proposer.MCTPProposer"
 
 
+def is_lossless(mctp_verify: bool | float | list[float]) -> bool:
+    """
+    Whether drafts are verified; vLLM does it losslessly or not at all.
+
+    Raises:
+        ValueError: it is no tolerance, or one between 0 and 1.
+    """
+    tolerances = resolve_mctp_verify(mctp_verify)
+    if tolerances not in ((0, 0), (1, 1)):
+        raise ValueError(
+            f"vLLM's rejection sampler compares drafts with the likeliest token or draws exactly, so it knows no "
+            f"tolerance as `mctp_verify` {tolerances}. Give 1.0 (lossless) or 0.0, or use the engine on transformers."
+        )
+    return tolerances == (1, 1)
+
+
 def engine_arguments(
     folder: str | Path,
     mctp_mode: str | list[int] | None = None,
@@ -40,11 +56,7 @@ def engine_arguments(
         ValueError: it is no VITA-Audio model, or one without the modules that the mode needs, or `mctp_verify` is a
             tolerance between 0 and 1.
     """
-    if mctp_verify is not None and (tolerances := resolve_mctp_verify(mctp_verify)) not in ((0, 0), (1, 1)):
-        raise ValueError(
-            f"vLLM's rejection sampler compares drafts with the likeliest token or draws exactly, so it knows no "
-            f"tolerance as `mctp_verify` {tolerances}. Give 1.0 (lossless) or 0.0, or use the engine on transformers."
-        )
+    is_verified = None if mctp_verify is None else is_lossless(mctp_verify)
     revision = options.get("revision")
     config, _ = PreTrainedConfig.get_config_dict(str(folder), revision=revision)
     if config.get("model_type") != "vita_audio":
@@ -55,9 +67,8 @@ def engine_arguments(
     except OSError:  # a folder need not have one
         defaults = {}
     schedule = resolve_mctp_mode(mctp_mode or defaults.get("mctp_mode") or "vanilla", num_modules)
-    is_verified = (
-        max(resolve_mctp_verify(defaults.get("mctp_verify") or 0 if mctp_verify is None else mctp_verify)) > 0
-    )
+    if is_verified is None:
+        is_verified = max(resolve_mctp_verify(defaults.get("mctp_verify") or 0)) > 0
     # vLLM's own default rounds float32 weights to bfloat16
     arguments = {"model": str(folder), "dtype": config.get("dtype") or "auto", **options}
     arguments["additional_config"] = {**options.get("additional_config", {}), "mctp_mode": schedule}
