@@ -4,8 +4,28 @@ import asyncio
 import os
 from argparse import Namespace
 
+import numpy as np
 import pytest
+import soundfile
 from places import MINI
+from tiny_models import tiny_model, tiny_processor
+
+from processing.pipeline_vita_audio import VitaAudioPipeline
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    """The pipeline of a tiny random model."""
+    processor = tiny_processor()
+    return VitaAudioPipeline(tiny_model(processor), processor=processor, device="cpu")
+
+
+@pytest.fixture
+def question(tmp_path, monkeypatch):
+    """A file with a tone, in the folder that the test runs in."""
+    monkeypatch.chdir(tmp_path)
+    soundfile.write("question.wav", 0.3 * np.sin(np.arange(24000) / 20), 32000)
+    return "question.wav"
 
 
 @pytest.fixture(scope="session")

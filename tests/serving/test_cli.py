@@ -15,7 +15,6 @@ import pytest
 import soundfile
 from full_disk import on_full_disk
 from places import ROOT
-from tiny_models import tiny_model, tiny_processor
 
 from processing.conversation_vita_audio import recognition_conversation, synthesis_conversation
 from processing.pipeline_vita_audio import VitaAudioPipeline
@@ -24,24 +23,11 @@ from serving.speech import write_audio
 
 
 @pytest.fixture(scope="module")
-def pipe():
-    processor = tiny_processor()
-    return VitaAudioPipeline(tiny_model(processor), processor=processor, device="cpu")
-
-
-@pytest.fixture(scope="module")
 def folder(pipe, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     pipe.model.save_pretrained(folder)
     pipe.processor.save_pretrained(folder)
     return str(folder)
-
-
-@pytest.fixture
-def question(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    soundfile.write("question.wav", 0.3 * np.sin(np.arange(24000) / 20), 32000)
-    return "question.wav"
 
 
 def run_json(capsys, *argv):

@@ -11,16 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 from places import ROOT
-from tiny_models import tiny_model, tiny_processor
 
-from processing.pipeline_vita_audio import VitaAudioPipeline
 from serving.cli import main
-
-
-@pytest.fixture(scope="module")
-def pipe():
-    processor = tiny_processor()
-    return VitaAudioPipeline(tiny_model(processor), processor=processor, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +20,6 @@ def folder(pipe, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     pipe.save_pretrained(folder)
     return str(folder)
-
-
-@pytest.fixture
-def question(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    soundfile.write("question.wav", 0.3 * np.sin(np.arange(24000) / 20), 32000)
-    return "question.wav"
 
 
 def user(part):

@@ -16,8 +16,8 @@ import torch
 from clean_process import BLOCK_OUR_PACKAGES
 from huggingface_hub import ModelCard
 from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
-from tiny_corpus import TINY_TEXT_CONFIG, write_corpus
-from tiny_models import tiny_codec, tiny_model, tiny_plus_processor
+from tiny_models import tiny_model, tiny_plus_processor
+from tiny_trainers import TINY_SETTINGS, build_tiny_start
 from transformers import set_seed
 
 from hub_cards.model_card import write_model_card
@@ -25,9 +25,7 @@ from hub_cards.push import plan_push, push_folder
 from modeling_vita_audio import VitaAudioForConditionalGeneration
 from processing import VitaAudioPipeline, VitaAudioProcessor
 from training.adapters import adapt_to_stage
-from training.conversations import conversation_texts, load_conversations
 from training.data import build_training_dataset
-from training.initialize import build_from_nothing
 from training.trainer import VitaAudioSFTConfig, VitaAudioSFTTrainer
 
 
@@ -43,10 +41,7 @@ LORA = LoraConfig(task_type="CAUSAL_LM", r=4)
 def start(tmp_path_factory):
     """Folders with models of no, one and all MCTP modules by their number, the processor, and training examples."""
     folder = tmp_path_factory.mktemp("lora")
-    conversations = load_conversations(write_corpus(folder / "corpus"), "train", cache_dir=folder)
-    set_seed(0)
-    texts = conversation_texts(conversations)
-    model, processor = build_from_nothing(TINY_TEXT_CONFIG, texts, 320, tiny_codec())
+    model, processor, conversations = build_tiny_start(folder)
     processor.interleave_pattern = [1, 3]
     for number in (0, 1, NUM_MODULES):
         model.grow_mctp_modules(number)
@@ -64,16 +59,9 @@ def make_trainer(start, output_dir, stage, model=None, peft_config=LORA, **setti
         "num_mctp_modules": NUM_MODULES,
         "max_length": 128,
         "per_device_train_batch_size": 2,
-        "max_steps": 2,
         "learning_rate": 1e-2,
-        "use_cpu": True,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "disable_tqdm": True,
-        "logging_steps": 1,
-        "save_strategy": "no",
     }
-    args = VitaAudioSFTConfig(output_dir=str(output_dir), **(defaults | settings))
+    args = VitaAudioSFTConfig(output_dir=str(output_dir), **(TINY_SETTINGS | defaults | settings))
     return VitaAudioSFTTrainer(
         model, args, train_dataset=examples, processing_class=processor, peft_config=peft_config
     )

@@ -7,16 +7,14 @@ import pytest
 import torch
 from datasets import Dataset
 from pictures import drawn_colors
-from tiny_corpus import TINY_TEXT_CONFIG, write_corpus
-from tiny_models import tiny_codec, tiny_plus_processor
-from transformers import set_seed
+from tiny_corpus import write_corpus
+from tiny_models import tiny_plus_processor
+from tiny_trainers import TINY_SETTINGS, build_tiny_start
 
 from hub_cards.command_line import run_command
 from modeling_vita_audio import VitaAudioForConditionalGeneration
 from processing import VitaAudioProcessor
 from training.checkpoints import last_complete_checkpoint
-from training.conversations import conversation_texts, load_conversations
-from training.initialize import build_from_nothing
 from training.preference import (
     PROG,
     VitaAudioGRPOConfig,
@@ -38,9 +36,7 @@ NUM_MODULES = 3
 def start(tmp_path_factory):
     """A random model, its processor, and questions."""
     folder = tmp_path_factory.mktemp("preference")
-    conversations = load_conversations(write_corpus(folder / "corpus"), "train", cache_dir=folder)
-    set_seed(0)
-    model, processor = build_from_nothing(TINY_TEXT_CONFIG, conversation_texts(conversations), 320, tiny_codec())
+    model, processor, conversations = build_tiny_start(folder)
     model.grow_mctp_modules(NUM_MODULES)
     model.generation_config.mctp_mode = [1, NUM_MODULES]
     return model, processor, build_preference_dataset(conversations, processor, folder / "codes")
@@ -58,18 +54,10 @@ def make_trainer(start, output_dir, **settings):
         "per_device_train_batch_size": 8,
         "num_generations": 4,
         "max_completion_length": 12,
-        "learning_rate": 1e-3,
         "lr_scheduler_type": "constant",
-        "max_steps": 2,
-        "use_cpu": True,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "disable_tqdm": True,
-        "logging_steps": 1,
-        "save_strategy": "no",
         "report_to": "none",
     }
-    args = VitaAudioGRPOConfig(output_dir=str(output_dir), **(defaults | settings))
+    args = VitaAudioGRPOConfig(output_dir=str(output_dir), **(TINY_SETTINGS | defaults | settings))
     return VitaAudioGRPOTrainer(copy.deepcopy(model), args, processor, silent, train_dataset=questions, **kwargs)
 
 

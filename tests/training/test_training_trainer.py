@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from full_disk import on_full_disk
-from tiny_corpus import TINY_TEXT_CONFIG, write_corpus
-from tiny_models import tiny_codec
+from tiny_trainers import TINY_SETTINGS, build_tiny_start
 from transformers import set_seed
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
@@ -17,9 +16,7 @@ from hub_cards import schemas
 from hub_cards.stages import STAGES
 from training.checkpoints import COMPLETE_FILE, last_complete_checkpoint
 from training.collator import PackedRowsCollator
-from training.conversations import conversation_texts, load_conversations
 from training.data import build_training_dataset
-from training.initialize import build_from_nothing
 from training.trainer import VitaAudioSFTConfig, VitaAudioSFTTrainer, prepare_model_for_stage
 
 
@@ -30,10 +27,7 @@ NUM_MODULES = 3
 def start(tmp_path_factory):
     """A model without MCTP modules, its processor, and training examples."""
     folder = tmp_path_factory.mktemp("trainer")
-    conversations = load_conversations(write_corpus(folder / "corpus"), "train", cache_dir=folder)
-    set_seed(0)
-    texts = conversation_texts(conversations)
-    model, processor = build_from_nothing(TINY_TEXT_CONFIG, texts, 320, tiny_codec())
+    model, processor, conversations = build_tiny_start(folder)
     return model, processor, build_training_dataset(conversations, processor, folder)
 
 
@@ -45,16 +39,8 @@ def make_trainer(start, output_dir, stage, model=None, **settings):
         "num_mctp_modules": NUM_MODULES,
         "max_length": 128,
         "per_device_train_batch_size": 2,
-        "max_steps": 2,
-        "learning_rate": 1e-3,
-        "use_cpu": True,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "disable_tqdm": True,
-        "logging_steps": 1,
-        "save_strategy": "no",
     }
-    args = VitaAudioSFTConfig(output_dir=str(output_dir), **(defaults | settings))
+    args = VitaAudioSFTConfig(output_dir=str(output_dir), **(TINY_SETTINGS | defaults | settings))
     return VitaAudioSFTTrainer(model, args, train_dataset=examples, processing_class=processor)
 
 
