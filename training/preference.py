@@ -240,8 +240,8 @@ class VitaAudioPreferenceArguments:
     dataset_train_split: str = field(default="train", metadata={"help": "Split to tune on."})
     tasks: list[str] | None = field(default=None, metadata={"help": "Tasks to tune on; all by default."})
     code_cache_dir: str = field(default="runs/codes", metadata={"help": "Folder that keeps speech codes."})
-    recognizer: str | None = field(
-        default=None,
+    recognizer: str = field(
+        default="whisper-tiny.en",
         metadata={"help": "Recogniser that hears the answers, as of `vita-audio evaluate`; not the judge of results."},
     )
     attn_implementation: str | None = field(

@@ -321,7 +321,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--limit", type=int, help="so many rows, drawn with a fixed seed; all by default")
     parser.add_argument("--max_new_tokens", type=int, default=1024)
     parser.add_argument(
-        "--recognizer", help="model of faster-whisper or transformers, by name or folder; Whisper tiny.en by default"
+        "--recognizer",
+        help="model of faster-whisper or transformers, by name or folder, or whisper-base; Whisper tiny.en by default",
     )
     parser.add_argument("--device", default="cpu", help="such as cpu or cuda:0")
     parser.add_argument("--dtype", default="auto", help="of the model's weights; as they are stored by default")

