@@ -114,6 +114,7 @@ extras["test"] = [
     "playwright>=1.50,<2",
     "pillow>=11,<14",
     "pytest>=9,<10",
+    "pytest-xdist>=3.8,<4",
     "hypothesis>=6.100,<7",
 ]
 

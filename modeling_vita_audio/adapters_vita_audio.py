@@ -17,6 +17,8 @@ from .saving_vita_audio import HUB_KWARGS, REPO_ID, describe_misfit
 
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 
+HOW_TO_NAME = "`base_model_name_or_path` in its adapter_config.json, or `--base` of `vita-audio merge`, names a model."
+
 
 @dataclass(frozen=True)
 class Adapter:
@@ -91,9 +93,11 @@ def load_adapted(cls: type[PreTrainedModel], adapter: Adapter, base: str | None 
     if base is None:
         base, kwargs["revision"] = settings.get("base_model_name_or_path"), settings.get("revision")
     if not base:
-        raise ValueError(f"The adapter '{adapter.place}' does not say which model it was trained on.")
+        raise ValueError(f"The adapter '{adapter.place}' does not say which model it was trained on. {HOW_TO_NAME}")
     if os.path.isabs(base) and not os.path.isdir(base):
-        raise FileNotFoundError(f"The adapter '{adapter.place}' was trained on the model '{base}', which is not here.")
+        raise FileNotFoundError(
+            f"The adapter '{adapter.place}' was trained on the model '{base}', which is not here. {HOW_TO_NAME}"
+        )
     model = cls.from_pretrained(base, **kwargs)
     config = adapter.read(CONFIG_NAME) or {}
     model.grow_mctp_modules(max(config.get("num_mctp_modules", 0), model.config.num_mctp_modules))

@@ -1,10 +1,17 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
 import os
+import tempfile
+from pathlib import Path
 
 
 # read by huggingface_hub when it is imported: uploads go by LFS, which is what `hub_server` takes
 os.environ["HF_HUB_DISABLE_XET"] = "1"
+# the tensors of tests are too small to share among threads
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    # transformers writes a repository's code there, and the other process must not read what is half written
+    os.environ["HF_MODULES_CACHE"] = str(Path(tempfile.gettempdir(), f"vita-audio-tests-{os.getuid()}", worker))
 
 import pytest  # noqa: E402
 from hub_server import HubServer  # noqa: E402

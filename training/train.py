@@ -51,6 +51,14 @@ from .trainer import VitaAudioSFTConfig, VitaAudioSFTTrainer, num_modules_of_sta
 PROG = "training.train"
 # In `output_dir`, where the adapters are for a model that the run itself has built
 BASE_FOLDER = "base"
+# What the settings of adapters are called in PEFT, where a checkpoint may have another value
+ADAPTER_SETTINGS = {
+    "lora_r": "r",
+    "lora_alpha": "lora_alpha",
+    "lora_dropout": "lora_dropout",
+    "use_rslora": "use_rslora",
+    "use_dora": "use_dora",
+}
 # Entries of a language model's configuration that are no sizes of it: loading and training set them.
 NO_SIZES = {
     "vocab_size",
@@ -355,6 +363,9 @@ def check_sizes(script_args: VitaAudioScriptArguments, training_args: VitaAudioS
         "num_mctp_modules": (config.num_mctp_modules, num_modules),
         "use_peft": (Path(checkpoint, ADAPTER_CONFIG_FILE).is_file(), script_args.use_peft),
     }
+    if pairs["use_peft"] == (True, True):
+        adapter = read_json(Path(checkpoint, ADAPTER_CONFIG_FILE))
+        pairs |= {name: (adapter.get(key), getattr(script_args, name)) for name, key in ADAPTER_SETTINGS.items()}
     if script_args.text_config is not None:
         with naming("What `text_config` says"):
             # `for_model` needs a `model_type`, which `text_config` may leave out.

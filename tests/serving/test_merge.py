@@ -104,10 +104,14 @@ def test_what_is_merged_can_be_trained_and_what_is_not_is_not_saved(adapter, tmp
         (["./nothing", "{out}"], "There is no folder or file './nothing'"),
         (["{adapter}", "{adapter}"], "is not an empty folder"),
         (["{adapter}", "{out}", "--base", "./nothing"], "There is no folder or file './nothing'"),
+        (["{orphan}", "{out}"], "was trained on the model '/gone', which is not here. `base_model_name_or_path` in"),
     ],
 )
 def test_mistakes_are_one_line(adapter, tmp_path, capsys, arguments, message):
-    places = {"model": DEFAULT_MODEL, "adapter": adapter, "out": tmp_path / "out"}
+    orphan = shutil.copytree(adapter, tmp_path / "orphan")
+    config = json.loads((orphan / "adapter_config.json").read_text())
+    (orphan / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "/gone"}))
+    places = {"model": DEFAULT_MODEL, "adapter": adapter, "orphan": orphan, "out": tmp_path / "out"}
     assert main(["merge", *(argument.format(**places) for argument in arguments)]) == 1
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error

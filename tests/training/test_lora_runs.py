@@ -83,11 +83,18 @@ def test_a_killed_run_ends_with_the_same_adapter(folder, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("settings, others", [(ADAPTER, {}), ({}, ADAPTER)])
-def test_a_run_does_not_go_on_with_adapters_that_it_did_not_begin_with(folder, tmp_path, settings, others):
+@pytest.mark.parametrize(
+    "settings, others, message",
+    [
+        (ADAPTER, {}, "use_peft True, not False"),
+        ({}, ADAPTER, "use_peft False, not True"),
+        (ADAPTER, ADAPTER | {"lora_alpha": 64}, "lora_alpha 32, not 64"),
+    ],
+)
+def test_a_run_does_not_go_on_with_adapters_that_it_did_not_begin_with(folder, tmp_path, settings, others, message):
     steps = {"save_strategy": "steps", "save_steps": 1, "max_steps": 1}
     run = train(folder, tmp_path / "run", **settings, **steps)
-    with pytest.raises(ValueError, match="whose model has use_peft"):
+    with pytest.raises(ValueError, match=f"whose model has {message}. Start"):
         train(folder, run, **others, **steps | {"max_steps": 2})
 
 
