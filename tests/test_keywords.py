@@ -441,7 +441,7 @@ def test_no_keyword_of_a_pipeline_is_unknown():
     assert PIPELINE_EFFECTS.keys() == set(PREPROCESS_KEYWORDS)
 
 
-@pytest.mark.parametrize("name", PIPELINE_REFUSED)
+@pytest.mark.parametrize("name", sorted(PIPELINE_REFUSED))
 def test_an_argument_of_a_pipeline_without_an_effect_is_refused(pipe, name):
     with pytest.raises(ValueError, match=f"`{name}` is refused"):
         VitaAudioPipeline(pipe.model, processor=pipe.processor, device="cpu", **{name: object()})
