@@ -29,6 +29,14 @@ def pytest_collection_modifyitems(items):
             item.add_marker("slow")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_warning_recorded(warning_message):
+    """pytest-xdist imports the classes of warnings where it collects them, which has no code of Hub folders."""
+    if warning_message.category.__module__.startswith("transformers_modules"):
+        warning_message.category = UserWarning
+        warning_message.message = UserWarning(str(warning_message.message))
+
+
 @pytest.fixture
 def hub(tmp_path_factory):
     """An empty Hub on loopback, see `hub_server`."""
