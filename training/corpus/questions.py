@@ -19,8 +19,8 @@ from dataclasses import dataclass
 HELD_OUT_SHARE = 0.1
 MIN_TRAINING_WORDINGS = 3
 # How many training voices ask a question. Names of countries and opposites occur in no other questions, so more voices
-# say them.
-VOICES, RARE_WORD_VOICES = 6, 12
+# say them; sums are so many that each number is heard often enough from few.
+VOICES, RARE_WORD_VOICES, SUM_VOICES, UNKNOWN_VOICES = 4, 7, 3, 3
 # The families that the shipped model was trained on share one draw of what is held out, so a change in one of them can
 # change the splits of all. Every other family has a draw of its own, and leaves these as they are.
 SHIPPED_FAMILIES = ("arithmetic", "calendar", "capitals", "opposites", "clock", "simple", "greetings")
@@ -164,6 +164,51 @@ GREETINGS = {
 }
 
 
+# What the model cannot know, and says so instead of guessing. `{}` takes each of the things behind the bar in turn.
+UNKNOWN_ANSWER = "I don't know that."
+UNKNOWN_QUESTIONS = (
+    "Who won the {} yesterday? | match, race, game, election, prize, lottery, fight, cup",
+    "What is the price of {}? | gold, silver, milk, a house, a car, a ticket, oil, sugar, this book, that coat",
+    "How much does {} cost? | a bicycle, a new phone, the ticket, a cup of coffee, a good camera, the hotel",
+    "Who is the president of {}? | France, Mexico, Finland, the company, the club, the bank, Brazil, Egypt, Poland",
+    "Who wrote {}? | this book, that song, the letter, Hamlet, the first novel, the report, this poem, the Bible",
+    "Who painted {}? | this picture, the ceiling, the Mona Lisa, that wall, the portrait",
+    "Who invented {}? | the telephone, the wheel, the computer, the radio, the steam engine, paper, glass, the clock",
+    "When was {} born? | Mozart, Napoleon, Shakespeare, my father, your boss, the queen, Einstein, the actor",
+    "Where is {}? | my key, the nearest bank, my brother, the train station, the next hotel, my phone",
+    "How old is {}? | the king, my teacher, this tree, the universe, your father, that castle, the earth, the moon",
+    "How far is it to {}? | the moon, the sea, Berlin, the airport, the next town, the sun, the border, the hospital",
+    "How many people live in {}? | Paris, China, this city, Canada, London, the village, Africa, your street, Tokyo",
+    "How tall is {}? | the tower, Mount Everest, my sister, that building, the tallest man, a giraffe, the church",
+    "How deep is {}? | the ocean, the lake, this river, the well, the pool",
+    "What will the weather be like {}? | tomorrow, next week, on Sunday, in Rome, this evening, in the mountains",
+    "What did {} say? | the doctor, the president, my wife, the radio, the teacher, your mother, the judge",
+    "What is the meaning of {}? | life, this word, that sign, my dream, love, the symbol, the title",
+    "What does {} mean? | democracy, this word, philosophy, gravity, that noise, entropy, inflation, irony",
+    "Why is {}? | the sea salty, the sky so high, ice so cold, the road closed, the shop shut, he angry",
+    "Why do {}? | people dream, cats purr, leaves fall, stars shine, we sleep, birds sing, prices rise",
+    "How does {} work? | a radio, an engine, a computer, the heart, a battery, the internet, a microwave, a telescope",
+    "How do I {}? | bake bread, fix my car, learn French, tie a knot, lose weight, write a novel, repair a watch",
+    "Which {} is the best? | phone, restaurant, team, hotel, school, camera, doctor, song, road",
+    "Who is {}? | that man, my neighbor, the tall woman, the new teacher, the best singer, the boss, your maker",
+    "What is {}? | the square root of two, my password, the speed of light, your address, the number of the police, "
+    "a black hole, quantum physics, the largest ocean, the longest river, my name, the news",
+    "Tell me {}. | the news, a joke, a secret, about the war, the score of the game, about your family, a story, "
+    "the number of my room, how to get rich, who called me",
+    "Can you explain {}? | the theory of relativity, the rules of chess, how money works, the stock market",
+    "What should I {}? | wear today, cook for dinner, buy for my wife, read next, study, do with my life",
+    "When does {}? | the shop open, the next bus come, school begin, the movie start, the museum close",
+    "When did {}? | the war end, Columbus sail, he call, the train leave, the Romans come, dinosaurs live, she arrive",
+    "What happened {}? | last night, in the year nineteen hundred, at the meeting, to my dog, in Japan, on the moon",
+    "Did {}? | my brother call, it rain in Chicago, the package arrive, our team win, she pass the exam, he find it",
+    "Is {}? | it raining outside, the bank open, my mother at home, there life on Mars, the boss angry, the road safe",
+    "Who {}? | called me, is at the door, lives next door, discovered America, built the pyramids, broke the window, "
+    "sings that song, took my umbrella, scored the goal, founded the company",
+    "What kind of {}? | music does he like, tree is that, car is this, engine does it need, wine goes with fish",
+    "How long {}? | does the flight take, is the river, will it rain, does an egg cook, do turtles live",
+)
+
+
 @dataclass(frozen=True)
 class Fact:
     """
@@ -240,7 +285,8 @@ def arithmetic() -> Iterator[Fact]:
                     f"What do you get when you add {a} and {b}?",
                     f"Tell me the sum of {a} and {b}.",
                 )
-                yield make_fact("sums", f"the sum of {a} and {b} is {total}.", total, wordings)
+                answer = f"the sum of {a} and {b} is {total}."
+                yield make_fact("sums", answer, total, wordings, num_voices=SUM_VOICES)
             if j <= i:
                 rest = NUMBERS[i - j]
                 wordings = (
@@ -249,7 +295,9 @@ def arithmetic() -> Iterator[Fact]:
                     f"What is left when you take {b} from {a}?",
                     f"Tell me the difference between {a} and {b}.",
                 )
-                yield make_fact("differences", f"the difference of {a} and {b} is {rest}.", rest, wordings)
+                yield make_fact(
+                    "differences", f"the difference of {a} and {b} is {rest}.", rest, wordings, num_voices=SUM_VOICES
+                )
 
 
 @register_family
@@ -379,6 +427,22 @@ def simple() -> Iterator[Fact]:
 def greetings() -> Iterator[Fact]:
     for answer, wordings in GREETINGS.items():
         yield make_fact("greetings", answer, answer.rstrip("."), tuple(wordings.split("|")))
+
+
+@register_family
+def unknown() -> Iterator[Fact]:
+    wordings = []
+    for line in UNKNOWN_QUESTIONS:
+        template, things = line.split(" | ")
+        wordings += [template.format(thing) for thing in things.split(", ")]
+    yield make_fact(
+        "unknown",
+        UNKNOWN_ANSWER,
+        UNKNOWN_ANSWER.rstrip("."),
+        wordings,
+        ("i do not know that",),
+        num_voices=UNKNOWN_VOICES,
+    )
 
 
 def facts_by_draw() -> list[list[Fact]]:

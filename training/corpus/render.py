@@ -10,8 +10,6 @@ import json
 import multiprocessing
 import random
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,147 +19,26 @@ from tqdm import tqdm
 
 from hub_cards.command_line import ArgumentParser, no_empty_folder, run_command
 from modeling_vita_audio.saving_vita_audio import replaced_whole
-from processing.conversation_vita_audio import ASR_PROMPT, AUDIO_MARK, SPOKEN_CHAT_SYSTEM_PROMPT, TTS_PROMPT
 
-from .questions import Question, all_facts, all_questions, stable_hash
-from .sentences import Sentence, all_sentences
-from .voices import ALL_VOICES, HELD_OUT_VOICE, JOE, TRAINING_VOICES, Voice, check_programs, phonemize, speak
+from .clips import Clip
+from .conversations import all_clips, all_conversations
+from .noise import NOISE_VOICE, colored_noise, noise_samples
+from .voices import ALL_VOICES, JOE, check_programs, phonemize, speak
 
 
 PROG = "training.corpus.render"
 SAMPLING_RATE = 16_000
-# A part of every clip's id. Raise it whenever the signal processing below changes, so that all clips are made anew.
-RENDERING_VERSION = 1
-
-TRAINING_VOICES_PER_SENTENCE = 1
-TEST_VOICES_PER_QUESTION = 2
-TEST_VOICES_PER_SENTENCE = 1
-
 # Frames that are this much quieter than the loudest one are silence.
 SILENCE_BELOW_PEAK_DB = 42.0
 LEADING_SILENCE_S = 0.05
 TRAILING_SILENCE_S = 0.1
 # All clips of the fixed joe have this peak; those of other voices vary.
 FIXED_PEAK_DB = -3.0
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One recording to be made: `text` said by the voice named `voice`, for `split`."""
-
-    text: str
-    voice: str
-    split: str
-
-    @property
-    def id(self) -> str:
-        return f"{stable_hash(str(RENDERING_VERSION), self.voice, self.text):016x}"
-
-    @property
-    def path(self) -> str:
-        return f"audio/{self.voice}/{self.id}.flac"
-
-
-def draw_voices(text: str, count: int) -> list[Voice]:
-    """`count` different training voices for `text`, drawn by weight; always the same ones for the same text."""
-    rng = random.Random(stable_hash("voices", text))
-    # Weighted sampling without replacement (Efraimidis and Spirakis, 2006): the largest of u ** (1 / weight).
-    return sorted(TRAINING_VOICES, key=lambda voice: rng.random() ** (1 / voice.weight), reverse=True)[:count]
-
-
-def question_clips(question: Question) -> list[Clip]:
-    """The clips in which `question` is asked by other voices than the fixed joe's."""
-    if question.split == "train":
-        voices = draw_voices(question.text, question.fact.num_voices)
-        return [Clip(question.text, voice.name, "train") for voice in voices]
-    voices = draw_voices(question.text, TEST_VOICES_PER_QUESTION)
-    clips = [Clip(question.text, voice.name, "test") for voice in voices]
-    return [*clips, Clip(question.text, HELD_OUT_VOICE.name, "test_voice")]
-
-
-def sentence_clips(sentence: Sentence) -> list[Clip]:
-    """The clips of a simple sentence by other voices than the fixed joe's."""
-    if sentence.split == "train":
-        voices = draw_voices(sentence.text, TRAINING_VOICES_PER_SENTENCE)
-        return [Clip(sentence.text, voice.name, "train") for voice in voices]
-    voices = draw_voices(sentence.text, TEST_VOICES_PER_SENTENCE)
-    clips = [Clip(sentence.text, voice.name, "test") for voice in voices]
-    return [*clips, Clip(sentence.text, HELD_OUT_VOICE.name, "test_voice")]
-
-
-def joe_clips() -> Iterator[Clip]:
-    """What the fixed joe says: every answer, every training question and every simple sentence, once each."""
-    for answer in dict.fromkeys(fact.answer for fact in all_facts()):
-        yield Clip(answer, JOE.name, "train")
-    for question in all_questions():
-        # Joe's clips of questions are for training, so he never says a held-out wording.
-        if question.split == "train":
-            yield Clip(question.text, JOE.name, "train")
-    for sentence in all_sentences():
-        yield Clip(sentence.text, JOE.name, sentence.split)
-
-
-def all_clips() -> list[Clip]:
-    """Every clip of the corpus; joe's first."""
-    clips = list(joe_clips())
-    for question in all_questions():
-        clips += question_clips(question)
-    for sentence in all_sentences():
-        clips += sentence_clips(sentence)
-    return clips
-
-
-def all_conversations() -> Iterator[dict]:
-    """Every conversation of the corpus, in the form of the rows of `conversations.jsonl`."""
-
-    def conversation(
-        task: str,
-        key: str,
-        split: str,
-        messages: list[tuple[str, str]],
-        audios: list[str],
-        reference: str,
-        answer: str = "",
-        accepted: tuple[str, ...] = (),
-    ) -> dict:
-        return {
-            "id": f"{task}-{key}",
-            "task": task,
-            "split": split,
-            "messages": [{"role": role, "content": content} for role, content in messages],
-            "audios": audios,
-            "reference": reference,
-            "answer": answer,
-            "accepted_answers": list(accepted),
-        }
-
-    def asr(clip: Clip) -> dict:
-        messages = [("user", ASR_PROMPT + AUDIO_MARK), ("assistant", clip.text)]
-        return conversation("asr", clip.id, clip.split, messages, [clip.path], clip.text)
-
-    for clip in joe_clips():
-        yield asr(clip)
-        messages = [("user", TTS_PROMPT + clip.text), ("assistant", AUDIO_MARK)]
-        yield conversation("tts", clip.id, clip.split, messages, [clip.path], clip.text)
-    for sentence in all_sentences():
-        yield from map(asr, sentence_clips(sentence))
-    for question in all_questions():
-        fact = question.fact
-        answer = Clip(fact.answer, JOE.name, "train")
-        scored = {"reference": fact.answer, "answer": fact.gold, "accepted": (fact.gold, *fact.accepted)}
-        for clip in question_clips(question):
-            # Recognition is tested on sentences. Questions are further data to train it on.
-            if clip.split == "train":
-                yield asr(clip)
-            messages = [
-                ("system", SPOKEN_CHAT_SYSTEM_PROMPT),
-                ("user", AUDIO_MARK),
-                ("assistant", f"{fact.answer}{AUDIO_MARK}"),
-            ]
-            yield conversation("sqa", clip.id, clip.split, messages, [clip.path, answer.path], **scored)
-        key = f"{stable_hash(question.text):016x}"
-        messages = [("user", question.text), ("assistant", fact.answer)]
-        yield conversation("tqa", key, question.split, messages, [], **scored)
+# The share of the training clips that have more silence around them, its length at one end, and the level of its noise
+# below full scale
+LONG_SILENCE_SHARE = 0.35
+LONG_SILENCE_S = (0.1, 0.8)
+SILENCE_FLOOR_DB = (-85.0, -60.0)
 
 
 def trim_silence(samples: np.ndarray, sampling_rate: int) -> np.ndarray:
@@ -177,19 +54,26 @@ def trim_silence(samples: np.ndarray, sampling_rate: int) -> np.ndarray:
     return padded[start : end + lead + trail]
 
 
-def _noise(length: int, pink: bool, rng: np.random.Generator) -> np.ndarray:
-    noise = rng.standard_normal(length)
-    if pink:
-        spectrum = np.fft.rfft(noise)
-        # The power of pink noise falls as 1 / f, so its amplitude falls as the root of that.
-        spectrum /= np.sqrt(np.maximum(np.arange(len(spectrum)), 1))
-        noise = np.fft.irfft(spectrum, length)
-    return noise / np.sqrt(np.mean(noise**2))
+def add_silence(samples: np.ndarray, rng: random.Random) -> np.ndarray:
+    """
+    `samples` as somebody records them who presses the button too early or lets it go too late: mostly as they are,
+    otherwise with near-silence before, after or at both ends, which has a floor of noise of its own.
+    """
+    if rng.random() >= LONG_SILENCE_SHARE:
+        return samples
+    lead, trail = rng.choice([(True, False), (False, True), (True, True)])
+    lengths = [round(wanted * rng.uniform(*LONG_SILENCE_S) * SAMPLING_RATE) for wanted in (lead, trail)]
+    floor = 10 ** (rng.uniform(*SILENCE_FLOOR_DB) / 20)
+    noise_rng = np.random.default_rng(rng.getrandbits(64))
+    before, after = (floor * noise_rng.standard_normal(length) for length in lengths)
+    return np.concatenate([before, samples, after])
 
 
 def render_samples(clip: Clip) -> np.ndarray:
     """The clip, float32 `(num_samples,)` at 16 kHz. Speed, level and noise vary, except in joe's fixed voice."""
     # The id is the seed, so a clip is the same whenever and by whichever process it is rendered.
+    if clip.voice == NOISE_VOICE:
+        return noise_samples(clip.id, SAMPLING_RATE)
     rng = random.Random(clip.id)
     samples, sampling_rate = speak(clip.text, ALL_VOICES[clip.voice], rng)
     # A synthesizer may fail without an error.
@@ -202,10 +86,13 @@ def render_samples(clip: Clip) -> np.ndarray:
     samples = trim_silence(samples, SAMPLING_RATE)
     peak_db = FIXED_PEAK_DB if fixed else rng.uniform(-20, -1)
     samples = samples * (10 ** (peak_db / 20) / np.abs(samples).max())
+    speech_level = np.sqrt(np.mean(samples**2))
+    if not fixed and clip.split == "train":
+        samples = add_silence(samples, rng)
     if not fixed and rng.random() < 0.5:
-        level = np.sqrt(np.mean(samples**2)) * 10 ** (-rng.uniform(20, 45) / 20)
+        level = speech_level * 10 ** (-rng.uniform(20, 45) / 20)
         noise_rng = np.random.default_rng(rng.getrandbits(64))
-        samples = samples + level * _noise(len(samples), rng.random() < 0.5, noise_rng)
+        samples = samples + level * colored_noise(len(samples), rng.choice([0, 1]), noise_rng)
     return np.clip(samples, -1, 1).astype(np.float32)
 
 
@@ -217,8 +104,9 @@ def render_clip(clip: Clip, output_dir: Path) -> dict:
         with replaced_whole(path) as unfinished:
             sf.write(unfinished, render_samples(clip), SAMPLING_RATE, subtype="PCM_16", format="FLAC")
     duration = sf.info(path).frames / SAMPLING_RATE
-    row = {"id": clip.id, "path": clip.path, **asdict(clip), "phonemes": phonemize(clip.text)}
-    return {**row, "duration": round(duration, 4)}
+    row = {"id": clip.id, "path": clip.path, "text": clip.text, "voice": clip.voice, "split": clip.split}
+    # Noise has no text, and so no phonemes.
+    return {**row, "phonemes": phonemize(clip.text) if clip.text else [], "duration": round(duration, 4)}
 
 
 # `imap` passes one argument, and a worker can only be sent a function that a module has by name.
@@ -237,7 +125,7 @@ def render_corpus(output_dir: Path, limit: int | None = None, workers: int = 2) 
     Renders all clips, or `limit` of them from all kinds, and writes the conversations whose audios are there.
 
     Returns the rows of `clips.jsonl` and `conversations.jsonl`. Raises ValueError for a bad `limit` or `workers`, and
-    RuntimeError if a synthesizer is missing or says nothing.
+    RuntimeError if a synthesizer or WordNet is missing, or a synthesizer says nothing.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}.")
@@ -247,7 +135,7 @@ def render_corpus(output_dir: Path, limit: int | None = None, workers: int = 2) 
     if limit is not None:
         # Ids are hashes, so the first of them are clips of all kinds.
         clips = sorted(clips, key=lambda clip: clip.id)[:limit]
-    check_programs(ALL_VOICES[name] for name in {clip.voice for clip in clips})
+    check_programs(ALL_VOICES[name] for name in {clip.voice for clip in clips} - {NOISE_VOICE})
     output_dir.mkdir(parents=True, exist_ok=True)
     jobs = [(clip, output_dir) for clip in clips]
     # `imap` keeps the order, so the files do not depend on the number of workers.

@@ -9,13 +9,17 @@ Everything is a pure function of the tables below, as in `questions`. A new temp
 import itertools
 import random
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
+from .clips import ASR, TTS, Clip, Recording, register_source, training_recordings, unseen_voice_recording, voice_clips
 from .questions import DAYS, HELD_OUT_SHARE, HOURS, MONTHS, capitalized, facts_by_draw, stable_hash
+from .voices import JOE
 
 
-NUM_SIMPLE_SENTENCES = 9200
+NUM_SIMPLE_SENTENCES = 4500
+TRAINING_VOICES_PER_SENTENCE = TEST_VOICES_PER_SENTENCE = 1
 
 VOCABULARY = {
     "name": "Susan Peter Lucy David Linda Jack Tom Sarah Robert Helen Alice George",
@@ -159,3 +163,15 @@ def all_sentences(more_templates: tuple[str, ...] = MORE_TEMPLATES) -> tuple[Sen
         held_out = set(ranked[: round(HELD_OUT_SHARE * len(ranked))])
         sentences += [Sentence(text, "test" if text in held_out else "train") for text in texts]
     return tuple(sentences)
+
+
+@register_source
+def simple_sentences() -> Iterator[Recording]:
+    for sentence in all_sentences():
+        if sentence.split == "train":
+            yield from training_recordings(sentence.text, TRAINING_VOICES_PER_SENTENCE)
+            continue
+        yield Recording(Clip(sentence.text, JOE.name, "test"), (ASR, TTS))
+        for clip in voice_clips(sentence.text, "test", TEST_VOICES_PER_SENTENCE):
+            yield Recording(clip, (ASR,))
+        yield unseen_voice_recording(sentence.text, "test_voice")
