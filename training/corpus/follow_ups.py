@@ -10,7 +10,7 @@ that of a fact of `questions`, so a follow-up can follow another one.
 from collections.abc import Callable, Iterator
 from functools import cache
 
-from .clips import ASR, Recording, register_source, voice_clips
+from .clips import ASR, Clip, Recording, register_source, voice_clips
 from .questions import (
     CAPITALS,
     COLORS_OF,
@@ -36,7 +36,7 @@ FOLLOW_UPS: dict[str, Callable[[Fact], Iterator[FollowUp]]] = {}
 def register_follow_up(function: Callable[[Fact], Iterator[FollowUp]]) -> Callable[[Fact], Iterator[FollowUp]]:
     """
     Makes what a function yields a part of the corpus. It gets the fact of the turn before and yields what may be asked
-    then, each with several wordings, the last of which are all of the same meaning.
+    then: several wordings of one meaning, and the answer.
     """
     FOLLOW_UPS[function.__name__] = function
     return function
@@ -129,9 +129,14 @@ def follow_up_splits() -> dict[str, str]:
     return {text: "test" if text in held_out else "train" for text in texts}
 
 
+def follow_up_clips(text: str) -> list[Clip]:
+    """The clips of one wording, by training voices."""
+    split = follow_up_splits()[text]
+    return voice_clips(text, split, VOICES_PER_FOLLOW_UP if split == "train" else TEST_VOICES_PER_FOLLOW_UP)
+
+
 @register_source
 def spoken_follow_ups() -> Iterator[Recording]:
     for text, split in follow_up_splits().items():
-        count = VOICES_PER_FOLLOW_UP if split == "train" else TEST_VOICES_PER_FOLLOW_UP
-        for clip in voice_clips(text, split, count):
+        for clip in follow_up_clips(text):
             yield Recording(clip, (ASR,) if split == "train" else ())
