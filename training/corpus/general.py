@@ -42,7 +42,7 @@ UNWANTED_STEMS = tuple(
     "fart anus anal rectum buttock naked nude incest pedophil molest tortur slaughter terroris hitler holocaust jew "
     "muslim islam hindu christian catholic slave lynch racis racial coloured semen sperm coit copulat intercourse "
     "cunt cock heroin cocaine marijuana opium abort hang strangl stab corpse hooker harlot strumpet hell retard moron "
-    "idiot imbecile cripple lust virgin".split()
+    "idiot imbecile cripple lust virgin poison execut overdos assault assail mistress drunk gay weapon bomb".split()
 )
 
 
