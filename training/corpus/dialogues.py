@@ -11,7 +11,6 @@ import random
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 
 from .clips import Clip
 from .follow_ups import follow_up_clips, follow_up_splits, follow_ups
@@ -52,6 +51,7 @@ class _Asker:
 
     def __init__(self, split: str, rng: random.Random):
         self.split, self.rng = split, rng
+        self.facts = {fact.answer: fact for fact in all_facts()}
         questions = [question for question in all_questions() if question.split == split]
         self.kinds: dict[str, list] = defaultdict(list)
         self.openers: dict[str, list] = defaultdict(list)
@@ -63,9 +63,9 @@ class _Asker:
 
     def possible(self, fact: Fact) -> list[tuple[str, Fact]]:
         """The wordings of this split that may follow on `fact`, with the facts that answer them."""
-        facts, splits = _facts_by_answer(), follow_up_splits()
+        splits = follow_up_splits()
         return [
-            (text, facts[answer])
+            (text, self.facts[answer])
             for wordings, answer in follow_ups(fact)
             for text in wordings
             if splits[text] == self.split
@@ -101,11 +101,6 @@ class _Asker:
             if turn.fact not in [other.fact for other in turns]:
                 turns.append(turn)
         return turns
-
-
-@cache
-def _facts_by_answer() -> dict[str, Fact]:
-    return {fact.answer: fact for fact in all_facts()}
 
 
 def _in_mode(turns: list[Turn], split: str, mode: str, rng: random.Random) -> Dialogue:
@@ -145,7 +140,6 @@ def held_out_dialogues() -> Iterator[Dialogue]:
         yield Dialogue(tuple(asker.independent(HELD_OUT_TURNS)), "test", SPOKEN)
 
 
-@cache
-def all_dialogues() -> tuple[Dialogue, ...]:
+def all_dialogues() -> list[Dialogue]:
     """Every dialogue, none of them twice."""
-    return tuple(dict.fromkeys((*training_dialogues(), *held_out_dialogues())))
+    return list(dict.fromkeys((*training_dialogues(), *held_out_dialogues())))

@@ -55,7 +55,8 @@ def held_out_clips(corpus_dir: Path, default_voice: str, number: int, seed: int 
         OSError, ValueError: `clips.jsonl` is not there, is malformed, or has too few clips of either kind.
     """
     path = corpus_dir / "clips.jsonl"
-    clips = [clip for _, clip in read_json_lines(path, CLIP_FIELDS) if clip["split"] != "train"]
+    # Words and passages have splits of their own, and noise has no text to be understood.
+    clips = [clip for _, clip in read_json_lines(path, CLIP_FIELDS) if clip["split"] in GROUPS and clip["text"]]
     generator = random.Random(seed)
     default = [clip for clip in clips if clip["voice"] == default_voice]
     others = [clip for clip in clips if clip["voice"] != default_voice]

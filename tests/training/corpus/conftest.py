@@ -1,0 +1,20 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The whole corpus as texts, made once: it takes some seconds."""
+
+import pytest
+
+from training.corpus import conversations
+from training.corpus.general import WORDNET_FOLDER
+
+
+@pytest.fixture(scope="session")
+def recordings():
+    if not WORDNET_FOLDER.is_dir():
+        pytest.skip("Debian's wordnet-base is not installed, so the corpus is not whole")
+    return list(conversations.all_recordings())
+
+
+@pytest.fixture(scope="session")
+def rows(recordings):
+    return list(conversations.all_conversations())
