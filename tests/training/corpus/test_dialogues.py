@@ -2,12 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dialogues: follow-ups have true answers, turns are scored, and held-out dialogues have held-out wordings only."""
 
+import json
 import re
 from collections import Counter
 
 import pytest
+from tiny_models import tiny_processor
 
 from processing.conversation_vita_audio import AUDIO_MARK, SPOKEN_CHAT_SYSTEM_PROMPT
+from training.conversations import load_conversations, read_conversations
 from training.corpus.dialogues import MIXED, SPOKEN, WRITTEN, all_dialogues
 from training.corpus.follow_ups import follow_up_splits, follow_ups
 from training.corpus.questions import CAPITALS, COLORS_OF, DAYS, HOURS, MONTHS, NUMBERS, OPPOSITES, all_facts
@@ -136,3 +139,34 @@ def test_what_the_model_cannot_know_it_does_not_guess(rows):
     }
     known = {text for fact in all_facts() if fact.family != "unknown" for text in fact.wordings}
     assert not known & asked
+
+
+@pytest.mark.slow
+def test_dialogues_and_noise_can_be_trained_on(tmp_path, rows):
+    """They are read by their tasks, and all of the assistant's turns are learnt, text and speech."""
+    written = [
+        *[row for row in rows if row["task"] == "dialogue"][::400],
+        *[row for row in rows if row["task"] == "noise"][:2],
+        *[row for row in rows if row["task"] == "tts"][:2],
+    ]
+    (tmp_path / "conversations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in written))
+    for row in written:
+        for path in row["audios"]:
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).touch()
+    assert Counter(row["task"] for row in read_conversations(tmp_path)) == Counter(row["task"] for row in written)
+    processor = tiny_processor()
+    vocabulary, end = processor.speech_vocabulary, processor.tokenizer.eos_token_id
+    for task in ("dialogue", "noise", "tts"):
+        expected = [row for row in written if (row["task"], row["split"]) == (task, "train")]
+        conversations = load_conversations(tmp_path, tasks=[task], cache_dir=tmp_path / "cache")
+        assert [conversation["messages"] for conversation in conversations] == [row["messages"] for row in expected]
+        for conversation in conversations:
+            example = processor.build_training_example(
+                conversation["messages"], [[3, 1, 2]] * len(conversation["audios"])
+            )
+            learnt = [token for token in example["labels"] if token != -100]
+            answers = [message for message in conversation["messages"] if message["role"] == "assistant"]
+            assert learnt.count(end) == len(answers)
+            spoken = sum(AUDIO_MARK in answer["content"] for answer in answers)
+            assert learnt.count(vocabulary.begin_audio_token_id) == spoken

@@ -13,6 +13,7 @@ from processing.conversation_vita_audio import AUDIO_MARK
 from training.corpus import render
 from training.corpus.clips import Clip
 from training.corpus.noise import NOISES, REPEAT_ANSWER, noise_clips, noise_samples
+from training.evaluation.evaluate_codec import held_out_clips
 from training.evaluation.scoring import answer_is_right
 
 
@@ -69,6 +70,17 @@ def test_noise_is_rendered_without_a_synthesizer(tmp_path):
     samples, sampling_rate = sf.read(tmp_path / row["path"])
     assert sampling_rate == 16_000 and round(len(samples) / 16_000, 4) == row["duration"]
     json.dumps(row)
+
+
+def test_a_codec_is_scored_on_sentences_and_not_on_noise(tmp_path):
+    clips = [
+        {"voice": voice, "split": split, "text": text, "path": f"{voice}-{split}", "duration": 1, "phonemes": []}
+        for voice in ("joe", "heart")
+        for split, text in (("test", "Right."), ("test", ""), ("test_passages", "Long."), ("train", "Trained."))
+    ]
+    (tmp_path / "clips.jsonl").write_text("".join(json.dumps(clip) + "\n" for clip in clips))
+    assert [clip["path"] for clip in held_out_clips(tmp_path, "joe", 2)] == ["joe-test", "heart-test"]
+    assert {clip["text"] for clip in held_out_clips(tmp_path, "joe", 2)} == {"Right."}
 
 
 def test_silence_is_added_to_a_third_of_the_training_clips():
