@@ -54,6 +54,8 @@ def right_answer(last, text):
 def test_every_answer_to_a_follow_up_is_true():
     answers, number = {fact.answer for fact in all_facts()}, 0
     for fact in all_facts():
+        is_followed = fact.family in ("sums", "differences", "months", "days", "capitals", "opposites")
+        assert follow_ups(fact) or not is_followed, fact
         for wordings, answer in follow_ups(fact):
             for text in wordings:
                 assert answer == right_answer(fact.answer, text), (fact.answer, text)
