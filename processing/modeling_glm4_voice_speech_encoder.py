@@ -9,7 +9,7 @@ from torch import nn
 from transformers.activations import ACT2FN
 from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
 
-from .configuration_glm4_voice_codec import Glm4VoiceTokenizerConfig
+from .configuration_glm4_voice_tokenizer import Glm4VoiceTokenizerConfig
 
 
 def block_causal_mask(length: int, block_size: int, device: torch.device) -> torch.BoolTensor:
@@ -48,7 +48,11 @@ class Glm4VoiceSpeechEncoder(nn.Module):
         self.activation_fn = ACT2FN[config.activation_function]
         self.embed_positions = nn.Embedding(config.max_source_positions, config.d_model)
         self.layers = nn.ModuleList([WhisperEncoderLayer(config) for _ in range(config.encoder_layers)])
-        self.codebook = nn.Embedding(config.codebook_size, config.d_model)
+        if config.latent_dim:
+            # Whisper's own last norm; GLM-4-Voice's encoder ends in the middle of Whisper's, which has none there
+            self.layer_norm = nn.LayerNorm(config.d_model)
+            self.projection = nn.Linear(config.d_model, config.latent_dim)
+        self.codebook = nn.Embedding(config.codebook_size, config.latent_dim or config.d_model)
 
     def init_state(self, input_features: torch.FloatTensor) -> Glm4VoiceSpeechEncoderState:
         """The state of a segment before its first frame, for frames of this kind."""
@@ -80,7 +84,7 @@ class Glm4VoiceSpeechEncoder(nn.Module):
 
         Returns:
             `tuple`: codes of shape `(batch_size, num_codes)`; True where they stand for audio of the row, of the same
-            shape; the latents that they are nearest to, `(batch_size, num_codes, d_model)`.
+            shape; the latents that they are nearest to, `(batch_size, num_codes, latent_dim or d_model)`.
 
         Raises:
             ValueError: there is a wrong number of mel bins or frames.
@@ -122,18 +126,22 @@ class Glm4VoiceSpeechEncoder(nn.Module):
             state.layers[index] = attended
             hidden_states = layer(hidden_states, bias, key_value_states=attended)
 
+        if config.latent_dim:
+            hidden_states = self.layer_norm(hidden_states)
         # The mean of `pooling_kernel_size` frames is one code: `(batch_size, num_codes, d_model)`
         latents = hidden_states.unflatten(1, (-1, config.pooling_kernel_size)).mean(2)
+        if config.latent_dim:
+            latents = self.projection(latents).tanh()
         return self.quantize(latents), attention_mask[:, :: config.pooling_kernel_size], latents
 
     def quantize(self, latents: torch.FloatTensor) -> torch.LongTensor:
-        """Codes `(...)` of the codebook's vectors nearest to `latents` `(..., d_model)`."""
+        """Codes `(...)` of the codebook's vectors nearest to `latents`, whose last dimension is theirs."""
         return self.distances(latents).argmin(-1)
 
     def distances(self, latents: torch.FloatTensor) -> torch.FloatTensor:
         """
-        Squared distances `(..., codebook_size)` of `latents` `(..., d_model)` from the codebook's vectors, in float32,
-        without the latent's own square, which is the same for all vectors.
+        Squared distances `(..., codebook_size)` of `latents` from the codebook's vectors, in float32, without the
+        latent's own square, which is the same for all vectors.
         """
         # call the module, because hooks may keep its weights on another device
         vectors = self.codebook(torch.arange(self.codebook.num_embeddings, device=latents.device)).float()

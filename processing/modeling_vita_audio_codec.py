@@ -22,6 +22,11 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .compatibility_vita_audio import attach_to_package
 from .configuration_vita_audio_codec import VitaAudioCodecConfig
+from .modeling_glm4_voice_tokenizer import (
+    Glm4VoiceCodecEncoderOutput,
+    Glm4VoiceCodecEncoderState,
+    Glm4VoiceEncodingMixin,
+)
 from .modeling_vita_audio_vocoder import VitaAudioCodecDecoderState, VitaAudioCodecVocoder
 from .saving_vita_audio import saved_whole
 
@@ -383,14 +388,17 @@ class VitaAudioCodecPreTrainedModel(PreTrainedAudioTokenizerBase):
     base_model_prefix = "codec"
     main_input_name = "input_values"
     input_modalities = "audio"
-    _no_split_modules = ["VitaAudioCodecBlock"]
+    _no_split_modules = ["VitaAudioCodecBlock", "WhisperEncoderLayer"]
+    _supports_sdpa = True
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         if isinstance(module, (nn.Linear, nn.Conv1d)):
             # What PyTorch itself initialises these layers with
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
-            init.zeros_(module.bias)
+            # Whisper's keys have none
+            if module.bias is not None:
+                init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight, std=self.config.initializer_range)
         elif isinstance(module, nn.LayerNorm):
@@ -405,7 +413,7 @@ class VitaAudioCodecPreTrainedModel(PreTrainedAudioTokenizerBase):
             init.constant_(module.voice_log_f0, math.log(110.0))
 
 
-class VitaAudioCodec(VitaAudioCodecPreTrainedModel):
+class VitaAudioCodec(Glm4VoiceEncodingMixin, VitaAudioCodecPreTrainedModel):
     r"""
     The compact speech codec: `encode` turns 16 kHz mono audio into 12.5 codes per second of one codebook, `decode`
     turns codes into 16 kHz audio in one of the trained voices, at once or chunk by chunk.
@@ -413,7 +421,10 @@ class VitaAudioCodec(VitaAudioCodecPreTrainedModel):
 
     def __init__(self, config: VitaAudioCodecConfig):
         super().__init__(config)
-        self.encoder = VitaAudioCodecEncoder(config)
+        if config.tokenizer_config is None:
+            self.encoder = VitaAudioCodecEncoder(config)
+        else:
+            self.init_tokenizer(config.tokenizer_config, config._attn_implementation)
         self.quantizer = VitaAudioCodecQuantizer(config)
         self.decoder = VitaAudioCodecDecoder(config)
         self.vocoder = VitaAudioCodecVocoder(config)
@@ -424,7 +435,7 @@ class VitaAudioCodec(VitaAudioCodecPreTrainedModel):
     @can_return_tuple
     def encode(
         self, input_values: torch.FloatTensor, padding_mask: torch.Tensor | None = None
-    ) -> VitaAudioCodecEncoderOutput:
+    ) -> VitaAudioCodecEncoderOutput | Glm4VoiceCodecEncoderOutput:
         r"""
         Args:
             input_values (`torch.FloatTensor` of shape `(batch_size, 1, num_samples)`):
@@ -438,6 +449,8 @@ class VitaAudioCodec(VitaAudioCodecPreTrainedModel):
         Raises:
             ValueError: `input_values` is not mono audio, or a row has no sample.
         """
+        if self.config.tokenizer_config is not None:
+            return super().encode(input_values, padding_mask)
         if input_values.ndim != 3 or input_values.shape[1] != 1:
             raise ValueError(f"`input_values` must be (batch_size, 1, num_samples), got {tuple(input_values.shape)}.")
         waveform = input_values[:, 0]
@@ -462,8 +475,10 @@ class VitaAudioCodec(VitaAudioCodecPreTrainedModel):
             latents=latents,
         )
 
-    def init_encoder_state(self) -> VitaAudioCodecEncoderState:
+    def init_encoder_state(self) -> VitaAudioCodecEncoderState | Glm4VoiceCodecEncoderState:
         """The state of an `encode_chunk` before its first chunk of samples. Each utterance needs its own."""
+        if self.config.tokenizer_config is not None:
+            return super().init_encoder_state()
         return VitaAudioCodecEncoderState(waiting=self.voice_log_f0.new_zeros(1, frame_padding(self.config)))
 
     @can_return_tuple
@@ -491,6 +506,8 @@ class VitaAudioCodec(VitaAudioCodecPreTrainedModel):
         Raises:
             ValueError: `input_values` has another shape, or the utterance ends without a sample.
         """
+        if self.config.tokenizer_config is not None:
+            return super().encode_chunk(input_values, encoder_state, is_final)
         if input_values.ndim != 3 or input_values.shape[:2] != (1, 1):
             raise ValueError(f"`input_values` must be (1, 1, num_samples), got {tuple(input_values.shape)}.")
         state = encoder_state

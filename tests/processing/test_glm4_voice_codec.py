@@ -26,7 +26,7 @@ from processing import (
     Glm4VoiceCodecConfig,
     VitaAudioPipeline,
     VitaAudioProcessor,
-    modeling_glm4_voice_codec,
+    modeling_glm4_voice_tokenizer,
 )
 from processing.convert_glm4_voice_to_hf import convert
 from processing.convert_glm4_voice_to_hf import main as convert_main
@@ -164,7 +164,7 @@ def test_long_audio_is_cut_in_segments(codec, expected, monkeypatch):
     parts = [codec.encode(part).audio_codes for part in (waveform[..., : 30 * 16000], waveform[..., 30 * 16000 :])]
     assert [part.shape[2] for part in parts] == [375, 16]
     assert codes.equal(torch.cat(parts, dim=-1))
-    monkeypatch.setattr(modeling_glm4_voice_codec, "SEGMENTS_PER_FORWARD", 1)
+    monkeypatch.setattr(modeling_glm4_voice_tokenizer, "SEGMENTS_PER_FORWARD", 1)
     assert codes.equal(codec.encode(waveform).audio_codes)
 
 

@@ -1,0 +1,106 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The compact codec whose codes are made by a speech encoder as GLM-4-Voice's, with a grid for a codebook."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from clean_process import BLOCK_OUR_PACKAGES
+from places import MINI
+from tiny_models import TRAINABLE_CODEC
+
+from processing import VitaAudioCodec, VitaAudioCodecConfig
+from training.codec.tokenizer import quantization_grid
+
+
+LEVELS = [4, 3, 2]
+TOKENIZER = {
+    "num_mel_bins": 80,
+    "d_model": 32,
+    "encoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 48,
+    # short, so that a recording has several blocks and segments
+    "max_source_positions": 160,
+    "attention_block_size": 40,
+    "codebook_size": 24,
+    "latent_dim": 3,
+}
+QUESTION = np.tile(soundfile.read(MINI / "sample_question.wav", dtype="float32")[0], 3)
+
+
+@pytest.fixture(scope="module")
+def codec():
+    torch.manual_seed(0)
+    codec = VitaAudioCodec(VitaAudioCodecConfig(**TRAINABLE_CODEC | {"codebook_size": 24}, tokenizer_config=TOKENIZER))
+    codec.tokenizer.codebook.weight.data = quantization_grid(LEVELS)
+    # random weights give all speech the same code, unless what is the same goes and what differs grows
+    states = []
+    hook = codec.tokenizer.projection.register_forward_hook(lambda *args: states.append(args[1][0]))
+    codec.encode(as_values(QUESTION))
+    hook.remove()
+    projection = codec.tokenizer.projection
+    projection.weight.data *= 100
+    projection.bias.data = -projection.weight.data @ torch.cat(list(states[0])).mean(0)
+    return codec.eval()
+
+
+def as_values(waveform):
+    return torch.from_numpy(waveform)[None, None]
+
+
+def test_codes_are_the_rounded_latents(codec):
+    captured = {}
+    hook = codec.tokenizer.projection.register_forward_hook(lambda *args: captured.setdefault("latents", args[2]))
+    codes = codec.encode(as_values(QUESTION[:20000])).audio_codes[0, 0]
+    hook.remove()
+    # finite scalar quantisation by its formula: each dimension by itself, the first counting most
+    expected = torch.zeros_like(codes)
+    for dimension, levels in enumerate(LEVELS):
+        latents = captured["latents"][0, :, dimension].tanh()
+        expected = expected * levels + ((latents + 1) / 2 * (levels - 1)).round().long()
+    assert codes.tolist() == expected[: len(codes)].tolist() and len(codes.unique()) > 2
+
+
+@pytest.mark.parametrize("length", [700, 5000])
+def test_in_chunks_as_in_one_piece(codec, length):
+    state = codec.init_encoder_state()
+    for start in range(0, len(QUESTION), length):
+        codec.encode_chunk(as_values(QUESTION[start : start + length]), state)
+    codes = codec.encode_chunk(as_values(QUESTION[:0]), state, is_final=True).audio_codes
+    assert codes.tolist() == codec.encode(as_values(QUESTION)).audio_codes.tolist()
+
+
+def test_a_sum_of_codes_and_speech(codec):
+    codes = codec.encode(as_values(QUESTION[:20000])).audio_codes
+    assert codes.shape == (1, 1, 16)
+    assert codec.decode(codes).audio_values.shape == (1, 1, 16 * 1280)
+
+
+def test_a_saved_codec_needs_none_of_our_packages(codec, tmp_path):
+    codec.save_pretrained(tmp_path / "codec")
+    assert VitaAudioCodecConfig.from_pretrained(tmp_path / "codec").tokenizer_config.d_model == 32
+    np.save(tmp_path / "waveform.npy", QUESTION[:20000])
+    script = """
+import numpy as np, torch
+from transformers import AutoModel
+codec = AutoModel.from_pretrained("codec", trust_remote_code=True)
+values = torch.from_numpy(np.load("waveform.npy"))[None, None]
+print(codec.encode(values).audio_codes[0, 0].tolist())
+"""
+    command = [sys.executable, "-c", BLOCK_OUR_PACKAGES + script]
+    printed = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True).stdout
+    assert printed.strip() == str(codec.encode(as_values(QUESTION[:20000])).audio_codes[0, 0].tolist())
+
+
+@pytest.mark.parametrize(
+    "other, message",
+    [({"codebook_size": 25}, "`codebook_size`.* 25, got 24"), ({"pooling_kernel_size": 2}, "`hop_length`")],
+)
+def test_parts_that_do_not_fit_are_refused(other, message):
+    with pytest.raises(ValueError, match=message):
+        VitaAudioCodecConfig(codebook_size=24, tokenizer_config=TOKENIZER | other)

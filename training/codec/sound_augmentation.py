@@ -1,0 +1,63 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What the training of a tokenizer hears of clips: other voices and tempos, rooms, telephones and noise."""
+
+import numpy as np
+from audiomentations import (
+    AddColorNoise,
+    BandPassFilter,
+    ClippingDistortion,
+    Compose,
+    LowPassFilter,
+    OneOf,
+    PitchShift,
+    RoomSimulator,
+    SevenBandParametricEQ,
+    TanhDistortion,
+    TimeStretch,
+)
+
+
+def other_voices() -> Compose:
+    """Changes that speech remains undisturbed by: its tempo and its pitch, which make it the voice of another one."""
+    return Compose(
+        [
+            TimeStretch(0.8, 1.25, leave_length_unchanged=False, p=0.35),
+            # the formants move with the pitch
+            PitchShift(-4.0, 4.0, p=0.4),
+        ]
+    )
+
+
+def other_places() -> Compose:
+    """Disturbances by rooms, microphones, lines and noise, which leave all sounds where they are."""
+    return Compose(
+        [
+            # the slowest of them, by far
+            RoomSimulator(
+                calculation_mode="absorption",
+                min_absorption_value=0.1,
+                max_absorption_value=0.6,
+                max_order=4,
+                use_ray_tracing=False,
+                leave_length_unchanged=True,
+                p=0.2,
+            ),
+            SevenBandParametricEQ(-8.0, 8.0, p=0.4),
+            OneOf(
+                [
+                    # a telephone's 300 to 3400 Hz, about
+                    BandPassFilter(1400, 2200, 1.4, 1.8, p=1.0),
+                    LowPassFilter(2500, 7000, p=1.0),
+                ],
+                p=0.25,
+            ),
+            OneOf([TanhDistortion(0.01, 0.3, p=1.0), ClippingDistortion(0, 5, p=1.0)], p=0.1),
+            AddColorNoise(8.0, 40.0, p=0.6),
+        ]
+    )
+
+
+def keep_alignment(waveform: np.ndarray, num_samples: int) -> np.ndarray:
+    """`waveform` cut or filled up with zeros at its end to `num_samples`; filters may change a length by some."""
+    return np.pad(waveform, (0, max(0, num_samples - len(waveform))))[:num_samples].astype(np.float32)
