@@ -7,8 +7,8 @@
 It renders the corpus, trains the codec's tokenizer and decoder and the four stages of the language model, puts the
 result together in `OUTPUT_DIR/vita-audio-mini` and scores it, on two CPU cores. Given again after a stop at any place,
 it goes on from there: every step has its own folder, and its own checkpoints. `OUTPUT_DIR/reproduction.json` tells
-what ran, with which seed and for how long. `--smoke` does all of it in minutes, on a scrap of the corpus, to show that it
-runs; its model has learnt nothing.
+what ran, with which seed and for how long. `--smoke` does all of it in minutes, on a scrap of the corpus, to show that
+it runs; its model has learnt nothing.
 """
 
 import argparse
