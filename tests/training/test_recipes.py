@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The YAML files of `training/configs`, each read by the parser of its command."""
 
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from places import ROOT
 from transformers import TrainingArguments
 
 from training.codec.train import CodecArguments
+from training.codec.train_tokenizer import TokenizerArguments
 from training.codec.tune import TuningArguments
 from training.preference import VitaAudioGRPOConfig, VitaAudioPreferenceArguments
 from training.settings import parse_settings
@@ -25,7 +27,9 @@ CODEC_RUNS = ["codec", "codec_encoder", "codec_decoder", "codec_joint", "codec_a
 def read(path: Path, *arguments: str):
     name = path.stem
     kinds = STAGE
-    if name.startswith("codec"):
+    if name == "tokenizer":
+        kinds = (TokenizerArguments, TrainingArguments)
+    elif name.startswith("codec"):
         kinds = (CodecArguments if name == "codec" else TuningArguments, TrainingArguments)
     return parse_settings(kinds, "recipe", ["--config", str(path), "--use_cpu", "true", *arguments])
 
@@ -34,7 +38,8 @@ def test_every_recipe_is_here():
     names = {path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.yaml")}
     stages = {f"{size}/stage{stage}" for size in ("mini", "paper_7b", "paper_7b_plus") for stage in (1, 2, 3, 4)}
     stages |= {f"lora_7b/{size}/stage{stage}" for size in ("24gb", "80gb") for stage in (1, 2, 3, 4)}
-    expected = stages | {f"mini/{name}" for name in CODEC_RUNS} | {"mini/finetune", "mini/preference"}
+    expected = stages | {f"mini/{name}" for name in CODEC_RUNS}
+    expected |= {"mini/finetune", "mini/preference", "mini/tokenizer"}
     assert {name for name in names if not name.startswith("accelerate/")} == expected
 
 
@@ -100,6 +105,12 @@ def test_the_runs_of_the_codec(name, values):
     codec, training = read(CONFIGS / "mini" / f"{name}.yaml")
     assert {key: getattr(codec, key) for key in values} == values
     assert training.bf16 and training.max_grad_norm == 1 and (training.adam_beta1, training.adam_beta2) == (0.8, 0.99)
+
+
+def test_the_tokenizer_has_the_codes_that_the_language_model_can_learn():
+    tokenizer, training = read(CONFIGS / "mini" / "tokenizer.yaml")
+    assert prod(tokenizer.levels) == 3**7 and training.max_steps > tokenizer.quantize_after
+    assert training.bf16 and training.save_steps <= 250
 
 
 def test_fine_tuning_starts_from_the_shipped_model():
