@@ -10,6 +10,8 @@ import json
 import multiprocessing
 import random
 import sys
+from collections import defaultdict
+from itertools import chain, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from modeling_vita_audio.saving_vita_audio import replaced_whole
 from .clips import Clip
 from .conversations import all_clips, all_conversations
 from .noise import NOISE_VOICE, colored_noise, noise_samples
+from .questions import stable_hash
 from .voices import ALL_VOICES, JOE, check_programs, phonemize, speak
 
 
@@ -120,9 +123,24 @@ def _write_jsonl(path: Path, rows: list[dict]) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
+def paths_of_some(limit: int) -> set[str]:
+    """Paths of at most `limit` clips, all that some conversations need: about as many of each task and split."""
+    kinds = defaultdict(list)
+    for row in all_conversations():
+        if row["audios"]:
+            kinds[row["task"], row["split"]].append(row)
+    # The order of hashes is a shuffle that is the same everywhere.
+    shuffled = [sorted(rows, key=lambda row: stable_hash("limit", row["id"])) for rows in kinds.values()]
+    paths: set[str] = set()
+    for row in filter(None, chain.from_iterable(zip_longest(*shuffled))):
+        if len(paths.union(row["audios"])) <= limit:
+            paths.update(row["audios"])
+    return paths
+
+
 def render_corpus(output_dir: Path, limit: int | None = None, workers: int = 2) -> tuple[list[dict], list[dict]]:
     """
-    Renders all clips, or `limit` of them from all kinds, and writes the conversations whose audios are there.
+    Renders all clips, or at most `limit` of them for conversations of all kinds, and writes the conversations whose audios are there.
 
     Returns the rows of `clips.jsonl` and `conversations.jsonl`. Raises ValueError for a bad `limit` or `workers`, and
     RuntimeError if a synthesizer or WordNet is missing, or a synthesizer says nothing.
@@ -133,8 +151,8 @@ def render_corpus(output_dir: Path, limit: int | None = None, workers: int = 2) 
         raise ValueError(f"workers must be at least 1, got {workers}.")
     clips = all_clips()
     if limit is not None:
-        # Ids are hashes, so the first of them are clips of all kinds.
-        clips = sorted(clips, key=lambda clip: clip.id)[:limit]
+        paths = paths_of_some(limit)
+        clips = [clip for clip in clips if clip.path in paths]
     check_programs(ALL_VOICES[name] for name in {clip.voice for clip in clips} - {NOISE_VOICE})
     output_dir.mkdir(parents=True, exist_ok=True)
     jobs = [(clip, output_dir) for clip in clips]

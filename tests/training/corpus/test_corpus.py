@@ -331,6 +331,15 @@ def test_render_writes_a_corpus_and_continues_where_it_stopped(tmp_path):
     assert [json.loads(line) for line in (tmp_path / "clips.jsonl").read_text().splitlines()] == clips
 
 
+@needs_wordnet
+def test_a_limit_leaves_conversations_of_all_kinds():
+    paths = render.paths_of_some(60)
+    assert len(paths) == 60 and paths < {clip.path for clip in all_clips()}
+    complete = [row for row in all_conversations() if row["audios"] and paths.issuperset(row["audios"])]
+    kinds = {(row["task"], row["split"]) for row in all_conversations() if row["audios"]}
+    assert {(row["task"], row["split"]) for row in complete} == kinds
+
+
 @pytest.mark.parametrize("arguments", [{"limit": 0}, {"limit": 3, "workers": 0}])
 def test_bad_numbers_are_named(tmp_path, arguments):
     with pytest.raises(ValueError, match="at least 1, got 0"):
