@@ -140,7 +140,8 @@ def paths_of_some(limit: int) -> set[str]:
 
 def render_corpus(output_dir: Path, limit: int | None = None, workers: int = 2) -> tuple[list[dict], list[dict]]:
     """
-    Renders all clips, or at most `limit` of them for conversations of all kinds, and writes the conversations whose audios are there.
+    Renders all clips, or at most `limit` of them for conversations of all kinds, and writes the conversations whose
+    audios are there.
 
     Returns the rows of `clips.jsonl` and `conversations.jsonl`. Raises ValueError for a bad `limit` or `workers`, and
     RuntimeError if a synthesizer or WordNet is missing, or a synthesizer says nothing.

@@ -334,9 +334,9 @@ def test_render_writes_a_corpus_and_continues_where_it_stopped(tmp_path):
 @needs_wordnet
 def test_a_limit_leaves_conversations_of_all_kinds():
     paths = render.paths_of_some(60)
-    assert len(paths) == 60 and paths < {clip.path for clip in all_clips()}
-    complete = [row for row in all_conversations() if row["audios"] and paths.issuperset(row["audios"])]
-    kinds = {(row["task"], row["split"]) for row in all_conversations() if row["audios"]}
+    assert len(paths) == 60 and paths < {clip.path for clip in render.all_clips()}
+    complete = [row for row in render.all_conversations() if row["audios"] and paths.issuperset(row["audios"])]
+    kinds = {(row["task"], row["split"]) for row in render.all_conversations() if row["audios"]}
     assert {(row["task"], row["split"]) for row in complete} == kinds
 
 
