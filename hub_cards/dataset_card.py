@@ -40,7 +40,9 @@ def render_dataset_card(
         license=license,
         language=language,
         pretty_name=repo_id.rpartition("/")[2],
-        task_categories=[TASK_CATEGORIES[task] for task in tasks if task in TASK_CATEGORIES] or None,
+        # several tasks are of one category
+        task_categories=list(dict.fromkeys(TASK_CATEGORIES[task] for task in tasks if task in TASK_CATEGORIES))
+        or None,
         size_categories=[size],
         # Only `training.corpus.render` writes clips, so all speech is known to be synthetic where there are some.
         annotations_creators=["machine-generated"] if clips else None,

@@ -138,8 +138,10 @@ def render_model_card(
     evaluations = benchmark_results(benchmarks)
     if results and "modes" not in results:
         raise ValueError(f"{folder / RESULTS_FILE} has no `modes`; `vita-audio evaluate` writes a file that has.")
+    second = None
     if results:
         evaluations += eval_results(results, dataset.get("repo_id"))
+        second = results.get("second_recognizer")
     data = ModelCardData(
         # What the card had before counts more than what the run was told: `--license` may have changed it.
         license=license or metadata.get("license") or record.get("license") or DEFAULT_LICENSE,
@@ -181,7 +183,8 @@ def render_model_card(
         steps=state.get("global_step"),
         results=results,
         # A model may have been scored at several tolerances and in no mode by itself
-        results_table=results_table(results) if results and results["modes"] else None,
+        results_table=results_table(results["modes"]) if results and results["modes"] else None,
+        second_table=results_table(second["modes"]) if second else None,
         tolerance_table=tolerance_table(results["tolerance"]) if results and "tolerance" in results else None,
         benchmark_table=benchmark_table(benchmarks) if benchmarks else None,
         results_picture=RESULTS_PICTURE if (folder / RESULTS_PICTURE).is_file() else None,

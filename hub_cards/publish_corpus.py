@@ -42,6 +42,14 @@ FEATURES = {
             "reference": Value("string"),
             "answer": Value("string"),
             "accepted_answers": List(Value("string")),
+            # of dialogues, what each turn of the assistant is scored by
+            "turns": List(
+                {
+                    "reference": Value("string"),
+                    "answer": Value("string"),
+                    "accepted_answers": List(Value("string")),
+                }
+            ),
         }
     ),
     CLIPS: Features(

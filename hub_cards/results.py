@@ -16,32 +16,69 @@ TASK_CATEGORIES = {
     "tts": "text-to-speech",
     "sqa": "audio-to-audio",
     "tqa": "question-answering",
+    "dialogue": "audio-to-audio",
+    "noise": "audio-to-audio",
 }
 TEST_SPLIT, UNSEEN_VOICE_SPLIT = "test", "test_voice"
+WORDS_SPLIT, GENERAL_SPLIT, PASSAGES_SPLIT = "test_words", "test_general", "test_passages"
+# The Debian packages of recordings of humans
+ASTERISK_SOUNDS, LIBRIVOX_SOUNDS = "asterisk-core-sounds-en-g722", "pocketsphinx-testdata"
 
 
 class EvaluationSet(NamedTuple):
-    """A set of a `results.json`: what its conversations ask for, what it is called, and the split they are of."""
+    """
+    A set of a `results.json`: what its conversations ask for, what it is called, the split they are of, and where they
+    are no part of the corpus, the Debian package of their recordings.
+    """
 
     task: str
     title: str
     split: str
+    package: str | None = None
 
 
 SETS = {
     "asr": EvaluationSet("asr", "Speech recognition", TEST_SPLIT),
     "asr_unseen_voice": EvaluationSet("asr", "Speech recognition, unseen voice", UNSEEN_VOICE_SPLIT),
+    "asr_words": EvaluationSet("asr", "Speech recognition, single words", WORDS_SPLIT),
+    "asr_general": EvaluationSet("asr", "Speech recognition, general sentences", GENERAL_SPLIT),
+    "human_words": EvaluationSet("asr", "Speech recognition, a human's words", TEST_SPLIT, ASTERISK_SOUNDS),
+    "human_prompts": EvaluationSet("asr", "Speech recognition, a human's phrases", TEST_SPLIT, ASTERISK_SOUNDS),
+    "human_sentences": EvaluationSet("asr", "Speech recognition, a human's sentences", TEST_SPLIT, LIBRIVOX_SOUNDS),
     "tts": EvaluationSet("tts", "Text to speech", TEST_SPLIT),
+    "tts_general": EvaluationSet("tts", "Text to speech, general sentences", GENERAL_SPLIT),
+    "tts_passages": EvaluationSet("tts", "Text to speech, passages", PASSAGES_SPLIT),
     "sqa": EvaluationSet("sqa", "Spoken question answering", TEST_SPLIT),
     "sqa_unseen_voice": EvaluationSet("sqa", "Spoken question answering, unseen voice", UNSEEN_VOICE_SPLIT),
+    "dialogue": EvaluationSet("dialogue", "Spoken dialogue", TEST_SPLIT),
+    "noise": EvaluationSet("noise", "Asking back at noise", TEST_SPLIT),
     "tqa": EvaluationSet("tqa", "Text question answering", TEST_SPLIT),
 }
-# The figures of a set: their metric on the Hub, their name
+
+
+class Metric(NamedTuple):
+    """A figure of a set: its metric on the Hub, its name, and how its number is written."""
+
+    type: str
+    title: str
+    form: str = "{:.1%}"
+
+
+# The turns of a dialogue that are counted by themselves
+MAX_TURNS = 4
 METRICS = {
-    "wer": ("wer", "Word error rate"),
-    "cer": ("cer", "Character error rate"),
-    "text_accuracy": ("accuracy", "Accuracy of the text"),
-    "speech_accuracy": ("accuracy", "Accuracy of the speech"),
+    "wer": Metric("wer", "Word error rate"),
+    "cer": Metric("cer", "Character error rate"),
+    "accuracy": Metric("accuracy", "Entirely right"),
+    "text_accuracy": Metric("accuracy", "Accuracy of the text"),
+    "speech_accuracy": Metric("accuracy", "Accuracy of the speech"),
+    **{
+        f"{kind}_accuracy_turn_{turn}": Metric("accuracy", f"Accuracy of the {kind}, turn {turn}")
+        for kind in ("text", "speech")
+        for turn in range(1, MAX_TURNS + 1)
+    },
+    "dnsmos": Metric("mos", "DNSMOS", "{:.2f}"),
+    "speaker_similarity": Metric("cosine_similarity", "Speaker similarity", "{:.2f}"),
 }
 SPEED = {
     "tokens_per_second": ("New tokens per second", "{:.0f}"),
@@ -58,22 +95,23 @@ def eval_results(results: dict, dataset_id: str | None) -> list[EvalResult]:
         results: content of a `results.json`.
         dataset_id: the Hub's id of the corpus, None where it is not on the Hub.
     """
+    corpus_name = "The corpus" if "split" in results else "Held-out part of the corpus"
     return [
         EvalResult(
             task_type=TASK_CATEGORIES[task],
             task_name=task_name,
             # The model-index needs a type and a name, also for data that are not on the Hub.
-            dataset_type=dataset_id or "custom",
-            dataset_name=dataset_id or ("The corpus" if "split" in results else "Held-out part of the corpus"),
+            dataset_type="custom" if package else dataset_id or "custom",
+            dataset_name=package or dataset_id or corpus_name,
             # `split` is in the results only where another split than the held-out one was scored.
-            dataset_split=results.get("split", split) if split == TEST_SPLIT else split,
-            metric_type=METRICS[figure][0],
+            dataset_split=results.get("split", split) if split == TEST_SPLIT and not package else split,
+            metric_type=METRICS[figure].type,
             # The Hub has no field for a decoding mode, so the name and the arguments of the metric say it.
-            metric_name=f"{METRICS[figure][1]} ({mode})",
+            metric_name=f"{METRICS[figure].title} ({mode})",
             metric_value=round(value, 4),
             metric_args={"mctp_mode": mode},
         )
-        for name, (task, task_name, split) in SETS.items()
+        for name, (task, task_name, split, package) in SETS.items()
         for mode, sets in results["modes"].items()
         for figure, value in sets.get(name, {}).items()
         # Beside its scores, a set has the number of its conversations.
@@ -100,12 +138,12 @@ def benchmark_results(benchmarks: dict) -> list[EvalResult]:
                     dataset_type=figures["dataset"] if is_hub_id(figures["dataset"]) else "custom",
                     dataset_name=name,
                     dataset_split=figures["split"],
-                    metric_type=metric_type,
-                    metric_name=f"{metric_name} ({mode})",
+                    metric_type=metric.type,
+                    metric_name=f"{metric.title} ({mode})",
                     metric_value=round(figures[figure], 4),
                     metric_args={"mctp_mode": mode},
                 )
-                for figure, (metric_type, metric_name) in METRICS.items()
+                for figure, metric in METRICS.items()
                 if figure in figures
             ]
     return results
@@ -127,29 +165,38 @@ def benchmark_table(benchmarks: dict) -> str:
     modes = list(dict.fromkeys(mode for modes in benchmarks.values() for mode in modes))
     lines = ["| | " + " | ".join(modes) + " |", "|---" * (len(modes) + 1) + "|"]
     for name, figures in benchmarks.items():
-        for figure, (_, metric_name) in METRICS.items():
+        for figure, metric in METRICS.items():
             if any(figure in measured for measured in figures.values()):
-                cells = [f"{figures[m][figure]:.1%}" if figure in figures.get(m, {}) else NOT_MEASURED for m in modes]
-                lines.append(f"| {name}: {metric_name.lower()} | " + " | ".join(cells) + " |")
+                cells = [
+                    metric.form.format(figures[mode][figure]) if figure in figures.get(mode, {}) else NOT_MEASURED
+                    for mode in modes
+                ]
+                lines.append(f"| {name}: {in_a_sentence(metric.title)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def results_table(results: dict) -> str:
-    """Markdown table of all figures, a column for each mode; one that was not measured says so."""
-    modes = results["modes"]
+def results_table(modes: dict) -> str:
+    """Markdown table of all figures of `modes`, a column for each; one that was not measured says so."""
 
     def row(title: str, name: str, figure: str, form: str) -> str:
         cells = [form.format(sets[name][figure]) if figure in sets.get(name, {}) else None for sets in modes.values()]
         return f"| {title} | " + " | ".join(cell or NOT_MEASURED for cell in cells) + " |"
 
     lines = ["| | " + " | ".join(modes) + " |", "|---" * (len(modes) + 1) + "|"]
-    for name, (_, task_name, _) in SETS.items():
+    for name, of_set in SETS.items():
         measured = {figure for sets in modes.values() for figure in sets.get(name, {})}
-        for figure, (_, metric_name) in METRICS.items():
+        for figure, metric in METRICS.items():
             if figure in measured:
-                lines.append(row(f"{task_name}: {metric_name.lower()}", name, figure, "{:.1%}"))
-    lines += [row(title, "speed", figure, form) for figure, (title, form) in SPEED.items()]
+                lines.append(row(f"{of_set.title}: {in_a_sentence(metric.title)}", name, figure, metric.form))
+    # What a second recogniser heard has none
+    if any("speed" in sets for sets in modes.values()):
+        lines += [row(title, "speed", figure, form) for figure, (title, form) in SPEED.items()]
     return "\n".join(lines)
+
+
+def in_a_sentence(title: str) -> str:
+    """A title as it goes on after a colon; a name in capitals stays."""
+    return title if title.isupper() else title.lower()
 
 
 def tolerance_table(tolerance: dict) -> str:
@@ -162,9 +209,9 @@ def tolerance_table(tolerance: dict) -> str:
     points = tolerance["points"]
     # The set and the name of each figure that was measured, and the heading of its column
     columns = [
-        (name, figure, f"{SETS[name].title}: {metric_name.lower()}", "{:.1%}")
+        (name, figure, f"{SETS[name].title}: {in_a_sentence(metric.title)}", metric.form)
         for name in SETS
-        for figure, (_, metric_name) in METRICS.items()
+        for figure, metric in METRICS.items()
         if any(figure in point.get(name, {}) for point in points)
     ]
     columns += [

@@ -62,7 +62,18 @@ RESULTS = {
         "modes": {"type": "object", "additionalProperties": SETS_OF_FIGURES},
         "recognizer": TEXT,
         "split": TEXT,
-        "recognizer_wer_on_tts_references": NUMBER,
+        **dict.fromkeys(
+            ("recognizer_wer_on_tts_references", "dnsmos_of_references", "speaker_similarity_of_references"), NUMBER
+        ),
+        "second_recognizer": {
+            "type": "object",
+            "required": ["name", "modes"],
+            "properties": {
+                "name": TEXT,
+                "modes": {"type": "object", "additionalProperties": SETS_OF_FIGURES},
+                "wer_on_tts_references": NUMBER,
+            },
+        },
         "benchmarks": {
             "type": "object",
             "additionalProperties": {

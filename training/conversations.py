@@ -32,8 +32,9 @@ from hub_cards.results import TASK_CATEGORIES
 from processing.conversation_vita_audio import ASR_PROMPT, AUDIO_MARK, TTS_PROMPT
 
 
-# What a conversation asks for: to write down speech, to speak a text, to answer a spoken or a written question.
-ASR, TTS, SPOKEN_QA, WRITTEN_QA = TASKS = tuple(TASK_CATEGORIES)
+# What a conversation asks for: to write down speech, to speak a text, to answer a spoken or a written question, to
+# answer several spoken turns, to ask back where nothing was said.
+ASR, TTS, SPOKEN_QA, WRITTEN_QA, DIALOGUE, NOISE = TASKS = tuple(TASK_CATEGORIES)
 QUESTION_TASKS = (SPOKEN_QA, WRITTEN_QA)
 ROLES = ("system", "user", "assistant")
 
@@ -130,7 +131,8 @@ def read_conversations(source: str | os.PathLike, split: str | None = ALL_SPLITS
     Returns:
         Iterator of `dict`: `id`, by default the number of the line or row, from 1 on; `task`, by default as
         [`task_of`] finds it; `split` or None; `messages`; `audios`; `reference`, by default the assistant's text or
-        what is to be spoken; and `accepted_answers` to questions, by default the reference.
+        what is to be spoken; `accepted_answers` to questions, by default the reference; and `turns`, of a dialogue the
+        `reference` and the `accepted_answers` of each turn of the assistant, otherwise empty.
 
     Raises:
         FileNotFoundError: there is no such file, nor such a dataset.
@@ -257,6 +259,8 @@ def complete_row(row: dict, place: str, number: int) -> dict:
         isinstance(answer, str) for answer in accepted
     ):
         problem = "`accepted_answers` must be a list of texts"
+    elif not isinstance(turns := row.get("turns") or [], list) or not all(map(is_scored_turn, turns)):
+        problem = "`turns` must be a list of objects with a `reference` and a list of `accepted_answers`"
     elif not isinstance(row_id := number if row.get("id") is None else row["id"], (str, int)):
         problem = "`id` must be a text or a number"
     if problem is not None:
@@ -273,7 +277,16 @@ def complete_row(row: dict, place: str, number: int) -> dict:
         "audios": audios,
         "reference": reference,
         "accepted_answers": accepted or ([reference] if task_of(messages, task) in QUESTION_TASKS else []),
+        "turns": turns,
     }
+
+
+def is_scored_turn(turn: object) -> bool:
+    """Whether an entry of a row's `turns` says what a turn of the assistant is scored by."""
+    if not isinstance(turn, dict) or not isinstance(turn.get("reference"), str):
+        return False
+    accepted = turn.get("accepted_answers")
+    return isinstance(accepted, list) and all(isinstance(answer, str) for answer in accepted)
 
 
 def list_lengths(dataset: Dataset, column: str) -> list[int | None]:
