@@ -26,7 +26,7 @@ from processing.conversation_vita_audio import (
     spoken_conversation,
     synthesis_conversation,
 )
-from training.conversations import ASR, SPOKEN_QA, TASKS, TTS, WRITTEN_QA, count_marks, load_any_dataset
+from training.conversations import ASR, SPOKEN_QA, TTS, WRITTEN_QA, count_marks, load_any_dataset
 from training.data import read_content
 from training.settings import check_setting, read_config
 
@@ -74,7 +74,7 @@ class Benchmark:
     """
 
     name: str
-    task: Literal[TASKS]
+    task: Literal[tuple(REQUIRED)]
     columns: dict[str, str]
     split: str
     normalizer: Literal[NORMALIZERS]
@@ -144,12 +144,15 @@ class Item:
         messages: The prompt: messages whose contents are lists of parts.
         reference: What is said or has to be said. For a question a whole right answer, or "" where there is none.
         accepted_answers: The right answers to a question, each of them enough.
+        earlier: Of a later turn of a dialogue the ids of the items before it: the model's responses to them are the
+            assistant's turns of the prompt, whose contents are empty until they are known.
     """
 
     id: str
     messages: list[dict]
     reference: str = ""
     accepted_answers: tuple[str, ...] = ()
+    earlier: tuple[str, ...] = ()
 
     @property
     def audios(self) -> list:

@@ -1,7 +1,7 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Scores: word and character error rates, right answers and the real-time factor.
+Scores: word and character error rates, exact and right answers and the real-time factor.
 
 Texts go through a normalizer of `training.evaluation.normalizers` before they are compared: "corpus" by default,
 "whisper_english" for published sets.
@@ -28,6 +28,12 @@ def word_error_rate(references: Sequence[str], hypotheses: Sequence[str], normal
 def character_error_rate(references: Sequence[str], hypotheses: Sequence[str], normalizer: str = CORPUS) -> float:
     """Like `word_error_rate`, of characters; the space between two words is one."""
     return jiwer.cer(*_normalize_pairs(references, hypotheses, normalizer))
+
+
+def exact_accuracy(references: Sequence[str], hypotheses: Sequence[str], normalizer: str = CORPUS) -> float:
+    """Share of `hypotheses` that are word for word their reference; raises ValueError as `word_error_rate`."""
+    pairs = list(zip(*_normalize_pairs(references, hypotheses, normalizer)))
+    return sum(reference == hypothesis for reference, hypothesis in pairs) / len(pairs)
 
 
 def _normalize_pairs(
