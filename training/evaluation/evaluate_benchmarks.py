@@ -31,12 +31,12 @@ from .benchmarks import (
     ROLES,
     BenchmarkItems,
     Item,
-    build_item,
     items_fingerprint,
     list_benchmarks,
     load_benchmark_dataset,
     read_benchmark,
 )
+from .dialogues import build_items
 from .harness import (
     SPEAKING_TASKS,
     ResponseLog,
@@ -71,7 +71,7 @@ class ScoredSet:
 
     Args:
         name: What they are called in the results.
-        task: "asr", "tts", "sqa" or "tqa".
+        task: One of [`training.conversations`]' `TASKS`.
         items: Prompts with their references.
         dataset: The dataset that they are from, as the results name it.
         split: Its split.
@@ -130,7 +130,7 @@ def load_own_sets(args: argparse.Namespace) -> list[ScoredSet]:
     stem, normalizer = Path(dataset_name).stem, args.normalizer or CORPUS
     sets = read_sets(args.dataset_name, split, args.limit)
     return [
-        ScoredSet(f"{stem}_{task}", task, list(map(build_item, rows)), dataset_name, split, normalizer)
+        ScoredSet(f"{stem}_{task}", task, build_items(rows), dataset_name, split, normalizer)
         for task, rows in sets.items()
     ]
 
@@ -322,7 +322,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--max_new_tokens", type=int, default=1024)
     parser.add_argument(
         "--recognizer",
-        help="model of faster-whisper or transformers, by name or folder, or whisper-base; Whisper tiny.en by default",
+        help="model of faster-whisper or transformers, by name or folder, or whisper-tiny.en; Whisper base by default",
     )
     parser.add_argument("--device", default="cpu", help="such as cpu or cuda:0")
     parser.add_argument("--dtype", default="auto", help="of the model's weights; as they are stored by default")

@@ -1,7 +1,8 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Scores a codec alone: how well a recogniser understands speech before and after a round trip through the codec.
+Scores a codec alone: how well a recogniser understands speech before and after a round trip through the codec, how good
+it sounds, and how like the codec's default voice.
 
     python -m training.evaluation.evaluate_codec --codec pretrained/vita-audio-mini/audio_tokenizer \\
         --corpus_dir corpus --output codec.json
@@ -15,6 +16,7 @@ import random
 import sys
 from pathlib import Path
 
+import numpy as np
 import soundfile as sf
 import torch
 from tqdm import tqdm
@@ -25,7 +27,8 @@ from hub_cards.json_lines import read_json_lines
 from processing.audio_vita_audio import load_audio
 from processing.codec_vita_audio import SpeechCodec, check_codec, encode, output_sampling_rate
 
-from .recognition import WhisperRecognizer
+from .quality import QUALITIES, SpeechQuality
+from .recognition import PipelineRecognizer, WhisperRecognizer, load_recognizer
 from .report import CODEC_TABLE, codec_table, fill_section, write_atomically
 from .scoring import word_error_rate
 
@@ -69,19 +72,27 @@ def held_out_clips(corpus_dir: Path, default_voice: str, number: int, seed: int 
 
 
 @torch.no_grad()
-def evaluate_codec(codec: SpeechCodec, corpus_dir: Path, clips: list[dict], recognizer: WhisperRecognizer) -> dict:
+def evaluate_codec(
+    codec: SpeechCodec, corpus_dir: Path, clips: list[dict], recognizer: WhisperRecognizer | PipelineRecognizer
+) -> dict:
     """
-    Word error rates of the recogniser on the originals and on their round trips, for each group of voices.
+    Word error rates of the recogniser and the quality of the sound, on the originals and on their round trips, for
+    each group of voices.
 
     Returns:
-        `dict`: `results`, which are for each group the number of `clips`, `wer_original` and `wer_decoded`; and
-        `rows`, one for each clip.
+        `dict`: `recognizer`, its name; `results`, which are for each group the number of `clips`, `wer_original` and
+        `wer_decoded`, `dnsmos_original` and `dnsmos_decoded`, and as `speaker_similarity_original` and
+        `speaker_similarity_decoded` how like the recordings of the default voice they are; and `rows`, one for each
+        clip.
     """
     default = find_default_voice(codec.config)
-    rows = []
-    for clip in tqdm(clips, desc="Round trips"):
+    recordings = []
+    for clip in clips:
         with naming(f"The clip {corpus_dir / clip['path']}"):
-            waveform, sampling_rate = sf.read(corpus_dir / clip["path"], dtype="float32")
+            recordings.append(sf.read(corpus_dir / clip["path"], dtype="float32"))
+    quality = SpeechQuality(recording for clip, recording in zip(clips, recordings) if clip["voice"] == default)
+    rows = []
+    for clip, (waveform, sampling_rate) in zip(clips, tqdm(recordings, desc="Round trips")):
         codes = encode(codec, load_audio(waveform, codec.config.sampling_rate, sampling_rate))
         decoded = codec.decode(torch.tensor([[codes]])).audio_values.reshape(-1).numpy()
         rows.append(
@@ -90,6 +101,8 @@ def evaluate_codec(codec: SpeechCodec, corpus_dir: Path, clips: list[dict], reco
                 "reference": clip["text"],
                 "original": recognizer(waveform, sampling_rate),
                 "decoded": recognizer(decoded, output_sampling_rate(codec)),
+                **{f"{name}_original": value for name, value in quality(waveform, sampling_rate).items()},
+                **{f"{name}_decoded": value for name, value in quality(decoded, output_sampling_rate(codec)).items()},
             }
         )
     results = {}
@@ -101,8 +114,13 @@ def evaluate_codec(codec: SpeechCodec, corpus_dir: Path, clips: list[dict], reco
             "clips": len(of_group),
             "wer_original": word_error_rate(references, [row["original"] for row in of_group]),
             "wer_decoded": word_error_rate(references, [row["decoded"] for row in of_group]),
+            **{
+                f"{name}_{kind}": float(np.mean([row[f"{name}_{kind}"] for row in of_group]))
+                for name in QUALITIES
+                for kind in ("original", "decoded")
+            },
         }
-    return {"results": results, "rows": rows}
+    return {"recognizer": recognizer.name, "results": results, "rows": rows}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -110,6 +128,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--codec", required=True, help="folder of a codec")
     parser.add_argument("--corpus_dir", required=True, type=Path, help="folder of the rendered corpus")
     parser.add_argument("--num_clips", type=int, default=100)
+    parser.add_argument("--recognizer", help="as evaluate_held_out; Whisper base by default")
     parser.add_argument("--output", type=Path, help="JSON file for the figures and every transcript")
     parser.add_argument("--readme", type=Path, help="README whose table is filled from the results")
     args = parser.parse_args(argv)
@@ -128,7 +147,7 @@ def main(argv: list[str] | None = None) -> None:
         with naming(f"The codec {args.codec}"):
             codec = AutoModel.from_pretrained(args.codec, dtype=torch.float32).eval()
         check_codec(codec, f"--codec {args.codec}")
-        report = evaluate_codec(codec, args.corpus_dir, clips, WhisperRecognizer())
+        report = evaluate_codec(codec, args.corpus_dir, clips, load_recognizer(args.recognizer))
     print(json.dumps(report["results"], indent=2))
     if args.output:
         write_atomically(args.output, json.dumps(report, indent=2) + "\n")

@@ -6,29 +6,34 @@
 
 It writes `results.json` and the picture `results.png`, by default into the model's folder, whose card then shows them.
 What it scores of the rendered corpus was not trained on: sentences, (fact, wording) pairs and one whole voice are held
-out. Of conversations of your own it scores those of the split `test` and those without a split.
+out. Of conversations of your own it scores those of the split `test` and those without a split. And it scores how
+recordings of humans are written down, where their Debian packages are installed: see `training.evaluation.recordings`.
 """
 
 import argparse
 import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
 from hub_cards.command_line import ArgumentParser, check_place, name_as_typed, no_empty_folder, run_command
 from hub_cards.model_card import CARD_FILE, RESULTS_FILE, RESULTS_PICTURE, is_ours, write_model_card
-from hub_cards.results import SETS, TEST_SPLIT, UNSEEN_VOICE_SPLIT
+from hub_cards.results import SETS, TEST_SPLIT
 from modeling_vita_audio import MCTP_MODES, VitaAudioForConditionalGeneration
 from modeling_vita_audio.generation_vita_audio import resolve_mctp_mode
 from processing import VitaAudioProcessor
+from processing.conversation_vita_audio import split_at_marks
 
-from .benchmarks import Item, build_item
+from .benchmarks import Item, draw
+from .dialogues import build_items
 from .harness import (
+    NUM_QUALITY_ITEMS,
     SPEAKING_TASKS,
     ResponseLog,
     add_mode_argument,
@@ -42,7 +47,9 @@ from .harness import (
     score,
 )
 from .normalizers import CORPUS
-from .recognition import load_recognizer
+from .quality import SpeechQuality
+from .recognition import PipelineRecognizer, WhisperRecognizer, load_recognizer
+from .recordings import HUMAN_SETS, load_recordings
 from .report import RESULTS_TABLE, fill_section, plot_results, results_table, write_atomically
 from .scoring import real_time_factor, word_error_rate
 
@@ -50,41 +57,88 @@ from .scoring import real_time_factor, word_error_rate
 PROG = "training.evaluation.evaluate_held_out"
 # Speed is measured with the first of these sets that is scored. Spoken ones come first, because only they show how
 # fast the codec is as well.
-SPEED_SETS = ("sqa", "tts", "sqa_unseen_voice", "tqa", "asr", "asr_unseen_voice")
+SPEED_SETS = tuple(dict.fromkeys(["sqa", "tts", "sqa_unseen_voice", "dialogue", "tqa", *SETS]))
 NUM_SPEED_ITEMS = 20
+# Of these it counts, too, how many are entirely right
+WORD_SETS = ("asr_words", "human_words")
+# What a second recogniser can find otherwise, and how the names of such figures begin
+HEARD_FIGURES = ("wer", "cer", "speech_accuracy")
 
 
 def load_sets(
-    corpus_dir: str | Path, limit: int | None = None, names: Iterable[str] | None = None, split: str = TEST_SPLIT
+    corpus_dir: str | Path | None,
+    limit: int | None = None,
+    names: Iterable[str] | None = None,
+    split: str = TEST_SPLIT,
 ) -> dict[str, list[dict]]:
     """
     Reads the conversations of every set.
 
     Args:
-        corpus_dir: What [`~training.conversations.read_conversations`] reads.
+        corpus_dir: What [`~training.conversations.read_conversations`] reads. None for recordings of humans alone.
         limit: At most this many of each set, drawn with a fixed seed; all by default.
-        names: The sets to read; by default all that have conversations.
+        names: The sets to read; by default all that have conversations, and recordings of humans where their packages
+            are installed.
         split: Takes the place of `test` in the sets of that split.
 
     Raises:
-        FileNotFoundError, ValueError: As [`~training.evaluation.harness.read_sets`], or one of `names` has no
-            conversations.
+        FileNotFoundError, ValueError, ImportError: As [`~training.evaluation.harness.read_sets`], one of `names` has
+            no conversations, or what [`~training.evaluation.recordings.load_recordings`] needs is not installed.
     """
-    of_split = {split: read_sets(corpus_dir, split, limit)}
-    if names is None or any(SETS[name].split == UNSEEN_VOICE_SPLIT for name in names):
+    chosen = {name: of_set for name, of_set in SETS.items() if names is None or name in names}
+    splits = [split if s.split == TEST_SPLIT else s.split for s in chosen.values() if corpus_dir and not s.package]
+    of_split = {}
+    for name in dict.fromkeys(splits):
         try:
-            of_split[UNSEEN_VOICE_SPLIT] = read_sets(corpus_dir, UNSEEN_VOICE_SPLIT, limit, with_others=False)
+            # Conversations without a split are of no special one
+            of_split[name] = read_sets(corpus_dir, name, limit, with_others=name == split)
         # Conversations of one's own have no voice that was held out.
         except ValueError:
+            if names is not None or name == split:
+                raise
+    sets = {}
+    for name, (task, _, split_of_set, package) in chosen.items():
+        if not package:
+            sets[name] = of_split.get(split if split_of_set == TEST_SPLIT else split_of_set, {}).get(task, [])
+            continue
+        try:
+            sets[name] = load_recordings(name, limit)
+        except (FileNotFoundError, ImportError):
             if names is not None:
                 raise
-    sets = {
-        name: of_split.get(split if set_split == TEST_SPLIT else set_split, {}).get(task, [])
-        for name, (task, _, set_split) in SETS.items()
-    }
     if empty := [name for name in names or () if not sets[name]]:
         raise ValueError(f"{corpus_dir} has no conversations for the sets {', '.join(empty)}.")
-    return {name: rows for name, rows in sets.items() if rows and (names is None or name in names)}
+    return {name: rows for name, rows in sets.items() if rows}
+
+
+def load_references(processor: VitaAudioProcessor, sets: dict[str, list[dict]]) -> list[tuple[np.ndarray, int]]:
+    """
+    Recordings of what the assistant is to say, in the voice that it is to speak in.
+
+    Args:
+        sets: Rows of [`load_sets`].
+
+    Returns:
+        `list`: at most `NUM_QUALITY_ITEMS` waveforms with their sampling rates, drawn with a fixed seed.
+    """
+    audios = []
+    for name, rows in sets.items():
+        if SETS[name].task in SPEAKING_TASKS:
+            audios += [audio for row in rows for audio in spoken_audios(row)]
+    rate = processor.feature_extractor.sampling_rate
+    return [(processor.load_audio(audios[index]), rate) for index in draw(len(audios), NUM_QUALITY_ITEMS)]
+
+
+def spoken_audios(row: dict) -> list:
+    """The audios of a row that are in the assistant's turns."""
+    messages = split_at_marks(row["messages"], row["audios"])
+    parts = [part for message in messages if message["role"] == "assistant" for part in message["content"]]
+    return [part["audio"] for part in parts if part["type"] == "audio"]
+
+
+def timed_items(items: Sequence[Item]) -> list[Item]:
+    """The items of a set that speed is measured with; later turns of a dialogue need answers that are not there."""
+    return [item for item in items if not item.earlier][:NUM_SPEED_ITEMS]
 
 
 @torch.no_grad()
@@ -129,29 +183,41 @@ def measure_speed(
 def evaluate(args: argparse.Namespace) -> tuple[dict, list[dict]]:
     """Scores and times the model in all modes: what `results.json` has, and a line for each answer."""
     rows = load_sets(args.corpus_dir, args.limit, args.sets, args.split)
-    sets = {name: list(map(build_item, rows_of_set)) for name, rows_of_set in rows.items()}
+    sets = {name: build_items(rows_of_set) for name, rows_of_set in rows.items()}
     is_heard = any(SETS[name].task in SPEAKING_TASKS for name in sets)
     recognizer = load_recognizer(args.recognizer) if is_heard else None
+    second = load_recognizer(args.second_recognizer) if is_heard and args.second_recognizer else None
     model, processor = load_for_scoring(args.model, dtype=torch.float32)
+    quality = SpeechQuality(load_references(processor, rows)) if is_heard else None
     if args.mctp_mode is not None:
         check_modes(args.mctp_mode, model)
     mode_names = {name_of_mode(mode): mode for mode in args.mctp_mode or possible_modes(model)}
-    modes, lines = {}, []
+    modes, modes_of_second, lines = {}, {}, []
     for mode_name, mode in mode_names.items():
-        modes[mode_name] = {}
+        modes[mode_name], modes_of_second[mode_name] = {}, {}
         generate_kwargs = {"mctp_mode": mode, "max_new_tokens": args.max_new_tokens}
         for name in sets:
             task = SETS[name].task
             # Logs in memory, because this command always runs from the start.
             responses, transcripts = ResponseLog(), ResponseLog()
-            respond(model, processor, sets[name], responses, desc=f"{mode_name} {name}", **generate_kwargs)
+            items, desc = sets[name], f"{mode_name} {name}"
+            respond(model, processor, items, responses, desc=desc, **generate_kwargs)
             if task in SPEAKING_TASKS:
-                listen(processor, recognizer, sets[name], responses.rows, transcripts, desc=f"{mode_name} {name}")
-            modes[mode_name][name], of_set = score(task, sets[name], responses.rows, transcripts.rows)
+                listen(processor, recognizer, items, responses.rows, transcripts, desc, quality)
+            modes[mode_name][name], of_set = score(
+                task, items, responses.rows, transcripts.rows, with_exact=name in WORD_SETS
+            )
+            if task in SPEAKING_TASKS and second is not None:
+                heard = ResponseLog()
+                listen(processor, second, items, responses.rows, heard, desc)
+                figures, _ = score(task, items, responses.rows, heard.rows)
+                modes_of_second[mode_name][name] = {
+                    figure: value for figure, value in figures.items() if figure.startswith(HEARD_FIGURES)
+                }
             lines += [{"mode": mode_name, "set": name, **line} for line in of_set]
             print(mode_name, name, json.dumps(modes[mode_name][name]), flush=True)
     # Speed is that of one request at a time, as a user waits for it, and not that of the batches above.
-    timed = sets[next(name for name in SPEED_SETS if name in sets)][:NUM_SPEED_ITEMS]
+    timed = timed_items(sets[next(name for name in SPEED_SETS if name in sets)])
     speeds = measure_speed(model, processor, timed, mode_names.values(), max_new_tokens=args.max_new_tokens)
     for mode_name, speed in speeds.items():
         modes[mode_name]["speed"] = speed
@@ -165,15 +231,24 @@ def evaluate(args: argparse.Namespace) -> tuple[dict, list[dict]]:
         results["split"] = args.split
     if recognizer is not None:
         results["recognizer"] = recognizer.name
+        results |= {f"{name}_of_references": value for name, value in quality.of_references.items()}
     if "tts" in rows:
-        # the errors that are the recogniser's own: it hears the speech that the model learnt from
-        references = [row["reference"] for row in rows["tts"]]
-        heard = [
-            recognizer(processor.load_audio(row["audios"][-1]), processor.feature_extractor.sampling_rate)
-            for row in rows["tts"]
-        ]
-        results["recognizer_wer_on_tts_references"] = word_error_rate(references, heard)
+        results["recognizer_wer_on_tts_references"] = wer_on_references(recognizer, processor, rows["tts"])
+    if second is not None:
+        results["second_recognizer"] = {"name": second.name, "modes": modes_of_second}
+        if "tts" in rows:
+            wer = wer_on_references(second, processor, rows["tts"])
+            results["second_recognizer"]["wer_on_tts_references"] = wer
     return results | {"modes": modes}, lines
+
+
+def wer_on_references(
+    recognizer: WhisperRecognizer | PipelineRecognizer, processor: VitaAudioProcessor, rows: list[dict]
+) -> float:
+    """The errors that are the recogniser's own: it hears the speech that the model learnt from."""
+    rate = processor.feature_extractor.sampling_rate
+    heard = [recognizer(processor.load_audio(spoken_audios(row)[-1]), rate) for row in rows]
+    return word_error_rate([row["reference"] for row in rows], heard)
 
 
 def possible_modes(model: VitaAudioForConditionalGeneration) -> list[str]:
@@ -196,8 +271,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--model", required=True, help="folder or Hub id of a checkpoint with its processor")
     parser.add_argument(
         *("--corpus_dir", "--dataset_name"),
-        required=True,
-        help="conversations: the folder of the rendered corpus, or whatever training.train reads",
+        help="conversations: the folder of the rendered corpus, or whatever training.train reads; not needed for "
+        f"--sets {' '.join(HUMAN_SETS)}",
     )
     add_mode_argument(parser, "all that the model has modules for")
     parser.add_argument(
@@ -205,11 +280,12 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--split", default=TEST_SPLIT, help=f"of the conversations (default: {TEST_SPLIT})")
     parser.add_argument("--limit", type=int, default=150, help="at most so many conversations of each set")
-    parser.add_argument("--max_new_tokens", type=int, default=256)
+    parser.add_argument("--max_new_tokens", type=int, default=1024)
     parser.add_argument(
         "--recognizer",
-        help="model of faster-whisper or transformers, by name or folder, or whisper-base; Whisper tiny.en by default",
+        help="model of faster-whisper or transformers, by name or folder, or whisper-tiny.en; Whisper base by default",
     )
+    parser.add_argument("--second_recognizer", help="another one, whose figures are reported beside; none by default")
     parser.add_argument(
         "--output_dir", type=Path, help="where results.json and results.png go; the model's by default"
     )
@@ -219,6 +295,8 @@ def main(argv: list[str] | None = None) -> None:
     for name in ("limit", "max_new_tokens"):
         if getattr(args, name) < 1:
             parser.error(f"--{name} must be at least 1, got {getattr(args, name)}")
+    if args.corpus_dir is None and not set(args.sets or SETS) <= set(HUMAN_SETS):
+        parser.error(f"--corpus_dir is needed for other --sets than {', '.join(HUMAN_SETS)}")
     check_place(args.model)
     output_dir = args.output_dir or Path(args.model)
     # The folders are made before the work, so that one that cannot be written fails at once. None is made for a model

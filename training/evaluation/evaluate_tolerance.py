@@ -24,8 +24,9 @@ from hub_cards.results import SETS, TEST_SPLIT, tolerance_table
 from modeling_vita_audio import VitaAudioForConditionalGeneration
 from processing import VitaAudioProcessor
 
-from .benchmarks import Item, build_item
-from .evaluate_held_out import NUM_SPEED_ITEMS, load_sets
+from .benchmarks import Item
+from .dialogues import build_items
+from .evaluate_held_out import load_sets, timed_items
 from .harness import (
     SPEAKING_TASKS,
     ResponseLog,
@@ -92,7 +93,7 @@ def measure_speed(
 def evaluate(args: argparse.Namespace) -> dict:
     """Scores and times the model at all points: what `results.json` has as `tolerance`."""
     rows = load_sets(args.corpus_dir, args.limit, args.sets, args.split)
-    sets = {name: list(map(build_item, rows_of_set)) for name, rows_of_set in rows.items()}
+    sets = {name: build_items(rows_of_set) for name, rows_of_set in rows.items()}
     is_heard = any(SETS[name].task in SPEAKING_TASKS for name in sets)
     recognizer = load_recognizer(args.recognizer) if is_heard else None
     model, processor = load_for_scoring(args.model, dtype=torch.float32)
@@ -118,7 +119,7 @@ def evaluate(args: argparse.Namespace) -> dict:
             figures[-1][name], _ = score(SETS[name].task, items, responses.rows, transcripts.rows)
         print(json.dumps(figures[-1]), flush=True)
     for name, items in sets.items():
-        speeds = measure_speed(model, processor, items[:NUM_SPEED_ITEMS], points, args.max_new_tokens)
+        speeds = measure_speed(model, processor, timed_items(items), points, args.max_new_tokens)
         for of_point, speed in zip(figures, speeds):
             of_point[name] |= speed
     results = {"normalizer": CORPUS, "points": figures}
@@ -145,7 +146,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--split", default=TEST_SPLIT, help=f"of the conversations (default: {TEST_SPLIT})")
     parser.add_argument("--limit", type=int, default=150, help="at most so many conversations of each set")
     parser.add_argument("--max_new_tokens", type=int, default=256)
-    parser.add_argument("--recognizer", help="as evaluate_held_out; Whisper tiny.en by default")
+    parser.add_argument("--recognizer", help="as evaluate_held_out; Whisper base by default")
     parser.add_argument("--output_dir", type=Path, help="whose results.json gets the curve; the model's by default")
     parser.add_argument("--readme", type=Path, help="README whose table is filled from the results")
     args = parser.parse_args(argv)

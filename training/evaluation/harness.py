@@ -10,9 +10,10 @@ and keeps on disk what each step gave, so that a run that was stopped goes on.
 
 import argparse
 import json
+import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,16 +26,30 @@ from hub_cards.json_lines import read_json_lines
 from modeling_vita_audio import MCTP_MODES, VitaAudioConfig, VitaAudioForConditionalGeneration
 from modeling_vita_audio.generation_vita_audio import resolve_mctp_mode
 from processing import VitaAudioProcessor
-from training.conversations import ASR, QUESTION_TASKS, SPOKEN_QA, TASKS, TTS, read_conversations, task_of
+from processing.conversation_vita_audio import SpeechCodes
+from training.conversations import (
+    DIALOGUE,
+    NOISE,
+    QUESTION_TASKS,
+    SPOKEN_QA,
+    TASKS,
+    TTS,
+    read_conversations,
+    task_of,
+)
 
 from .benchmarks import Item, draw
+from .dialogues import with_responses
 from .normalizers import CORPUS
+from .quality import QUALITIES, SpeechQuality
 from .recognition import PipelineRecognizer, WhisperRecognizer
-from .scoring import answer_is_right, character_error_rate, real_time_factor, word_error_rate
+from .scoring import answer_is_right, character_error_rate, exact_accuracy, real_time_factor, word_error_rate
 
 
 # The tasks whose responses are speech, which a recogniser has to write down.
-SPEAKING_TASKS = (TTS, SPOKEN_QA)
+SPEAKING_TASKS = (TTS, SPOKEN_QA, DIALOGUE)
+# Judging the sound of a clip takes about a second, and the mean of so many is known to about 0.05 of DNSMOS.
+NUM_QUALITY_ITEMS = 50
 
 
 class ResponseLog:
@@ -83,12 +98,28 @@ def build_prompts(processor: VitaAudioProcessor, items: Sequence[Item]) -> Batch
 
 
 def load_audios(processor: VitaAudioProcessor, item: Item) -> tuple[Item, float]:
-    """The item with the samples of its audios, and the seconds that these last; an error names the item."""
+    """
+    The item with the samples of its audios, and the seconds that these last; an error names the item. Codes stay and
+    do not count, because the model wrote them itself.
+    """
     try:
-        audios = [processor.load_audio(audio) for audio in item.audios]
+        audios = [audio if isinstance(audio, SpeechCodes) else processor.load_audio(audio) for audio in item.audios]
     except (ValueError, OSError) as error:
         raise type(error)(f"{item.id}: {error}") from error
-    return item.with_audios(audios), sum(map(len, audios)) / processor.feature_extractor.sampling_rate
+    num_samples = sum(len(audio) for audio in audios if not isinstance(audio, SpeechCodes))
+    return item.with_audios(audios), num_samples / processor.feature_extractor.sampling_rate
+
+
+def batches_of(items: Sequence[Item], batch_size: int) -> Iterator[list[Item]]:
+    """Items in their order, at most `batch_size` together, and never turns of a dialogue with later ones."""
+    batch = []
+    for item in items:
+        if batch and (len(batch) == batch_size or len(item.earlier) != len(batch[0].earlier)):
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch
 
 
 @torch.no_grad()
@@ -102,18 +133,19 @@ def respond(
     **generate_kwargs,
 ) -> None:
     """
-    Writes the model's greedy response to each item to `log`. However often a run is stopped, its batches are the same,
-    so it ends with the responses of a run that was not.
+    Writes the model's greedy response to each item to `log`, where items with `earlier` ones find the responses to
+    these. However often a run is stopped, its batches are the same, so it ends with the responses of a run that was
+    not.
 
     Rows of `log`: `id`, `text` (`str`), `audio_codes` (`list[int]`), `num_tokens` that the model wrote, `seconds` of
     work (an equal share of its batch's, which includes tokenizing the prompt) and `audio_seconds` of the prompt.
     """
-    for start in tqdm(range(0, len(items), batch_size), desc=f"{desc} responses", unit="batch"):
-        batch = [items[index] for index in range(start, min(start + batch_size, len(items)))]
+    num_batches = math.ceil(len(items) / batch_size)
+    for batch in tqdm(batches_of(items, batch_size), desc=f"{desc} responses", unit="batch", total=num_batches):
         if all(item.id in log.rows for item in batch):
             continue
         # Reading the files is not timed, because it is no work of the model.
-        batch, audio_seconds = zip(*(load_audios(processor, item) for item in batch))
+        batch, audio_seconds = zip(*(load_audios(processor, with_responses(item, log.rows)) for item in batch))
         started = time.perf_counter()
         inputs = build_prompts(processor, batch).to(model.device)
         sequences = model.generate(**inputs, do_sample=False, **generate_kwargs)
@@ -138,14 +170,18 @@ def listen(
     responses: dict[str, dict],
     log: ResponseLog,
     desc: str = "",
+    quality: SpeechQuality | None = None,
 ) -> None:
     """
     Writes to `log` what the recogniser hears in the speech of `responses`, which are rows of [`respond`] by their ids.
 
     Rows of `log`: `id`, `heard` (`str`, empty where there is no speech), `seconds` that decoding the speech took, and
-    `audio_seconds`, which the speech lasts.
+    `audio_seconds`, which the speech lasts. With `quality` those of `NUM_QUALITY_ITEMS` items, drawn with a fixed
+    seed, also have its figures, if there is speech.
     """
-    for item_id in tqdm([item.id for item in items], desc=f"{desc} listening"):
+    ids = [item.id for item in items]
+    judged = {ids[index] for index in draw(len(ids), NUM_QUALITY_ITEMS)} if quality is not None else ()
+    for item_id in tqdm(ids, desc=f"{desc} listening"):
         if item_id in log.rows:
             continue
         started = time.perf_counter()
@@ -153,7 +189,8 @@ def listen(
         seconds = time.perf_counter() - started
         sampling_rate = processor.output_sampling_rate
         heard = recognizer(speech, sampling_rate) if len(speech) else ""
-        log.append([{"id": item_id, "heard": heard, "seconds": seconds, "audio_seconds": len(speech) / sampling_rate}])
+        row = {"id": item_id, "heard": heard, "seconds": seconds, "audio_seconds": len(speech) / sampling_rate}
+        log.append([row | (quality(speech, sampling_rate) if len(speech) and item_id in judged else {})])
 
 
 def score(
@@ -162,42 +199,59 @@ def score(
     responses: dict[str, dict],
     transcripts: dict[str, dict],
     normalizer: str = CORPUS,
+    with_exact: bool = False,
 ) -> tuple[dict, list[dict]]:
     """
     Compares responses with their references.
 
     Args:
-        task: "asr", "tts", "sqa" or "tqa".
+        task: One of [`training.conversations`]' `TASKS`.
         responses, transcripts: Rows of [`respond`] and [`listen`] by the ids of the items. Only tasks whose responses
             are speech need transcripts.
         normalizer: One of `training.evaluation.normalizers`. Both sides of a comparison go through it.
+        with_exact: Whether texts and transcripts have the figure `accuracy`, too.
 
     Returns:
-        `tuple`: a `dict` of `conversations` (their number) and, as the task has them, `wer`, `cer`, `text_accuracy`
-        and `speech_accuracy`; and a `list[dict]`, a line for each item.
+        `tuple`: a `dict` of `conversations` (their number) and, as the task has them, `wer`, `cer`, `accuracy` (the
+        share that is word for word right), `text_accuracy` and `speech_accuracy`, of dialogues also by turns, such as
+        `text_accuracy_turn_2`; and the means of the figures of quality that the transcripts have; and a `list[dict]`,
+        a line for each item.
     """
     lines = []
+    asks = task in QUESTION_TASKS or task == DIALOGUE
     for item in items:
         line = {"id": item.id, "reference": item.reference, "text": responses[item.id]["text"]}
         if task in SPEAKING_TASKS:
             line["heard"] = transcripts[item.id]["heard"]
-        if task in QUESTION_TASKS:
+        if asks:
             # Without a sentence as a reference, the answer may stand anywhere.
             gold = item.accepted_answers, item.reference or None, normalizer
             line["text_is_right"] = answer_is_right(line["text"], *gold)
             if task in SPEAKING_TASKS:
                 line["speech_is_right"] = answer_is_right(line["heard"], *gold)
         lines.append(line)
-    figures = {"conversations": len(lines)}
-    if task in QUESTION_TASKS:
-        for key in ("text_is_right", "speech_is_right"):
-            if key in lines[0]:
-                figures[key.replace("is_right", "accuracy")] = float(np.mean([line[key] for line in lines]))
+    turns = [len(item.earlier) + 1 for item in items]
+    figures = {"conversations": turns.count(1)}
+    if asks:
+        for kind in ("text", "speech") if task in SPEAKING_TASKS else ("text",):
+            is_right = [line[f"{kind}_is_right"] for line in lines]
+            figures[f"{kind}_accuracy"] = float(np.mean(is_right))
+            for turn in sorted(set(turns)) if task == DIALOGUE else ():
+                of_turn = [right for right, number in zip(is_right, turns) if number == turn]
+                figures[f"{kind}_accuracy_turn_{turn}"] = float(np.mean(of_turn))
     else:
         references = [line["reference"] for line in lines]
-        hypotheses = [line["text" if task == ASR else "heard"] for line in lines]
-        figures["wer"] = word_error_rate(references, hypotheses, normalizer)
-        figures["cer"] = character_error_rate(references, hypotheses, normalizer)
+        hypotheses = [line["heard" if task in SPEAKING_TASKS else "text"] for line in lines]
+        if task != NOISE:
+            figures["wer"] = word_error_rate(references, hypotheses, normalizer)
+            figures["cer"] = character_error_rate(references, hypotheses, normalizer)
+        if with_exact or task == NOISE:
+            figures["accuracy"] = exact_accuracy(references, hypotheses, normalizer)
+    if task in SPEAKING_TASKS:
+        heard = [transcripts[item.id] for item in items]
+        for name in QUALITIES:
+            if values := [row[name] for row in heard if name in row]:
+                figures[name] = float(np.mean(values))
     return figures, lines
 
 

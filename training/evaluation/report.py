@@ -13,58 +13,79 @@ from modeling_vita_audio.saving_vita_audio import replaced_whole
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
-from hub_cards.results import NOT_MEASURED  # noqa: E402
+from hub_cards.results import METRICS, NOT_MEASURED, SPEED  # noqa: E402
 
 
 RESULTS_TABLE, CODEC_TABLE, BENCHMARK_TABLE = "results table", "codec table", "benchmark table"
 TOLERANCE_TABLE = "tolerance table"
-# of the results of `evaluate_held_out`: heading, set, figure, number format
-COLUMNS = (
-    ("TTS WER", "tts", "wer", "{:.1%}"),
-    ("Spoken QA, text", "sqa", "text_accuracy", "{:.1%}"),
-    ("Spoken QA, speech", "sqa", "speech_accuracy", "{:.1%}"),
-    ("ASR WER", "asr", "wer", "{:.1%}"),
-    ("ASR WER, unseen voice", "asr_unseen_voice", "wer", "{:.1%}"),
-    ("Text QA", "tqa", "text_accuracy", "{:.1%}"),
-    ("Tokens/s", "speed", "tokens_per_second", "{:.0f}"),
-    ("Work per second of speech", "speed", "real_time_factor", "{:.3f} s"),
+# Of the results of `evaluate_held_out`: heading, set, figure. The card has all of them.
+ROWS = (
+    ("TTS, WER", "tts", "wer"),
+    ("TTS of general sentences, WER", "tts_general", "wer"),
+    ("TTS of passages, WER", "tts_passages", "wer"),
+    ("TTS, DNSMOS", "tts", "dnsmos"),
+    ("TTS, speaker similarity", "tts", "speaker_similarity"),
+    ("Spoken QA, right in text", "sqa", "text_accuracy"),
+    ("Spoken QA, right in speech", "sqa", "speech_accuracy"),
+    ("Spoken QA, unseen voice, right in speech", "sqa_unseen_voice", "speech_accuracy"),
+    ("Dialogues, turns right in text", "dialogue", "text_accuracy"),
+    ("Dialogues, turns right in speech", "dialogue", "speech_accuracy"),
+    ("Noise, asked back", "noise", "accuracy"),
+    ("Text QA", "tqa", "text_accuracy"),
+    ("ASR, WER", "asr", "wer"),
+    ("ASR, unseen voice, WER", "asr_unseen_voice", "wer"),
+    ("ASR of single words, right", "asr_words", "accuracy"),
+    ("ASR of general sentences, WER", "asr_general", "wer"),
+    ("ASR of a human's words, right", "human_words", "accuracy"),
+    ("ASR of a human's phrases, WER", "human_prompts", "wer"),
+    ("ASR of a human's sentences, WER", "human_sentences", "wer"),
+)
+
+# Of the results of `evaluate_codec`: heading, figure, number format
+CODEC_FIGURES = (
+    ("WER", "wer", "{:.1%}"),
+    ("DNSMOS", "dnsmos", "{:.2f}"),
+    ("speaker similarity", "speaker_similarity", "{:.2f}"),
 )
 
 # of the results of `evaluate_benchmarks`: figure, heading
 BENCHMARK_FIGURES = {
     "wer": "WER",
     "cer": "CER",
+    "accuracy": "entirely right",
     "text_accuracy": "answers right, text",
     "speech_accuracy": "answers right, speech",
 }
 
 
 def results_table(results: dict) -> str:
-    """Markdown table: a row for each mode, and one for the number of conversations."""
-    lines = [
-        "| mode | " + " | ".join(heading for heading, *_ in COLUMNS) + " |",
-        "|---" * (len(COLUMNS) + 1) + "|",
-    ]
-    for mode, figures in results["modes"].items():
-        cells = [
-            form.format(figures[name][key]) if key in figures.get(name, {}) else NOT_MEASURED
-            for _, name, key, form in COLUMNS
-        ]
-        lines.append(f"| {mode} | " + " | ".join(cells) + " |")
-    # the sets are the same in every mode
-    sets = next(iter(results["modes"].values()))
-    cells = [str(sets.get(name, {}).get("conversations", "–")) for _, name, *_ in COLUMNS]
-    lines.append("| conversations | " + " | ".join(cells) + " |")
+    """
+    Markdown table: a row for each figure of `ROWS` that was measured in some mode, a column for each mode, and one for
+    the number of conversations, which is that of the first mode, as the sets are the same in all.
+    """
+    modes = results["modes"]
+    lines = ["| | " + " | ".join(modes) + " | conversations |", "|---" * (len(modes) + 2) + "|"]
+    rows = [(heading, name, figure, METRICS[figure].form) for heading, name, figure in ROWS]
+    rows += [(heading, "speed", figure, form) for figure, (heading, form) in SPEED.items()]
+    for heading, name, figure, form in rows:
+        measured = [sets.get(name, {}) for sets in modes.values()]
+        if any(figure in figures for figures in measured):
+            cells = [form.format(figures[figure]) if figure in figures else NOT_MEASURED for figures in measured]
+            cells.append(str(measured[0].get("conversations", "–")))
+            lines.append(f"| {heading} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def codec_table(results: dict) -> str:
-    """Markdown table of word error rates before and after the codec: a row for each group of recordings."""
-    lines = ["| recordings | number | WER | WER after the round trip |", "|---|---|---|---|"]
+    """Markdown table of recordings before and after the codec: a row for each group of them."""
+    measured = [entry for entry in CODEC_FIGURES if any(f"{entry[1]}_decoded" in row for row in results.values())]
+    headings = [heading for name, *_ in measured for heading in (name, f"{name} after the round trip")]
+    lines = [f"| recordings | number | {' | '.join(headings)} |", "|---" * (len(headings) + 2) + "|"]
     for group, figures in results.items():
-        lines.append(
-            f"| {group} | {figures['clips']} | {figures['wer_original']:.1%} | {figures['wer_decoded']:.1%} |"
-        )
+        cells = [
+            form.format(figures[f"{name}_{kind}"]) for _, name, form in measured for kind in ("original", "decoded")
+        ]
+        lines.append(f"| {group} | {figures['clips']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -108,8 +129,8 @@ def write_atomically(path: Path, text: str) -> None:
 
 def plot_results(results: dict, path: Path) -> None:
     """
-    Quality against speed: a point for each mode, with right spoken answers and TTS words over tokens per second; and
-    beside it, where it was measured, a line for each mode from lossless to unverified.
+    Quality against speed: a point for each mode, with what was measured of `SERIES` over tokens per second; and beside
+    it, where it was measured, a line for each mode from lossless to unverified.
     """
     curves = results.get("tolerance", {}).get("points", [])
     panels = [bool(results["modes"]), bool(curves)]
@@ -127,10 +148,12 @@ def plot_results(results: dict, path: Path) -> None:
     plt.close(figure)
 
 
-# label, set, figure, 1 where the figure counts errors, how many points above the line the modes' names stand
+# label, set, figure, 1 where the figure counts errors, how many points above the line the names stand, if they do
 SERIES = (
     ("spoken QA, right in speech", "sqa", "speech_accuracy", 0, -14),
     ("TTS words right", "tts", "wer", 1, 6),
+    ("dialogues, turns right in speech", "dialogue", "speech_accuracy", 0, None),
+    ("a human's words, written down right", "human_words", "accuracy", 0, None),
 )
 
 
@@ -141,8 +164,10 @@ def plot_modes(modes: dict, axes: plt.Axes) -> None:
             for mode, figures in modes.items()
             if key in figures.get(name, {})
         )
+        if not points:
+            continue
         axes.plot([x for x, _, _ in points], [y for _, y, _ in points], "o-", label=label)
-        for number, (x, y, mode) in enumerate(points):
+        for number, (x, y, mode) in enumerate(points if height is not None else ()):
             # names go left and right in turn, because modes of like speed lie close together
             side, shift = (("left", 4), ("right", -4))[number % 2]
             axes.annotate(mode, (x, y), textcoords="offset points", xytext=(shift, height), ha=side)
@@ -152,15 +177,17 @@ def plot_modes(modes: dict, axes: plt.Axes) -> None:
 
 def plot_tolerance(points: list[dict], axes: plt.Axes) -> None:
     modes = list(dict.fromkeys(point["mctp_mode"] for point in points))
-    for (label, name, key, inverted, height), line in zip(SERIES, ("-", "--")):
+    for (label, name, key, inverted, height), line in zip(SERIES, ("-", "--", "-.", ":")):
         for mode in modes:
             of_mode = [point for point in points if point["mctp_mode"] == mode and key in point.get(name, {})]
+            if not of_mode:
+                continue
             xs = [point[name]["tokens_per_forward"] for point in of_mode]
             ys = [abs(inverted - point[name][key]) * 100 for point in of_mode]
             axes.plot(xs, ys, f"o{line}", label=f"{label}, {mode}", markersize=4)
             # Those between them are in this order, and often too close for names
             for x, y, point in list(zip(xs, ys, of_mode))[:: max(len(of_mode) - 1, 1)]:
-                if point["mctp_verify"] is not False:
+                if height is not None and point["mctp_verify"] is not False:
                     text = str(point["mctp_verify"])
                     axes.annotate(text, (x, y), textcoords="offset points", xytext=(0, height), ha="center", size=8)
     # Names need some room
