@@ -79,8 +79,15 @@ extras = {
         "PyYAML>=6,<7",
         "datasets>=5.2,<6",
         "accelerate>=1.15,<2",
+        # DNSMOS with its weights, and what it imports without saying so
+        "speechmos>=0.0.1.1,<0.1",
+        "librosa>=0.11,<0.12",
+        "onnxruntime>=1.20,<2",
+        "requests>=2.32,<3",
+        # The weights of an encoder of voices. Of its code nothing is run; its webrtcvad is compiled, by gcc
+        "resemblyzer>=0.1.4,<0.2",
     ],
-    # recordings of browsers and phones, which soundfile does not read
+    # recordings of browsers and phones, and G.722, which soundfile does not read
     "media": ["av>=14,<19"],
     "serve": [
         "fastapi>=0.115,<1",

@@ -35,14 +35,14 @@ def render_dataset_card(
     """
     # in the order of the corpus: a set would give every card another order
     tasks = [task for task in dict.fromkeys(row.get("task") for row in conversations) if task]
+    # several tasks are of one category
+    categories = list(dict.fromkeys(TASK_CATEGORIES[task] for task in tasks if task in TASK_CATEGORIES))
     size = next((name for limit, name in SIZE_LIMITS.items() if len(conversations) < limit), "n>1M")
     data = DatasetCardData(
         license=license,
         language=language,
         pretty_name=repo_id.rpartition("/")[2],
-        # several tasks are of one category
-        task_categories=list(dict.fromkeys(TASK_CATEGORIES[task] for task in tasks if task in TASK_CATEGORIES))
-        or None,
+        task_categories=categories or None,
         size_categories=[size],
         # Only `training.corpus.render` writes clips, so all speech is known to be synthetic where there are some.
         annotations_creators=["machine-generated"] if clips else None,

@@ -144,6 +144,45 @@ def test_the_model_index_has_every_mode(folder):
     assert {(result.dataset_type, result.dataset_split) for result in results} == {("me/corpus", "test")}
 
 
+def test_figures_of_humans_and_of_sound_are_in_the_card(folder):
+    human = {"conversations": 40, "wer": 0.25, "accuracy": 0.75}
+    tts = {"conversations": 3, "wer": 0.5, "dnsmos": 3.14159, "speaker_similarity": 0.8765}
+    dialogue = {"conversations": 9, "speech_accuracy": 0.625, "speech_accuracy_turn_2": 0.375}
+    results = {
+        "modes": {"boost": {"human_words": human, "tts": tts, "dialogue": dialogue}},
+        "recognizer": "whisper-base",
+        "dnsmos_of_references": 3.5,
+        "speaker_similarity_of_references": 0.9,
+        "second_recognizer": {
+            "name": "whisper-tiny.en",
+            "modes": {"boost": {"tts": {"wer": 0.4}}},
+            "wer_on_tts_references": 0.03,
+        },
+    }
+    write_run(folder, results=results)
+    write_model_card(folder)
+    card = ModelCard.load(folder / "README.md")
+    for row in (
+        "| Speech recognition, a human's words: entirely right | 75.0% |",
+        "| Text to speech: DNSMOS | 3.14 |",
+        "| Text to speech: speaker similarity | 0.88 |",
+        "| Spoken dialogue: accuracy of the speech, turn 2 | 37.5% |",
+        "| Text to speech: word error rate | 50.0% |",
+        "| Text to speech: word error rate | 40.0% |",
+    ):
+        assert card.text.count(row) == 1
+    assert "which have 3.50 and 0.90 themselves" in card.text
+    assert "The same speech as `whisper-tiny.en` hears it, whose own word error rate" in card.text
+    # the recordings of humans are no part of the corpus, and the second recogniser's figures not the model's
+    found = {
+        (result.dataset_type, result.dataset_name, result.metric_type, result.metric_value)
+        for result in card.data.eval_results
+    }
+    assert ("custom", "asterisk-core-sounds-en-g722", "accuracy", 0.75) in found
+    assert {("me/corpus", "me/corpus", "mos", 3.1416), ("me/corpus", "me/corpus", "wer", 0.5)} < found
+    assert not any(value == 0.4 for *_, value in found)
+
+
 def test_published_benchmarks(folder, tmp_path, capsys):
     figures = {"conversations": 9, "split": "test", "throughput": {}}
     benchmarks = {

@@ -118,7 +118,8 @@ def test_from_recordings_to_figures(write, sets, model_dir, recognizer_dir, tmp_
     assert record["stage"] == 4 and record["dataset"] == {"folder": "data"} and record["tasks"] is None
 
     common = ["--model", run, "--dataset_name", data, "--recognizer", str(recognizer_dir), "--max-new-tokens", "24"]
-    evaluate_held_out.main([*common, "--mode", "vanilla", "2,8"])
+    # those that it has; without --sets also recordings of humans, where they are installed
+    evaluate_held_out.main([*common, "--mode", "vanilla", "2,8", "--sets", *sets])
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert list(results["modes"]) == ["vanilla", "2_8"]
     assert list(results["modes"]["2_8"]) == [*sets, "speed"]

@@ -1,8 +1,8 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Scores a codec alone: how well a recogniser understands speech before and after a round trip through the codec, how good
-it sounds, and how like the codec's default voice.
+Scores a codec alone: how well a recogniser understands speech before and after a round trip through the codec, how
+good it sounds, and how like the codec's default voice.
 
     python -m training.evaluation.evaluate_codec --codec pretrained/vita-audio-mini/audio_tokenizer \\
         --corpus_dir corpus --output codec.json

@@ -43,6 +43,7 @@ _SPELLINGS = {
     "alright": "all right",
     "goodnight": "good night",
     "goodbye": "good bye",
+    "mr": "mister",
     "what's": "what is",
     "it's": "it is",
     "that's": "that is",

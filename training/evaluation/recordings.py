@@ -89,10 +89,11 @@ def read_sound_texts(name: str) -> dict[Path, str]:
         texts = {word: texts[word] for word in WORDS}
     else:
         texts = {sound: text for sound, text in texts.items() if not sound.startswith(NOT_PROMPTS) and is_prompt(text)}
+    if not SOUNDS_FOLDER.is_dir():
+        raise missing_package(SOUNDS_FOLDER, ASTERISK_SOUNDS)
     files = {SOUNDS_FOLDER / f"{sound}.g722": text for sound, text in texts.items()}
-    if missing := [path for path in files if not path.is_file()]:
-        raise missing_package(missing[0], ASTERISK_SOUNDS)
-    return files
+    # The list has a text more than there are recordings
+    return {path: text for path, text in files.items() if path.is_file()}
 
 
 def is_prompt(text: str) -> bool:

@@ -143,7 +143,8 @@ def plot_results(results: dict, path: Path) -> None:
     if panels[0] or not curves:
         plot_modes(results["modes"], all_axes[0])
     # Outside of the axes the legend hides no point; this needs the layout "constrained".
-    figure.legend(loc="outside lower center", ncols=2)
+    if any(axes.lines for axes in all_axes):
+        figure.legend(loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

@@ -30,6 +30,7 @@ from training.evaluation.benchmarks import (
 )
 from training.evaluation.corpus_benchmarks import FORMS
 from training.evaluation.normalizers import normalize_corpus_text
+from training.evaluation.quality import QUALITIES
 from training.evaluation.report import BENCHMARK_TABLE
 
 
@@ -97,7 +98,7 @@ def test_the_small_corpus_has_the_columns_of_the_published_sets(forms_dir, corpu
 @pytest.mark.slow
 def test_an_item_is_that_of_the_evaluation(forms_dir, corpus_dir, processor):
     """Same prompt (ids of its audio's codes among them), same reference, same answers, in the same order."""
-    for name, rows in evaluate_held_out.load_sets(corpus_dir, limit=3).items():
+    for name, rows in evaluate_held_out.load_sets(corpus_dir, 3, SAME_SETS).items():
         benchmark, arguments = SAME_SETS[name]
         benchmark, folder = read_benchmark(benchmark), forms_dir / benchmark
         if arguments:
@@ -168,7 +169,8 @@ def test_bad_rows_are_named(benchmark, columns, message):
 def test_figures_are_those_of_the_evaluation(run, model_dir, corpus_dir, tiny_ctc_dir, tmp_path):
     evaluate_held_out.main(
         ["--model", str(model_dir), "--corpus_dir", str(corpus_dir), "--modes", "boost", "--limit", "3"]
-        + ["--max_new_tokens", "24", "--recognizer", str(tiny_ctc_dir), "--output_dir", str(tmp_path)]
+        + ["--sets", *SAME_SETS, "--max_new_tokens", "24", "--recognizer", str(tiny_ctc_dir)]
+        + ["--output_dir", str(tmp_path)]
     )
     figures = json.loads((tmp_path / "results.json").read_text())["modes"]["boost"]
     readme = tmp_path / "README.md"
@@ -187,7 +189,9 @@ def test_figures_are_those_of_the_evaluation(run, model_dir, corpus_dir, tiny_ct
         ]
         results = run(benchmark, tmp_path / "out", *arguments)
         measured = results["benchmarks"][f"{benchmark}_written" if name == "tqa" else benchmark]["boost"]
-        assert figures[name].items() <= measured.items()
+        # the sound is judged on held-out data only
+        scores = {key: value for key, value in figures[name].items() if key not in QUALITIES}
+        assert scores.items() <= measured.items()
         assert measured["throughput"]["tokens_per_second"] > 0
     results = run("librispeech_test_clean", tmp_path / "out", "--mctp_mode", "turbo")
     assert list(results["benchmarks"]) == [

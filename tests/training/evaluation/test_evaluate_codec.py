@@ -9,6 +9,8 @@ from tiny_models import tiny_codec
 
 from hub_cards.command_line import run_command
 from training.evaluation import evaluate_codec
+from training.evaluation.quality import QUALITIES
+from training.evaluation.report import codec_table
 
 
 def write_codec(folder, voice_names):
@@ -23,15 +25,25 @@ def write_codec(folder, voice_names):
     ("default_voice", "others"),
     [("joe", {"a voice never heard"}), ("flite-rms", {"other trained voices"})],
 )
-def test_the_default_voice_is_the_first_of_the_codec(default_voice, others, corpus_dir, tmp_path):
+def test_the_default_voice_is_the_first_of_the_codec(default_voice, others, corpus_dir, tiny_ctc_dir, tmp_path):
     """Half of the recordings are in it, whatever it is called; the rest is grouped by its split."""
     codec = write_codec(tmp_path / "codec", [default_voice])
     arguments = ["--codec", str(codec), "--corpus_dir", str(corpus_dir), "--num_clips", "4"]
+    arguments += ["--recognizer", str(tiny_ctc_dir)]
     evaluate_codec.main([*arguments, "--output", str(tmp_path / "codec.json")])
     report = json.loads((tmp_path / "codec.json").read_text())
     assert set(report["results"]) == {"all", "the codec's default voice", *others}
     assert report["results"]["the codec's default voice"]["clips"] == 2 and report["results"]["all"]["clips"] == 4
-    assert {"reference", "original", "decoded", "group"} == set(report["rows"][0])
+    of_both = {f"{name}_{kind}" for name in QUALITIES for kind in ("original", "decoded")}
+    assert {"reference", "original", "decoded", "group", *of_both} == set(report["rows"][0])
+    assert report["recognizer"] == tiny_ctc_dir.name
+    for name in of_both:
+        values = [row[name] for row in report["rows"]]
+        assert report["results"]["all"][name] == pytest.approx(sum(values) / len(values))
+    # the tones of the default voice are what the others are compared with
+    default = report["results"]["the codec's default voice"]
+    assert default["speaker_similarity_original"] > report["results"]["all"]["speaker_similarity_original"]
+    assert "| DNSMOS | DNSMOS after the round trip |" in codec_table(report["results"])
 
 
 def test_a_codec_that_names_no_voice_is_refused(corpus_dir, tmp_path, capsys):

@@ -68,7 +68,7 @@ def test_score_counts_words_and_answers(corpus_dir):
 
 
 @pytest.mark.slow
-def test_the_command_writes_figures_picture_and_table(model, processor, corpus_dir, tmp_path):
+def test_the_command_writes_figures_picture_and_table(model, processor, corpus_dir, tiny_ctc_dir, tmp_path):
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
     readme = tmp_path / "README.md"
@@ -76,19 +76,41 @@ def test_the_command_writes_figures_picture_and_table(model, processor, corpus_d
     evaluate_held_out.main(
         ["--model", str(tmp_path / "model"), "--corpus_dir", str(corpus_dir), "--modes", "vanilla", "turbo"]
         + ["--sets", "asr", "tts", "sqa", "--max_new_tokens", "24", "--readme", str(readme)]
-        + ["--lines", str(tmp_path / "lines.jsonl")]
+        + ["--lines", str(tmp_path / "lines.jsonl"), "--recognizer", str(tiny_ctc_dir)]
+        + ["--second_recognizer", str(tiny_ctc_dir)]
     )
     results = json.loads((tmp_path / "model" / "results.json").read_text())
     assert list(results["modes"]) == ["vanilla", "turbo"] and results["normalizer"] == "corpus"
     assert results["modes"]["turbo"]["sqa"]["conversations"] == 3
+    second = results["second_recognizer"]
+    assert second["name"] == results["recognizer"] == tiny_ctc_dir.name
+    for mode, sets in results["modes"].items():
+        assert set(second["modes"][mode]) == {"tts", "sqa"} and "dnsmos" not in sets["asr"]
+        # it is the same one, so it hears the same
+        for name, figures in second["modes"][mode].items():
+            assert figures.items() < sets[name].items()
+            assert 1 <= sets[name]["dnsmos"] <= 5 and 0 <= sets[name]["speaker_similarity"] <= 1
+        assert "text_accuracy" not in second["modes"][mode]["sqa"]
+    assert second["wer_on_tts_references"] == results["recognizer_wer_on_tts_references"]
+    # three tones of one kind are like their mean
+    assert results["speaker_similarity_of_references"] > 0.8 and 1 <= results["dnsmos_of_references"] <= 5
     assert results["modes"]["turbo"]["speed"]["tokens_per_second"] > 0
     assert drawn_colors(tmp_path / "model" / "results.png") >= 2
     assert len((tmp_path / "lines.jsonl").read_text().splitlines()) == 18
     text = readme.read_text()
     assert results_table(results) in text and "old" not in text
     assert text.startswith("# Title\n") and text.endswith("\nend\n")
-    assert "not measured" in text
-    assert "\n| conversations | 3 | 3 | 3 | 3 | – | – | – | – |\n" in text
+    assert "\n| | vanilla | turbo | conversations |\n" in text and "\n| TTS, DNSMOS | " in text
+    assert "unseen voice" not in text
+
+
+def test_a_table_says_what_was_not_measured_in_a_mode():
+    sets = {"human_words": {"conversations": 40, "accuracy": 0.5}, "tts": {"conversations": 2, "dnsmos": 3.456}}
+    table = results_table({"modes": {"boost": sets, "turbo": {"tts": sets["tts"]}}})
+    assert table.splitlines()[2:] == [
+        "| TTS, DNSMOS | 3.46 | 3.46 | 2 |",
+        "| ASR of a human's words, right | 50.0% | not measured | 40 |",
+    ]
 
 
 @pytest.mark.slow
@@ -129,6 +151,13 @@ def test_usage_names_the_command_that_was_typed(module, typed, monkeypatch, caps
         module.main(["--no_such_option", "1"])
     err = capsys.readouterr().err
     assert f"{typed or module.PROG}: error: " in err and (typed is None or module.PROG not in err)
+
+
+def test_other_sets_than_of_humans_need_a_corpus(tmp_path, capsys):
+    for sets in ([], ["--sets", "human_words", "asr"]):
+        with pytest.raises(SystemExit):
+            evaluate_held_out.main(["--model", "some/model", "--output_dir", str(tmp_path), *sets])
+        assert "--corpus_dir is needed" in capsys.readouterr().err
 
 
 def test_a_set_without_conversations_is_named_before_the_model_is_loaded(corpus_dir, tmp_path):

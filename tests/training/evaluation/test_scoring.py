@@ -13,9 +13,17 @@ from training.evaluation.scoring import (
     answer_accuracy,
     answer_is_right,
     character_error_rate,
+    exact_accuracy,
     real_time_factor,
     word_error_rate,
 )
+
+
+def test_what_is_exact_has_the_words_of_its_reference_and_no_more():
+    heard = ["7.", "mayday", "June", "in June", ""]
+    assert exact_accuracy(["seven", "May", "june", "June", "July"], heard) == 2 / 5
+    with pytest.raises(ValueError, match="no words"):
+        exact_accuracy(["?"], ["?"])
 
 
 @pytest.mark.parametrize(
@@ -31,6 +39,7 @@ from training.evaluation.scoring import (
         ("It is four o clock", "it is four oclock"),
         ("What's the colour of grey things?", "what is the color of gray things"),
         ("Goodbye, Luke", "good bye luke"),
+        ("Mr. Dashwood", "mister dashwood"),
         ("1,250 cats", "one thousand two hundred fifty cats"),
         ("99:99", "ninety nine ninety nine"),
         ("Bob's hat", "bobs hat"),
