@@ -92,7 +92,7 @@ def load_sets(
         try:
             # Conversations without a split are of no special one
             of_split[name] = read_sets(corpus_dir, name, limit, with_others=name == split)
-        # Conversations of one's own have no voice that was held out.
+        # Conversations of one's own have no voice or words that were held out.
         except ValueError:
             if names is not None or name == split:
                 raise
@@ -113,7 +113,7 @@ def load_sets(
 
 def load_references(processor: VitaAudioProcessor, sets: dict[str, list[dict]]) -> list[tuple[np.ndarray, int]]:
     """
-    Recordings of what the assistant is to say, in the voice that it is to speak in.
+    Recordings of what the assistant is to say, which are taken to be in one voice, the one that it is to speak in.
 
     Args:
         sets: Rows of [`load_sets`].
@@ -232,12 +232,13 @@ def evaluate(args: argparse.Namespace) -> tuple[dict, list[dict]]:
     if recognizer is not None:
         results["recognizer"] = recognizer.name
         results |= {f"{name}_of_references": value for name, value in quality.of_references.items()}
-    if "tts" in rows:
-        results["recognizer_wer_on_tts_references"] = wer_on_references(recognizer, processor, rows["tts"])
+    spoken = [row for row in rows.get("tts", ()) if spoken_audios(row)]
+    if spoken:
+        results["recognizer_wer_on_tts_references"] = wer_on_references(recognizer, processor, spoken)
     if second is not None:
         results["second_recognizer"] = {"name": second.name, "modes": modes_of_second}
-        if "tts" in rows:
-            wer = wer_on_references(second, processor, rows["tts"])
+        if spoken:
+            wer = wer_on_references(second, processor, spoken)
             results["second_recognizer"]["wer_on_tts_references"] = wer
     return results | {"modes": modes}, lines
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Dialogues: the model answers turn after turn, after its own answers, and each turn is counted. Noise is asked back."""
+"""Dialogues: the model answers turn after turn, after its own answers, and each turn is counted; noise."""
 
 import json
 

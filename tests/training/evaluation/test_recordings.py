@@ -11,7 +11,7 @@ import soundfile
 from training.evaluation import evaluate_held_out, recordings
 from training.evaluation.recognition import load_recognizer
 from training.evaluation.recordings import HUMAN_SETS, is_prompt, load_recordings
-from training.evaluation.scoring import exact_accuracy
+from training.evaluation.scoring import exact_accuracy, word_error_rate
 
 
 MISSING = [path for path in (recordings.SOUNDS_FOLDER, recordings.LIBRIVOX_FOLDER) if not path.is_dir()]
@@ -54,9 +54,9 @@ def test_words_are_read_right():
     heard = [recognizer(audio["array"], audio["sampling_rate"]) for audio in audios]
     # It takes "two" for "you". At another rate it reads none
     assert exact_accuracy([row["reference"] for row in rows], heard) >= 7 / 8
-    (row,) = load_recordings("human_sentences", 1)
-    samples, sampling_rate = soundfile.read(row["audios"][0], dtype="float32")
-    assert exact_accuracy([row["reference"]], [recognizer(samples, sampling_rate)]) == 1
+    rows = load_recordings("human_sentences")
+    heard = [recognizer(*soundfile.read(row["audios"][0], dtype="float32")) for row in rows]
+    assert word_error_rate([row["reference"] for row in rows], heard) < 0.1
 
 
 @pytest.mark.parametrize("text", ["[ascending tones]", "DAHDI", "H.323", "M I S D N", "<beep>", "", "...", "one " * 9])
