@@ -204,7 +204,7 @@ def test_figures_are_those_of_the_evaluation(run, model_dir, corpus_dir, tiny_ct
     assert len(table.splitlines()) == 2 + len(SAME_SETS) + 1
     right = figures["sqa"]["text_accuracy"]
     assert (
-        f"| llama_questions | boost | 3 | – | – | {right:.1%} | 0.0% | {tiny_ctc_dir.name} | corpus |"
+        f"| llama_questions | boost | 3 | – | – | – | {right:.1%} | 0.0% | {tiny_ctc_dir.name} | corpus |"
         in readme.read_text()
     )
     assert drawn_colors(tmp_path / "out" / "results.png") >= 2
