@@ -20,7 +20,7 @@ TASK_CATEGORIES = {
     "noise": "audio-to-audio",
 }
 TEST_SPLIT, UNSEEN_VOICE_SPLIT = "test", "test_voice"
-WORDS_SPLIT, GENERAL_SPLIT, PASSAGES_SPLIT = "test_words", "test_general", "test_passages"
+WORDS_SPLIT, SHORT_SPLIT, GENERAL_SPLIT, PASSAGES_SPLIT = "test_words", "test_short", "test_general", "test_passages"
 # The Debian packages of recordings of humans
 ASTERISK_SOUNDS, LIBRIVOX_SOUNDS = "asterisk-core-sounds-en-g722", "pocketsphinx-testdata"
 
@@ -41,6 +41,7 @@ SETS = {
     "asr": EvaluationSet("asr", "Speech recognition", TEST_SPLIT),
     "asr_unseen_voice": EvaluationSet("asr", "Speech recognition, unseen voice", UNSEEN_VOICE_SPLIT),
     "asr_words": EvaluationSet("asr", "Speech recognition, single words", WORDS_SPLIT),
+    "asr_short": EvaluationSet("asr", "Speech recognition, letters, digits and phrases", SHORT_SPLIT),
     "asr_general": EvaluationSet("asr", "Speech recognition, general sentences", GENERAL_SPLIT),
     "human_words": EvaluationSet("asr", "Speech recognition, a human's words", TEST_SPLIT, ASTERISK_SOUNDS),
     "human_prompts": EvaluationSet("asr", "Speech recognition, a human's phrases", TEST_SPLIT, ASTERISK_SOUNDS),

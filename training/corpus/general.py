@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from hub_cards.results import GENERAL_SPLIT
+
 from .clips import TTS, Clip, Recording, register_source, training_recordings, unseen_voice_recording
 from .questions import all_questions, capitalized, stable_hash
 from .sentences import all_sentences
@@ -19,7 +21,6 @@ from .voices import JOE
 from .words import all_short_texts
 
 
-GENERAL_SPLIT = "test_general"
 WORDNET_FOLDER, WORDNET_PACKAGE = Path("/usr/share/wordnet"), "wordnet-base"
 WORDNET_FILES = ("data.noun", "data.verb", "data.adj", "data.adv")
 

@@ -11,13 +11,14 @@ import random
 from collections.abc import Iterator
 from functools import cache
 
+from hub_cards.results import PASSAGES_SPLIT
+
 from .clips import ASR, TTS, Clip, Recording, register_source, voice_clips
 from .general import general_texts
 from .sentences import all_sentences
 from .voices import JOE
 
 
-PASSAGES_SPLIT = "test_passages"
 NUM_BY_JOE, NUM_BY_OTHERS, NUM_HELD_OUT = 1350, 500, 150
 SENTENCES_BY_JOE, SENTENCES_BY_OTHERS, SENTENCES_HELD_OUT = (2, 5), (2, 3), 5
 # The rest are of the templates, whose sentences are the easier ones.

@@ -12,6 +12,8 @@ import string
 from collections.abc import Iterator
 from functools import cache
 
+from hub_cards.results import SHORT_SPLIT, WORDS_SPLIT
+
 from .clips import Recording, hold_out, register_source, training_recordings, unseen_voice_recording
 from .questions import (
     BABIES,
@@ -31,7 +33,6 @@ from .questions import (
 from .sentences import VOCABULARY, all_sentences
 
 
-WORDS_SPLIT, SHORT_SPLIT = "test_words", "test_short"
 # How many training voices say each, beside joe. A word alone has nothing around it that helps, and letters are the
 # hardest of all.
 VOICES_PER_WORD, VOICES_PER_LETTER, VOICES_PER_SHORT_TEXT = 6, 12, 2
