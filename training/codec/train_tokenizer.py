@@ -59,6 +59,10 @@ class TokenizerArguments:
         metadata={"help": "Levels of each dimension of the codebook, which is a grid; their product is its size."},
     )
     max_seconds: float = field(default=8.0, metadata={"help": "Longer clips are left out."})
+    num_clips: int | None = field(
+        default=None,
+        metadata={"help": "How many clips are read, the first by their ids, which are hashes; all by default."},
+    )
     quantize_after: int = field(default=400, metadata={"help": "Steps without quantisation."})
     distillation_weight: float = field(
         default=1.0, metadata={"help": "Weight of the loss on Whisper's states beside that on phonemes."}
@@ -71,6 +75,8 @@ class TokenizerArguments:
     def __post_init__(self):
         if not self.levels or min(self.levels) < 2:
             raise ValueError(f"`levels` must be 2 or more in each dimension, got {self.levels}.")
+        if self.num_clips is not None and self.num_clips < 1:
+            raise ValueError(f"`num_clips` must be at least 1, got {self.num_clips}.")
 
 
 class QuantizationStart(TrainerCallback):
@@ -196,7 +202,7 @@ def main(argv: list[str] | None = None) -> None:
 def run(args: TokenizerArguments, training_args: TrainingArguments) -> None:
     torch.manual_seed(training_args.seed)
     corpus_dir = Path(args.corpus_dir)
-    clips = read_split(corpus_dir, "train", args.max_seconds)
+    clips = sorted(read_split(corpus_dir, "train", args.max_seconds), key=lambda clip: clip["id"])[: args.num_clips]
     phonemes = read_phonemes(clips)
     config = Glm4VoiceTokenizerConfig(**SIZES, codebook_size=prod(args.levels), latent_dim=len(args.levels))
     teacher = whisper_encoder()
@@ -229,7 +235,10 @@ def run(args: TokenizerArguments, training_args: TrainingArguments) -> None:
         )
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(training_args.output_dir))
     if trainer.is_world_process_zero():
-        codec = VitaAudioCodec(VitaAudioCodecConfig(codebook_size=config.codebook_size, tokenizer_config=config))
+        # the smallest decoder that there is: `training.codec.decoder` makes one of its own size
+        small = {"codebook_dim": 1, "decoder_hidden_sizes": [1, 1], "decoder_depths": [0, 0]}
+        codec_config = VitaAudioCodecConfig(codebook_size=config.codebook_size, tokenizer_config=config, **small)
+        codec = VitaAudioCodec(codec_config)
         codec.tokenizer.load_state_dict(model.tokenizer.state_dict())
         # the codes that a language model is trained on must be those of the codec that is shipped
         round_to_half(codec).save_pretrained(f"{training_args.output_dir}/codec")

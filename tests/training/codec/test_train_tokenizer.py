@@ -4,6 +4,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -58,6 +59,12 @@ def corpus_dir(tmp_path_factory, speech):
     return folder
 
 
+@pytest.mark.parametrize("name, value", [("levels", [3, 1]), ("num_clips", 0)])
+def test_bad_settings_are_named(name, value):
+    with pytest.raises(ValueError, match=f"`{name}` must be .*, got {re.escape(str(value))}"):
+        train_tokenizer.TokenizerArguments("corpus", **{name: value})
+
+
 @pytest.fixture
 def settings(corpus_dir, tmp_path):
     # the shipped recipe, but for its length
@@ -65,7 +72,7 @@ def settings(corpus_dir, tmp_path):
     short = {"max_steps": 4, "save_steps": 2, "eval_steps": 2, "logging_steps": 1, "quantize_after": 2}
     short |= {"per_device_train_batch_size": 2, "warmup_steps": 1, "bf16": False, "dataloader_num_workers": 0}
     short |= {"dataloader_persistent_workers": False, "dataloader_prefetch_factor": None}
-    short |= {"corpus_dir": str(corpus_dir), "output_dir": str(tmp_path / "run")}
+    short |= {"num_clips": 7, "corpus_dir": str(corpus_dir), "output_dir": str(tmp_path / "run")}
     path = tmp_path / "settings.yaml"
     path.write_text(yaml.safe_dump(settings | short))
     return path
@@ -163,7 +170,10 @@ def test_a_run_resumes_and_ends_as_a_codec(settings, tmp_path, speech, capsys):
     log = json.loads((run / "checkpoint-4" / "trainer_state.json").read_text())["log_history"]
     assert all(math.isfinite(entry["phoneme_loss"]) for entry in log if "loss" in entry)
     assert {"eval_test_phoneme_error_rate", "eval_test_voice_used_codes"} <= set().union(*log)
+    # of the first seven clips, by their ids as texts, which are of both voices
     assert json.loads((run / "checkpoint-4" / "phonemes.json").read_text()) == sorted(set("tɛl miːðə sʌm"))
+    record = json.loads((run / "checkpoint-4" / "training_args.json").read_text())
+    assert record["settings"]["num_clips"] == 7 and record["settings"]["levels"] == [3] * 7
 
     # stopped after the first checkpoint
     for name in ("checkpoint-4", "codec"):
