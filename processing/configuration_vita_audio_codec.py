@@ -67,6 +67,9 @@ class VitaAudioCodecConfig(PreTrainedConfig):
         tokenizer_config ([`Glm4VoiceTokenizerConfig`] or `dict`, *optional*):
             Configuration of a GLM-4-Voice speech encoder, which then makes the codes in the place of the convolutional
             one; sizes of the latter have no effect.
+        synthesis_phase (`bool`, defaults to `False`):
+            Whether the decoder also predicts by which phase the vocoder shifts each bin of the harmonic source, whose
+            pulses have all harmonics in phase.
         storage_dtype (`str`, *optional*):
             Type that weights are saved in where that loses nothing, as in [`VitaAudioConfig`].
 
@@ -91,6 +94,7 @@ class VitaAudioCodecConfig(PreTrainedConfig):
     voice_names: list[str] | None = None
     synthesis_window: int = 320
     tokenizer_config: dict | PreTrainedConfig | None = None
+    synthesis_phase: bool = False
     storage_dtype: str | None = None
     initializer_range: float = 0.02
 

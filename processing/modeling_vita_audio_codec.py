@@ -122,8 +122,9 @@ class VitaAudioCodecFrames(ModelOutput):
 
     log_f0 (`torch.FloatTensor` of shape `(batch_size, num_frames)`):
         Log pitch relative to the voice's, a frame every `synthesis_hop_length` samples.
-    envelopes (`torch.FloatTensor` of shape `(batch_size, num_frames, 2, synthesis_window // 2 + 1)`):
-        Log magnitudes that shape the harmonic source and the noise.
+    envelopes (`torch.FloatTensor` of shape `(batch_size, num_frames, num_envelopes, synthesis_window // 2 + 1)`):
+        Log magnitudes that shape the harmonic source and the noise and, with `synthesis_phase`, the phase in radians
+        by which the harmonic source is shifted.
     """
 
     log_f0: torch.FloatTensor | None = None
@@ -341,6 +342,7 @@ class VitaAudioCodecDecoder(nn.Module):
         self.frames_per_code = config.hop_length // config.mel_hop_length
         self.steps_per_frame = config.mel_hop_length // config.synthesis_hop_length
         self.num_bins = config.synthesis_window // 2 + 1
+        self.num_envelopes = 2 + config.synthesis_phase
         self.in_proj = nn.Linear(config.codebook_dim, coarse)
         self.voice_embedding = nn.Embedding(config.num_voices, coarse)
         self.coarse_blocks = nn.ModuleList(
@@ -350,7 +352,7 @@ class VitaAudioCodecDecoder(nn.Module):
         self.fine_blocks = nn.ModuleList([VitaAudioCodecBlock(config, fine) for _ in range(config.decoder_depths[1])])
         self.norm = nn.LayerNorm(fine)
         self.f0_head = nn.Linear(fine, self.steps_per_frame)
-        self.envelope_head = nn.Linear(fine, self.steps_per_frame * 2 * self.num_bins)
+        self.envelope_head = nn.Linear(fine, self.steps_per_frame * self.num_envelopes * self.num_bins)
 
     def forward(
         self, quantized: torch.Tensor, voice_ids: torch.LongTensor, pasts: list[torch.Tensor]
@@ -365,7 +367,8 @@ class VitaAudioCodecDecoder(nn.Module):
             hidden_states, past = block.forward_causal(hidden_states, next(pasts))
             new_pasts.append(past)
         hidden_states = self.norm(hidden_states)
-        envelopes = self.envelope_head(hidden_states).unflatten(-1, (self.steps_per_frame, 2, self.num_bins))
+        envelopes = self.envelope_head(hidden_states)
+        envelopes = envelopes.unflatten(-1, (self.steps_per_frame, self.num_envelopes, self.num_bins))
         # The vocoder computes in float32, because lower types are too coarse for pitch and phase
         frames = VitaAudioCodecFrames(
             log_f0=self.f0_head(hidden_states).float().flatten(1), envelopes=envelopes.float().flatten(1, 2)
@@ -407,7 +410,7 @@ class VitaAudioCodecPreTrainedModel(PreTrainedAudioTokenizerBase):
         elif isinstance(module, VitaAudioCodecBlock):
             init.constant_(module.scale, 0.1)
         elif isinstance(module, VitaAudioCodecDecoder):
-            # with this bias an untrained decoder is about as loud as speech
+            # with this bias an untrained decoder is about as loud as speech, and all harmonics are shifted alike
             init.constant_(module.envelope_head.bias, -4.0)
         elif isinstance(module, VitaAudioCodec):
             init.constant_(module.voice_log_f0, math.log(110.0))

@@ -133,8 +133,9 @@ class VitaAudioCodecVocoder(nn.Module):
         r"""
         Args:
             log_f0 (`torch.FloatTensor` of shape `(batch_size, num_frames)`): log pitch in log Hz.
-            envelopes (`torch.FloatTensor` of shape `(batch_size, num_frames, 2, window_length // 2 + 1)`): log
-                magnitudes.
+            envelopes (`torch.FloatTensor` of shape `(batch_size, num_frames, num_envelopes, window_length // 2 + 1)`):
+                log magnitudes for the harmonics and the noise and, where there is a third one, the phase in radians
+                by which the harmonics are shifted.
             state ([`VitaAudioCodecDecoderState`]): updated in place for the next frames.
 
         Returns:
@@ -148,7 +149,11 @@ class VitaAudioCodecVocoder(nn.Module):
         window = torch.hann_window(self.window_length, device=source.device).sqrt()
         # `(batch_size, 2, num_frames, num_bins)`
         spectrum = torch.fft.rfft(source.unfold(-1, self.window_length, self.hop_length) * window)
-        shaped = (spectrum.transpose(1, 2) * envelopes.clamp(max=8.0).exp()).sum(2)
+        gains = envelopes[:, :, :2].clamp(max=8.0).exp()
+        if envelopes.shape[2] == 3:
+            harmonic, noise = gains.unbind(2)
+            gains = torch.stack([torch.polar(harmonic, envelopes[:, :, 2]), noise.to(torch.complex64)], dim=2)
+        shaped = (spectrum.transpose(1, 2) * gains).sum(2)
         # four overlapping squared windows add up to two
         frames = torch.fft.irfft(shaped, self.window_length) * window / 2
         # the state keeps frames, not their sum: sums in another order differ in the last bit

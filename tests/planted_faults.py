@@ -48,7 +48,7 @@ FAULTS = {
         ("collator.py", 'batch["position_ids"] == 0', 'batch["position_ids"] < 0'),
     ],
     "training/codec": [
-        ("pretraining.py", "losses.append(log_distance + convergence)", "losses.append(log_distance - convergence)"),
+        ("losses.py", "losses.append(log_distance + convergence)", "losses.append(log_distance - convergence)"),
         ("pretraining.py", "sums[counts == 0] =", "sums[counts > 0] ="),
         ("clips.py", 'clip["voice"] == self.voices[0] or', 'clip["voice"] != self.voices[0] or'),
     ],

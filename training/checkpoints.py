@@ -92,6 +92,15 @@ def describe_settings(args: TrainingArguments) -> dict:
     return {name: settings[name] for name in names if settings.get(name) is not None}
 
 
+def describe_arguments(arguments: Any) -> dict:
+    """The arguments of a script that the weights depend on. Folders are given by their names, without their paths."""
+    settings = {name: value for name, value in vars(arguments).items() if name != "num_threads" and value is not None}
+    for name in ("corpus_dir", "codec_name_or_path", "warm_start_from", "start_from", "codes_of"):
+        if name in settings:
+            settings[name] = Path(settings[name]).resolve().name
+    return settings
+
+
 def describe_machine(args: TrainingArguments) -> dict:
     """The hardware and the versions that a run uses, for its record."""
     name = torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else args.device.type

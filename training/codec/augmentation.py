@@ -4,18 +4,14 @@
 Recordings as other voices, rhythms, microphones and rooms would have them, for the training of the compact codec.
 """
 
-import librosa
 import numpy as np
 import soxr
 import torch
 from torch import nn
 
-from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
+from .recordings import TARGET_RMS
 
 
-# Root mean square of all clips: about -23 dB of full scale. Codes do not say how loud speech is, so all clips get one
-# level.
-TARGET_RMS = 0.07
 # Coefficients of the cepstrum (samples at 16 kHz) that make the spectral envelope: these 2 ms have the formants in
 # them, and not the pitch of a voice, whose period is longer up to 500 Hz.
 ENVELOPE_CEPSTRA = 32
@@ -36,25 +32,6 @@ GAIN_DEVIATION_DB = 5.0
 ROOM_SHARE = 0.25
 # The longest time in which the echo of a room decays by 60 dB
 ROOM_SECONDS = 0.25
-# Where the pitch is looked for, in Hz; all voices of the corpus are within.
-F0_RANGE = (60.0, 400.0)
-
-
-def pitch_track(waveform: np.ndarray, config: VitaAudioCodecConfig, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """Log pitch `(num_frames,)` at the times the vocoder needs it, and where it is voiced: loud and steady."""
-    hop = config.synthesis_hop_length
-    # the source that frame j makes is heard three hops after the hop it belongs to
-    shifted = np.pad(waveform[3 * hop + hop // 2 :], (0, 4 * hop))
-    shifted = np.pad(shifted, (0, max(0, num_frames * hop - len(shifted))))
-    # A frame of 64 ms has more than three periods of the lowest pitch.
-    f0 = librosa.yin(
-        shifted, fmin=F0_RANGE[0], fmax=F0_RANGE[1], sr=config.sampling_rate, frame_length=1024, hop_length=hop
-    )[:num_frames]
-    log_f0 = np.log(f0).astype(np.float32)
-    energy = librosa.feature.rms(y=shifted, frame_length=1024, hop_length=hop)[0][:num_frames]
-    # Steady: the pitch moves by less than 5 % a hop. Loud: at most 20 dB below the loudest frame.
-    steady = np.abs(np.gradient(log_f0)) < 0.05
-    return log_f0, steady & (energy > 0.1 * energy.max())
 
 
 def overlap_add(waveform: np.ndarray, positions: np.ndarray, num_samples: int) -> np.ndarray:

@@ -6,20 +6,19 @@ import math
 from pathlib import Path
 
 import numpy as np
-import soundfile as sf
 import soxr
 import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from hub_cards.command_line import naming
 from hub_cards.json_lines import read_json_lines
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
 
-from .augmentation import TARGET_RMS, change_voice, disturb, pitch_track
+from .augmentation import change_voice, disturb
+from .pitch import pitch_track
+from .recordings import pad_to_codes, read_clip, read_clips
 
 
-CLIP_FIELDS = {**dict.fromkeys(("path", "text", "voice", "split"), str), "duration": (int, float), "phonemes": list}
 # Played at a rate between these, speech sounds like that of another voice: pitch and formants move together.
 OTHER_RATES = (0.8, 1.25)
 # Share of the clips of other voices than the default one that are changed so. Only phonemes are learnt from them.
@@ -27,20 +26,6 @@ OTHER_RATE_SHARE = 0.5
 # Share of the other clips that are encoded in another voice than they are decoded in, so that codes do not depend on
 # the voice.
 OTHER_VOICE_SHARE = 0.5
-
-
-def read_clip(corpus_dir: Path, clip: dict) -> tuple[np.ndarray, int]:
-    """Samples of a clip at the level that the codec is trained at, and their rate."""
-    with naming(f"The clip {corpus_dir / clip['path']}"):
-        waveform, sampling_rate = sf.read(corpus_dir / clip["path"], dtype="float32")
-    # The small number keeps the division finite where a clip is silent.
-    return waveform * (TARGET_RMS / max(float(np.sqrt(np.mean(waveform**2))), 1e-4)), sampling_rate
-
-
-def read_clips(corpus_dir: Path, max_seconds: float = 6.0) -> list[dict]:
-    """Rows of the training clips of a rendered corpus that are not too long."""
-    clips = [clip for _, clip in read_json_lines(corpus_dir / "clips.jsonl", CLIP_FIELDS)]
-    return [clip for clip in clips if clip["split"] == "train" and clip["duration"] <= max_seconds]
 
 
 def read_answers(corpus_dir: Path) -> set[str]:
@@ -52,14 +37,6 @@ def read_answers(corpus_dir: Path) -> set[str]:
         for row in rows
         if (row.get("task"), row.get("split")) == ("sqa", "train") and row.get("audios")
     }
-
-
-def pad_to_codes(waveforms: list[torch.Tensor], hop_length: int) -> tuple[torch.Tensor, torch.LongTensor]:
-    """Waveforms `(num_samples,)` padded to whole codes, `(batch, samples)`, and the mask that is 1 on audio."""
-    lengths = torch.tensor([len(waveform) for waveform in waveforms])
-    padded = nn.utils.rnn.pad_sequence(waveforms, batch_first=True)
-    padded = nn.functional.pad(padded, (0, -padded.shape[1] % hop_length))
-    return padded, (torch.arange(padded.shape[1]) < lengths[:, None]).long()
 
 
 class CodecClips(Dataset):

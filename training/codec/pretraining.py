@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model that trains the compact codec from nothing: spectral and pitch losses, and a phoneme loss on the codes."""
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -12,6 +11,8 @@ from transformers.utils import ModelOutput
 
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
 from processing.modeling_vita_audio_codec import VitaAudioCodec, VitaAudioCodecBlock, VitaAudioCodecPreTrainedModel
+
+from .losses import spectral_loss
 
 
 # The codebook starts as the centres of clusters; so many latents for each code are clustered.
@@ -53,25 +54,6 @@ class PhonemeHead(nn.Module):
         for block in self.blocks:
             hidden_states = block(hidden_states, mask)
         return self.out_proj(hidden_states).unflatten(-1, (4, -1)).flatten(1, 2).float().log_softmax(-1)
-
-
-def spectral_loss(audio: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Distance of log magnitudes and spectral convergence of `(batch, samples)`, mean over three resolutions."""
-    losses = []
-    # Short windows show when something sounds, long ones at which pitch. Both terms are those of Parallel WaveGAN
-    # (arXiv 1910.11480).
-    for n_fft in (256, 512, 1024):
-        window = torch.hann_window(n_fft)
-        spectra = (torch.stft(x, n_fft, n_fft // 4, window=window, return_complex=True) for x in (audio, target))
-        # The small number keeps the gradient of the root finite. The division gives noise the same level at all
-        # resolutions, so that the floor of the logarithm below is the same.
-        magnitude, target_magnitude = (
-            (spectrum.real.square() + spectrum.imag.square() + 1e-8).sqrt() / math.sqrt(n_fft) for spectrum in spectra
-        )
-        log_distance = ((magnitude + 1e-3).log() - (target_magnitude + 1e-3).log()).abs().mean()
-        convergence = (magnitude - target_magnitude).norm() / target_magnitude.norm()
-        losses.append(log_distance + convergence)
-    return torch.stack(losses).mean()
 
 
 def spherical_kmeans(points: torch.Tensor, num_clusters: int, num_iterations: int = 15) -> torch.Tensor:

@@ -29,6 +29,7 @@ from hub_cards.command_line import naming, no_empty_folder, run_command
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
 from training.checkpoints import (
     CompleteCheckpointsMixin,
+    describe_arguments,
     describe_machine,
     describe_settings,
     last_complete_checkpoint,
@@ -138,15 +139,6 @@ class QuantizationStart(TrainerCallback):
             yield self.clips.collate([self.clips[int(i)] for i in torch.randint(len(self.clips), (batch_size,))])
 
 
-def describe_origin(arguments: Any) -> dict:
-    """The arguments of a script that the weights depend on. Folders are given by their names, without their paths."""
-    settings = {name: value for name, value in vars(arguments).items() if name != "num_threads" and value is not None}
-    for name in ("corpus_dir", "warm_start_from", "start_from", "codes_of"):
-        if name in settings:
-            settings[name] = Path(settings[name]).resolve().name
-    return settings
-
-
 def measure_voice_pitch(clips: CodecClips, per_voice: int = 40) -> torch.Tensor:
     """Mean over clips of their median log pitch, for each voice, in log Hz."""
     of_voice = {voice: [] for voice in clips.voices}
@@ -251,7 +243,7 @@ def run(codec_args: CodecArguments, training_args: TrainingArguments) -> None:
         trainer = VitaAudioCodecTrainer(
             model=model, args=training_args, train_dataset=clips, data_collator=clips.collate, callbacks=callbacks
         )
-    trainer.origin = describe_origin(codec_args)
+    trainer.origin = describe_arguments(codec_args)
     trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.is_world_process_zero():
         # the codes that a language model is trained on must be those of the codec that is shipped

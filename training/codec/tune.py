@@ -24,12 +24,13 @@ from transformers import TrainingArguments
 from hub_cards.command_line import check_place, naming, no_empty_folder, run_command
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
 from processing.modeling_vita_audio_codec import VitaAudioCodec
-from training.checkpoints import last_complete_checkpoint
+from training.checkpoints import describe_arguments, last_complete_checkpoint
 from training.settings import checking_settings, parse_settings
 from training.storage import round_to_half
 
-from .clips import read_answers, read_clips
-from .train import PHONEMES_NAME, VitaAudioCodecTrainer, check_checkpoint, describe_origin
+from .clips import read_answers
+from .recordings import read_clips
+from .train import PHONEMES_NAME, VitaAudioCodecTrainer, check_checkpoint
 from .tuning import PARTS, TuningClips, VitaAudioCodecForTuning
 
 
@@ -146,7 +147,7 @@ def run(tuning_args: TuningArguments, training_args: TrainingArguments) -> None:
         trainer = VitaAudioCodecTrainer(
             model=model, args=training_args, train_dataset=dataset, data_collator=dataset.collate
         )
-    trainer.origin = describe_origin(tuning_args)
+    trainer.origin = describe_arguments(tuning_args)
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(training_args.output_dir))
     if trainer.is_world_process_zero():
         round_to_half(model.codec).save_pretrained(f"{training_args.output_dir}/codec")

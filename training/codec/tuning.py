@@ -41,11 +41,12 @@ from .augmentation import (
     disturb,
     morph,
     overlap_add,
-    pitch_track,
     warp_formants,
 )
-from .clips import OTHER_RATES, OTHER_VOICE_SHARE, pad_to_codes, read_clip
+from .clips import OTHER_RATES, OTHER_VOICE_SHARE
+from .pitch import pitch_track
 from .pretraining import PhonemeHead, phoneme_loss, reconstruction_losses
+from .recordings import pad_to_codes, read_clip
 
 
 PARTS = ("encoder", "decoder")

@@ -16,9 +16,11 @@ from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
 from processing.modeling_vita_audio_codec import VitaAudioCodec
 from training.codec import train as train_codec
 from training.codec import tune as tune_codec
-from training.codec.augmentation import change_rhythm, change_voice, morph, pitch_track, random_filters, warp_formants
+from training.codec.augmentation import change_rhythm, change_voice, morph, random_filters, warp_formants
 from training.codec.clips import CodecClips
-from training.codec.pretraining import VitaAudioCodecForPreTraining, spectral_loss, spherical_kmeans
+from training.codec.losses import spectral_loss
+from training.codec.pitch import pitch_track
+from training.codec.pretraining import VitaAudioCodecForPreTraining, spherical_kmeans
 from training.storage import round_to_half
 
 

@@ -15,7 +15,8 @@ from processing.modeling_vita_audio_codec import VitaAudioCodec
 from training.codec import train as train_codec
 from training.codec import tune as tune_codec
 from training.codec import tuning
-from training.codec.clips import read_answers, read_clip, read_clips
+from training.codec.clips import read_answers
+from training.codec.recordings import read_clip, read_clips
 from training.codec.tuning import (
     CODE_SCALE,
     IGNORED,
