@@ -38,7 +38,7 @@ class SpectrogramDiscriminator(nn.Module):
         self.score = nn.Conv2d(sizes[-1], 1, 3, padding=1)
 
     def forward(self, waveform: torch.Tensor) -> list[torch.Tensor]:
-        """Of `(batch, samples)`, the outputs of all layers, `(batch, channels, frames, bins)`; the last are scores."""
+        """Of `(batch, samples)`, the outputs of all layers, `(batch, channels, frames, bins)`, scores last."""
         window = torch.hann_window(self.fourier_length, device=waveform.device)
         hop = self.fourier_length // 4
         spectrum = torch.stft(waveform.float(), self.fourier_length, hop, window=window, return_complex=True)
@@ -61,7 +61,7 @@ class PeriodDiscriminator(nn.Module):
         self.score = nn.Conv2d(sizes[-1], 1, (3, 1), padding=(1, 0))
 
     def forward(self, waveform: torch.Tensor) -> list[torch.Tensor]:
-        """Of `(batch, samples)`, the outputs of all layers, `(batch, channels, steps, period)`; the last are scores."""
+        """Of `(batch, samples)`, the outputs of all layers, `(batch, channels, steps, period)`, scores last."""
         padded = nn.functional.pad(waveform / TARGET_RMS, (0, -waveform.shape[1] % self.period))
         return _run(self.layers, self.score, padded.unflatten(1, (-1, self.period))[:, None])
 
