@@ -80,6 +80,38 @@ def test_streaming_equals_offline(codec, chunks):
     assert torch.cat(audio, dim=-1).equal(offline)
 
 
+def test_streaming_equals_offline_with_shifted_harmonics(codec):
+    torch.manual_seed(0)
+    codec = VitaAudioCodec(VitaAudioCodecConfig(**codec.config.to_dict() | {"synthesis_phase": True})).eval()
+    with torch.no_grad():
+        codec.decoder.envelope_head.weight.normal_(std=0.3)
+    codes = torch.randint(codec.config.codebook_size, (2, 1, 20), generator=torch.Generator().manual_seed(1))
+    state, audio = None, []
+    for index, chunk in enumerate(codes.split([3, 1, 9, 7], dim=-1)):
+        output = codec.decode(chunk, decoder_state=state, is_final=index == 3)
+        state = output.decoder_state
+        audio.append(output.audio_values)
+    assert torch.cat(audio, dim=-1).equal(codec.decode(codes).audio_values)
+
+
+def test_a_phase_that_grows_with_frequency_delays_the_harmonics(codec):
+    """And the noise stays where it is."""
+    log_f0, delay = torch.full((1, 60), math.log(150)), 7
+    audio = {}
+    for name, levels, has_phase in (("harmonics", (0, -40), 0), ("late", (0, -40), 1), ("noise", (-40, 0), 1)):
+        envelopes = torch.zeros(1, 60, 3, 161)
+        envelopes[:, :, 0], envelopes[:, :, 1] = levels
+        envelopes[:, :, 2] = -has_phase * 2 * math.pi * delay * torch.arange(161) / 320
+        audio[name] = codec.vocoder(log_f0, envelopes, codec.init_decoder_state())[0, 400:]
+        if name != "late":
+            plain = codec.vocoder(log_f0, envelopes[:, :, :2], codec.init_decoder_state())[0, 400:]
+            torch.testing.assert_close(audio[name], plain)
+    late = audio["late"][20:-20]
+    products = [torch.dot(late, audio["harmonics"].roll(shift)[20:-20]).item() for shift in range(15)]
+    assert np.argmax(products) == delay
+    assert products[delay] > 0.9 * late.square().sum()
+
+
 @pytest.mark.parametrize("lookahead", [0, 1])
 def test_a_chunk_may_have_no_codes(codec, lookahead):
     config = VitaAudioCodecConfig(**codec.config.to_dict() | {"decoder_lookahead": lookahead})

@@ -22,6 +22,7 @@ from .recordings import pad_to_codes, read_clip, read_clips
 
 
 MAX_PREPARING_PROCESSES = 8
+CLIPS_A_TIME = 8
 # So many clips tell how high a voice speaks.
 NUM_PITCH_CLIPS = 500
 
@@ -60,11 +61,13 @@ class VoiceClips(Dataset):
     def prepare(self) -> None:
         """Computes the codes and the pitch that `folder` has not yet, in several processes."""
         missing = [index for index in range(len(self)) if not self._prepared_path(index).is_file()]
-        num_workers = min(MAX_PREPARING_PROCESSES, os.cpu_count() or 1)
-        loader = DataLoader(missing, 8, collate_fn=self._prepare, num_workers=num_workers)
+        batches = [missing[start : start + CLIPS_A_TIME] for start in range(0, len(missing), CLIPS_A_TIME)]
+        num_workers = min(MAX_PREPARING_PROCESSES, os.cpu_count() or 1, len(batches))
         # The loader serves for its processes alone: `_prepare` writes to the disk and returns nothing.
-        for _ in tqdm(loader, desc="Codes and pitch, 8 clips at a time"):
-            pass
+        loader = DataLoader(range(len(self)), batch_sampler=batches, collate_fn=self._prepare, num_workers=num_workers)
+        with tqdm(total=len(missing), desc="Codes and pitch", unit="clip") as progress:
+            for batch, _ in zip(batches, loader):
+                progress.update(len(batch))
 
     def mean_log_f0(self) -> float:
         """Mean over clips of their median log pitch, in log Hz."""
