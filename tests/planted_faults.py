@@ -48,6 +48,8 @@ FAULTS = {
         ("collator.py", 'batch["position_ids"] == 0', 'batch["position_ids"] < 0'),
     ],
     "training/codec": [
+        ("adversary.py", "(own / num_batches).backward(", "(-own / num_batches).backward("),
+        ("decoder_model.py", "take_pieces(target_values, starts * hop,", "take_pieces(target_values, starts + 1,"),
         ("losses.py", "losses.append(log_distance + convergence)", "losses.append(log_distance - convergence)"),
         ("pretraining.py", "sums[counts == 0] =", "sums[counts > 0] ="),
         ("clips.py", 'clip["voice"] == self.voices[0] or', 'clip["voice"] != self.voices[0] or'),

@@ -10,6 +10,8 @@ from accelerate.commands.config.config_args import load_config_from_file
 from places import ROOT
 from transformers import TrainingArguments
 
+from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
+from training.codec.decoder import DecoderArguments
 from training.codec.train import CodecArguments
 from training.codec.train_tokenizer import TokenizerArguments
 from training.codec.tune import TuningArguments
@@ -31,6 +33,8 @@ def read(path: Path, *arguments: str):
         kinds = (TokenizerArguments, TrainingArguments)
     elif name.startswith("codec"):
         kinds = (CodecArguments if name == "codec" else TuningArguments, TrainingArguments)
+    elif name == "decoder":
+        kinds = (DecoderArguments, TrainingArguments)
     return parse_settings(kinds, "recipe", ["--config", str(path), "--use_cpu", "true", *arguments])
 
 
@@ -39,7 +43,7 @@ def test_every_recipe_is_here():
     stages = {f"{size}/stage{stage}" for size in ("mini", "paper_7b", "paper_7b_plus") for stage in (1, 2, 3, 4)}
     stages |= {f"lora_7b/{size}/stage{stage}" for size in ("24gb", "80gb") for stage in (1, 2, 3, 4)}
     expected = stages | {f"mini/{name}" for name in CODEC_RUNS}
-    expected |= {"mini/finetune", "mini/preference", "mini/tokenizer"}
+    expected |= {"mini/decoder", "mini/finetune", "mini/preference", "mini/tokenizer"}
     assert {name for name in names if not name.startswith("accelerate/")} == expected
 
 
@@ -111,6 +115,14 @@ def test_the_tokenizer_has_the_codes_that_the_language_model_can_learn():
     tokenizer, training = read(CONFIGS / "mini" / "tokenizer.yaml")
     assert prod(tokenizer.levels) == 3**7 and training.max_steps > tokenizer.quantize_after
     assert training.bf16 and training.save_steps <= 250
+
+
+def test_the_run_of_the_decoder():
+    decoder, training = read(CONFIGS / "mini" / "decoder.yaml")
+    assert (decoder.corpus_dir, decoder.default_voice) == ("corpus", "joe")
+    assert 0 < decoder.adversarial_after < training.max_steps
+    config = VitaAudioCodecConfig(**decoder.decoder_config)
+    assert config.decoder_lookahead == 2 and config.synthesis_phase
 
 
 def test_fine_tuning_starts_from_the_shipped_model():
