@@ -16,9 +16,9 @@ from .recordings import TARGET_RMS
 # Windows in samples: short ones show when something sounds, long ones at which pitch.
 FOURIER_LENGTHS = (256, 1024)
 # Widths of a spectrogram's layers, each of which halves the frequencies
-SPECTROGRAM_CHANNELS = (8, 16, 32)
+SPECTROGRAM_CHANNELS = (16, 32, 32)
 # Of HiFi-GAN's periods 2, 3, 5, 7 and 11 (arXiv 2010.05646, section 2.3), in samples
-PERIODS = (3, 7)
+PERIODS = (3, 5, 7)
 # Widths of the layers on samples one period apart, each of which takes every third one
 PERIOD_CHANNELS = (16, 32, 64, 128)
 # As in HiFi-GAN
