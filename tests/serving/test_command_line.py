@@ -240,6 +240,7 @@ def write_codec_checkpoint(folder):
             ["--config", "codec.yaml", "--parts", "decoder", "--start_from", "spoilt"],
             "spoilt: this is broken",
         ),
+        ("training.codec.decoder", ["--config", "bad.yaml"], "bad.yaml, line 2: there is no setting `corpus`"),
         ("training.evaluation.evaluate_codec", ["--codec", "no", "--corpus_dir", "bad"], "no folder or file 'no'"),
         (
             "training.evaluation.evaluate_codec",

@@ -40,7 +40,7 @@ from .voice_clips import VoiceClips
 
 PROG = "training.codec.decoder"
 PREPARED_NAME = "prepared"  # folder of codes and pitch in a run's own
-# What the decoder is trained from nothing of; the rest of a codec is taken as it is.
+# Parts of a codec that are new and random; the others are taken as they are.
 TRAINED = ("decoder.", "vocoder.", "voice_log_f0")
 
 
@@ -54,11 +54,11 @@ class DecoderArguments:
     )
     adversarial_after: int = field(default=3000, metadata={"help": "Steps before the discriminators begin."})
     adversarial_weight: float = field(
-        default=0.1,
+        default=0.5,
         metadata={"help": "Weight of the discriminators' verdict beside the other losses."},
     )
     discriminator_learning_rate: float = field(
-        default=5e-4, metadata={"help": "Peak for the discriminators; it rises and falls as the decoder's does."}
+        default=1e-3, metadata={"help": "Peak for the discriminators; it rises and falls as the decoder's does."}
     )
     piece_seconds: float = field(
         default=1.0, metadata={"help": "Length of the piece of each clip that is spoken and compared in a step."}
