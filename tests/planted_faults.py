@@ -51,8 +51,9 @@ FAULTS = {
         ("adversary.py", "(own / num_batches).backward(", "(-own / num_batches).backward("),
         ("decoder_model.py", "take_pieces(target_values, starts * hop,", "take_pieces(target_values, starts + 1,"),
         ("losses.py", "losses.append(log_distance + convergence)", "losses.append(log_distance - convergence)"),
-        ("pretraining.py", "sums[counts == 0] =", "sums[counts > 0] ="),
-        ("clips.py", 'clip["voice"] == self.voices[0] or', 'clip["voice"] != self.voices[0] or'),
+        ("tokenizer_model.py", "torch.linspace(-1, 1, number)", "torch.linspace(0, 1, number)"),
+        ("tokenizer_model.py", "centred / (centred.square()", "centred * (centred.square()"),
+        ("whisper.py", ".chunk(3)", ".chunk(3)[::-1]"),
     ],
     "training/corpus": [
         ("questions.py", "total = NUMBERS[i + j]", "total = NUMBERS[max(i, j)]"),

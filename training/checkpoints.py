@@ -95,7 +95,7 @@ def describe_settings(args: TrainingArguments) -> dict:
 def describe_arguments(arguments: Any) -> dict:
     """The arguments of a script that the weights depend on. Folders are given by their names, without their paths."""
     settings = {name: value for name, value in vars(arguments).items() if name != "num_threads" and value is not None}
-    for name in ("corpus_dir", "codec_name_or_path", "warm_start_from", "start_from", "codes_of"):
+    for name in ("corpus_dir", "codec_name_or_path"):
         if name in settings:
             settings[name] = Path(settings[name]).resolve().name
     return settings

@@ -85,7 +85,7 @@ SMALL_LANGUAGE_MODEL = {
 RECIPE = [
     Step("corpus", 1.0, ["training.corpus.render", "--output_dir", "{run}/corpus"], ["--limit", "60"]),
     training_step(
-        *("tokenizer", 1.5, "training.codec.train_tokenizer", ["--corpus_dir", "{run}/corpus"]),
+        *("tokenizer", 1.5, "training.codec.tokenizer", ["--corpus_dir", "{run}/corpus"]),
         [*short(4), "--quantize_after", "2", "--eval_strategy", "no"],
     ),
     training_step(
@@ -114,7 +114,7 @@ RECIPE = [
     ),
 ]
 # Steps that `accelerate launch` runs in two processes
-TRAININGS = ("training.codec.train_tokenizer", "training.codec.decoder", "training.train")
+TRAININGS = ("training.codec.tokenizer", "training.codec.decoder", "training.train")
 
 
 def write_sample_question(run: Path) -> None:

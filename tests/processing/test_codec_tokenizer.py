@@ -14,7 +14,7 @@ from places import MINI
 from tiny_models import TRAINABLE_CODEC
 
 from processing import VitaAudioCodec, VitaAudioCodecConfig
-from training.codec.tokenizer import quantization_grid
+from training.codec.tokenizer_model import quantization_grid
 
 
 LEVELS = [4, 3, 2]

@@ -231,15 +231,9 @@ def write_codec_checkpoint(folder):
 @pytest.mark.parametrize(
     "module, argv, said",
     [
-        ("training.codec.train", ["--config", "bad.yaml"], "bad.yaml, line 2: there is no setting `corpus`"),
-        ("training.codec.train", ["--config", "codec.yaml", "--corpus_dir", "bad"], "clips.jsonl, line 1 is not JSON"),
-        ("training.codec.train", ["--config", "codec.yaml", "--corpus_dir", "no"], "no/clips.jsonl"),
-        ("training.codec.tune", ["--config", "bad.yaml"], "bad.yaml, line 2: there is no setting `corpus`"),
-        (
-            "training.codec.tune",
-            ["--config", "codec.yaml", "--parts", "decoder", "--start_from", "spoilt"],
-            "spoilt: this is broken",
-        ),
+        ("training.codec.tokenizer", ["--config", "bad.yaml"], "bad.yaml, line 2: there is no setting `corpus`"),
+        ("training.codec.tokenizer", ["--config", "codec.yaml"], "clips.jsonl, line 1 is not JSON"),
+        ("training.codec.tokenizer", ["--config", "codec.yaml", "--corpus_dir", "no"], "no/clips.jsonl"),
         ("training.codec.decoder", ["--config", "bad.yaml"], "bad.yaml, line 2: there is no setting `corpus`"),
         ("training.evaluation.evaluate_codec", ["--codec", "no", "--corpus_dir", "bad"], "no folder or file 'no'"),
         (
@@ -272,7 +266,7 @@ def write_codec_checkpoint(folder):
 def test_what_users_get_wrong_is_one_line_from_every_command(module, argv, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("bad.yaml").write_text("output_dir: new/out\ncorpus: 3\n")
-    Path("codec.yaml").write_text("default_voice: joe\ncorpus_dir: bad\noutput_dir: new/out\nuse_cpu: true\n")
+    Path("codec.yaml").write_text("corpus_dir: bad\noutput_dir: new/out\nuse_cpu: true\n")
     write_codec_checkpoint(tmp_path / "spoilt")
     row = '{"messages": [{"role": "user", "content": "Hi"}]}\n'
     clip = '{"path": "a.wav", "text": "Hi", "voice": "joe", "split": "test"}\n'

@@ -75,7 +75,7 @@ class VitaAudioCodecForDecoderTraining(VitaAudioCodecPreTrainedModel):
         self.requires_grad_(False)
         self.codec.decoder.requires_grad_(True)
         self.codec.vocoder.requires_grad_(True)
-        if getattr(codec.config, "tokenizer_config", None) is not None:
+        if codec.config.tokenizer_config is not None:
             self.codec.quantizer.requires_grad_(True)
 
     def forward(

@@ -1,180 +1,247 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
+"""Trains a speech tokenizer that starts from Whisper tiny.en on a rendered corpus.
+
+    accelerate launch --config_file training/configs/accelerate/cpu.yaml \\
+        -m training.codec.tokenizer --config training/configs/mini/tokenizer.yaml
+
+Started again with the same `output_dir` it goes on from the newest checkpoint. It makes, in `output_dir/codec`,
+a codec that hears and cannot speak yet: `training.codec.decoder` trains its voice.
 """
-The model that trains a speech tokenizer as GLM-4-Voice's was trained (arXiv 2412.02612): Whisper's encoder, made to
-read from left to right in blocks, learns to recognise speech through a quantiser. Here it is finite scalar
-quantisation (arXiv 2309.15505), whose codebook is a grid and cannot collapse.
 
-Two heads read the codes: one writes phonemes, one repeats what Whisper's own encoder makes of the undisturbed speech.
-Phonemes say what the codes are for. Whisper knows people, whom no clip of the corpus is of, and its frames say when a
-sound begins and ends, which a list of phonemes does not.
-"""
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
 
-import math
-from dataclasses import dataclass
-
+import jiwer
 import torch
 from torch import nn
-from transformers import PreTrainedModel
-from transformers import initialization as init
-from transformers.utils import ModelOutput
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from hub_cards.command_line import no_empty_folder, run_command
 from processing.configuration_glm4_voice_tokenizer import Glm4VoiceTokenizerConfig
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
-from processing.modeling_glm4_voice_speech_encoder import Glm4VoiceSpeechEncoder
-from processing.modeling_vita_audio_codec import VitaAudioCodecBlock
+from processing.modeling_vita_audio_codec import VitaAudioCodec
+from training.checkpoints import (
+    CompleteCheckpointsMixin,
+    describe_arguments,
+    describe_machine,
+    describe_settings,
+    last_complete_checkpoint,
+)
+from training.settings import checking_settings, parse_settings
+from training.storage import round_to_half
+
+from .tokenizer_clips import TokenizerClips, read_phonemes, read_split
+from .tokenizer_model import Glm4VoiceTokenizerForPreTraining
+from .whisper import SIZES, encode_unpadded, start_from_whisper, whisper_encoder
 
 
-# A phoneme is written at most every 20 ms: the 80 ms of a code can have several.
-STEPS_PER_CODE = 4
-# Whisper's states differ by less than this in a dimension only where they say nothing, as in a clip of one frame
-MIN_DEVIATION = 1e-3
+PROG = "training.codec.tokenizer"
+PHONEMES_NAME = "phonemes.json"  # in every checkpoint: what the reader writes, in the order of its outputs
+# Splits of the corpus on which phonemes are scored, and how many clips of each
+SCORED_SPLITS, SCORED_CLIPS = ("test", "test_voice"), 200
+# Stands for the space between two words where phonemes are put into a row
+WORD_BREAK = "|"
 
 
 @dataclass
-class TokenizerForPreTrainingOutput(ModelOutput):
-    r"""
-    loss (`torch.FloatTensor`, *optional*), phoneme_loss (`torch.FloatTensor`), distillation_loss
-        (`torch.FloatTensor`): scalars, the sum and its parts.
-    used_codes (`torch.FloatTensor`): how many different codes the batch has.
-    phoneme_ids (`torch.LongTensor` of shape `(batch_size, STEPS_PER_CODE * num_codes)`): likeliest phoneme of each
-        step, 0 for none and on padding.
-    """
+class TokenizerArguments:
+    corpus_dir: str = field(metadata={"help": "Folder that `training.corpus.render` wrote."})
+    levels: list[int] = field(
+        default_factory=lambda: [3] * 7,
+        metadata={"help": "Levels of each dimension of the codebook, which is a grid; their product is its size."},
+    )
+    max_seconds: float = field(default=8.0, metadata={"help": "Longer clips are left out."})
+    num_clips: int | None = field(
+        default=None,
+        metadata={"help": "How many clips are read, the first by their ids, which are hashes; all by default."},
+    )
+    quantize_after: int = field(default=400, metadata={"help": "Steps without quantisation."})
+    distillation_weight: float = field(
+        default=1.0, metadata={"help": "Weight of the loss on Whisper's states beside that on phonemes."}
+    )
+    encoder_learning_rate_multiplier: float = field(
+        default=0.2, metadata={"help": "Factor by which the learning rate of Whisper's weights differs."}
+    )
+    num_threads: int | None = field(default=None, metadata={"help": "CPU threads for torch; all by default."})
 
-    loss: torch.FloatTensor | None = None
-    phoneme_loss: torch.FloatTensor | None = None
-    distillation_loss: torch.FloatTensor | None = None
-    used_codes: torch.FloatTensor | None = None
-    phoneme_ids: torch.LongTensor | None = None
-
-
-def quantization_grid(levels: list[int]) -> torch.FloatTensor:
-    """
-    Codebook `(prod(levels), len(levels))` of finite scalar quantisation: all points of a grid in `[-1, 1]` with that
-    many evenly spaced levels in each dimension.
-    """
-    return torch.cartesian_prod(*[torch.linspace(-1, 1, number) for number in levels]).reshape(-1, len(levels))
-
-
-class CodeReader(nn.Module):
-    """
-    What follows the codes in training alone. A single block sees three codes either way: one that saw more would learn
-    the sentences by heart and forgive unclear codes.
-    """
-
-    def __init__(self, latent_dim: int, num_phonemes: int, teacher_size: int, hidden_size: int = 384):
-        super().__init__()
-        self.in_proj = nn.Linear(latent_dim, hidden_size)
-        self.block = VitaAudioCodecBlock(VitaAudioCodecConfig(), hidden_size)
-        self.norm = nn.LayerNorm(hidden_size)
-        self.phoneme_proj = nn.Linear(hidden_size, STEPS_PER_CODE * (num_phonemes + 1))
-        self.teacher_proj = nn.Linear(hidden_size, STEPS_PER_CODE * teacher_size)
-
-    def forward(self, latents: torch.FloatTensor, mask: torch.Tensor) -> tuple[torch.FloatTensor, torch.FloatTensor]:
-        """
-        Latents `(batch_size, num_codes, latent_dim)` to the logits of phonemes, none first, and states of the teacher:
-        `(batch_size, STEPS_PER_CODE * num_codes, num_phonemes + 1)` and `(..., teacher_size)`.
-        """
-        hidden_states = self.norm(self.block(self.in_proj(latents), mask[..., None].to(latents.dtype)))
-        phonemes, states = self.phoneme_proj(hidden_states), self.teacher_proj(hidden_states)
-        return (projected.unflatten(-1, (STEPS_PER_CODE, -1)).flatten(1, 2) for projected in (phonemes, states))
+    def __post_init__(self):
+        if not self.levels or min(self.levels) < 2:
+            raise ValueError(f"`levels` must be 2 or more in each dimension, got {self.levels}.")
+        if self.num_clips is not None and self.num_clips < 1:
+            raise ValueError(f"`num_clips` must be at least 1, got {self.num_clips}.")
 
 
-def normalize_over_time(states: torch.FloatTensor, mask: torch.Tensor) -> torch.FloatTensor:
-    """
-    States `(batch_size, num_frames, size)` with mean 0 and deviation 1 over the frames of each row where `mask`
-    `(batch_size, num_frames)` is 1: so they say less of who speaks in which room, which is the same in all frames.
-    """
-    weights = (mask / mask.sum(1, keepdim=True))[..., None]
-    centred = states - (states * weights).sum(1, keepdim=True)
-    return centred / (centred.square() * weights).sum(1, keepdim=True).sqrt().clamp(min=MIN_DEVIATION)
+class QuantizationStart(TrainerCallback):
+    """Trains without quantisation at first."""
 
+    def __init__(self, first_step: int):
+        self.first_step = first_step
 
-class Glm4VoiceTokenizerForPreTraining(PreTrainedModel):
-    r"""
-    The tokenizer with what trains it. Only `tokenizer` is kept after training.
-
-    Args:
-        config ([`Glm4VoiceTokenizerConfig`]): of the tokenizer; its `latent_dim` is the number of `levels`.
-        levels (`list[int]`): of each latent dimension.
-        num_phonemes (`int`): how many there are.
-        teacher_size (`int`): of the states that are repeated.
-        distillation_weight (`float`): of that loss beside the phonemes'.
-    """
-
-    config: Glm4VoiceTokenizerConfig
-    main_input_name = "input_features"
-    _supports_sdpa = True
-
-    def __init__(
+    def on_step_begin(
         self,
-        config: Glm4VoiceTokenizerConfig,
-        levels: list[int],
-        num_phonemes: int,
-        teacher_size: int,
-        distillation_weight: float,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Glm4VoiceTokenizerForPreTraining | None = None,
+        **kwargs,
     ):
-        super().__init__(config)
-        self.tokenizer = Glm4VoiceSpeechEncoder(config)
-        self.reader = CodeReader(config.latent_dim, num_phonemes, teacher_size)
-        self.distillation_weight = distillation_weight
-        # While it is False the reader sees the latents as they are
-        self.is_quantizing = True
-        self.post_init()
-        # A grid is not trained, nor are the sinusoids that say which frame it is
-        self.tokenizer.codebook.weight.data = quantization_grid(levels)
-        for fixed in (self.tokenizer.codebook, self.tokenizer.embed_positions):
-            fixed.requires_grad_(False)
+        # Checkpoints do not have this flag, so every step sets it, in a run that goes on as well.
+        model.is_quantizing = state.global_step >= self.first_step
+
+
+class TokenizerTrainer(CompleteCheckpointsMixin, Trainer):
+    """
+    Batches clips of like length, has a learning rate for what Whisper knows already, logs the parts of the loss beside
+    their sum, and scores phonemes.
+    """
+
+    def __init__(self, arguments: TokenizerArguments, teacher: WhisperEncoder, **kwargs):
+        super().__init__(**kwargs)
+        self.arguments, self.teacher = arguments, teacher.to(self.args.device)
+
+    def describe_run(self) -> dict:
+        settings = describe_arguments(self.arguments) | describe_settings(self.args)
+        return {"settings": settings, **describe_machine(self.args)}
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedSampler:
+        lengths = [round(100 * clip["duration"]) for clip in self.train_dataset.clips]
+        return LengthGroupedSampler(self.args.train_batch_size, lengths=lengths)
+
+    def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            super().create_optimizer(*args, **kwargs)
+            multiplier = self.arguments.encoder_learning_rate_multiplier
+            known = {id(p) for name, p in self.model.named_parameters() if is_of_whisper(name)}
+            for group in list(self.optimizer.param_groups):
+                parameters = group["params"]
+                group["params"] = [parameter for parameter in parameters if id(parameter) not in known]
+                of_whisper = [parameter for parameter in parameters if id(parameter) in known]
+                self.optimizer.add_param_group({**group, "params": of_whisper, "lr": group["lr"] * multiplier})
+            self.optimizer.param_groups = [group for group in self.optimizer.param_groups if group["params"]]
+        return self.optimizer
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch: Any = None
+    ):
+        # As in `Trainer`, with the teacher's targets, and the parts of the loss are kept for the next log.
+        features = inputs.pop("teacher_features")
+        outputs = model(**inputs, teacher_states=encode_unpadded(self.teacher, features, inputs["attention_mask"]))
+        self.loss_parts = {name: value for name, value in outputs.items() if name.endswith(("_loss", "_codes"))}
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None):
+        # The summary at the end of a run has no `loss`, and so no parts of it.
+        if "loss" in logs:
+            logs |= {name: round(value.item(), 4) for name, value in self.loss_parts.items()}
+        super().log(logs, start_time)
 
     @torch.no_grad()
-    def _init_weights(self, module: nn.Module):
-        super()._init_weights(module)
-        if isinstance(module, (nn.Linear, nn.Conv1d)):
-            # What PyTorch itself initialises these layers with: a few latents need larger weights than many states do
-            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
-        elif isinstance(module, VitaAudioCodecBlock):
-            init.constant_(module.scale, 0.1)
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        """Phoneme error rates, and how many codes are in use, of each split of the evaluation's clips."""
+        self.model.eval()
+        metrics = {}
+        for name, clips in self.eval_dataset.items():
+            codes, references, hypotheses = set(), [], []
+            for index in range(len(clips)):
+                batch = self._prepare_inputs(clips.collate([clips[index]]))
+                inputs = [batch[key] for key in ("input_features", "attention_mask", "labels")]
+                written, used = read_phoneme_ids(self.model, *inputs[:2])
+                codes |= used
+                references.append(join_phonemes(inputs[2][0].tolist(), clips.phonemes))
+                hypotheses.append(join_phonemes(written, clips.phonemes))
+            metrics[f"eval_{name}_phoneme_error_rate"] = jiwer.wer(references, hypotheses)
+            metrics[f"eval_{name}_used_codes"] = len(codes)
+        self.model.train()
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
-    def forward(
-        self,
-        input_features: torch.FloatTensor,
-        attention_mask: torch.Tensor,
-        teacher_states: torch.FloatTensor,
-        labels: torch.LongTensor,
-    ) -> TokenizerForPreTrainingOutput:
-        r"""
-        Args:
-            input_features (`torch.FloatTensor` of shape `(batch_size, num_mel_bins, num_frames)`):
-                Whisper's log-mel frames of disturbed speech, a multiple of the 8 of a code.
-            attention_mask (`torch.LongTensor` of shape `(batch_size, num_frames)`):
-                1 on audio, 0 on the padding behind it.
-            teacher_states (`torch.FloatTensor` of shape `(batch_size, num_frames // 2, teacher_size)`):
-                What Whisper's encoder makes of the same speech undisturbed.
-            labels (`torch.LongTensor` of shape `(batch_size, num_phonemes)`):
-                Phonemes from 1 on, padded with 0. Noise has none.
-        """
-        codes, mask, latents = self.tokenizer(input_features, attention_mask)
-        if self.is_quantizing:
-            # gradients pass straight through
-            latents = latents + (self.tokenizer.codebook(codes) - latents).detach()
-        logits, states = self.reader(latents, mask)
-        log_probs = logits.float().log_softmax(-1)
-        phoneme_loss = nn.functional.ctc_loss(
-            log_probs.transpose(0, 1),
-            labels,
-            STEPS_PER_CODE * mask.sum(-1),
-            (labels > 0).sum(-1),
-            # A clip with more phonemes than steps would have an infinite loss; it counts as 0.
-            zero_infinity=True,
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None):
+        super()._save(output_dir, state_dict)
+        # All processes come here, and one writes.
+        if self.args.should_save:
+            path = Path(output_dir or self.args.output_dir) / PHONEMES_NAME
+            path.write_text(json.dumps(self.train_dataset.phonemes, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def is_of_whisper(name: str) -> bool:
+    return name.startswith("tokenizer.") and not name.startswith("tokenizer.projection.")
+
+
+def read_phoneme_ids(
+    model: Glm4VoiceTokenizerForPreTraining, input_features: torch.FloatTensor, attention_mask: torch.Tensor
+) -> tuple[list[int], set[int]]:
+    """Ids of the phonemes that one clip's codes are read as, from 1 on, and the different codes."""
+    codes, mask, _ = model.tokenizer(input_features, attention_mask)
+    logits, _ = model.reader(model.tokenizer.codebook(codes), mask)
+    # CTC: what is written in two steps after one another is one phoneme
+    ids = torch.unique_consecutive(logits[0].argmax(-1)).tolist()
+    return [number for number in ids if number], set(codes[mask].tolist())
+
+
+def join_phonemes(ids: Iterable[int], phonemes: list[str]) -> str:
+    return " ".join(phonemes[number - 1].replace(" ", WORD_BREAK) for number in ids)
+
+
+def main(argv: list[str] | None = None) -> None:
+    tokenizer_args, training_args = parse_settings((TokenizerArguments, TrainingArguments), PROG, argv)
+    if tokenizer_args.num_threads is not None:
+        torch.set_num_threads(tokenizer_args.num_threads)
+    with no_empty_folder(training_args.output_dir):
+        run(tokenizer_args, training_args)
+
+
+def run(args: TokenizerArguments, training_args: TrainingArguments) -> None:
+    torch.manual_seed(training_args.seed)
+    corpus_dir = Path(args.corpus_dir)
+    clips = sorted(read_split(corpus_dir, "train", args.max_seconds), key=lambda clip: clip["id"])[: args.num_clips]
+    phonemes = read_phonemes(clips)
+    config = Glm4VoiceTokenizerConfig(**SIZES, codebook_size=prod(args.levels), latent_dim=len(args.levels))
+    teacher = whisper_encoder()
+    model = Glm4VoiceTokenizerForPreTraining(
+        config, args.levels, len(phonemes), teacher.config.d_model, args.distillation_weight
+    )
+    start_from_whisper(model.tokenizer)
+    scored = {}
+    for split in SCORED_SPLITS:
+        # The order of a corpus is by voices and texts, so the clips are taken from all over it
+        rows = [clip for clip in read_split(corpus_dir, split, args.max_seconds) if clip["phonemes"]]
+        rows = rows[:: max(1, len(rows) // SCORED_CLIPS)]
+        scored[split] = TokenizerClips(corpus_dir, rows, phonemes, config.num_mel_bins, is_disturbed=False)
+    dataset = TokenizerClips(corpus_dir, clips, phonemes, config.num_mel_bins)
+    Path(training_args.output_dir).mkdir(parents=True, exist_ok=True)
+    # `Trainer` would drop what `forward` does not name, which the collator needs.
+    training_args.remove_unused_columns = False
+    with checking_settings():
+        trainer = TokenizerTrainer(
+            model=model,
+            args=training_args,
+            train_dataset=dataset,
+            eval_dataset=scored,
+            data_collator=dataset.collate,
+            callbacks=[QuantizationStart(args.quantize_after)],
+            teacher=teacher,
+            arguments=args,
         )
-        frame_mask = mask.repeat_interleave(STEPS_PER_CODE, dim=1).float()
-        targets = normalize_over_time(teacher_states.float(), frame_mask)
-        errors = (states.float() - targets).square().mean(-1)
-        distillation_loss = (errors * frame_mask).sum() / frame_mask.sum()
-        return TokenizerForPreTrainingOutput(
-            loss=phoneme_loss + self.distillation_weight * distillation_loss,
-            phoneme_loss=phoneme_loss.detach(),
-            distillation_loss=distillation_loss.detach(),
-            used_codes=torch.tensor(float(codes[mask].unique().numel())),
-            phoneme_ids=log_probs.argmax(-1) * frame_mask.long(),
-        )
+    trainer.train(resume_from_checkpoint=last_complete_checkpoint(training_args.output_dir))
+    if trainer.is_world_process_zero():
+        # the smallest decoder that there is: `training.codec.decoder` makes one of its own size
+        small = {"codebook_dim": 1, "decoder_hidden_sizes": [1, 1], "decoder_depths": [0, 0]}
+        codec_config = VitaAudioCodecConfig(codebook_size=config.codebook_size, tokenizer_config=config, **small)
+        codec = VitaAudioCodec(codec_config)
+        codec.tokenizer.load_state_dict(model.tokenizer.state_dict())
+        # the codes that a language model is trained on must be those of the codec that is shipped
+        round_to_half(codec).save_pretrained(f"{training_args.output_dir}/codec")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, PROG))

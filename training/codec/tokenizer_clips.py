@@ -12,8 +12,8 @@ from transformers import WhisperFeatureExtractor
 
 from hub_cards.json_lines import read_json_lines
 
-from .clips import CLIP_FIELDS, read_clip
-from .sound_augmentation import keep_alignment, other_places, other_voices
+from .augmentation import keep_alignment, other_places, other_voices
+from .recordings import CLIP_FIELDS, read_clip
 
 
 SAMPLING_RATE = 16_000

@@ -18,10 +18,10 @@ from transformers import AutoModel, WhisperFeatureExtractor
 
 from processing.codec_vita_audio import encode
 from processing.configuration_glm4_voice_tokenizer import Glm4VoiceTokenizerConfig
-from training.codec import train_tokenizer
-from training.codec.sound_augmentation import keep_alignment, other_places, other_voices
-from training.codec.tokenizer import Glm4VoiceTokenizerForPreTraining, normalize_over_time, quantization_grid
+from training.codec import tokenizer
+from training.codec.augmentation import keep_alignment, other_places, other_voices
 from training.codec.tokenizer_clips import TokenizerClips, read_phonemes, read_split
+from training.codec.tokenizer_model import Glm4VoiceTokenizerForPreTraining, normalize_over_time, quantization_grid
 from training.codec.whisper import SIZES, encode_unpadded, start_from_whisper, whisper_encoder
 from training.evaluation.recognition import whisper_tiny
 
@@ -62,7 +62,7 @@ def corpus_dir(tmp_path_factory, speech):
 @pytest.mark.parametrize("name, value", [("levels", [3, 1]), ("num_clips", 0)])
 def test_bad_settings_are_named(name, value):
     with pytest.raises(ValueError, match=f"`{name}` must be .*, got {re.escape(str(value))}"):
-        train_tokenizer.TokenizerArguments("corpus", **{name: value})
+        tokenizer.TokenizerArguments("corpus", **{name: value})
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_losses_fall_and_gradients_reach_the_encoder(corpus_dir, teacher):
 
 
 def test_a_run_resumes_and_ends_as_a_codec(settings, tmp_path, speech, capsys):
-    train_tokenizer.main(["--config", str(settings)])
+    tokenizer.main(["--config", str(settings)])
     run = tmp_path / "run"
     whole = load_file(run / "codec" / "model.safetensors")
     log = json.loads((run / "checkpoint-4" / "trainer_state.json").read_text())["log_history"]
@@ -179,7 +179,7 @@ def test_a_run_resumes_and_ends_as_a_codec(settings, tmp_path, speech, capsys):
     for name in ("checkpoint-4", "codec"):
         (run / name).rename(tmp_path / name)
     capsys.readouterr()
-    train_tokenizer.main(["--config", str(settings)])
+    tokenizer.main(["--config", str(settings)])
     assert "after step 2 of 4" in capsys.readouterr().out
     resumed = load_file(run / "codec" / "model.safetensors")
     assert set(resumed) == set(whole)
