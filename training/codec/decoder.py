@@ -18,7 +18,6 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
-from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from hub_cards.command_line import check_place, naming, no_empty_folder, run_command
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
@@ -35,6 +34,7 @@ from training.storage import round_to_half
 
 from .adversary import Adversary
 from .decoder_model import VitaAudioCodecForDecoderTraining
+from .sampling import ClipSampler
 from .voice_clips import VoiceClips
 
 
@@ -85,9 +85,8 @@ class DecoderTrainer(CompleteCheckpointsMixin, Trainer):
         settings = describe_arguments(self.arguments) | describe_settings(self.args)
         return {"settings": settings, **describe_machine(self.args)}
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedSampler:
-        lengths = [round(100 * clip["duration"]) for clip in self.train_dataset.clips]
-        return LengthGroupedSampler(self.args.train_batch_size, lengths=lengths)
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> ClipSampler:
+        return ClipSampler(self.train_dataset.clips, self.args.train_batch_size, self.args.seed)
 
     @property
     def is_adversarial(self) -> bool:

@@ -23,7 +23,6 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
-from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from hub_cards.command_line import no_empty_folder, run_command
 from processing.configuration_glm4_voice_tokenizer import Glm4VoiceTokenizerConfig
@@ -39,6 +38,7 @@ from training.checkpoints import (
 from training.settings import checking_settings, parse_settings
 from training.storage import round_to_half
 
+from .sampling import ClipSampler
 from .tokenizer_clips import TokenizerClips, read_phonemes, read_split
 from .tokenizer_model import Glm4VoiceTokenizerForPreTraining
 from .whisper import SIZES, encode_unpadded, start_from_whisper, whisper_encoder
@@ -112,9 +112,8 @@ class TokenizerTrainer(CompleteCheckpointsMixin, Trainer):
         settings = describe_arguments(self.arguments) | describe_settings(self.args)
         return {"settings": settings, **describe_machine(self.args)}
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedSampler:
-        lengths = [round(100 * clip["duration"]) for clip in self.train_dataset.clips]
-        return LengthGroupedSampler(self.args.train_batch_size, lengths=lengths)
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> ClipSampler:
+        return ClipSampler(self.train_dataset.clips, self.args.train_batch_size, self.args.seed)
 
     def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
         if self.optimizer is None:
