@@ -108,6 +108,8 @@ class SpeechCodeCache:
         state = PartialState()
         # The largest files come first, so that too little memory shows at once.
         missing = sorted((key for key in sizes if key not in self.codes), key=lambda key: (-sizes[key], key))
+        # None begins before all know what is missing: what one has written is not missing to the others any more.
+        state.wait_for_everyone()
         # Taken in turns, so that no process gets all the long ones.
         missing = missing[state.process_index :: state.num_processes]
         new_codes = {}

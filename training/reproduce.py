@@ -162,7 +162,7 @@ def reproduce(run: Path, seed: int = 0, is_smoke: bool = False) -> dict:
 
     Raises:
         ValueError: `run` was begun with another seed, or as another kind of run.
-        subprocess.CalledProcessError: a step failed; what it says is on its standard error.
+        RuntimeError: a step failed; what it says is on its standard error.
     """
     run.mkdir(parents=True, exist_ok=True)
     path = run / RECORD_FILE
@@ -201,7 +201,10 @@ def reproduce(run: Path, seed: int = 0, is_smoke: bool = False) -> dict:
                 process.terminate()
                 process.wait()
         if process.returncode:
-            raise subprocess.CalledProcessError(process.returncode, command)
+            raise RuntimeError(
+                f"The step {step.name} failed with the status {process.returncode}, for the reason above. The same "
+                "command begins with it again."
+            )
         done["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
         write_record(path, record)
     return record

@@ -47,7 +47,7 @@ def test_steps_run_once_in_order(steps, capfd):
 def test_a_step_that_failed_runs_again(steps):
     steps.mkdir()
     (steps / "fail").touch()
-    with pytest.raises(subprocess.CalledProcessError):
+    with pytest.raises(RuntimeError, match="The step second failed with the status 3"):
         reproduce.reproduce(steps)
     (steps / "fail").unlink()
     record = reproduce.reproduce(steps)

@@ -14,6 +14,7 @@ import torch
 from datasets import Audio, Dataset, List
 from full_disk import on_full_disk
 from places import ROOT
+from safetensors.numpy import load_file
 from tiny_corpus import write_corpus
 from tiny_models import tiny_codec, tiny_processor
 from waiting import wait_until
@@ -150,6 +151,26 @@ processor = tiny_processor()
 clips = {data.audio_key(data.read_content(path)): path for path in sys.argv[2:]}
 data.SpeechCodeCache(sys.argv[1], processor.audio_tokenizer).encode(dict.fromkeys(clips, 1), clips.get, processor)
 """
+
+
+@pytest.mark.slow
+def test_a_process_that_comes_late_encodes_its_share(corpus, tmp_path):
+    clips = all_clips(corpus)
+    # once they have found each other
+    late = "import accelerate, os, time\naccelerate.PartialState(cpu=True)\ntime.sleep(4 * int(os.environ['RANK']))\n"
+    late += "data.SpeechCodeCache(sys.argv[1]"
+    (tmp_path / "encode.py").write_text(ENCODE.replace("data.SpeechCodeCache(sys.argv[1]", late))
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--main_process_port", "0"]
+    launcher += ["--config_file", str(ROOT / "training/configs/accelerate/cpu.yaml")]
+    subprocess.run(
+        [*launcher, str(tmp_path / "encode.py"), str(tmp_path / "codes"), *clips.values()],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        check=True,
+        timeout=300,
+    )
+    written = [load_file(path) for path in tmp_path.glob("codes/*/*.safetensors")]
+    assert set().union(*written) == set(clips)
 
 
 @pytest.mark.slow
