@@ -53,7 +53,6 @@ extras = {
         "accelerate>=1.15,<2",
         "peft>=0.21,<1",
         "librosa>=0.11,<0.12",
-        "scipy>=1.13,<2",
         # rooms, telephones and noise for tokenizers, which start from the weights of Whisper tiny.en
         "audiomentations>=0.43,<0.44",
         "pyroomacoustics>=0.8,<1",

@@ -5,7 +5,7 @@ Audio to codes with GLM-4-Voice's speech encoder, at once or while it comes in: 
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -72,6 +72,13 @@ class Glm4VoiceCodecEncoderState:
     quietest: float = math.inf
     encoder: Glm4VoiceSpeechEncoderState | None = None
     has_unclear_code: bool = False
+
+    def copy(self) -> "Glm4VoiceCodecEncoderState":
+        """A state that goes on by itself."""
+        # Tensors are never written to, but lists are
+        lists = {name: list(values) for name, values in vars(self).items() if isinstance(values, list)}
+        encoder = self.encoder and replace(self.encoder, layers=list(self.encoder.layers))
+        return replace(self, encoder=encoder, **lists)
 
 
 class Glm4VoiceEncodingMixin:

@@ -36,7 +36,7 @@ def assemble(model_dir: Path, sample_question: Path, output_dir: Path, codec_dir
         model_dir: folder of a trained stage, with its processor.
         sample_question: recording that the command line answers by default.
         output_dir: folder of the checkpoint. What is in it stays until the new one is whole.
-        codec_dir: a codec to ship in place of the processor's: one with the same codebook that was tuned further.
+        codec_dir: a codec to ship in place of the processor's: one that writes the same codes and speaks better.
 
     Raises:
         ValueError: the codec in `codec_dir` has another codebook than the one that the model was trained with.
@@ -54,8 +54,8 @@ def assemble(model_dir: Path, sample_question: Path, output_dir: Path, codec_dir
     if codec_dir is not None:
         with naming(f"The codec {codec_dir}"):
             codec = VitaAudioCodec.from_pretrained(codec_dir)
-        # The model's speech tokens are places in the codebook.
-        if not codec.quantizer.codebook.weight.equal(processor.audio_tokenizer.quantizer.codebook.weight):
+        theirs, ours = codebook_of(codec), codebook_of(processor.audio_tokenizer)
+        if theirs.keys() != ours.keys() or not all(tensor.equal(ours[name]) for name, tensor in theirs.items()):
             raise ValueError(f"{codec_dir} has another codebook than the codec that the model was trained with.")
         processor.audio_tokenizer = codec
     round_to_half(model)
@@ -73,6 +73,12 @@ def assemble(model_dir: Path, sample_question: Path, output_dir: Path, codec_dir
                 shutil.copyfile(model_dir / name, unfinished / name)
     # `vita-audio card` writes it again when there are results.
     write_model_card(output_dir)
+
+
+def codebook_of(codec: VitaAudioCodec) -> dict[str, torch.Tensor]:
+    """What gives a codec's codes their meaning: the model's speech tokens are places in the codebook."""
+    # The grid of a tokenizer is that of all others; what its places are is in the encoder alone
+    return (codec.quantizer if codec.config.tokenizer_config is None else codec.tokenizer).state_dict()
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -12,11 +12,15 @@ it runs; its model has learnt nothing.
 """
 
 import argparse
+import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +34,7 @@ from modeling_vita_audio.saving_vita_audio import replaced_whole
 
 
 PROG = "training.reproduce"
-RECORD_FILE = "reproduction.json"
+RECORD_FILE, LOCK_FILE = "reproduction.json", "lock"
 CONFIGS = Path(__file__).parent / "configs"
 NUM_PROCESSES = 2
 
@@ -113,8 +117,9 @@ RECIPE = [
         ["--limit", "1", "--max_new_tokens", "8"],
     ),
 ]
-# Steps that `accelerate launch` runs in two processes
+# Steps that `accelerate launch` runs in two processes, and with them one that starts two itself
 TRAININGS = ("training.codec.tokenizer", "training.codec.decoder", "training.train")
+IN_TWO_PROCESSES = (*TRAININGS, "training.corpus.render")
 
 
 def write_sample_question(run: Path) -> None:
@@ -149,7 +154,23 @@ def write_record(path: Path, record: dict) -> None:
 
 
 def as_time(hours: float) -> str:
-    return f"{int(hours)} h {round(hours % 1 * 60):02d} min"
+    return "{} h {:02d} min".format(*divmod(round(hours * 60), 60))
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[int]:
+    """
+    A descriptor of the lock on a run's folder.
+
+    Raises:
+        ValueError: another process has it.
+    """
+    with (run / LOCK_FILE).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"Another process works in {run}: wait for its end, or stop it.") from error
+        yield file.fileno()
 
 
 def reproduce(run: Path, seed: int = 0, is_smoke: bool = False) -> dict:
@@ -161,10 +182,15 @@ def reproduce(run: Path, seed: int = 0, is_smoke: bool = False) -> dict:
         how many these were and when it was done.
 
     Raises:
-        ValueError: `run` was begun with another seed, or as another kind of run.
+        ValueError: `run` was begun with another seed, or as another kind of run, or another process works in it.
         RuntimeError: a step failed; what it says is on its standard error.
     """
     run.mkdir(parents=True, exist_ok=True)
+    with locked(run) as lock:
+        return run_steps(run, lock, seed, is_smoke)
+
+
+def run_steps(run: Path, lock: int, seed: int, is_smoke: bool) -> dict:
     path = run / RECORD_FILE
     record = read_json(path) or {"seed": seed, "smoke": is_smoke, "steps": {}}
     if (record["seed"], record["smoke"]) != (seed, is_smoke):
@@ -172,7 +198,6 @@ def reproduce(run: Path, seed: int = 0, is_smoke: bool = False) -> dict:
             f"The run in {run} was begun with the seed {record['seed']}{' and --smoke' if record['smoke'] else ''}: "
             "go on in the same way, or give another `output_dir`."
         )
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     for index, step in enumerate(RECIPE):
         done = record["steps"].setdefault(step.name, {"seconds": 0, "tries": 0})
         if "finished" in done:
@@ -185,7 +210,10 @@ def reproduce(run: Path, seed: int = 0, is_smoke: bool = False) -> dict:
         start, done["tries"] = time.monotonic(), done["tries"] + 1
         write_record(path, record)
         command, before = command_of(step, run, seed, is_smoke), done["seconds"]
-        process = subprocess.Popen(command, env=environment)
+        # steps of two processes have a thread in each
+        environment = os.environ | ({"OMP_NUM_THREADS": "1"} if step.command[0] in IN_TWO_PROCESSES else {})
+        # The step holds the lock as well, so that no other begins while it lives, even if this process is killed.
+        process = subprocess.Popen(command, env=environment, pass_fds=(lock,))
         try:
             # A run that is killed has written how long it took so far
             while process.poll() is None:
@@ -216,6 +244,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of all trainings (default: 0)")
     parser.add_argument("--smoke", action="store_true", help="a few steps on a scrap of the corpus")
     args = parser.parse_args(argv)
+    # so that it stops its step, too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     record = reproduce(args.output_dir, args.seed, args.smoke)
     hours = sum(step["seconds"] for step in record["steps"].values()) / 3600
     print(f"The checkpoint is in {args.output_dir / 'vita-audio-mini'}, after {as_time(hours)}.")

@@ -4,6 +4,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from places import ROOT
 from modeling_vita_audio import VitaAudioForConditionalGeneration
 from processing import VitaAudioProcessor, spoken_conversation
 from training import reproduce
+from training.corpus.general import WORDNET_FOLDER
 from training.reproduce import RECIPE, Step
 
 
@@ -79,11 +81,26 @@ def test_an_interrupt_stops_the_step(tmp_path):
     while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    # while it is there, no other begins
+    with pytest.raises(ValueError, match="Another process works in"):
+        reproduce.reproduce(tmp_path / "run")
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
     assert json.loads((tmp_path / "run" / "reproduction.json").read_text())["steps"]["sleeping"]["tries"] == 1
+
+
+def test_one_process_works_in_a_folder(steps):
+    steps.mkdir()
+    with reproduce.locked(steps):
+        with pytest.raises(ValueError, match="Another process works in"):
+            reproduce.reproduce(steps)
+    reproduce.reproduce(steps)
+
+
+def test_times_are_whole_minutes():
+    assert [reproduce.as_time(hours) for hours in (1.9999, 0.5, 14)] == ["2 h 00 min", "0 h 30 min", "14 h 00 min"]
 
 
 def test_settings_of_all_trainings_are_there():
@@ -93,6 +110,12 @@ def test_settings_of_all_trainings_are_there():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    not (WORDNET_FOLDER.is_dir() and all(map(shutil.which, ("espeak-ng", "flite", "text2wave"))))
+    and "CI" not in os.environ,
+    reason="what the corpus is made with is not installed (Debian: espeak-ng flite festival festvox-kdlpc16k "
+    "wordnet-base)",
+)
 def test_the_whole_recipe_at_small_size(tmp_path):
     run = tmp_path / "run"
     command = [sys.executable, "-m", "training.reproduce", "--output_dir", str(run), "--smoke"]

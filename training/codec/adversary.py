@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch import nn
 
 from hub_cards.command_line import naming
@@ -64,6 +65,9 @@ class Adversary:
     def __init__(self, learning_rate: float, betas: tuple[float, float], accelerator: Accelerator):
         self.learning_rate, self.accelerator = learning_rate, accelerator
         self.discriminators = Discriminators().to(accelerator.device)
+        # whatever each process has drawn before
+        for weight in self.discriminators.parameters():
+            weight.data = broadcast(weight.data)
         self.optimizer = torch.optim.AdamW(self.discriminators.parameters(), learning_rate, betas, weight_decay=0.01)
 
     def judge(

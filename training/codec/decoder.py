@@ -86,7 +86,10 @@ class DecoderTrainer(CompleteCheckpointsMixin, Trainer):
         return {"settings": settings, **describe_machine(self.args)}
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> ClipSampler:
-        return ClipSampler(self.train_dataset.clips, self.args.train_batch_size, self.args.seed)
+        def epoch() -> int:
+            return int(self.state.epoch or 0)
+
+        return ClipSampler(self.train_dataset.clips, self.args.train_batch_size, self.args.seed, epoch)
 
     @property
     def is_adversarial(self) -> bool:

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The order in which clips of a corpus are trained on."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -17,16 +17,15 @@ class ClipSampler(LengthGroupedSampler):
         clips: rows of `clips.jsonl`.
         batch_size: of one process.
         seed: another one gives other orders.
+        epoch: gives the number of the epoch that begins. What accelerate wraps around a sampler does not always pass
+            it on.
     """
 
-    def __init__(self, clips: list[dict], batch_size: int, seed: int):
+    def __init__(self, clips: list[dict], batch_size: int, seed: int, epoch: Callable[[], int]):
         lengths = [round(100 * clip["duration"]) for clip in clips]
         super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
-        self.seed, self.epoch = seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+        self.seed, self.epoch = seed, epoch
 
     def __iter__(self) -> Iterator[int]:
-        self.generator.manual_seed(hash((self.seed, self.epoch)))
+        self.generator.manual_seed(hash((self.seed, self.epoch())))
         return super().__iter__()

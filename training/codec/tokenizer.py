@@ -113,7 +113,10 @@ class TokenizerTrainer(CompleteCheckpointsMixin, Trainer):
         return {"settings": settings, **describe_machine(self.args)}
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> ClipSampler:
-        return ClipSampler(self.train_dataset.clips, self.args.train_batch_size, self.args.seed)
+        def epoch() -> int:
+            return int(self.state.epoch or 0)
+
+        return ClipSampler(self.train_dataset.clips, self.args.train_batch_size, self.args.seed, epoch)
 
     def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
         if self.optimizer is None:
