@@ -100,7 +100,7 @@ def write_parquet(folder: Path) -> Path:
 @pytest.mark.parametrize(
     "write, sets",
     [
-        (write_readme_example, ["asr", "sqa"]),
+        (write_readme_example, ["asr", "dialogue", "sqa"]),
         (write_audiofolder, ["asr", "tts"]),
         (write_saved, ["asr"]),
         (write_parquet, ["asr", "tts"]),
@@ -139,7 +139,11 @@ def test_the_recipe_starts_from_the_shipped_model():
 
 def test_what_may_be_left_out_is_filled_in(tmp_path):
     rows = list(read_conversations(write_readme_example(tmp_path)))
-    assert [(row["id"], row["task"], row["split"]) for row in rows] == [("1", "sqa", "test"), ("2", "asr", None)]
+    assert [(row["id"], row["task"], row["split"]) for row in rows] == [
+        ("1", "sqa", "test"),
+        ("2", "asr", None),
+        ("3", "dialogue", "test"),
+    ]
     assert [row["reference"] for row in rows] == ["It is four.", "What is two plus two?"]
     assert rows[0]["accepted_answers"] == ["four"] and rows[1]["accepted_answers"] == []
     item = build_item(rows[0])

@@ -146,6 +146,8 @@ class Item:
         accepted_answers: The right answers to a question, each of them enough.
         earlier: Of a later turn of a dialogue the ids of the items before it: the model's responses to them are the
             assistant's turns of the prompt, whose contents are empty until they are known.
+        is_spoken: Whether the response to a question is to be heard; of one that is only read nothing is scored by
+            what a recogniser hears.
     """
 
     id: str
@@ -153,6 +155,7 @@ class Item:
     reference: str = ""
     accepted_answers: tuple[str, ...] = ()
     earlier: tuple[str, ...] = ()
+    is_spoken: bool = True
 
     @property
     def audios(self) -> list:

@@ -53,7 +53,9 @@ def build_turns(row: dict) -> list[Item]:
             {**message, "content": []} if message["role"] == "assistant" else message for message in messages[:place]
         ]
         accepted = tuple(turn["accepted_answers"]) or (turn["reference"],)
-        answers.append(Item(f"{row['id']}/{len(earlier) + 1}", prompt, turn["reference"], accepted, earlier))
+        is_spoken = any(part["type"] == "audio" for part in messages[place]["content"])
+        name = f"{row['id']}/{len(earlier) + 1}"
+        answers.append(Item(name, prompt, turn["reference"], accepted, earlier, is_spoken))
     return answers
 
 

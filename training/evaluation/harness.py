@@ -227,17 +227,19 @@ def score(
             # Without a sentence as a reference, the answer may stand anywhere.
             gold = item.accepted_answers, item.reference or None, normalizer
             line["text_is_right"] = answer_is_right(line["text"], *gold)
-            if task in SPEAKING_TASKS:
+            if task in SPEAKING_TASKS and item.is_spoken:
                 line["speech_is_right"] = answer_is_right(line["heard"], *gold)
         lines.append(line)
     turns = [len(item.earlier) + 1 for item in items]
     figures = {"conversations": turns.count(1)}
     if asks:
         for kind in ("text", "speech") if task in SPEAKING_TASKS else ("text",):
-            is_right = [line[f"{kind}_is_right"] for line in lines]
-            figures[f"{kind}_accuracy"] = float(np.mean(is_right))
-            for turn in sorted(set(turns)) if task == DIALOGUE else ():
-                of_turn = [right for right, number in zip(is_right, turns) if number == turn]
+            key = f"{kind}_is_right"
+            judged = [(turn, line[key]) for turn, line in zip(turns, lines) if key in line]
+            if judged:
+                figures[f"{kind}_accuracy"] = float(np.mean([is_right for _, is_right in judged]))
+            for turn in sorted({turn for turn, _ in judged}) if task == DIALOGUE else ():
+                of_turn = [is_right for number, is_right in judged if number == turn]
                 figures[f"{kind}_accuracy_turn_{turn}"] = float(np.mean(of_turn))
     else:
         references = [line["reference"] for line in lines]

@@ -3,6 +3,7 @@
 """Dialogues: the model answers turn after turn, after its own answers, and each turn is counted; noise."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -109,6 +110,13 @@ def test_each_turn_is_counted(items):
         "dnsmos": 3.25,
     }
     assert len(lines) == 5
+
+    # an answer in writing is not to be heard
+    last = max(range(5), key=lambda index: len(items[index].earlier))
+    written = [replace(item, is_spoken=index != last) for index, item in enumerate(items)]
+    figures, _ = score("dialogue", written, responses, transcripts)
+    assert figures["speech_accuracy"] == 3 / 4 and "speech_accuracy_turn_3" not in figures
+    assert figures["text_accuracy"] == 3 / 5 and figures["text_accuracy_turn_3"] == 0
 
 
 def test_who_asks_back_is_right(dialogue_dir):
