@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 
-PRETRAINED = Path("pretrained")
+PRETRAINED = Path("pretrained", "vita-audio-mini")
 # A Hub folder has been converted already, so it needs no converters
 CODE_OF_THE_MODEL = re.compile(r"(?!convert_).*(_vita_audio.*|_glm4_voice_(tokenizer|speech_encoder))\.py")
 
@@ -24,14 +24,14 @@ class BuildWithModel(build_py):
         super().run()
         pretrained = PRETRAINED
         if not self.editable_mode:
-            pretrained = Path(self.build_lib, "processing", "pretrained")
+            pretrained = Path(self.build_lib, "processing", PRETRAINED)
             # the checkout's own copies of the code may be old ones, so new ones are made below
             shutil.copytree(PRETRAINED, pretrained, ignore=shutil.ignore_patterns("*.py"), dirs_exist_ok=True)
         # `modeling_vita_audio` comes last: `processing` has a module in the name of one of its own
         for package in ("processing", "modeling_vita_audio"):
             for source in Path(package).glob("*.py"):
                 if CODE_OF_THE_MODEL.fullmatch(source.name):
-                    target = pretrained / "vita-audio-mini" / source.name
+                    target = pretrained / source.name
                     # a checkout of an older version may have a link there
                     target.unlink(missing_ok=True)
                     shutil.copyfile(source, target)

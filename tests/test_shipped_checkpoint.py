@@ -16,6 +16,7 @@ from transformers.dynamic_module_utils import get_imports
 from modeling_vita_audio import MCTP_MODES
 from modeling_vita_audio.saving_vita_audio import code_files
 from processing.conversation_vita_audio import spoken_conversation, synthesis_conversation
+from processing.modeling_vita_audio_codec import VitaAudioCodec
 from serving.cli import main
 from training.evaluation.recognition import WhisperRecognizer
 from training.evaluation.report import CODEC_TABLE, RESULTS_TABLE, codec_table, results_table
@@ -159,3 +160,21 @@ def test_the_codec_alone_is_loaded_and_understands_its_own_speech():
     assert spoken.shape[-1] == 1280 * codes.shape[-1] and spoken.abs().max() > 0.05
     heard = codec.encode(spoken).audio_codes
     assert (heard == codes).float().mean() > 0.5
+
+
+def test_the_tokenizer_of_the_next_checkpoint_hears():
+    folder = ROOT / "pretrained" / "vita-audio-mini-tokenizer"
+    # Only files that a checkout has: its code comes with our packages
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 20e6
+    codec = VitaAudioCodec.from_pretrained(folder)
+    waveform = torch.from_numpy(sf.read(MINI / "sample_question.wav", dtype="float32")[0])[None, None]
+    codes = codec.encode(waveform).audio_codes
+    assert codes.shape == (1, 1, -(-waveform.shape[-1] // 1280)) and len(codes.unique()) > 12
+    state = codec.init_encoder_state()
+    for part in waveform.split(7000, dim=-1):
+        codec.encode_chunk(part, state)
+    # where the user may have ended, and where it really ends
+    assert codec.encode_chunk(waveform[..., :0], state.copy(), is_final=True).audio_codes.equal(codes)
+    assert codec.encode_chunk(waveform[..., :0], state, is_final=True).audio_codes.equal(codes)
+    # louder or quieter, the same is said
+    assert (codec.encode(0.3 * waveform).audio_codes == codes).float().mean() > 0.6

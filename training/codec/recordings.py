@@ -19,10 +19,15 @@ CLIP_FIELDS = {**dict.fromkeys(("path", "text", "voice", "split"), str), "durati
 TARGET_RMS = 0.07
 
 
+def read_recording(corpus_dir: Path, clip: dict) -> tuple[np.ndarray, int]:
+    """Samples of a clip as they were recorded, and their rate."""
+    with naming(f"The clip {corpus_dir / clip['path']}"):
+        return sf.read(corpus_dir / clip["path"], dtype="float32")
+
+
 def read_clip(corpus_dir: Path, clip: dict) -> tuple[np.ndarray, int]:
     """Samples of a clip at the level that the codec is trained at, and their rate."""
-    with naming(f"The clip {corpus_dir / clip['path']}"):
-        waveform, sampling_rate = sf.read(corpus_dir / clip["path"], dtype="float32")
+    waveform, sampling_rate = read_recording(corpus_dir, clip)
     # The small number keeps the division finite where a clip is silent.
     return waveform * (TARGET_RMS / max(float(np.sqrt(np.mean(waveform**2))), 1e-4)), sampling_rate
 

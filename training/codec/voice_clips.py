@@ -18,7 +18,7 @@ from processing.codec_vita_audio import encode
 from processing.modeling_vita_audio_codec import VitaAudioCodec
 
 from .pitch import pitch_track
-from .recordings import pad_to_codes, read_clip, read_clips
+from .recordings import pad_to_codes, read_clip, read_clips, read_recording
 
 
 MAX_PREPARING_PROCESSES = 8
@@ -110,8 +110,9 @@ class VoiceClips(Dataset):
     @torch.no_grad()
     def _prepare(self, indices: list[int]) -> None:
         for index in indices:
+            # Codes as a language model learns them: an encoder may hear how loud speech is.
+            codes = np.array(encode(self.codec, read_recording(self.corpus_dir, self.clips[index])[0]))
             waveform, _ = read_clip(self.corpus_dir, self.clips[index])
-            codes = np.array(encode(self.codec, waveform))
             num_frames = len(codes) * self.config.hop_length // self.config.synthesis_hop_length
             log_f0, voiced = pitch_track(waveform, self.config, num_frames)
             path = self._prepared_path(index)

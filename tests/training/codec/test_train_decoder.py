@@ -26,7 +26,7 @@ from training.codec.adversary import (
 )
 from training.codec.decoder_model import VitaAudioCodecForDecoderTraining, disturb_codes
 from training.codec.losses import mel_loss
-from training.codec.recordings import read_clip
+from training.codec.recordings import read_clip, read_recording
 from training.codec.tokenizer_model import quantization_grid
 from training.codec.voice_clips import VoiceClips, encoder_fingerprint
 
@@ -94,7 +94,8 @@ def test_clips_are_those_of_the_voice_with_their_codes(corpus_dir, prepared_dir,
     for row, index in enumerate((1, 3)):
         waveform = torch.from_numpy(read_clip(corpus_dir, clips.clips[index])[0])
         assert batch["target_values"][row, : len(waveform)].equal(waveform)
-        codes = codec.encode(waveform[None, None]).audio_codes[0, 0]
+        recording = torch.from_numpy(read_recording(corpus_dir, clips.clips[index])[0])
+        codes = codec.encode(recording[None, None]).audio_codes[0, 0]
         assert batch["audio_codes"][row, : len(codes)].equal(codes)
     assert batch["log_f0"].shape == batch["voiced_mask"].shape == (2, 6 * 16)
     assert math.log(60) < clips.mean_log_f0() < math.log(400)
