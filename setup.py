@@ -83,8 +83,6 @@ extras = {
         "librosa>=0.11,<0.12",
         "onnxruntime>=1.20,<2",
         "requests>=2.32,<3",
-        # The weights of an encoder of voices. Of its code nothing is run; its webrtcvad is compiled, by gcc
-        "resemblyzer>=0.1.4,<0.2",
     ],
     # recordings of browsers and phones, and G.722, which soundfile does not read
     "media": ["av>=14,<19"],

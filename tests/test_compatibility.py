@@ -191,8 +191,10 @@ PRIVATE_NAMES = {
         "_load_from_checkpoint",
         "_load_optimizer_and_scheduler",
         "_load_rng_state",
+        "_prepare_inputs",
         "_save",
         "_save_checkpoint",
+        "_save_optimizer_and_scheduler",
     ],
     # torch itself, by the name under which that module has it
     "torch.functional.torch": [

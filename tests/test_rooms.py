@@ -205,7 +205,7 @@ EXTRAS = {
     "training": {"train", "liger"},
     "training.codec": {"train"},
     "training.corpus": {"train", "corpus"},
-    "training.evaluation": {"train", "eval"},
+    "training.evaluation": {"train", "eval", "media"},
     "training.rewards": {"train", "eval"},
     "training.preference": {"train", "eval"},
     "serving": {"serve", "talk", "vllm"},

@@ -144,13 +144,13 @@ def test_what_may_be_left_out_is_filled_in(tmp_path):
         ("2", "asr", None),
         ("3", "dialogue", "test"),
     ]
-    assert [row["reference"] for row in rows] == ["It is four.", "What is two plus two?"]
+    assert [row["reference"] for row in rows] == ["It is four.", "What is two plus two?", "It is seven."]
     assert rows[0]["accepted_answers"] == ["four"] and rows[1]["accepted_answers"] == []
     item = build_item(rows[0])
     assert item.audios == [str(tmp_path / "question.flac")] and item.accepted_answers == ("four",)
     # those without a split are in every one
     assert [row["id"] for row in read_conversations(tmp_path, "train")] == ["2"]
-    assert len(load_conversations(tmp_path, "test", cache_dir=tmp_path / "cache")) == 2
+    assert len(load_conversations(tmp_path, "test", cache_dir=tmp_path / "cache")) == 3
 
 
 @pytest.mark.parametrize(

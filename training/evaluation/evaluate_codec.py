@@ -118,6 +118,7 @@ def evaluate_codec(
                 f"{name}_{kind}": float(np.mean([row[f"{name}_{kind}"] for row in of_group]))
                 for name in QUALITIES
                 for kind in ("original", "decoded")
+                if f"{name}_{kind}" in of_group[0]
             },
         }
     return {"recognizer": recognizer.name, "results": results, "rows": rows}

@@ -7,6 +7,8 @@ voice it is (the GE2E encoder of Resemblyzer, arXiv 1710.10467).
 
 from collections.abc import Iterable
 from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import soxr
@@ -47,7 +49,8 @@ class Dnsmos:
 class VoiceEncoder(nn.Module):
     """
     Embeddings of voices with the weights of the package `resemblyzer`. Its code is left alone, because it imports
-    webrtcvad, which needs a setuptools below 81. It would cut long silences with that; here they stay.
+    webrtcvad, which needs a setuptools below 81. It would cut long silences with that; here they stay. What it asks
+    for is better not installed, either: among it is a `typing` that stands in the way of Python's own.
 
     Raises:
         ImportError: `resemblyzer`, or librosa, which makes its mels, is not installed.
@@ -63,7 +66,9 @@ class VoiceEncoder(nn.Module):
         package_folder("librosa")
         self.lstm = nn.LSTM(self.num_mels, 256, num_layers=3, batch_first=True)
         self.linear = nn.Linear(256, 256)
-        path = package_folder("resemblyzer") / "pretrained.pt"
+        if (spec := find_spec("resemblyzer")) is None:
+            raise ImportError("likeness of voices needs a package's weights: `pip install --no-deps resemblyzer`.")
+        path = Path(spec.origin).parent / "pretrained.pt"
         state = torch.load(path, map_location="cpu", weights_only=True)["model_state"]
         # The other two are of its loss
         self.load_state_dict({name: state[name] for name in self.state_dict()})
@@ -94,7 +99,7 @@ class SpeechQuality:
 
     Args:
         references (`Iterable`): Recordings of the voice that is to be spoken in, as mono float waveforms with their
-            sampling rates in Hz. Without any there is no `speaker_similarity`.
+            sampling rates in Hz. Without any there is no `speaker_similarity`, nor without the package `resemblyzer`.
 
     Attributes:
         of_references (`dict`): The means of the figures of the references themselves.
@@ -104,17 +109,16 @@ class SpeechQuality:
     """
 
     def __init__(self, references: Iterable[tuple[np.ndarray, int]] = ()):
-        self.dnsmos, self.encoder = Dnsmos(), VoiceEncoder()
-        self.voice, self.of_references = None, {}
+        self.dnsmos, self.voice, self.of_references = Dnsmos(), None, {}
         references = list(references)
         if references:
+            self.of_references["dnsmos"] = float(np.mean([self.dnsmos(*reference) for reference in references]))
+        if references and find_spec("resemblyzer") is not None:
+            self.encoder = VoiceEncoder()
             embeddings = np.stack([self.encoder.embed(*reference) for reference in references])
             self.voice = embeddings.mean(axis=0)
             self.voice /= np.linalg.norm(self.voice)
-            self.of_references = {
-                "dnsmos": float(np.mean([self.dnsmos(*reference) for reference in references])),
-                "speaker_similarity": float(np.mean(embeddings @ self.voice)),
-            }
+            self.of_references["speaker_similarity"] = float(np.mean(embeddings @ self.voice))
 
     def __call__(self, waveform: np.ndarray, sampling_rate: int) -> dict[str, float]:
         """Figures of a mono float waveform `(num_samples,)`, not empty, at `sampling_rate` Hz."""

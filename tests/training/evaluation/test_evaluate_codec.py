@@ -3,6 +3,7 @@
 """The command that scores a codec: whose recordings it takes, and in which groups it counts them."""
 
 import json
+from importlib.util import find_spec
 
 import pytest
 from tiny_models import tiny_codec
@@ -34,7 +35,9 @@ def test_the_default_voice_is_the_first_of_the_codec(default_voice, others, corp
     report = json.loads((tmp_path / "codec.json").read_text())
     assert set(report["results"]) == {"all", "the codec's default voice", *others}
     assert report["results"]["the codec's default voice"]["clips"] == 2 and report["results"]["all"]["clips"] == 4
-    of_both = {f"{name}_{kind}" for name in QUALITIES for kind in ("original", "decoded")}
+    # likeness is judged where its weights are installed
+    judged = QUALITIES if find_spec("resemblyzer") else ("dnsmos",)
+    of_both = {f"{name}_{kind}" for name in judged for kind in ("original", "decoded")}
     assert {"reference", "original", "decoded", "group", *of_both} == set(report["rows"][0])
     assert report["recognizer"] == tiny_ctc_dir.name
     for name in of_both:
@@ -42,7 +45,8 @@ def test_the_default_voice_is_the_first_of_the_codec(default_voice, others, corp
         assert report["results"]["all"][name] == pytest.approx(sum(values) / len(values))
     # the tones of the default voice are what the others are compared with
     default = report["results"]["the codec's default voice"]
-    assert default["speaker_similarity_original"] > report["results"]["all"]["speaker_similarity_original"]
+    if "speaker_similarity" in judged:
+        assert default["speaker_similarity_original"] > report["results"]["all"]["speaker_similarity_original"]
     assert "| DNSMOS | DNSMOS after the round trip |" in codec_table(report["results"])
 
 

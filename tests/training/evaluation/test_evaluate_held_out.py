@@ -1,6 +1,7 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -89,11 +90,12 @@ def test_the_command_writes_figures_picture_and_table(model, processor, corpus_d
         # it is the same one, so it hears the same
         for name, figures in second["modes"][mode].items():
             assert figures.items() < sets[name].items()
-            assert 1 <= sets[name]["dnsmos"] <= 5 and 0 <= sets[name]["speaker_similarity"] <= 1
+            assert 1 <= sets[name]["dnsmos"] <= 5 and 0 <= sets[name].get("speaker_similarity", 0) <= 1
         assert "text_accuracy" not in second["modes"][mode]["sqa"]
     assert second["wer_on_tts_references"] == results["recognizer_wer_on_tts_references"]
-    # three tones of one kind are like their mean
-    assert results["speaker_similarity_of_references"] > 0.8 and 1 <= results["dnsmos_of_references"] <= 5
+    # Three tones of one kind are like their mean. Likeness is judged where its weights are installed.
+    assert ("speaker_similarity_of_references" in results) == (find_spec("resemblyzer") is not None)
+    assert results.get("speaker_similarity_of_references", 1) > 0.8 and 1 <= results["dnsmos_of_references"] <= 5
     assert results["modes"]["turbo"]["speed"]["tokens_per_second"] > 0
     assert drawn_colors(tmp_path / "model" / "results.png") >= 2
     assert len((tmp_path / "lines.jsonl").read_text().splitlines()) == 18

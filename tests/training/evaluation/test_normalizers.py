@@ -17,7 +17,7 @@ from training.evaluation.scoring import answer_accuracy, answer_is_right, charac
         ("He passed.", "he passed", "he past"),
         ("Columbia", "columbia", "colombia"),
         # what Whisper's normalizer knows, and the corpus does not have
-        ("Mr. Brown won't pay $20 (today)", "mister brown will not pay $20", "mr brown wont pay twenty today"),
+        ("Mr. Brown won't pay $20 (today)", "mister brown will not pay $20", "mister brown wont pay twenty today"),
         ("Um, twenty-one cats", "21 cats", "um twenty one cats"),
         ("MISTER QUILTER IS THE APOSTLE", "mister quilter is the apostle", "mister quilter is the apostle"),
         (" ?! ", "", ""),
@@ -35,9 +35,9 @@ def test_scores_are_those_of_the_normalizer():
     assert word_error_rate(references, hypotheses) == pytest.approx(2 / 5)
     assert character_error_rate(["passed"], ["past"], WHISPER_ENGLISH) == pytest.approx(3 / 6)
     assert character_error_rate(["passed"], ["past"]) == 0
-    assert answer_is_right("It was Mister Brown.", "Mr. Brown", normalizer=WHISPER_ENGLISH)
-    assert not answer_is_right("It was Mister Brown.", "Mr. Brown")
-    assert answer_accuracy(["It was Mister Brown.", "4"], ["Mr. Brown", "four"], normalizer=WHISPER_ENGLISH) == 1
+    assert answer_is_right("It was Doctor Brown.", "Dr. Brown", normalizer=WHISPER_ENGLISH)
+    assert not answer_is_right("It was Doctor Brown.", "Dr. Brown")
+    assert answer_accuracy(["It was Doctor Brown.", "4"], ["Dr. Brown", "four"], normalizer=WHISPER_ENGLISH) == 1
     with pytest.raises(ValueError, match="no words: '\\(what\\)'"):
         word_error_rate(["(what)"], ["what"], WHISPER_ENGLISH)
 

@@ -3,14 +3,21 @@
 """The judges of sound, on speech that is good, bad, of one voice and of another."""
 
 import random
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import soxr
 
 from training.corpus.voices import ALL_VOICES, JOE, speak
-from training.evaluation import recognition
+from training.evaluation import quality, recognition
 from training.evaluation.quality import Dnsmos, SpeechQuality, VoiceEncoder
+
+
+# It is installed by hand, without what it asks for
+needs_resemblyzer = pytest.mark.skipif(
+    find_spec("resemblyzer") is None, reason="no weights of voices: pip install --no-deps resemblyzer"
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,15 +42,17 @@ def test_clean_speech_is_better_than_the_same_with_noise(joe):
     assert 1 <= dnsmos(2 * samples / np.abs(samples).max(), sampling_rate) <= 5
 
 
+@needs_resemblyzer
 def test_a_voice_is_most_like_itself(joe, heart):
-    quality = SpeechQuality(joe[:2])
-    own, other = (quality(*speech)["speaker_similarity"] for speech in (joe[2], heart))
+    judge = SpeechQuality(joe[:2])
+    own, other = (judge(*speech)["speaker_similarity"] for speech in (joe[2], heart))
     # said in other words by the same one, and in the same words by another
     assert own > 0.75 > other + 0.1
-    assert quality.of_references["speaker_similarity"] > own
-    assert quality.of_references["dnsmos"] == pytest.approx(np.mean([Dnsmos()(*speech) for speech in joe[:2]]))
+    assert judge.of_references["speaker_similarity"] > own
+    assert judge.of_references["dnsmos"] == pytest.approx(np.mean([Dnsmos()(*speech) for speech in joe[:2]]))
 
 
+@needs_resemblyzer
 def test_an_embedding_does_not_depend_on_level_and_rate(joe):
     encoder, (samples, sampling_rate) = VoiceEncoder(), joe[0]
     embedding = encoder.embed(samples, sampling_rate)
@@ -54,11 +63,19 @@ def test_an_embedding_does_not_depend_on_level_and_rate(joe):
 
 
 def test_without_references_there_is_no_similarity(joe):
-    quality = SpeechQuality()
-    assert quality.of_references == {} and set(quality(*joe[0])) == {"dnsmos"}
+    judge = SpeechQuality()
+    assert judge.of_references == {} and set(judge(*joe[0])) == {"dnsmos"}
 
 
-@pytest.mark.parametrize("module", ["speechmos", "librosa", "resemblyzer"])
+def test_without_its_weights_there_is_no_likeness(joe, monkeypatch):
+    monkeypatch.setattr(quality, "find_spec", lambda name: None)
+    judge = SpeechQuality(joe[:1])
+    assert set(judge.of_references) == {"dnsmos"} == set(judge(*joe[1]))
+    with pytest.raises(ImportError, match="pip install --no-deps resemblyzer"):
+        VoiceEncoder()
+
+
+@pytest.mark.parametrize("module", ["speechmos", "librosa"])
 def test_a_missing_module_is_named(module, monkeypatch):
     find_spec = recognition.find_spec
     monkeypatch.setattr(recognition, "find_spec", lambda name: None if name == module else find_spec(name))
