@@ -81,6 +81,7 @@ def test_a_sum_of_codes_and_speech(codec):
     assert codec.decode(codes).audio_values.shape == (1, 1, 16 * 1280)
 
 
+@pytest.mark.slow
 def test_a_saved_codec_needs_none_of_our_packages(codec, tmp_path):
     codec.save_pretrained(tmp_path / "codec")
     assert VitaAudioCodecConfig.from_pretrained(tmp_path / "codec").tokenizer_config.d_model == 32

@@ -129,8 +129,10 @@ def test_options_are_written_with_underscores():
         file for name in packages for kind in ("py", "yaml", "jinja") for file in (ROOT / name).rglob(f"*.{kind}")
     ]
     for path in [ROOT / "README.md", *files]:
-        # vLLM's own commands have hyphens
-        text = re.sub(r"^vllm serve .*$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        # commands of vLLM and pip have hyphens
+        text = re.sub(
+            r"^vllm serve .*$|pip install --no-deps", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE
+        )
         found = re.findall(r"(?<![\w-])--[a-z]+(?:-[a-z]+)+", text)
         assert not found, f"{path}: {found}"
     assert len(files) > 80

@@ -66,6 +66,7 @@ def test_a_run_is_not_gone_on_with_in_another_way(steps):
         reproduce.reproduce(steps, seed=1, is_smoke=True)
 
 
+@pytest.mark.slow
 def test_an_interrupt_stops_the_step(tmp_path):
     (tmp_path / "sleeping_step.py").write_text(
         "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(60)"

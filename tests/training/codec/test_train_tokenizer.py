@@ -141,6 +141,7 @@ def test_disturbed_speech_stays_where_it_is(speech):
     assert len(lengths) > 2 and 0.75 * len(speech) < min(lengths) and max(lengths) < 1.3 * len(speech)
 
 
+@pytest.mark.slow
 def test_losses_fall_and_gradients_reach_the_encoder(corpus_dir, teacher):
     torch.manual_seed(0)
     clips = read_split(corpus_dir, "train", 8.0)
@@ -167,6 +168,7 @@ def test_losses_fall_and_gradients_reach_the_encoder(corpus_dir, teacher):
     assert 1 <= output.used_codes <= 81
 
 
+@pytest.mark.slow
 def test_a_run_resumes_and_ends_as_a_codec(settings, tmp_path, speech, capsys, monkeypatch):
     # batches are fetched ahead, so what they are disturbed by is drawn anew
     monkeypatch.setattr(tokenizer, "TokenizerClips", partial(TokenizerClips, is_disturbed=False))

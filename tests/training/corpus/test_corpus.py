@@ -333,6 +333,7 @@ def test_render_writes_a_corpus_and_continues_where_it_stopped(tmp_path):
 
 
 @needs_wordnet
+@pytest.mark.slow
 def test_a_limit_leaves_conversations_of_all_kinds():
     paths = render.paths_of_some(60)
     assert len(paths) == 60 and paths < {clip.path for clip in render.all_clips()}

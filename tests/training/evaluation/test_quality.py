@@ -31,6 +31,7 @@ def heart():
     return speak("The capital of France is Paris.", ALL_VOICES["heart"], random.Random(0))
 
 
+@pytest.mark.slow
 def test_clean_speech_is_better_than_the_same_with_noise(joe):
     dnsmos, (samples, sampling_rate) = Dnsmos(), joe[0]
     noise = np.random.default_rng(0).standard_normal(len(samples)).astype(np.float32)
@@ -67,6 +68,7 @@ def test_without_references_there_is_no_similarity(joe):
     assert judge.of_references == {} and set(judge(*joe[0])) == {"dnsmos"}
 
 
+@pytest.mark.slow
 def test_without_its_weights_there_is_no_likeness(joe, monkeypatch):
     monkeypatch.setattr(quality, "find_spec", lambda name: None)
     judge = SpeechQuality(joe[:1])
