@@ -38,8 +38,9 @@ from training.checkpoints import (
 from training.settings import checking_settings, parse_settings
 from training.storage import round_to_half
 
+from .recordings import read_clips
 from .sampling import ClipSampler
-from .tokenizer_clips import TokenizerClips, read_phonemes, read_split
+from .tokenizer_clips import TokenizerClips, read_phonemes
 from .tokenizer_model import Glm4VoiceTokenizerForPreTraining
 from .whisper import SIZES, encode_unpadded, start_from_whisper, whisper_encoder
 
@@ -205,7 +206,7 @@ def main(argv: list[str] | None = None) -> None:
 def run(args: TokenizerArguments, training_args: TrainingArguments) -> None:
     torch.manual_seed(training_args.seed)
     corpus_dir = Path(args.corpus_dir)
-    clips = sorted(read_split(corpus_dir, "train", args.max_seconds), key=lambda clip: clip["id"])[: args.num_clips]
+    clips = sorted(read_clips(corpus_dir, args.max_seconds), key=lambda clip: clip["id"])[: args.num_clips]
     phonemes = read_phonemes(clips)
     config = Glm4VoiceTokenizerConfig(**SIZES, codebook_size=prod(args.levels), latent_dim=len(args.levels))
     teacher = whisper_encoder()
@@ -216,7 +217,7 @@ def run(args: TokenizerArguments, training_args: TrainingArguments) -> None:
     scored = {}
     for split in SCORED_SPLITS:
         # The order of a corpus is by voices and texts, so the clips are taken from all over it
-        rows = [clip for clip in read_split(corpus_dir, split, args.max_seconds) if clip["phonemes"]]
+        rows = [clip for clip in read_clips(corpus_dir, args.max_seconds, split) if clip["phonemes"]]
         rows = rows[:: max(1, len(rows) // SCORED_CLIPS)]
         scored[split] = TokenizerClips(corpus_dir, rows, phonemes, config.num_mel_bins, is_disturbed=False)
     dataset = TokenizerClips(corpus_dir, clips, phonemes, config.num_mel_bins)

@@ -10,10 +10,8 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import WhisperFeatureExtractor
 
-from hub_cards.json_lines import read_json_lines
-
 from .augmentation import keep_alignment, other_places, other_voices
-from .recordings import CLIP_FIELDS, read_clip
+from .recordings import read_clip
 
 
 SAMPLING_RATE = 16_000
@@ -24,12 +22,6 @@ HOP_LENGTH = 1280
 def read_phonemes(clips: list[dict]) -> list[str]:
     """The symbols of all phonemes of `clips`, sorted."""
     return sorted({phoneme for clip in clips for phoneme in clip["phonemes"]})
-
-
-def read_split(corpus_dir: Path, split: str, max_seconds: float) -> list[dict]:
-    """Rows of the clips of a split that are not longer."""
-    rows = (clip for _, clip in read_json_lines(corpus_dir / "clips.jsonl", CLIP_FIELDS))
-    return [clip for clip in rows if clip["split"] == split and clip["duration"] <= max_seconds]
 
 
 class TokenizerClips(Dataset):

@@ -22,7 +22,8 @@ from processing.codec_vita_audio import encode
 from processing.configuration_glm4_voice_tokenizer import Glm4VoiceTokenizerConfig
 from training.codec import tokenizer
 from training.codec.augmentation import keep_alignment, other_places, other_voices
-from training.codec.tokenizer_clips import TokenizerClips, read_phonemes, read_split
+from training.codec.recordings import read_clips
+from training.codec.tokenizer_clips import TokenizerClips, read_phonemes
 from training.codec.tokenizer_model import Glm4VoiceTokenizerForPreTraining, normalize_over_time, quantization_grid
 from training.codec.whisper import SIZES, encode_unpadded, start_from_whisper, whisper_encoder
 from training.evaluation.recognition import whisper_tiny
@@ -144,7 +145,7 @@ def test_disturbed_speech_stays_where_it_is(speech):
 @pytest.mark.slow
 def test_losses_fall_and_gradients_reach_the_encoder(corpus_dir, teacher):
     torch.manual_seed(0)
-    clips = read_split(corpus_dir, "train", 8.0)
+    clips = read_clips(corpus_dir, 8.0)
     phonemes = read_phonemes(clips)
     config = Glm4VoiceTokenizerConfig(**SIZES, codebook_size=81, latent_dim=4)
     model = Glm4VoiceTokenizerForPreTraining(config, [3] * 4, len(phonemes), 384, 1.0)
