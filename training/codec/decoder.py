@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 
-from hub_cards.command_line import check_place, naming, no_empty_folder, run_command
+from hub_cards.command_line import check_place, naming, run_command
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
 from processing.modeling_vita_audio_codec import VitaAudioCodec
 from training.checkpoints import (
@@ -29,8 +29,9 @@ from training.checkpoints import (
     describe_settings,
     last_complete_checkpoint,
 )
-from training.settings import checking_settings, parse_settings, read_mapping
+from training.settings import checking_settings, read_mapping
 from training.storage import round_to_half
+from training.train import run_with_settings
 
 from .adversary import Adversary
 from .decoder_model import VitaAudioCodecForDecoderTraining
@@ -169,15 +170,10 @@ def load_codec(codec_name_or_path: str, default_voice: str, decoder_config: dict
 
 
 def main(argv: list[str] | None = None) -> None:
-    decoder_args, training_args = parse_settings((DecoderArguments, TrainingArguments), PROG, argv)
-    if decoder_args.num_threads is not None:
-        torch.set_num_threads(decoder_args.num_threads)
-    with no_empty_folder(training_args.output_dir):
-        run(decoder_args, training_args)
+    run_with_settings((DecoderArguments, TrainingArguments), PROG, argv, run)
 
 
 def run(decoder_args: DecoderArguments, training_args: TrainingArguments) -> None:
-    torch.manual_seed(training_args.seed)
     codec = load_codec(
         decoder_args.codec_name_or_path,
         decoder_args.default_voice,

@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from hub_cards.command_line import no_empty_folder, run_command
+from hub_cards.command_line import run_command
 from processing.configuration_glm4_voice_tokenizer import Glm4VoiceTokenizerConfig
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
 from processing.modeling_vita_audio_codec import VitaAudioCodec
@@ -35,8 +35,9 @@ from training.checkpoints import (
     describe_settings,
     last_complete_checkpoint,
 )
-from training.settings import checking_settings, parse_settings
+from training.settings import checking_settings
 from training.storage import round_to_half
+from training.train import run_with_settings
 
 from .recordings import read_clips
 from .sampling import ClipSampler
@@ -196,15 +197,10 @@ def join_phonemes(ids: Iterable[int], phonemes: list[str]) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    tokenizer_args, training_args = parse_settings((TokenizerArguments, TrainingArguments), PROG, argv)
-    if tokenizer_args.num_threads is not None:
-        torch.set_num_threads(tokenizer_args.num_threads)
-    with no_empty_folder(training_args.output_dir):
-        run(tokenizer_args, training_args)
+    run_with_settings((TokenizerArguments, TrainingArguments), PROG, argv, run)
 
 
 def run(args: TokenizerArguments, training_args: TrainingArguments) -> None:
-    torch.manual_seed(training_args.seed)
     corpus_dir = Path(args.corpus_dir)
     clips = sorted(read_clips(corpus_dir, args.max_seconds), key=lambda clip: clip["id"])[: args.num_clips]
     phonemes = read_phonemes(clips)
