@@ -62,6 +62,8 @@ extras = {
         # transformers says which of these
         "tokenizers>=0.23,<1",
     ],
+    # reads the language model of `training.backbone`
+    "smollm2": ["gguf>=0.17,<1"],
     # weights of 4 and 8 bits beside adapters
     "qlora": ["bitsandbytes>=0.49,<1"],
     # losses of a large vocabulary on GPUs, with triton
@@ -112,6 +114,7 @@ extras = {
 extras["test"] = [
     *extras["corpus"],
     *extras["train"],
+    *extras["smollm2"],
     *extras["qlora"],
     *extras["eval"],
     *extras["media"],

@@ -9,6 +9,9 @@ result together in `OUTPUT_DIR/vita-audio-mini` and scores it, on two CPU cores.
 it goes on from there: every step has its own folder, and its own checkpoints. `OUTPUT_DIR/reproduction.json` tells
 what ran, with which seed and for how long. `--smoke` does all of it in minutes, on a scrap of the corpus, to show that
 it runs; its model has learnt nothing.
+
+`--recipe smollm2_135m` is for one GPU: the same corpus and stages with a language model that can write already, and
+the codec of `pretrained/vita-audio-mini`. `training/backbone.py` says what has to be installed for it.
 """
 
 import argparse
@@ -21,7 +24,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,94 +34,11 @@ from hub_cards.json_lines import read_json_lines
 from hub_cards.model_card import SAMPLE_QUESTION, read_json
 from modeling_vita_audio.saving_vita_audio import replaced_whole
 
+from .recipes import CONFIGS, RECIPES, Step
+
 
 PROG = "training.reproduce"
 RECORD_FILE, LOCK_FILE = "reproduction.json", "lock"
-CONFIGS = Path(__file__).parent / "configs"
-NUM_PROCESSES = 2
-
-
-@dataclass
-class Step:
-    """
-    One step of the recipe.
-
-    name: of it, and of the file in `configs/mini` with its settings where it is a training.
-    hours: what it took on two cores of an AMD EPYC with AVX512-BF16, to tell how much is left.
-    command: module and arguments, of which `{run}` is the folder of the whole run.
-    smoke: arguments in the place of, or beside these, for `--smoke`.
-    """
-
-    name: str
-    hours: float
-    command: list[str]
-    smoke: list[str] = field(default_factory=list)
-
-
-def training_step(name: str, hours: float, module: str, arguments: list[str], smoke: list[str]) -> Step:
-    config = ["--config", str(CONFIGS / "mini" / f"{name}.yaml"), "--output_dir", f"{{run}}/{name}"]
-    return Step(name, hours, [module, *config, *arguments], smoke)
-
-
-def short(max_steps: int) -> list[str]:
-    """Arguments of a training that only shows that it runs."""
-    settings = {
-        **{"max_steps": max_steps, "save_steps": max_steps, "logging_steps": 1, "per_device_train_batch_size": 2},
-        **{"warmup_steps": 1, "dataloader_num_workers": 0, "dataloader_persistent_workers": False},
-        "dataloader_prefetch_factor": "null",
-    }
-    return [part for name, value in settings.items() for part in (f"--{name}", str(value))]
-
-
-def stage_step(stage: int, hours: float) -> Step:
-    source = ["--codec_name_or_path", "{run}/decoder/codec"]
-    if stage > 1:
-        source = ["--model_name_or_path", f"{{run}}/stage{stage - 1}"]
-    arguments = ["--dataset_name", "{run}/corpus", "--code_cache_dir", "{run}/codes", *source]
-    smoke = [*short(4), "--eval_strategy", "no"]
-    if stage == 1:
-        smoke += ["--text_config", json.dumps(SMALL_LANGUAGE_MODEL), "--text_vocab_size", "600"]
-    return training_step(f"stage{stage}", hours, "training.train", arguments, smoke)
-
-
-SMALL_LANGUAGE_MODEL = {
-    **{"model_type": "qwen2", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2},
-    **{"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": 2048},
-}
-RECIPE = [
-    Step("corpus", 1.0, ["training.corpus.render", "--output_dir", "{run}/corpus"], ["--limit", "60"]),
-    training_step(
-        *("tokenizer", 1.5, "training.codec.tokenizer", ["--corpus_dir", "{run}/corpus"]),
-        [*short(4), "--quantize_after", "2", "--eval_strategy", "no"],
-    ),
-    training_step(
-        *("decoder", 3.5, "training.codec.decoder"),
-        ["--corpus_dir", "{run}/corpus", "--codec_name_or_path", "{run}/tokenizer/codec"],
-        short(4),
-    ),
-    stage_step(1, 3.0),
-    stage_step(2, 0.3),
-    stage_step(3, 0.7),
-    stage_step(4, 2.0),
-    Step(
-        *("assembling", 0.01),
-        [
-            *("training.assemble", "--model", "{run}/stage4", "--output_dir", "{run}/vita-audio-mini"),
-            *("--sample_question", f"{{run}}/{SAMPLE_QUESTION}"),
-        ],
-    ),
-    Step(
-        *("evaluation", 0.8),
-        [
-            *("training.evaluation.evaluate_held_out", "--model", "{run}/vita-audio-mini"),
-            *("--corpus_dir", "{run}/corpus", "--limit", "500", "--mctp_mode", "vanilla", "boost"),
-        ],
-        ["--limit", "1", "--max_new_tokens", "8"],
-    ),
-]
-# Steps that `accelerate launch` runs in two processes, and with them one that starts two itself
-TRAININGS = ("training.codec.tokenizer", "training.codec.decoder", "training.train")
-IN_TWO_PROCESSES = (*TRAININGS, "training.corpus.render")
 
 
 def write_sample_question(run: Path) -> None:
@@ -130,22 +49,17 @@ def write_sample_question(run: Path) -> None:
     sf.write(run / SAMPLE_QUESTION, waveform, sampling_rate)
 
 
-def command_of(step: Step, run: Path, seed: int, is_smoke: bool) -> list[str]:
-    module, *arguments = [part.replace("{run}", str(run)) for part in step.command]
+def command_of(step: Step, run: Path, model: Path, seed: int, is_smoke: bool) -> list[str]:
+    command = [part.replace("{run}", str(run)).replace("{model}", str(model)) for part in step.command]
     # An option that comes twice has its last value
-    arguments += step.smoke if is_smoke else []
-    if module not in TRAININGS:
-        return [sys.executable, "-m", module, *arguments]
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--config_file",
-        str(CONFIGS / "accelerate/cpu.yaml"),
-    ]
-    # any free port, so that two runs do not meet
-    launch += ["--num_processes", str(NUM_PROCESSES), "--main_process_port", "0"]
-    return [*launch, "-m", module, *arguments, "--seed", str(seed)]
+    command += step.smoke if is_smoke else []
+    command += ["--seed", str(seed)] if step.is_training else []
+    launcher = []
+    if step.is_training and step.num_processes > 1:
+        launcher = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "accelerate/cpu.yaml")]
+        # any free port, so that two runs do not meet
+        launcher += ["--num_processes", str(step.num_processes), "--main_process_port", "0"]
+    return [sys.executable, *launcher, "-m", *command]
 
 
 def write_record(path: Path, record: dict) -> None:
@@ -155,6 +69,11 @@ def write_record(path: Path, record: dict) -> None:
 
 def as_time(hours: float) -> str:
     return "{} h {:02d} min".format(*divmod(round(hours * 60), 60))
+
+
+def time_left(steps: list[Step]) -> str:
+    hours = [step.hours for step in steps]
+    return "" if None in hours else f" {as_time(sum(hours))} to go."
 
 
 @contextmanager
@@ -173,45 +92,45 @@ def locked(run: Path) -> Iterator[int]:
         yield file.fileno()
 
 
-def reproduce(run: Path, seed: int = 0, is_smoke: bool = False) -> dict:
+def reproduce(run: Path, recipe: str = "mini", seed: int = 0, is_smoke: bool = False) -> dict:
     """
-    Runs the steps that are not done yet.
+    Runs the steps of a recipe that are not done yet.
 
     Returns:
-        `dict`: the record, as in `reproduction.json`: `seed`, `smoke`, and for each step its `seconds` in all tries,
-        how many these were and when it was done.
+        `dict`: the record, as in `reproduction.json`: `recipe`, `seed`, `smoke`, and for each step its `seconds` in
+        all tries, how many these were and when it was done.
 
     Raises:
-        ValueError: `run` was begun with another seed, or as another kind of run, or another process works in it.
+        ValueError: `run` was begun in another way, or another process works in it.
         RuntimeError: a step failed; what it says is on its standard error.
     """
     run.mkdir(parents=True, exist_ok=True)
     with locked(run) as lock:
-        return run_steps(run, lock, seed, is_smoke)
+        return run_steps(run, lock, recipe, seed, is_smoke)
 
 
-def run_steps(run: Path, lock: int, seed: int, is_smoke: bool) -> dict:
+def run_steps(run: Path, lock: int, recipe: str, seed: int, is_smoke: bool) -> dict:
     path = run / RECORD_FILE
-    record = read_json(path) or {"seed": seed, "smoke": is_smoke, "steps": {}}
-    if (record["seed"], record["smoke"]) != (seed, is_smoke):
+    ways = {"recipe": recipe, "seed": seed, "smoke": is_smoke}
+    record = read_json(path) or ways | {"steps": {}}
+    if any(record[name] != value for name, value in ways.items()):
         raise ValueError(
-            f"The run in {run} was begun with the seed {record['seed']}{' and --smoke' if record['smoke'] else ''}: "
-            "go on in the same way, or give another `output_dir`."
+            f"The run in {run} was begun with the recipe {record['recipe']}, the seed {record['seed']}"
+            f"{' and --smoke' if record['smoke'] else ''}: go on in the same way, or give another `output_dir`."
         )
-    for index, step in enumerate(RECIPE):
+    steps, model = RECIPES[recipe].steps, run / RECIPES[recipe].model_name
+    for index, step in enumerate(steps):
         done = record["steps"].setdefault(step.name, {"seconds": 0, "tries": 0})
         if "finished" in done:
             continue
-        left = sum(later.hours for later in RECIPE[index:])
-        print(f"Step {index + 1} of {len(RECIPE)}: {step.name}. " + ("" if is_smoke else f"{as_time(left)} to go."))
+        print(f"Step {index + 1} of {len(steps)}: {step.name}." + ("" if is_smoke else time_left(steps[index:])))
         sys.stdout.flush()
         if step.name == "assembling":
             write_sample_question(run)
         start, done["tries"] = time.monotonic(), done["tries"] + 1
         write_record(path, record)
-        command, before = command_of(step, run, seed, is_smoke), done["seconds"]
-        # steps of two processes have a thread in each
-        environment = os.environ | ({"OMP_NUM_THREADS": "1"} if step.command[0] in IN_TWO_PROCESSES else {})
+        command, before = command_of(step, run, model, seed, is_smoke), done["seconds"]
+        environment = os.environ | ({"OMP_NUM_THREADS": "1"} if step.num_processes > 1 else {})
         # The step holds the lock as well, so that no other begins while it lives, even if this process is killed.
         process = subprocess.Popen(command, env=environment, pass_fds=(lock,))
         try:
@@ -241,14 +160,15 @@ def run_steps(run: Path, lock: int, seed: int, is_smoke: bool) -> dict:
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(prog=PROG, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of the run (a stopped run goes on)")
+    parser.add_argument("--recipe", choices=RECIPES, default="mini", help="which checkpoint (default: mini)")
     parser.add_argument("--seed", type=int, default=0, help="of all trainings (default: 0)")
     parser.add_argument("--smoke", action="store_true", help="a few steps on a scrap of the corpus")
     args = parser.parse_args(argv)
     # so that it stops its step, too
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    record = reproduce(args.output_dir, args.seed, args.smoke)
+    record = reproduce(args.output_dir, args.recipe, args.seed, args.smoke)
     hours = sum(step["seconds"] for step in record["steps"].values()) / 3600
-    print(f"The checkpoint is in {args.output_dir / 'vita-audio-mini'}, after {as_time(hours)}.")
+    print(f"The checkpoint is in {args.output_dir / RECIPES[args.recipe].model_name}, after {as_time(hours)}.")
 
 
 if __name__ == "__main__":

