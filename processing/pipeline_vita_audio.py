@@ -254,12 +254,12 @@ class VitaAudioPipeline(Pipeline):
             kwargs: as of `__call__`.
 
         Returns:
-            [`VitaAudioSpeechStream`]: iterator of `{"text": str}` and `{"audio": np.ndarray, "sampling_rate": int}`,
-            and on request `{"transcript": str}` at the end, so that the answer does not wait for it. The pieces of
-            each kind put together are what `__call__` returns, the audio as exactly as the codec streams (see
-            [`VitaAudioStreamer`]). The model writes and the codec speaks in two threads, which start with this call.
-            `cancel()` stops both from any thread, and so does dropping the iterator. An error in a thread is raised
-            where the iterator is read.
+            [`VitaAudioSpeechStream`]: iterator of `{"text": str}` and `{"audio": np.ndarray, "sampling_rate": int,
+            "audio_codes": list[int]}`, and on request `{"transcript": str}` at the end, so that the answer does not
+            wait for it. The pieces of each kind put together are what `__call__` returns, the audio as exactly as the
+            codec streams (see [`VitaAudioStreamer`]). The model writes and the codec speaks in two threads, which
+            start with this call. `cancel()` stops both from any thread, and so does dropping the iterator. An error in
+            a thread is raised where the iterator is read.
         """
         preprocess_params, generate_kwargs, _ = self._sanitize_parameters(**kwargs)
         if isinstance(inputs, (list, tuple)):

@@ -88,11 +88,12 @@ class VitaAudioStreamer(BaseStreamer):
     r"""
     A `streamer` for `generate` that is iterated over from another thread, as [`TextIteratorStreamer`], for one prompt.
 
-    Iterating yields `{"text": str}` and `{"audio": np.ndarray, "sampling_rate": int}` as soon as they exist. Speech is
-    decoded when its end delimiter or `codes_per_chunk` codes have come. The pieces of text add up to the text of the
-    whole answer. The chunks of audio add up to its waveform, sample for sample where the codec's streaming is exact
-    ([`VitaAudioCodec`]) and in the same length where it goes by blocks ([`Glm4VoiceCodec`]). A codec that is no
-    [`StreamingSpeechCodec`] gives all audio in one chunk at the end.
+    Iterating yields `{"text": str}` and `{"audio": np.ndarray, "sampling_rate": int, "audio_codes": list[int]}` as
+    soon as they exist. Speech is decoded when its end delimiter or `codes_per_chunk` codes have come. The pieces of
+    text add up to the text of the whole answer, and the codes to those of all its speech. The chunks of audio add up
+    to its waveform, sample for sample where the codec's streaming is exact ([`VitaAudioCodec`]) and in the same length
+    where it goes by blocks ([`Glm4VoiceCodec`]). A codec that is no [`StreamingSpeechCodec`] gives all audio in one
+    chunk at the end.
 
     Tokens become text in `generate`'s thread and audio in the reader's, because `generate` must not wait for the
     codec. [`VitaAudioSpeechStream`] gives the codec a thread of its own.
@@ -138,6 +139,7 @@ class VitaAudioStreamer(BaseStreamer):
         # where text goes if it shall not wait for the audio before it
         self.text_chunks: queue.Queue | None = None
         self._tokens = TokenReader(processor)
+        self._unsaid_codes: list[int] = []
         # two more for the marks of the end, which must find room when nobody reads any more
         self._queue = queue.Queue(max_queued_tokens + 2 if max_queued_tokens else 0)
         self._has_prompt = False
@@ -208,7 +210,7 @@ class VitaAudioStreamer(BaseStreamer):
             is_run_over = part == vocabulary.end_audio_token_id
             if can_stream and codes and (is_run_over or len(codes) == self.codes_per_chunk):
                 samples, state = self.processor.decode_audio_chunk(codes, state, is_final=False)
-                yield from self._audio(samples)
+                yield from self._audio(samples, codes)
                 codes = []
         if self.is_closed:
             return
@@ -216,11 +218,15 @@ class VitaAudioStreamer(BaseStreamer):
         if rest := self._tokens.rest():
             yield {"text": rest}
         samples, _ = self.processor.decode_audio_chunk(codes, state, is_final=True)
-        yield from self._audio(samples)
+        yield from self._audio(samples, codes)
 
-    def _audio(self, samples: np.ndarray) -> Iterator[dict]:
+    def _audio(self, samples: np.ndarray, codes: list[int]) -> Iterator[dict]:
+        # A codec that looks ahead says later what it has got
+        self._unsaid_codes += codes
         if len(samples):
-            yield {"audio": samples, "sampling_rate": self.processor.output_sampling_rate}
+            rate, codes = self.processor.output_sampling_rate, self._unsaid_codes
+            self._unsaid_codes = []
+            yield {"audio": samples, "sampling_rate": rate, "audio_codes": codes}
 
 
 class VitaAudioSpeechStream(Iterator[dict]):

@@ -206,6 +206,8 @@ def test_stream_adds_up_to_the_whole_answer(pipe, mode, codes_per_chunk):
     text, audio = joined(chunks)
     assert text == expected["text"]
     np.testing.assert_array_equal(audio, expected["audio"])
+    codes = [code for chunk in chunks for code in chunk.get("audio_codes", ())]
+    assert codes == expected["audio_codes"] and len(codes) > 3
 
 
 def test_stream_of_a_conversation(pipe):
