@@ -8,6 +8,7 @@ from audiomentations import (
     BandPassFilter,
     ClippingDistortion,
     Compose,
+    Gain,
     LowPassFilter,
     OneOf,
     PitchShift,
@@ -30,7 +31,7 @@ def other_voices() -> Compose:
 
 
 def other_places() -> Compose:
-    """Disturbances by rooms, microphones, lines and noise, which leave all sounds where they are."""
+    """Disturbances by rooms, microphones, lines, noise and level, which leave all sounds where they are."""
     return Compose(
         [
             # the slowest of them, by far
@@ -54,6 +55,8 @@ def other_places() -> Compose:
             ),
             OneOf([TanhDistortion(0.01, 0.3, p=1.0), ClippingDistortion(0, 5, p=1.0)], p=0.1),
             AddColorNoise(8.0, 40.0, p=0.6),
+            # Whisper's features tell quiet speech from loud speech
+            Gain(-20.0, 10.0, p=0.8),
         ]
     )
 
