@@ -6,9 +6,9 @@
 
 It renders the corpus, trains the codec's tokenizer and decoder and the four stages of the language model, puts the
 result together in `OUTPUT_DIR/vita-audio-mini` and scores it, on two CPU cores. Given again after a stop at any place,
-it goes on from there: every step has its own folder, and its own checkpoints. `OUTPUT_DIR/reproduction.json` tells
-what ran, with which seed and for how long. `--smoke` does all of it in minutes, on a scrap of the corpus, to show that
-it runs; its model has learnt nothing.
+it goes on from there: every step has its own folder, and its own checkpoints. `reproduction.json` tells what ran, with
+which seed and for how long; at the end a copy of it lies beside the checkpoint, with the logs of all trainings.
+`--smoke` does all of it in minutes, on a scrap of the corpus, to show that it runs; its model has learnt nothing.
 
 `--recipe smollm2_135m` is for one GPU: the same corpus and stages with a language model that can write already, and
 the codec of `pretrained/vita-audio-mini`. `training/backbone.py` says what has to be installed for it.
@@ -35,10 +35,11 @@ from hub_cards.model_card import SAMPLE_QUESTION, read_json
 from modeling_vita_audio.saving_vita_audio import replaced_whole
 
 from .recipes import CONFIGS, RECIPES, Step
+from .run_log import RECORD_FILE, write_run_log
 
 
 PROG = "training.reproduce"
-RECORD_FILE, LOCK_FILE = "reproduction.json", "lock"
+LOCK_FILE = "lock"
 
 
 def write_sample_question(run: Path) -> None:
@@ -154,6 +155,7 @@ def run_steps(run: Path, lock: int, recipe: str, seed: int, is_smoke: bool) -> d
             )
         done["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
         write_record(path, record)
+    write_run_log(run, [step.name for step in steps if step.is_training], model)
     return record
 
 

@@ -36,6 +36,8 @@ def steps(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     recipe = [Step(name, 1.5, [f"{name}_step", "{run}"], ["small"]) for name in ("first", "second", "third")]
     monkeypatch.setitem(RECIPES, "mini", Recipe(recipe, "model"))
+    # these steps leave no logs
+    monkeypatch.setattr(reproduce, "write_run_log", lambda *args: None)
     return tmp_path / "run"
 
 
@@ -138,6 +140,11 @@ def run_small(run, recipe, **environment):
     record = json.loads((run / "reproduction.json").read_text())
     assert all(step["tries"] == 1 and "finished" in step for step in record["steps"].values())
     folder = run / RECIPES[recipe].model_name
+    assert json.loads((folder / "reproduction.json").read_text()) == record
+    logs = json.loads((folder / "training_logs.json").read_text())
+    assert list(logs) == [step.name for step in RECIPES[recipe].steps if step.is_training]
+    assert all(log[0]["step"] == 1 and log[0]["loss"] > 0 for log in logs.values())
+    assert (folder / "training_logs.png").stat().st_size > 10_000
     results = json.loads((folder / "results.json").read_text())
     assert set(results["modes"]) == {"vanilla", "boost"}
     processor = VitaAudioProcessor.from_pretrained(folder)

@@ -1,0 +1,80 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Puts the figures of several runs of one recipe side by side, which tells how much of them is chance.
+
+    python -m training.evaluation.compare_runs --runs runs/mini/vita-audio-mini runs/mini_1/vita-audio-mini
+
+Each folder has the `results.json` that `vita-audio evaluate` writes, and the `reproduction.json` of
+`training.reproduce`.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from hub_cards.command_line import ArgumentParser, run_command
+from hub_cards.model_card import RESULTS_FILE, read_json
+from hub_cards.results import METRICS, NOT_MEASURED, SPEED
+from training.run_log import RECORD_FILE
+
+from .report import ROWS, fill_section
+
+
+PROG = "training.evaluation.compare_runs"
+RUNS_TABLE = "runs table"
+
+
+def runs_table(runs: list[dict], records: list[dict], mctp_mode: str) -> str:
+    """
+    Markdown table: a column for each run, a row for each figure that one of them has.
+
+    Args:
+        runs: contents of their `results.json`.
+        records: contents of their `reproduction.json`.
+        mctp_mode: the mode whose figures are shown.
+    """
+    hours = [sum(step["seconds"] for step in record["steps"].values()) / 3600 for record in records]
+    headings = [f"seed {record['seed']}" for record in records]
+    lines = [f"| {mctp_mode} | " + " | ".join(headings) + " |", "|---" * (len(runs) + 1) + "|"]
+    rows = [(heading, name, figure, METRICS[figure].form) for heading, name, figure in ROWS]
+    rows += [(heading, "speed", figure, form) for figure, (heading, form) in SPEED.items()]
+    for heading, name, figure, form in rows:
+        measured = [run["modes"][mctp_mode].get(name, {}).get(figure) for run in runs]
+        if any(value is not None for value in measured):
+            cells = [NOT_MEASURED if value is None else form.format(value) for value in measured]
+            lines.append(f"| {heading} | " + " | ".join(cells) + " |")
+    lines.append("| Hours of the whole run | " + " | ".join(f"{number:.1f}" for number in hours) + " |")
+    return "\n".join(lines)
+
+
+def read_runs(folders: list[Path], mctp_mode: str) -> tuple[list[dict], list[dict]]:
+    """
+    Raises:
+        ValueError: a folder lacks a file, or was not scored in this mode.
+    """
+    runs, records = [], []
+    for folder in folders:
+        for name, contents in ((RESULTS_FILE, runs), (RECORD_FILE, records)):
+            content = read_json(folder / name)
+            if content is None:
+                raise ValueError(f"There is no {folder / name}.")
+            contents.append(content)
+        if mctp_mode not in (modes := runs[-1].get("modes", {})):
+            raise ValueError(f"{folder} was scored in the modes {', '.join(modes) or 'none'}, not in {mctp_mode}.")
+    return runs, records
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(prog=PROG, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, nargs="+", required=True, help="folders of their checkpoints or results")
+    parser.add_argument("--mctp_mode", default="boost", help="mode of which the figures are shown (default: boost)")
+    parser.add_argument("--readme", type=Path, help="README whose table is filled in")
+    args = parser.parse_args(argv)
+    table = runs_table(*read_runs(args.runs, args.mctp_mode), args.mctp_mode)
+    print(table)
+    if args.readme is not None:
+        fill_section(args.readme, RUNS_TABLE, table)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, PROG))
