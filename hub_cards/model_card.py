@@ -7,6 +7,7 @@ Writes the card of a model, from the files in its folder alone:
 - `training_args.json` and `trainer_state.json`, which training writes, say how it was trained;
 - `results.json` and `results.png`, which evaluation writes, and `benchmarks.json`, a copy of the `results.json` of
   `training.evaluation.evaluate_benchmarks`, say how good it is;
+- `reproduction.json` and `training_logs.png`, which `training.reproduce` writes, say how all of it was made;
 - the card that is there has licence and languages and, if the model is a converted release, its origin.
 
 If a file is missing, the card says so.
@@ -31,7 +32,7 @@ from .results import (
     results_table,
     tolerance_table,
 )
-from .schemas import ADAPTER, CONFIG, RESULTS, TRAINER_STATE, TRAINING_RECORD, check_fields
+from .schemas import ADAPTER, CONFIG, REPRODUCTION, RESULTS, TRAINER_STATE, TRAINING_RECORD, check_fields
 from .stages import STAGES
 
 
@@ -47,6 +48,8 @@ RESULTS_PICTURE = "results.png"
 BENCHMARKS_FILE = "benchmarks.json"
 LOSSES_PICTURE = "losses.png"
 SAMPLE_QUESTION = "sample_question.wav"
+REPRODUCTION_FILE = "reproduction.json"
+LOGS_FILE, LOGS_PICTURE = "training_logs.json", "training_logs.png"
 # `vita-audio export` copies these, so that the card of the new folder says the same. The picture of the losses is not
 # among them, because it is drawn with every card.
 FILES_OF_THE_CARD = (
@@ -56,6 +59,9 @@ FILES_OF_THE_CARD = (
     RESULTS_PICTURE,
     BENCHMARKS_FILE,
     SAMPLE_QUESTION,
+    REPRODUCTION_FILE,
+    LOGS_FILE,
+    LOGS_PICTURE,
 )
 
 # People edit these files. Without a check, the template would fail at a wrong entry and not name the file.
@@ -67,6 +73,7 @@ SCHEMAS = {
     RESULTS_FILE: RESULTS,
     BENCHMARKS_FILE: RESULTS,
     ADAPTER_CONFIG_FILE: ADAPTER,
+    REPRODUCTION_FILE: REPRODUCTION,
 }
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.jinja"
@@ -178,6 +185,8 @@ def render_model_card(
         base_model=base_model,
         num_adapter_parameters=count_parameters(folder, ADAPTER_WEIGHTS_FILE),
         record=record,
+        reproduction=read_json(folder / REPRODUCTION_FILE),
+        logs_picture=LOGS_PICTURE if (folder / LOGS_PICTURE).is_file() else None,
         losses=loss_table(log_history),
         losses_picture=LOSSES_PICTURE,
         steps=state.get("global_step"),

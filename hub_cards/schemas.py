@@ -126,6 +126,24 @@ TRAINING_RECORD = {
 
 ADAPTER = {"type": "object", "properties": {"base_model_name_or_path": TEXT_OR_NONE}}
 
+# of `training.reproduce`
+REPRODUCTION = {
+    "type": "object",
+    "required": ["recipe", "seed", "steps"],
+    "properties": {
+        "recipe": TEXT,
+        "seed": COUNT,
+        "steps": {
+            "type": "object",
+            "additionalProperties": {
+                "type": "object",
+                "required": ["seconds"],
+                "properties": {"seconds": NUMBER},
+            },
+        },
+    },
+}
+
 TRAINER_STATE = {
     "type": "object",
     "required": ["log_history"],

@@ -31,11 +31,11 @@ import soundfile as sf
 
 from hub_cards.command_line import ArgumentParser, run_command
 from hub_cards.json_lines import read_json_lines
-from hub_cards.model_card import SAMPLE_QUESTION, read_json
+from hub_cards.model_card import REPRODUCTION_FILE, SAMPLE_QUESTION, read_json
 from modeling_vita_audio.saving_vita_audio import replaced_whole
 
 from .recipes import CONFIGS, RECIPES, Step
-from .run_log import RECORD_FILE, write_run_log
+from .run_log import write_run_log
 
 
 PROG = "training.reproduce"
@@ -111,7 +111,7 @@ def reproduce(run: Path, recipe: str = "mini", seed: int = 0, is_smoke: bool = F
 
 
 def run_steps(run: Path, lock: int, recipe: str, seed: int, is_smoke: bool) -> dict:
-    path = run / RECORD_FILE
+    path = run / REPRODUCTION_FILE
     ways = {"recipe": recipe, "seed": seed, "smoke": is_smoke}
     record = read_json(path) or ways | {"steps": {}}
     if any(record[name] != value for name, value in ways.items()):

@@ -9,13 +9,19 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from hub_cards.model_card import TRAINER_STATE_FILE, read_json
+from hub_cards.model_card import (
+    LOGS_FILE,
+    LOGS_PICTURE,
+    REPRODUCTION_FILE,
+    TRAINER_STATE_FILE,
+    read_json,
+    write_model_card,
+)
 from modeling_vita_audio.saving_vita_audio import replaced_whole
 
 from .checkpoints import last_complete_checkpoint
 
 
-RECORD_FILE, LOGS_FILE, LOGS_PICTURE = "reproduction.json", "training_logs.json", "training_logs.png"
 # What is kept of each entry of a log: the step, losses and error rates
 KEPT = re.compile(r"step|.*loss(_\d+)?|.*error_rate|.*used_codes")
 # What the curves are of: not the mean over a whole run, nor what has another unit
@@ -35,7 +41,8 @@ def read_log(folder: Path) -> list[dict]:
 
 def write_run_log(run: Path, trainings: list[str], output_dir: Path) -> None:
     """
-    Writes the record of a run into the folder of its checkpoint, with the logs of its trainings and a picture.
+    Writes the record of a run into the folder of its checkpoint, with the logs of its trainings and a picture of them,
+    and the card anew.
 
     Args:
         run: folder of the run, in which each training has a folder of its name.
@@ -43,13 +50,14 @@ def write_run_log(run: Path, trainings: list[str], output_dir: Path) -> None:
         output_dir: folder of the checkpoint.
     """
     logs = {name: read_log(run / name) for name in trainings}
-    shutil.copyfile(run / RECORD_FILE, output_dir / RECORD_FILE)
+    shutil.copyfile(run / REPRODUCTION_FILE, output_dir / REPRODUCTION_FILE)
     rows = [
         f"{json.dumps(name)}: [\n" + ",\n".join(json.dumps(row) for row in log) + "\n]" for name, log in logs.items()
     ]
     with replaced_whole(output_dir / LOGS_FILE) as unfinished:
         unfinished.write_text("{\n" + ",\n".join(rows) + "\n}\n", encoding="utf-8")
     plot_logs(logs, output_dir / LOGS_PICTURE)
+    write_model_card(output_dir)
 
 
 def plot_logs(logs: dict[str, list[dict]], path: Path) -> None:

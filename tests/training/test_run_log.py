@@ -17,6 +17,11 @@ SHIPPED = ROOT / "pretrained" / "vita-audio-mini"
 TOKENIZER = ROOT / "pretrained" / "vita-audio-mini-tokenizer"
 
 
+def write_record(folder, seed, seconds):
+    record = {"recipe": "mini", "seed": seed, "smoke": False, "steps": {"corpus": {"seconds": seconds}}}
+    (folder / "reproduction.json").write_text(json.dumps(record))
+
+
 @pytest.fixture
 def run(tmp_path):
     """A run of two trainings, one of which has its log in a checkpoint alone."""
@@ -29,12 +34,13 @@ def run(tmp_path):
     (run / "tokenizer/checkpoint-3500/trainer_state.json").write_text('{"log_history": []}')
     shutil.copyfile(TOKENIZER / "trainer_state.json", run / "tokenizer/checkpoint-3600/trainer_state.json")
     shutil.copyfile(SHIPPED / "trainer_state.json", run / "stage4/trainer_state.json")
-    (run / "reproduction.json").write_text(json.dumps({"seed": 3, "steps": {"corpus": {"seconds": 5400}}}))
+    write_record(run, 3, 5400)
     return run
 
 
 def test_logs_of_all_trainings(run, tmp_path):
     (tmp_path / "model").mkdir()
+    shutil.copyfile(SHIPPED / "config.json", tmp_path / "model/config.json")
     write_run_log(run, ["tokenizer", "stage4"], tmp_path / "model")
     assert (tmp_path / "model/reproduction.json").read_text() == (run / "reproduction.json").read_text()
     assert (tmp_path / "model/training_logs.png").read_bytes()[:4] == b"\x89PNG"
@@ -46,6 +52,9 @@ def test_logs_of_all_trainings(run, tmp_path):
     assert kept["eval_test_phoneme_error_rate"] == last["eval_test_phoneme_error_rate"]
     assert "mctp_loss_10" in logs["stage4"][0] and "learning_rate" not in logs["stage4"][0]
     assert read_log(run / "stage4") == logs["stage4"]
+    card = (tmp_path / "model/README.md").read_text()
+    assert "`python -m training.reproduce --recipe mini --seed 3`" in card and "| corpus | 1.50 |" in card
+    assert "(training_logs.png)" in card
 
 
 def write_run(folder, seed, seconds, wer):
@@ -53,7 +62,7 @@ def write_run(folder, seed, seconds, wer):
     results["modes"]["boost"]["tts"]["wer"] = wer
     folder.mkdir()
     (folder / "results.json").write_text(json.dumps(results))
-    (folder / "reproduction.json").write_text(json.dumps({"seed": seed, "steps": {"corpus": {"seconds": seconds}}}))
+    write_record(folder, seed, seconds)
     return str(folder)
 
 

@@ -13,9 +13,8 @@ import sys
 from pathlib import Path
 
 from hub_cards.command_line import ArgumentParser, run_command
-from hub_cards.model_card import RESULTS_FILE, read_json
+from hub_cards.model_card import REPRODUCTION_FILE, RESULTS_FILE, read_json
 from hub_cards.results import METRICS, NOT_MEASURED, SPEED
-from training.run_log import RECORD_FILE
 
 from .report import ROWS, fill_section
 
@@ -54,7 +53,7 @@ def read_runs(folders: list[Path], mctp_mode: str) -> tuple[list[dict], list[dic
     """
     runs, records = [], []
     for folder in folders:
-        for name, contents in ((RESULTS_FILE, runs), (RECORD_FILE, records)):
+        for name, contents in ((RESULTS_FILE, runs), (REPRODUCTION_FILE, records)):
             content = read_json(folder / name)
             if content is None:
                 raise ValueError(f"There is no {folder / name}.")
