@@ -20,7 +20,6 @@ from hub_cards.model_card import SAMPLE_QUESTION, TRAINER_STATE_FILE, TRAINING_R
 from modeling_vita_audio.saving_vita_audio import replaced_whole
 from processing.audio_vita_audio import load_audio
 from processing.export import export_repository
-from processing.modeling_vita_audio_codec import VitaAudioCodec
 
 from .storage import round_to_half
 
@@ -28,7 +27,7 @@ from .storage import round_to_half
 PROG = "training.assemble"
 
 
-def assemble(model_dir: Path, sample_question: Path, output_dir: Path, codec_dir: Path | None = None) -> None:
+def assemble(model_dir: Path, sample_question: Path, output_dir: Path) -> None:
     """
     Replaces `output_dir` by a complete repository of the model.
 
@@ -36,28 +35,20 @@ def assemble(model_dir: Path, sample_question: Path, output_dir: Path, codec_dir
         model_dir: folder of a trained stage, with its processor.
         sample_question: recording that the command line answers by default.
         output_dir: folder of the checkpoint. What is in it stays until the new one is whole.
-        codec_dir: a codec to ship in place of the processor's: one that writes the same codes and speaks better.
 
     Raises:
-        ValueError: the codec in `codec_dir` has another codebook than the one that the model was trained with.
+        FileNotFoundError: there is no folder `model_dir`.
+        ValueError: its processor has no codec, or the recording cannot be read.
     """
     # Only a check: a bad recording is an error before the model is loaded.
     load_audio(str(sample_question), 16000)
-    for folder in filter(None, (model_dir, codec_dir)):
-        if not folder.is_dir():
-            raise FileNotFoundError(f"There is no folder {folder}.")
+    if not model_dir.is_dir():
+        raise FileNotFoundError(f"There is no folder {model_dir}.")
     with naming(f"The model {model_dir}"):
         model = modeling_vita_audio.VitaAudioForConditionalGeneration.from_pretrained(model_dir, dtype=torch.float32)
         processor = processing.VitaAudioProcessor.from_pretrained(model_dir)
     if processor.audio_tokenizer is None:
         raise ValueError(f"The processor of {model_dir} has no speech codec.")
-    if codec_dir is not None:
-        with naming(f"The codec {codec_dir}"):
-            codec = VitaAudioCodec.from_pretrained(codec_dir)
-        theirs, ours = codebook_of(codec), codebook_of(processor.audio_tokenizer)
-        if theirs.keys() != ours.keys() or not all(tensor.equal(ours[name]) for name, tensor in theirs.items()):
-            raise ValueError(f"{codec_dir} has another codebook than the codec that the model was trained with.")
-        processor.audio_tokenizer = codec
     round_to_half(model)
     round_to_half(processor.audio_tokenizer)
 
@@ -75,20 +66,13 @@ def assemble(model_dir: Path, sample_question: Path, output_dir: Path, codec_dir
     write_model_card(output_dir)
 
 
-def codebook_of(codec: VitaAudioCodec) -> dict[str, torch.Tensor]:
-    """What gives a codec's codes their meaning: the model's speech tokens are places in the codebook."""
-    # The grid of a tokenizer is that of all others; what its places are is in the encoder alone
-    return (codec.quantizer if codec.config.tokenizer_config is None else codec.tokenizer).state_dict()
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(prog=PROG, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="folder of a trained stage")
     parser.add_argument("--sample_question", type=Path, required=True, help="WAV file of a spoken question")
     parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--codec", type=Path, help="codec with the same codebook to ship in place of the stage's")
     args = parser.parse_args(argv)
-    assemble(args.model, args.sample_question, args.output_dir, args.codec)
+    assemble(args.model, args.sample_question, args.output_dir)
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ PLAIN_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused")
 # Entries of a record that say how the model is shown, and not how it was made
 FOR_THE_CARD_ALONE = ("repo_id", "revision", "license", "language")
 # Entries that are the same in all records of a run, unless its settings were changed
-COMPARED_ENTRIES = ("stage", "dataset", "tasks", "num_examples", "dtype", "text_vocab_size", "codec", "answer_codec")
+COMPARED_ENTRIES = ("stage", "dataset", "tasks", "num_examples", "dtype", "text_vocab_size", "codec")
 
 
 def describe_settings(args: TrainingArguments) -> dict:

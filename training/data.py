@@ -188,7 +188,6 @@ def build_training_dataset(
     cache_dir: str | os.PathLike,
     max_length: int | None = None,
     num_proc: int | None = None,
-    answer_codec: SpeechCodec | None = None,
     speech_input: SpeechInput | None = None,
     interleave_tts: bool = False,
 ) -> Dataset:
@@ -202,8 +201,6 @@ def build_training_dataset(
         max_length: conversations of more tokens are left out, because an example without its end would teach the model
             to never stop.
         num_proc: processes that tokenise.
-        answer_codec ([`SpeechCodec`], *optional*): what assistants' audio is encoded with instead of
-            the processor's codec, which has the same codebook.
         speech_input ([`SpeechInput`], *optional*): of a processor that hears by features, takes the audios of users.
         interleave_tts: whether the assistant writes the text before it speaks it where it is asked to read a text
             aloud, interleaved as in its answers. The original trains so.
@@ -238,20 +235,7 @@ def build_training_dataset(
                 heard[key] = speech_input.add(conversations, row, place)
     cache = SpeechCodeCache(cache_dir, processor.audio_tokenizer)
     cache.encode(coded, read, processor)
-    codes = answer_codes = cache.codes
-    if answer_codec is not None:
-        # A copy, because the model's own processor keeps its codec.
-        answer_processor = copy.copy(processor)
-        answer_processor.audio_tokenizer = answer_codec
-        answers = {
-            key: sizes[key]
-            for messages, row_keys in zip(conversations["messages"], keys)
-            for key, role in zip(row_keys, roles_of_audios(messages))
-            if role == "assistant"
-        }
-        answer_cache = SpeechCodeCache(cache_dir, answer_codec)
-        answer_cache.encode(answers, read, answer_processor)
-        answer_codes = answer_cache.codes
+    codes = cache.codes
 
     # Each of the `num_proc` workers gets a copy, and a codec on a GPU cannot be copied to another process.
     tokenizing_processor = copy.copy(processor)
@@ -265,7 +249,7 @@ def build_training_dataset(
                 numbers.append(number)
                 audios.append(num_rows)
             else:
-                audios.append((answer_codes if role == "assistant" else codes)[key].tolist())
+                audios.append(codes[key].tolist())
         if interleave_tts and task_of(messages) == TTS:
             messages = [*messages[:-1], {**messages[-1], "content": reference_of(messages) + AUDIO_MARK}]
         example = tokenizing_processor.build_training_example(messages, audios)

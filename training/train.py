@@ -124,13 +124,6 @@ class VitaAudioScriptArguments(ModelConfig):
     codec_name_or_path: str | None = field(
         default=None, metadata={"help": "Speech codec that stage 1 puts into the processor. Later stages keep theirs."}
     )
-    answer_codec_name_or_path: str | None = field(
-        default=None,
-        metadata={
-            "help": "Speech codec that makes the codes of answers: the one that the model learnt to speak with, if "
-            "the processor's encoder was tuned since then. By default the processor's codec."
-        },
-    )
     text_config: dict | str | None = field(
         default=None, metadata={"help": "Configuration of the language model, for a start from nothing."}
     )
@@ -305,7 +298,7 @@ def load_model_and_processor(
 
     if script_args.codec_name_or_path is None:
         raise ValueError("Stage 1 needs a speech codec: give its `codec_name_or_path`.")
-    codec = load_codec("codec_name_or_path", script_args.codec_name_or_path, **trust)
+    codec = load_codec(script_args.codec_name_or_path, **trust)
     sensevoice = None
     if script_args.sensevoice_name_or_path is not None:
         check_place(script_args.sensevoice_name_or_path)
@@ -395,7 +388,7 @@ def check_sizes(script_args: VitaAudioScriptArguments, training_args: VitaAudioS
         )
 
 
-def load_codec(option: str, name_or_path: str, trust_remote_code: bool) -> SpeechCodec:
+def load_codec(name_or_path: str, trust_remote_code: bool) -> SpeechCodec:
     """
     Raises:
         OSError: there is no such model.
@@ -404,24 +397,8 @@ def load_codec(option: str, name_or_path: str, trust_remote_code: bool) -> Speec
     check_place(name_or_path)
     with naming(f"The speech codec {name_or_path}"):
         codec = AutoModel.from_pretrained(name_or_path, trust_remote_code=trust_remote_code).eval()
-    check_codec(codec, f"`{option}`, {name_or_path},")
+    check_codec(codec, f"`codec_name_or_path`, {name_or_path},")
     return codec
-
-
-def load_answer_codec(name_or_path: str, codec: SpeechCodec, trust_remote_code: bool) -> SpeechCodec:
-    """
-    Raises:
-        ValueError: its codes are not those of `codec`.
-    """
-    answer_codec = load_codec("answer_codec_name_or_path", name_or_path, trust_remote_code)
-    # Weights are not compared, because an encoder that was tuned has other ones.
-    kinds = [(type(x).__name__, x.config.codebook_size) for x in (answer_codec, codec)]
-    if kinds[0] != kinds[1]:
-        raise ValueError(
-            f"`answer_codec_name_or_path`, {name_or_path}, is a {kinds[0][0]} of {kinds[0][1]} codes, but the "
-            f"processor has a {kinds[1][0]} of {kinds[1][1]} codes."
-        )
-    return answer_codec
 
 
 def describe_origin(script_args: VitaAudioScriptArguments, num_examples: int) -> dict:
@@ -433,9 +410,8 @@ def describe_origin(script_args: VitaAudioScriptArguments, num_examples: int) ->
         "num_examples": num_examples,
         "dtype": script_args.dtype,
     }
-    for name in ("codec", "answer_codec"):
-        if (place := getattr(script_args, f"{name}_name_or_path")) is not None:
-            origin[name] = place_of(place)
+    if script_args.codec_name_or_path is not None:
+        origin["codec"] = place_of(script_args.codec_name_or_path)
     if script_args.text_config is not None:
         origin["text_vocab_size"] = script_args.text_vocab_size
     given = {"license": script_args.license, "language": script_args.language}
@@ -516,13 +492,7 @@ def run(script_args: VitaAudioScriptArguments, training_args: VitaAudioSFTConfig
         # The pipeline warns of conversations that are longer than the model was trained on.
         processor.tokenizer.model_max_length = training_args.max_length
 
-    codec, answer_codec = processor.audio_tokenizer, None
-    if script_args.answer_codec_name_or_path is not None:
-        with loading_whole_weights(training_args):
-            answer_codec = load_answer_codec(
-                script_args.answer_codec_name_or_path, codec, training_args.trust_remote_code
-            ).to(training_args.device)
-    codec.to(training_args.device)
+    codec = processor.audio_tokenizer.to(training_args.device)
     speech_input = SpeechInput(processor) if processor.hears_features else None
     examples = {
         name: build_training_dataset(
@@ -531,15 +501,13 @@ def run(script_args: VitaAudioScriptArguments, training_args: VitaAudioSFTConfig
             script_args.code_cache_dir,
             training_args.max_length,
             training_args.dataset_num_proc,
-            answer_codec,
             speech_input,
             script_args.interleave_tts,
         )
         for name, split in conversations.items()
     }
-    # Training needs the codes alone. So the codecs leave their memory on the device to the model.
+    # Training needs the codes alone. So the codec leaves its memory on the device to the model.
     codec.to("cpu")
-    del answer_codec
 
     # The constructors of transformers and TRL check settings, too.
     with checking_settings():

@@ -267,25 +267,6 @@ def test_workers_that_tokenise_get_no_codec(corpus, processor, tmp_path):
 
 
 @pytest.mark.slow
-def test_answers_are_learnt_in_the_codes_of_another_codec(corpus, processor, tmp_path):
-    """What the user says is heard through the processor's codec."""
-    conversations = load_conversations(corpus, "train", cache_dir=tmp_path)
-    codec, other = processor.audio_tokenizer, tiny_codec(seed=1)
-    examples = [build_training_dataset(conversations, processor, tmp_path, answer_codec=x) for x in (None, other)]
-    assert processor.audio_tokenizer is codec
-    speaking = copy.copy(processor)
-    speaking.audio_tokenizer = other
-    num_other = 0
-    for row, plain, mixed in zip(conversations, *examples):
-        roles = [message["role"] for message in row["messages"] for _ in range(message["content"].count("<|audio|>"))]
-        encoders = [speaking if role == "assistant" else processor for role in roles]
-        codes = [encoder.encode_audio([path])[0] for encoder, path in zip(encoders, row["audios"])]
-        assert mixed == processor.build_training_example(row["messages"], codes)
-        num_other += mixed != plain
-    assert 0 < num_other < len(conversations)
-
-
-@pytest.mark.slow
 def test_a_dataset_with_an_audio_column_makes_the_same_examples(corpus, processor, tmp_path):
     conversations = load_conversations(corpus, "train", cache_dir=tmp_path)
     rows = [

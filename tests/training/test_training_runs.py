@@ -19,7 +19,7 @@ from full_disk import limit_files
 from pictures import drawn_colors
 from places import ROOT
 from tiny_corpus import TINY_TEXT_CONFIG, write_config, write_corpus
-from tiny_models import TEXTS, TRAINABLE_CODEC, tiny_codec
+from tiny_models import TEXTS, tiny_codec
 from training_runs import ENVIRONMENT, finish, settings_of, start
 from transformers import AutoModel, Qwen2Config, Qwen2ForCausalLM
 from waiting import wait_until
@@ -27,8 +27,6 @@ from waiting import wait_until
 from hub_cards.command_line import run_command
 from modeling_vita_audio import VitaAudioForConditionalGeneration
 from processing import VitaAudioProcessor
-from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
-from processing.modeling_vita_audio_codec import VitaAudioCodec
 from training.checkpoints import COMPLETE_FILE
 from training.initialize import build_from_language_model
 from training.tokenizer import train_tokenizer
@@ -291,23 +289,6 @@ def test_a_codec_beside_a_model_that_has_one_is_refused(folder, tmp_path):
         main(["--config", str(write_config(tmp_path / "config.yaml", **settings))])
 
 
-@pytest.mark.slow
-def test_answers_are_learnt_in_codes_of_the_same_kind(folder, tmp_path):
-    tiny_codec().save_pretrained(tmp_path / "same")
-    codec = VitaAudioCodec(VitaAudioCodecConfig(**TRAINABLE_CODEC))
-    codec.save_pretrained(tmp_path / "larger")
-
-    def run(codec):
-        settings = settings_of(folder, tmp_path / codec, max_steps=1, save_strategy="no")
-        answer_codec = {"answer_codec_name_or_path": str(tmp_path / codec)}
-        main(["--config", str(write_config(tmp_path / "config.yaml", **settings | answer_codec))])
-
-    with pytest.raises(ValueError, match="larger, is a VitaAudioCodec of 32 codes, .* VitaAudioCodec of 16 codes"):
-        run("larger")
-    run("same")
-    assert (tmp_path / "same" / "losses.png").exists()
-
-
 def run_again(capsys, folder, tmp_path, **settings):
     """Starts the run in `tmp_path / "run"`, again, and returns what it prints."""
     settings = {"stage": 4, "max_steps": 2, "save_steps": 1} | settings
@@ -542,10 +523,10 @@ def test_bytes_that_are_no_text_are_no_settings(tmp_path, capsys):
 def test_a_codec_that_is_none_is_named(folder, tmp_path, capsys):
     run_again(capsys, folder, tmp_path, max_steps=1)
     # a language model for a codec, and a stage's model whose codec is gone
-    for name in ("codec_name_or_path", "answer_codec_name_or_path"):
-        settings = settings_of(folder, tmp_path / "next", **{name: str(tmp_path / "run")})
-        assert run_command(main, PROG, ["--config", str(write_config(tmp_path / "config.yaml", **settings))]) == 1
-        assert f"`{name}`, {tmp_path / 'run'}, must be a speech codec, got a VitaAudio" in capsys.readouterr().err
+    settings = settings_of(folder, tmp_path / "next", codec_name_or_path=str(tmp_path / "run"))
+    assert run_command(main, PROG, ["--config", str(write_config(tmp_path / "config.yaml", **settings))]) == 1
+    message = f"`codec_name_or_path`, {tmp_path / 'run'}, must be a speech codec, got a VitaAudio"
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "next").exists()
 
 
