@@ -21,6 +21,7 @@ from training.trainer import VitaAudioSFTConfig
 
 CONFIGS = ROOT / "training" / "configs"
 STAGE = (VitaAudioScriptArguments, VitaAudioSFTConfig)
+SIZES = ("mini", "smollm2_135m", "paper_7b", "paper_7b_plus", "lora_7b/24gb", "lora_7b/80gb")
 CODEC_RUNS = {"tokenizer": TokenizerArguments, "decoder": DecoderArguments}
 
 
@@ -31,8 +32,7 @@ def read(path: Path, *arguments: str):
 
 def test_every_recipe_is_here():
     names = {path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.yaml")}
-    stages = {f"{size}/stage{stage}" for size in ("mini", "paper_7b", "paper_7b_plus") for stage in (1, 2, 3, 4)}
-    stages |= {f"lora_7b/{size}/stage{stage}" for size in ("24gb", "80gb") for stage in (1, 2, 3, 4)}
+    stages = {f"{size}/stage{stage}" for size in SIZES for stage in (1, 2, 3, 4)}
     expected = stages | {f"mini/{name}" for name in (*CODEC_RUNS, "finetune", "preference")}
     assert {name for name in names if not name.startswith("accelerate/")} == expected
 
@@ -60,7 +60,7 @@ def test_the_settings_of_the_paper(size, stage, learning_rate, steps, length, we
     assert (script.sensevoice_name_or_path is not None) == (is_plus and stage == 1)
 
 
-@pytest.mark.parametrize("size", ["mini", "paper_7b", "paper_7b_plus", "lora_7b/24gb", "lora_7b/80gb"])
+@pytest.mark.parametrize("size", SIZES)
 def test_each_stage_starts_where_the_one_before_ended(size):
     before = None
     for stage in (1, 2, 3, 4):
