@@ -129,10 +129,11 @@ ADAPTER = {"type": "object", "properties": {"base_model_name_or_path": TEXT_OR_N
 # of `training.reproduce`
 REPRODUCTION = {
     "type": "object",
-    "required": ["recipe", "seed", "steps"],
+    "required": ["recipe", "seed", "smoke", "steps"],
     "properties": {
         "recipe": TEXT,
         "seed": COUNT,
+        "smoke": {"type": "boolean"},
         "steps": {
             "type": "object",
             "additionalProperties": {

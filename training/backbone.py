@@ -32,11 +32,11 @@ def find_weights() -> Path:
     The file in the package, which is not imported, because that needs llama.cpp.
 
     Raises:
-        RuntimeError: the package or the reader of its format is not installed.
+        ImportError: the package or the reader of its format is not installed.
     """
     for package, command in NEEDED.items():
         if find_spec(package) is None:
-            raise RuntimeError(f"The package {package} is missing, out of which SmolLM2 is read: {command}")
+            raise ImportError(f"The package {package} is missing, out of which SmolLM2 is read: {command}")
     return Path(find_spec(PACKAGE).origin).with_name(WEIGHTS)
 
 

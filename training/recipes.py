@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hub_cards.model_card import SAMPLE_QUESTION
+
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -90,7 +92,7 @@ ASSEMBLING = Step(
     *("assembling", 0.01),
     [
         *("training.assemble", "--model", "{run}/stage4", "--output_dir", "{model}"),
-        *("--sample_question", "{run}/sample_question.wav"),
+        *("--sample_question", f"{{run}}/{SAMPLE_QUESTION}"),
     ],
 )
 EVALUATION = [

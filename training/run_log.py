@@ -14,12 +14,11 @@ from hub_cards.model_card import (
     LOGS_PICTURE,
     REPRODUCTION_FILE,
     TRAINER_STATE_FILE,
-    read_json,
     write_model_card,
 )
 from modeling_vita_audio.saving_vita_audio import replaced_whole
 
-from .checkpoints import last_complete_checkpoint
+from .checkpoints import last_complete_checkpoint, read_state
 
 
 # What is kept of each entry of a log: the step, losses and error rates
@@ -30,12 +29,8 @@ DRAWN = re.compile(r"(?!train_).*loss|.*error_rate")
 
 def read_log(folder: Path) -> list[dict]:
     """The log of a training that has ended in `folder`."""
-    state = folder / TRAINER_STATE_FILE
-    if not state.is_file():
-        state = Path(last_complete_checkpoint(folder), TRAINER_STATE_FILE)
-    log = (
-        {name: value for name, value in row.items() if KEPT.fullmatch(name)} for row in read_json(state)["log_history"]
-    )
+    state = read_state(folder if (folder / TRAINER_STATE_FILE).is_file() else last_complete_checkpoint(folder))
+    log = ({name: value for name, value in row.items() if KEPT.fullmatch(name)} for row in state.log_history)
     return [row for row in log if len(row) > 1]
 
 

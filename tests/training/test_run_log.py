@@ -28,7 +28,7 @@ def run(tmp_path):
     run = tmp_path / "run"
     for folder in ("tokenizer/checkpoint-3600", "tokenizer/checkpoint-3500", "stage4"):
         (run / folder).mkdir(parents=True)
-    # An older checkpoint has less, and one that is not whole does not count
+    # an older checkpoint has less
     (run / "tokenizer/checkpoint-3500/complete").touch()
     (run / "tokenizer/checkpoint-3600/complete").touch()
     (run / "tokenizer/checkpoint-3500/trainer_state.json").write_text('{"log_history": []}')

@@ -14,9 +14,8 @@ from pathlib import Path
 
 from hub_cards.command_line import ArgumentParser, run_command
 from hub_cards.model_card import REPRODUCTION_FILE, RESULTS_FILE, read_json
-from hub_cards.results import METRICS, NOT_MEASURED, SPEED
 
-from .report import ROWS, fill_section
+from .report import fill_section, measured_rows
 
 
 PROG = "training.evaluation.compare_runs"
@@ -35,13 +34,8 @@ def runs_table(runs: list[dict], records: list[dict], mctp_mode: str) -> str:
     hours = [sum(step["seconds"] for step in record["steps"].values()) / 3600 for record in records]
     headings = [f"seed {record['seed']}" for record in records]
     lines = [f"| {mctp_mode} | " + " | ".join(headings) + " |", "|---" * (len(runs) + 1) + "|"]
-    rows = [(heading, name, figure, METRICS[figure].form) for heading, name, figure in ROWS]
-    rows += [(heading, "speed", figure, form) for figure, (heading, form) in SPEED.items()]
-    for heading, name, figure, form in rows:
-        measured = [run["modes"][mctp_mode].get(name, {}).get(figure) for run in runs]
-        if any(value is not None for value in measured):
-            cells = [NOT_MEASURED if value is None else form.format(value) for value in measured]
-            lines.append(f"| {heading} | " + " | ".join(cells) + " |")
+    for heading, _, cells in measured_rows([run["modes"][mctp_mode] for run in runs]):
+        lines.append(f"| {heading} | " + " | ".join(cells) + " |")
     lines.append("| Hours of the whole run | " + " | ".join(f"{number:.1f}" for number in hours) + " |")
     return "\n".join(lines)
 

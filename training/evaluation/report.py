@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measured figures as tables and pictures, and how they get into files, which are written whole or not at all."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib
@@ -65,15 +66,25 @@ def results_table(results: dict) -> str:
     """
     modes = results["modes"]
     lines = ["| | " + " | ".join(modes) + " | conversations |", "|---" * (len(modes) + 2) + "|"]
+    columns = list(modes.values())
+    for heading, name, cells in measured_rows(columns):
+        cells.append(str(columns[0].get(name, {}).get("conversations", "–")))
+        lines.append(f"| {heading} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def measured_rows(columns: list[dict]) -> Iterator[tuple[str, str, list[str]]]:
+    """
+    Heading, name of the set and cells of each figure of `ROWS`, and of the speed, that one of the columns has. A
+    column is the sets of one mode.
+    """
     rows = [(heading, name, figure, METRICS[figure].form) for heading, name, figure in ROWS]
     rows += [(heading, "speed", figure, form) for figure, (heading, form) in SPEED.items()]
     for heading, name, figure, form in rows:
-        measured = [sets.get(name, {}) for sets in modes.values()]
+        measured = [sets.get(name, {}) for sets in columns]
         if any(figure in figures for figures in measured):
             cells = [form.format(figures[figure]) if figure in figures else NOT_MEASURED for figures in measured]
-            cells.append(str(measured[0].get("conversations", "–")))
-            lines.append(f"| {heading} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+            yield heading, name, cells
 
 
 def codec_table(results: dict) -> str:
