@@ -4,7 +4,8 @@
 
     python -m training.codec.decoder --config training/configs/mini/decoder.yaml
 
-First the distance of spectra and pitch is made small, then discriminators have their say as well. `accelerate launch`
+First the distance of spectra and pitch is made small, and that of what Whisper hears; then discriminators have their
+say as well. `accelerate launch`
 runs it on several processes. Started again with the same `output_dir` it goes on from the newest checkpoint. The codec
 is in `output_dir/codec`; codes and pitch of the voice are computed first and kept in `output_dir/prepared`.
 """
@@ -35,8 +36,10 @@ from training.train import run_with_settings
 
 from .adversary import Adversary
 from .decoder_model import VitaAudioCodecForDecoderTraining
+from .listener import Listener
 from .sampling import ClipSampler
 from .voice_clips import VoiceClips
+from .whisper import whisper_encoder
 
 
 PROG = "training.codec.decoder"
@@ -63,6 +66,9 @@ class DecoderArguments:
     discriminator_learning_rate: float = field(
         default=1e-3, metadata={"help": "Peak for the discriminators; it rises and falls as the decoder's does."}
     )
+    recognition_weight: float = field(
+        default=1.0, metadata={"help": "Weight of how differently Whisper hears the speech, beside the other losses."}
+    )
     piece_seconds: float = field(
         default=1.0, metadata={"help": "Length of the piece of each clip that is spoken and compared in a step."}
     )
@@ -79,6 +85,7 @@ class DecoderTrainer(CompleteCheckpointsMixin, Trainer):
         super().__init__(**kwargs)
         self.arguments = arguments
         betas = (self.args.adam_beta1, self.args.adam_beta2)
+        self.listener = Listener(whisper_encoder()).to(self.args.device)
         self.adversary = Adversary(arguments.discriminator_learning_rate, betas, self.accelerator)
         self.loss_parts: dict[str, list[torch.Tensor]] = {}  # since the last log
 
@@ -100,8 +107,10 @@ class DecoderTrainer(CompleteCheckpointsMixin, Trainer):
         self, model: nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch: Any = None
     ):
         outputs = model(**inputs)
-        loss = outputs.loss
+        recognition = self.listener(outputs.audio_values, outputs.target_values)
+        loss = outputs.loss + self.arguments.recognition_weight * recognition
         parts = {name: outputs[name] for name in ("spectral_loss", "mel_loss", "pitch_loss")}
+        parts["recognition_loss"] = recognition.detach()
         if self.is_adversarial:
             verdict, of_adversary = self.adversary.judge(
                 outputs.audio_values,

@@ -138,7 +138,9 @@ class TokenizerTrainer(CompleteCheckpointsMixin, Trainer):
     ):
         # As in `Trainer`, with the teacher's targets, and the parts of the loss are kept for the next log.
         features = inputs.pop("teacher_features")
-        outputs = model(**inputs, teacher_states=encode_unpadded(self.teacher, features, inputs["attention_mask"]))
+        with torch.no_grad():
+            teacher_states = encode_unpadded(self.teacher, features, inputs["attention_mask"])
+        outputs = model(**inputs, teacher_states=teacher_states)
         self.loss_parts = {name: value for name, value in outputs.items() if name.endswith(("_loss", "_codes"))}
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 

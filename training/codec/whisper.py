@@ -106,7 +106,6 @@ def whisper_encoder() -> WhisperEncoder:
     return encoder.eval()
 
 
-@torch.no_grad()
 def encode_unpadded(
     encoder: WhisperEncoder, input_features: torch.FloatTensor, attention_mask: torch.Tensor
 ) -> torch.FloatTensor:

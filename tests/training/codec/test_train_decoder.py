@@ -248,7 +248,7 @@ def test_a_run_and_what_it_leaves(command, codec, tmp_path):
     train_decoder.main(command)
     checkpoint = tmp_path / "run" / "checkpoint-4"
     history = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
-    always, late = {"spectral_loss", "mel_loss", "pitch_loss"}, {"adversarial_loss", "feature_loss"}
+    always, late = {"spectral_loss", "mel_loss", "pitch_loss", "recognition_loss"}, {"adversarial_loss", "feature_loss"}
     late |= {"discriminator_loss"}
     for row in history[:4]:
         assert {name for name in row if name.endswith("_loss")} == always | (late if row["step"] > 2 else set())
