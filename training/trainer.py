@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel
 from torch import nn
+from torch.utils.data import Dataset, Sampler
 from transformers import Trainer
 from transformers.utils import ModelOutput
 from trl import SFTConfig, SFTTrainer
@@ -357,6 +358,12 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
                         f"`{name}` has a row of {longest} tokens, more than `max_length` = {args.max_length}, and "
                         "rows are not cut; `build_training_dataset` with this `max_length` leaves it out."
                     )
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        # That of transformers has other batches where a run goes on
+        return LikeLengthSampler(list_lengths(self.train_dataset, "input_ids"), self)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """

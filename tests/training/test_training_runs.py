@@ -75,7 +75,8 @@ def test_four_stages_one_after_the_other(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_run_ends_with_the_same_weights(folder, tmp_path):
+@pytest.mark.parametrize("rows", [{}, {"packing": False, "train_sampling_strategy": "group_by_length"}])
+def test_a_killed_run_ends_with_the_same_weights(folder, tmp_path, rows):
     def config(name):
         settings = settings_of(
             folder,
@@ -85,6 +86,7 @@ def test_a_killed_run_ends_with_the_same_weights(folder, tmp_path):
             save_steps=2,
             save_total_limit=2,
             gradient_accumulation_steps=2,
+            **rows,
         )
         return write_config(tmp_path / f"{name}.yaml", **settings)
 

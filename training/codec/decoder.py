@@ -30,6 +30,7 @@ from training.checkpoints import (
     describe_settings,
     last_complete_checkpoint,
 )
+from training.sampling import LikeLengthSampler
 from training.settings import checking_settings, read_mapping
 from training.storage import round_to_half
 from training.train import run_with_settings
@@ -37,7 +38,6 @@ from training.train import run_with_settings
 from .adversary import Adversary
 from .decoder_model import VitaAudioCodecForDecoderTraining
 from .listener import Listener
-from .sampling import ClipSampler
 from .voice_clips import VoiceClips
 from .whisper import whisper_encoder
 
@@ -93,11 +93,8 @@ class DecoderTrainer(CompleteCheckpointsMixin, Trainer):
         settings = describe_arguments(self.arguments) | describe_settings(self.args)
         return {"settings": settings, **describe_machine(self.args)}
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> ClipSampler:
-        def epoch() -> int:
-            return int(self.state.epoch or 0)
-
-        return ClipSampler(self.train_dataset.clips, self.args.train_batch_size, self.args.seed, epoch)
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LikeLengthSampler:
+        return LikeLengthSampler([round(100 * clip["duration"]) for clip in self.train_dataset.clips], self)
 
     @property
     def is_adversarial(self) -> bool:

@@ -35,12 +35,12 @@ from training.checkpoints import (
     describe_settings,
     last_complete_checkpoint,
 )
+from training.sampling import LikeLengthSampler
 from training.settings import checking_settings
 from training.storage import round_to_half
 from training.train import run_with_settings
 
 from .recordings import read_clips
-from .sampling import ClipSampler
 from .tokenizer_clips import TokenizerClips, read_phonemes
 from .tokenizer_model import Glm4VoiceTokenizerForPreTraining
 from .whisper import SIZES, encode_unpadded, start_from_whisper, whisper_encoder
@@ -114,11 +114,8 @@ class TokenizerTrainer(CompleteCheckpointsMixin, Trainer):
         settings = describe_arguments(self.arguments) | describe_settings(self.args)
         return {"settings": settings, **describe_machine(self.args)}
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> ClipSampler:
-        def epoch() -> int:
-            return int(self.state.epoch or 0)
-
-        return ClipSampler(self.train_dataset.clips, self.args.train_batch_size, self.args.seed, epoch)
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LikeLengthSampler:
+        return LikeLengthSampler([round(100 * clip["duration"]) for clip in self.train_dataset.clips], self)
 
     def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
         if self.optimizer is None:
