@@ -11,11 +11,11 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 class LikeLengthSampler(LengthGroupedSampler):
     """
-    Steps of examples of like length. The order of an epoch depends on its number and the seed alone, so that a run that
-    goes on in the middle of one has the steps that it would have had.
+    Steps of examples of like length. The order of an epoch depends on its number and the seed alone, so that a run
+    that goes on in the middle of one has the steps that it would have had.
 
-    transformers' own sampler has the longest examples first, and the others by length in every 50 batches, where a task
-    with short examples would come many steps on end. Here steps come in any order.
+    transformers' own sampler has the longest examples first, and in every 50 batches the longer ones before the
+    shorter, where a task with short examples would come many steps on end. Here steps come in any order.
 
     Args:
         lengths: of the examples, in whatever unit.

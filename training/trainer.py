@@ -25,6 +25,7 @@ from .collator import PackedRowsCollator
 from .conversations import list_lengths
 from .hub import HubMixin
 from .liger import check_liger, use_liger
+from .sampling import LikeLengthSampler
 from .speech_input import SpeechInput, SpeechInputCollator
 
 
