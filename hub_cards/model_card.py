@@ -7,6 +7,7 @@ Writes the card of a model, from the files in its folder alone:
 - `training_args.json` and `trainer_state.json`, which training writes, say how it was trained;
 - `results.json` and `results.png`, which evaluation writes, and `benchmarks.json`, a copy of the `results.json` of
   `training.evaluation.evaluate_benchmarks`, say how good it is;
+- `codec_results.json`, which `training.evaluation.evaluate_codec` writes, says what the codec takes from speech;
 - `reproduction.json` and `training_logs.png`, which `training.reproduce` writes, say how all of it was made;
 - the card that is there has licence and languages and, if the model is a converted release, its origin.
 
@@ -26,13 +27,23 @@ from .plots import plot_losses
 from .results import (
     benchmark_results,
     benchmark_table,
+    codec_table,
     eval_results,
     is_hub_id,
     loss_table,
     results_table,
     tolerance_table,
 )
-from .schemas import ADAPTER, CONFIG, REPRODUCTION, RESULTS, TRAINER_STATE, TRAINING_RECORD, check_fields
+from .schemas import (
+    ADAPTER,
+    CODEC_RESULTS,
+    CONFIG,
+    REPRODUCTION,
+    RESULTS,
+    TRAINER_STATE,
+    TRAINING_RECORD,
+    check_fields,
+)
 from .stages import STAGES
 
 
@@ -46,6 +57,7 @@ TRAINER_STATE_FILE = "trainer_state.json"
 RESULTS_FILE = "results.json"
 RESULTS_PICTURE = "results.png"
 BENCHMARKS_FILE = "benchmarks.json"
+CODEC_RESULTS_FILE = "codec_results.json"
 LOSSES_PICTURE = "losses.png"
 SAMPLE_QUESTION = "sample_question.wav"
 REPRODUCTION_FILE = "reproduction.json"
@@ -58,6 +70,7 @@ FILES_OF_THE_CARD = (
     RESULTS_FILE,
     RESULTS_PICTURE,
     BENCHMARKS_FILE,
+    CODEC_RESULTS_FILE,
     SAMPLE_QUESTION,
     REPRODUCTION_FILE,
     LOGS_FILE,
@@ -72,6 +85,7 @@ SCHEMAS = {
     TRAINER_STATE_FILE: TRAINER_STATE,
     RESULTS_FILE: RESULTS,
     BENCHMARKS_FILE: RESULTS,
+    CODEC_RESULTS_FILE: CODEC_RESULTS,
     ADAPTER_CONFIG_FILE: ADAPTER,
     REPRODUCTION_FILE: REPRODUCTION,
 }
@@ -142,6 +156,7 @@ def render_model_card(
             base_model = None
     dataset = record.get("dataset", {})
     benchmarks = (read_json(folder / BENCHMARKS_FILE) or {}).get("benchmarks", {})
+    codec_results = read_json(folder / CODEC_RESULTS_FILE)
     evaluations = benchmark_results(benchmarks)
     if results and "modes" not in results:
         raise ValueError(f"{folder / RESULTS_FILE} has no `modes`; `vita-audio evaluate` writes a file that has.")
@@ -196,6 +211,8 @@ def render_model_card(
         second_table=results_table(second["modes"]) if second else None,
         tolerance_table=tolerance_table(results["tolerance"]) if results and "tolerance" in results else None,
         benchmark_table=benchmark_table(benchmarks) if benchmarks else None,
+        codec_results=codec_results,
+        codec_table=codec_table(codec_results["results"]) if codec_results else None,
         results_picture=RESULTS_PICTURE if (folder / RESULTS_PICTURE).is_file() else None,
         sample_question=SAMPLE_QUESTION if (folder / SAMPLE_QUESTION).is_file() else None,
     )

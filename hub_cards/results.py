@@ -85,6 +85,12 @@ SPEED = {
     "tokens_per_second": ("New tokens per second", "{:.0f}"),
     "real_time_factor": ("Seconds of work per second of speech", "{:.3f}"),
 }
+# Of the results of `training.evaluation.evaluate_codec`: heading, figure, number format
+CODEC_FIGURES = (
+    ("WER", "wer", "{:.1%}"),
+    ("DNSMOS", "dnsmos", "{:.2f}"),
+    ("speaker similarity", "speaker_similarity", "{:.2f}"),
+)
 NOT_MEASURED = "not measured"
 
 
@@ -192,6 +198,19 @@ def results_table(modes: dict) -> str:
     # What a second recogniser heard has none
     if any("speed" in sets for sets in modes.values()):
         lines += [row(title, "speed", figure, form) for figure, (title, form) in SPEED.items()]
+    return "\n".join(lines)
+
+
+def codec_table(results: dict) -> str:
+    """Markdown table of recordings before and after the codec: a row for each group of them."""
+    measured = [entry for entry in CODEC_FIGURES if any(f"{entry[1]}_decoded" in row for row in results.values())]
+    headings = [heading for name, *_ in measured for heading in (name, f"{name} after the round trip")]
+    lines = [f"| recordings | number | {' | '.join(headings)} |", "|---" * (len(headings) + 2) + "|"]
+    for group, figures in results.items():
+        cells = [
+            form.format(figures[f"{name}_{kind}"]) for _, name, form in measured for kind in ("original", "decoded")
+        ]
+        lines.append(f"| {group} | {figures['clips']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -126,6 +126,19 @@ TRAINING_RECORD = {
 
 ADAPTER = {"type": "object", "properties": {"base_model_name_or_path": TEXT_OR_NONE}}
 
+# of `training.evaluation.evaluate_codec`
+CODEC_RESULTS = {
+    "type": "object",
+    "required": ["results"],
+    "properties": {
+        "recognizer": TEXT,
+        "results": {
+            "type": "object",
+            "additionalProperties": {"type": "object", "required": ["clips"], "additionalProperties": NUMBER},
+        },
+    },
+}
+
 # of `training.reproduce`
 REPRODUCTION = {
     "type": "object",

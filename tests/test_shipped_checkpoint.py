@@ -13,13 +13,14 @@ from places import MINI, ROOT
 from transformers import AutoModel, AutoProcessor, pipeline
 from transformers.dynamic_module_utils import get_imports
 
+from hub_cards.results import codec_table
 from modeling_vita_audio import MCTP_MODES
 from modeling_vita_audio.saving_vita_audio import code_files
 from processing.conversation_vita_audio import spoken_conversation, synthesis_conversation
 from processing.modeling_vita_audio_codec import VitaAudioCodec
 from serving.cli import main
 from training.evaluation.recognition import WhisperRecognizer
-from training.evaluation.report import CODEC_TABLE, RESULTS_TABLE, codec_table, results_table
+from training.evaluation.report import CODEC_TABLE, RESULTS_TABLE, results_table
 from training.evaluation.scoring import word_error_rate
 
 

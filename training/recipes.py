@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hub_cards.model_card import SAMPLE_QUESTION
+from hub_cards.model_card import CODEC_RESULTS_FILE, SAMPLE_QUESTION
 
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -95,6 +95,14 @@ ASSEMBLING = Step(
         *("--sample_question", f"{{run}}/{SAMPLE_QUESTION}"),
     ],
 )
+CODEC_EVALUATION = Step(
+    *("codec_evaluation", 0.2),
+    [
+        *("training.evaluation.evaluate_codec", "--codec", "{model}/audio_tokenizer", "--corpus_dir", "{run}/corpus"),
+        *("--num_clips", "200", "--output", f"{{model}}/{CODEC_RESULTS_FILE}"),
+    ],
+    ["--num_clips", "2"],
+)
 EVALUATION = [
     *("training.evaluation.evaluate_held_out", "--model", "{model}", "--corpus_dir", "{run}/corpus"),
     *("--limit", "500", "--mctp_mode", "vanilla", "boost"),
@@ -123,6 +131,7 @@ MINI = Recipe(
         stage_step("mini", 3, 0.7, after(2), SHORT_TRAINING),
         stage_step("mini", 4, 2.0, after(3), SHORT_TRAINING),
         ASSEMBLING,
+        CODEC_EVALUATION,
         Step("evaluation", 0.8, EVALUATION, SHORT_EVALUATION),
     ],
     "vita-audio-mini",
@@ -142,6 +151,7 @@ SMOLLM2_135M = Recipe(
             for stage in (2, 3, 4)
         ),
         ASSEMBLING,
+        CODEC_EVALUATION,
         Step("evaluation", None, EVALUATION, SHORT_EVALUATION),
     ],
     "vita-audio-smollm2-135m",

@@ -207,6 +207,18 @@ def test_published_benchmarks(folder, tmp_path, capsys):
     assert "config.json has no benchmarks" in capsys.readouterr().err
 
 
+def test_the_codec_has_a_table_of_its_own(folder):
+    assert "### The codec" not in render_model_card(folder).text
+    figures = {"clips": 9, "wer_original": 0.02, "wer_decoded": 0.05}
+    path = folder / "codec_results.json"
+    path.write_text(json.dumps({"recognizer": "whisper-base", "results": {"all": figures}}))
+    text = render_model_card(folder).text
+    assert "as the recogniser `whisper-base` hears them" in text and "| all | 9 | 2.0% | 5.0% |" in text
+    path.write_text(json.dumps({"results": {"all": {"wer_original": "low"}}}))
+    with pytest.raises(ValueError, match="codec_results.json"):
+        render_model_card(folder)
+
+
 def test_figures_that_are_not_there_are_said_to_be_missing(folder):
     text = render_model_card(folder).text
     assert "Not measured: this folder has no `results.json`" in text

@@ -4,16 +4,18 @@
 
     python -m training.evaluation.compare_runs --runs runs/mini/vita-audio-mini runs/mini_1/vita-audio-mini
 
-Each folder has the `results.json` that `vita-audio evaluate` writes, and the `reproduction.json` of
-`training.reproduce`.
+Each folder has the `results.json` that `vita-audio evaluate` writes, the `codec_results.json` of
+`training.evaluation.evaluate_codec`, and the `reproduction.json` of `training.reproduce`, which leaves all of them.
 """
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from hub_cards.command_line import ArgumentParser, run_command
-from hub_cards.model_card import REPRODUCTION_FILE, RESULTS_FILE, read_json
+from hub_cards.model_card import CODEC_RESULTS_FILE, REPRODUCTION_FILE, RESULTS_FILE, read_json
+from hub_cards.results import CODEC_FIGURES, NOT_MEASURED
 
 from .report import fill_section, measured_rows
 
@@ -22,12 +24,26 @@ PROG = "training.evaluation.compare_runs"
 RUNS_TABLE = "runs table"
 
 
-def runs_table(runs: list[dict], records: list[dict], mctp_mode: str) -> str:
+def codec_rows(codecs: list[dict]) -> Iterator[tuple[str, list[str]]]:
+    """Heading and cells of each figure of the codecs, before and after the round trip."""
+    for group in dict.fromkeys(group for codec in codecs for group in codec["results"]):
+        for title, figure, form in CODEC_FIGURES:
+            cells = []
+            for codec in codecs:
+                figures = codec["results"].get(group, {})
+                pair = [figures.get(f"{figure}_{kind}") for kind in ("original", "decoded")]
+                cells.append(NOT_MEASURED if None in pair else " → ".join(form.format(value) for value in pair))
+            if cells != [NOT_MEASURED] * len(cells):
+                yield f"Codec, {group}: {title}", cells
+
+
+def runs_table(runs: list[dict], codecs: list[dict], records: list[dict], mctp_mode: str) -> str:
     """
     Markdown table: a column for each run, a row for each figure that one of them has.
 
     Args:
         runs: contents of their `results.json`.
+        codecs: contents of their `codec_results.json`.
         records: contents of their `reproduction.json`.
         mctp_mode: the mode whose figures are shown.
     """
@@ -36,25 +52,28 @@ def runs_table(runs: list[dict], records: list[dict], mctp_mode: str) -> str:
     lines = [f"| {mctp_mode} | " + " | ".join(headings) + " |", "|---" * (len(runs) + 1) + "|"]
     for heading, _, cells in measured_rows([run["modes"][mctp_mode] for run in runs]):
         lines.append(f"| {heading} | " + " | ".join(cells) + " |")
+    lines += [f"| {heading} | " + " | ".join(cells) + " |" for heading, cells in codec_rows(codecs)]
     lines.append("| Hours of the whole run | " + " | ".join(f"{number:.1f}" for number in hours) + " |")
     return "\n".join(lines)
 
 
-def read_runs(folders: list[Path], mctp_mode: str) -> tuple[list[dict], list[dict]]:
+def read_runs(folders: list[Path], mctp_mode: str) -> tuple[list[dict], list[dict], list[dict]]:
     """
+    Arguments of `runs_table`.
+
     Raises:
         ValueError: a folder lacks a file, or was not scored in this mode.
     """
-    runs, records = [], []
+    runs, codecs, records = [], [], []
     for folder in folders:
-        for name, contents in ((RESULTS_FILE, runs), (REPRODUCTION_FILE, records)):
+        for name, contents in ((RESULTS_FILE, runs), (CODEC_RESULTS_FILE, codecs), (REPRODUCTION_FILE, records)):
             content = read_json(folder / name)
             if content is None:
                 raise ValueError(f"There is no {folder / name}.")
             contents.append(content)
         if mctp_mode not in (modes := runs[-1].get("modes", {})):
             raise ValueError(f"{folder} was scored in the modes {', '.join(modes) or 'none'}, not in {mctp_mode}.")
-    return runs, records
+    return runs, codecs, records
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -24,12 +24,13 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from hub_cards.command_line import ArgumentParser, check_place, naming, no_empty_folder, run_command
 from hub_cards.json_lines import read_json_lines
+from hub_cards.results import codec_table
 from processing.audio_vita_audio import load_audio
 from processing.codec_vita_audio import SpeechCodec, check_codec, encode, output_sampling_rate
 
 from .quality import QUALITIES, SpeechQuality
 from .recognition import PipelineRecognizer, WhisperRecognizer, load_recognizer
-from .report import CODEC_TABLE, codec_table, fill_section, write_atomically
+from .report import CODEC_TABLE, fill_section, write_atomically
 from .scoring import word_error_rate
 
 

@@ -42,13 +42,6 @@ ROWS = (
     ("ASR of a human's sentences, WER", "human_sentences", "wer"),
 )
 
-# Of the results of `evaluate_codec`: heading, figure, number format
-CODEC_FIGURES = (
-    ("WER", "wer", "{:.1%}"),
-    ("DNSMOS", "dnsmos", "{:.2f}"),
-    ("speaker similarity", "speaker_similarity", "{:.2f}"),
-)
-
 # of the results of `evaluate_benchmarks`: figure, heading
 BENCHMARK_FIGURES = {
     "wer": "WER",
@@ -85,19 +78,6 @@ def measured_rows(columns: list[dict]) -> Iterator[tuple[str, str, list[str]]]:
         if any(figure in figures for figures in measured):
             cells = [form.format(figures[figure]) if figure in figures else NOT_MEASURED for figures in measured]
             yield heading, name, cells
-
-
-def codec_table(results: dict) -> str:
-    """Markdown table of recordings before and after the codec: a row for each group of them."""
-    measured = [entry for entry in CODEC_FIGURES if any(f"{entry[1]}_decoded" in row for row in results.values())]
-    headings = [heading for name, *_ in measured for heading in (name, f"{name} after the round trip")]
-    lines = [f"| recordings | number | {' | '.join(headings)} |", "|---" * (len(headings) + 2) + "|"]
-    for group, figures in results.items():
-        cells = [
-            form.format(figures[f"{name}_{kind}"]) for _, name, form in measured for kind in ("original", "decoded")
-        ]
-        lines.append(f"| {group} | {figures['clips']} | {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def benchmark_table(results: dict) -> str:

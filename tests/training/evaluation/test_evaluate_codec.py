@@ -9,9 +9,9 @@ import pytest
 from tiny_models import tiny_codec
 
 from hub_cards.command_line import run_command
+from hub_cards.results import codec_table
 from training.evaluation import evaluate_codec
 from training.evaluation.quality import QUALITIES
-from training.evaluation.report import codec_table
 
 
 def write_codec(folder, voice_names):

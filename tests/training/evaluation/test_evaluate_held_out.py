@@ -10,12 +10,13 @@ import soundfile as sf
 from pictures import drawn_colors
 
 from hub_cards.model_card import write_model_card
+from hub_cards.results import codec_table
 from processing.export import export_repository
 from training import train
 from training.evaluation import evaluate_held_out
 from training.evaluation.benchmarks import build_item
 from training.evaluation.harness import score
-from training.evaluation.report import CODEC_TABLE, codec_table, fill_section, results_table
+from training.evaluation.report import CODEC_TABLE, fill_section, results_table
 
 
 QUESTION = "Convert the speech to text.\n<|audio|>"
