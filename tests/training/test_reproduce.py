@@ -147,6 +147,8 @@ def run_small(run, recipe, **environment):
     assert (folder / "training_logs.png").stat().st_size > 10_000
     results = json.loads((folder / "results.json").read_text())
     assert set(results["modes"]) == {"vanilla", "boost"}
+    codec_results = json.loads((folder / "codec_results.json").read_text())
+    assert codec_results["results"]["all"]["clips"] == 2 and "### The codec" in (folder / "README.md").read_text()
     processor = VitaAudioProcessor.from_pretrained(folder)
     conversation = spoken_conversation(str(folder / "sample_question.wav"))
     inputs = processor.apply_chat_template(conversation, tokenize=True, return_dict=True, add_generation_prompt=True)
