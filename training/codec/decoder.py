@@ -5,9 +5,9 @@
     python -m training.codec.decoder --config training/configs/mini/decoder.yaml
 
 First the distance of spectra and pitch is made small, and that of what Whisper hears; then discriminators have their
-say as well. `accelerate launch`
-runs it on several processes. Started again with the same `output_dir` it goes on from the newest checkpoint. The codec
-is in `output_dir/codec`; codes and pitch of the voice are computed first and kept in `output_dir/prepared`.
+say as well. `accelerate launch` runs it on several processes. Started again with the same `output_dir` it goes on from
+the newest checkpoint. The codec is in `output_dir/codec`; codes and pitch of the voice are computed first and kept in
+`output_dir/prepared`.
 """
 
 import sys

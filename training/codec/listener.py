@@ -10,12 +10,10 @@ from torch import nn
 from transformers import WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from processing.modeling_glm4_voice_tokenizer import MEL_RANGE
+
 from .tokenizer_model import MIN_DEVIATION
 from .whisper import encode_unpadded
-
-
-# Powers of ten below the loudest mel bin that Whisper's features have
-MEL_RANGE = 8.0
 
 
 class Listener(nn.Module):
