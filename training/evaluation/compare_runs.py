@@ -50,10 +50,9 @@ def runs_table(runs: list[dict], codecs: list[dict], records: list[dict], mctp_m
     hours = [sum(step["seconds"] for step in record["steps"].values()) / 3600 for record in records]
     headings = [f"seed {record['seed']}" for record in records]
     lines = [f"| {mctp_mode} | " + " | ".join(headings) + " |", "|---" * (len(runs) + 1) + "|"]
-    for heading, _, cells in measured_rows([run["modes"][mctp_mode] for run in runs]):
-        lines.append(f"| {heading} | " + " | ".join(cells) + " |")
-    lines += [f"| {heading} | " + " | ".join(cells) + " |" for heading, cells in codec_rows(codecs)]
-    lines.append("| Hours of the whole run | " + " | ".join(f"{number:.1f}" for number in hours) + " |")
+    rows = [(heading, cells) for heading, _, cells in measured_rows([run["modes"][mctp_mode] for run in runs])]
+    rows += [*codec_rows(codecs), ("Hours of the whole run", [f"{number:.1f}" for number in hours])]
+    lines += [f"| {heading} | " + " | ".join(cells) + " |" for heading, cells in rows]
     return "\n".join(lines)
 
 
