@@ -328,7 +328,7 @@ def test_modules_that_are_run_do_so_by_one_function(tmp_path):
         for path in sorted((ROOT / package).rglob("*.py"))
         if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
     ]
-    assert {"serving.cli", "training.train", "training.reproduce"} <= set(modules)
+    assert len(modules) == 18
     for name in modules:
         source = (ROOT / name.replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8")
         assert name == "serving.cli" or f'PROG = "{name}"\n' in source
