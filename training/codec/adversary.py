@@ -114,6 +114,8 @@ class Adversary:
             ValueError: `folder` has no state of discriminators, or that of others.
         """
         with naming(f"The discriminators in {folder} ({STATE_NAME})"):
-            state = torch.load(Path(folder, STATE_NAME), map_location=self.accelerator.device, weights_only=True)
+            # Not straight to the accelerator's device: with several processes on a CPU that is `cpu:0`, which PyTorch
+            # does not load to. The modules and the optimizer take the state to where they are.
+            state = torch.load(Path(folder, STATE_NAME), map_location="cpu", weights_only=True)
             self.discriminators.load_state_dict(state["discriminators"])
             self.optimizer.load_state_dict(state["optimizer"])
