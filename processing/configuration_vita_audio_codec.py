@@ -15,11 +15,8 @@ from .saving_vita_audio import check_storage_dtype
 SIZES = (1, 2**14)
 BOUNDS = {
     "sampling_rate": SAMPLING_RATES,
-    "num_mel_bins": (1, 1024),
     "codebook_size": CODEBOOK_SIZES,
     "codebook_dim": SIZES,
-    "encoder_hidden_sizes": SIZES,
-    "encoder_depths": DEPTHS,
     "decoder_hidden_sizes": SIZES,
     "decoder_depths": DEPTHS,
     "decoder_lookahead": (0, 256),
@@ -27,6 +24,17 @@ BOUNDS = {
     "num_voices": (1, 2**16),
     "synthesis_window": (4, 2**16),
     "initializer_range": INITIALIZER_RANGES,
+}
+
+# Sizes of Whisper tiny.en's encoder, and a codebook of 3**7 codes
+TOKENIZER = {
+    "num_mel_bins": 80,
+    "d_model": 384,
+    "encoder_layers": 4,
+    "encoder_attention_heads": 6,
+    "encoder_ffn_dim": 1536,
+    "codebook_size": 2187,
+    "latent_dim": 7,
 }
 
 
@@ -40,21 +48,15 @@ class VitaAudioCodecConfig(PreTrainedConfig):
     Args:
         sampling_rate (`int`, defaults to 16000):
             Rate in Hz of the mono audio that `encode` takes and that `decode` returns.
-        num_mel_bins (`int`, defaults to 80):
-            Mel bins that the encoder reads, at 100 frames per second.
-        codebook_size (`int`, defaults to 2048):
+        codebook_size (`int`, defaults to 2187):
             Number of codes.
         codebook_dim (`int`, defaults to 64):
-            Dimensions of the unit vectors that the codes stand for.
-        encoder_hidden_sizes (`list[int]`, defaults to `[128, 192, 288]`):
-            Widths of the encoder's three stages, at 50, 25 and 12.5 frames per second.
-        encoder_depths (`list[int]`, defaults to `[2, 2, 4]`):
-            Blocks in each stage of the encoder.
-        decoder_hidden_sizes (`list[int]`, defaults to `[288, 192]`):
+            Dimensions of the unit vectors that the decoder reads for the codes.
+        decoder_hidden_sizes (`list[int]`, defaults to `[320, 224]`):
             Widths of the decoder's two stages, at 12.5 and 100 frames per second.
-        decoder_depths (`list[int]`, defaults to `[4, 4]`):
+        decoder_depths (`list[int]`, defaults to `[4, 7]`):
             Blocks in each stage of the decoder.
-        decoder_lookahead (`int`, defaults to 1):
+        decoder_lookahead (`int`, defaults to 2):
             Later codes that the decoder reads before it speaks a code; streaming is late by their time.
         kernel_size (`int`, defaults to 7):
             Width in frames of every depthwise convolution.
@@ -65,9 +67,10 @@ class VitaAudioCodecConfig(PreTrainedConfig):
         synthesis_window (`int`, defaults to 320):
             Samples in the window of the source-filter synthesis, whose hop is a quarter of the window.
         tokenizer_config ([`Glm4VoiceTokenizerConfig`] or `dict`, *optional*):
-            Configuration of a GLM-4-Voice speech encoder, which then makes the codes in the place of the convolutional
-            one; sizes of the latter have no effect.
-        synthesis_phase (`bool`, defaults to `False`):
+            Configuration of the encoder, which makes the codes, with the same `sampling_rate` and `codebook_size`. By
+            default it has the sizes of Whisper tiny.en's, and its codes are a grid of three levels in each of seven
+            dimensions.
+        synthesis_phase (`bool`, defaults to `True`):
             Whether the decoder also predicts by which phase the vocoder shifts each bin of the harmonic source, whose
             pulses have all harmonics in phase.
         storage_dtype (`str`, *optional*):
@@ -81,24 +84,23 @@ class VitaAudioCodecConfig(PreTrainedConfig):
     sub_configs = {"tokenizer_config": Glm4VoiceTokenizerConfig}
 
     sampling_rate: int = 16000
-    num_mel_bins: int = 80
-    codebook_size: int = 2048
+    codebook_size: int = 2187
     codebook_dim: int = 64
-    encoder_hidden_sizes: list[int] | tuple[int, ...] = (128, 192, 288)
-    encoder_depths: list[int] | tuple[int, ...] = (2, 2, 4)
-    decoder_hidden_sizes: list[int] | tuple[int, ...] = (288, 192)
-    decoder_depths: list[int] | tuple[int, ...] = (4, 4)
-    decoder_lookahead: int = 1
+    decoder_hidden_sizes: list[int] | tuple[int, ...] = (320, 224)
+    decoder_depths: list[int] | tuple[int, ...] = (4, 7)
+    decoder_lookahead: int = 2
     kernel_size: int = 7
     num_voices: int = 1
     voice_names: list[str] | None = None
     synthesis_window: int = 320
     tokenizer_config: dict | PreTrainedConfig | None = None
-    synthesis_phase: bool = False
+    synthesis_phase: bool = True
     storage_dtype: str | None = None
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
+        if self.tokenizer_config is None:
+            self.tokenizer_config = TOKENIZER
         if isinstance(self.tokenizer_config, dict):
             self.tokenizer_config = Glm4VoiceTokenizerConfig(**self.tokenizer_config)
         super().__post_init__(**kwargs)
@@ -107,18 +109,12 @@ class VitaAudioCodecConfig(PreTrainedConfig):
         if self.sampling_rate % 100:
             raise ValueError(f"`sampling_rate` must be a multiple of 100 Hz, got {self.sampling_rate}.")
         check_storage_dtype(self)
-        if self.tokenizer_config is not None:
-            for name in ("sampling_rate", "codebook_size", "hop_length"):
-                if getattr(self, name) != getattr(self.tokenizer_config, name):
-                    raise ValueError(
-                        f"`{name}` must be that of `tokenizer_config`, {getattr(self.tokenizer_config, name)}, got "
-                        f"{getattr(self, name)}."
-                    )
-        if len(self.encoder_hidden_sizes) != 3 or len(self.encoder_depths) != 3:
-            raise ValueError(
-                "`encoder_hidden_sizes` and `encoder_depths` need one entry for each of the 3 encoder stages, got "
-                f"{self.encoder_hidden_sizes!s:.100} and {self.encoder_depths!s:.100}."
-            )
+        for name in ("sampling_rate", "codebook_size", "hop_length"):
+            if getattr(self, name) != getattr(self.tokenizer_config, name):
+                raise ValueError(
+                    f"`{name}` must be that of `tokenizer_config`, {getattr(self.tokenizer_config, name)}, got "
+                    f"{getattr(self, name)}."
+                )
         if len(self.decoder_hidden_sizes) != 2 or len(self.decoder_depths) != 2:
             raise ValueError(
                 "`decoder_hidden_sizes` and `decoder_depths` need one entry for each of the 2 decoder stages, got "
@@ -134,7 +130,7 @@ class VitaAudioCodecConfig(PreTrainedConfig):
                 f"`voice_names` must name each of the {self.num_voices} voices once, got {len(self.voice_names)} "
                 "names."
             )
-        # An even kernel has no middle frame, so the encoder could not reach equally far to both sides
+        # An even kernel has no middle frame, so a block could not reach equally far to both sides
         if self.kernel_size % 2 == 0:
             raise ValueError(f"`kernel_size` must be odd, got {self.kernel_size}.")
 

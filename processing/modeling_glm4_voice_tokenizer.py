@@ -44,8 +44,8 @@ class Glm4VoiceCodecEncoderOutput(ModelOutput):
 @dataclass
 class Glm4VoiceCodecEncoderState:
     r"""
-    What `encode_chunk` carries from one chunk of samples to the next; made by [`Glm4VoiceCodec.init_encoder_state`].
-    All but the codes is of the segment that is not over yet.
+    What `encode_chunk` carries from one chunk of samples to the next; made by `init_encoder_state`. All but the codes
+    is of the segment that is not over yet.
 
     codes (`list[int]`): the codes so far.
     num_final_codes (`int`): how many of them are of segments that are over.

@@ -36,9 +36,10 @@ CLIPS_PER_FILE = 512
 def codec_fingerprint(codec: SpeechCodec) -> str:
     """Hash of a codec's configuration and weights. Codecs with the same hash make the same codes."""
     config = codec.config.to_dict()
-    # These say how a codec was stored and loaded, and its codes do not depend on them.
-    for key in ("transformers_version", "_name_or_path", "dtype", "storage_dtype", "auto_map", "architectures"):
-        config.pop(key, None)
+    # These say how a codec, or a part of it, was stored and loaded, and its codes do not depend on them.
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        for key in ("transformers_version", "_name_or_path", "dtype", "storage_dtype", "auto_map", "architectures"):
+            part.pop(key, None)
     digest = hashlib.blake2b(json.dumps(config, sort_keys=True, default=str).encode(), digest_size=12)
     for name, tensor in sorted(codec.state_dict().items()):
         digest.update(name.encode())

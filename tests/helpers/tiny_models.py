@@ -5,10 +5,13 @@
 import json
 from pathlib import Path
 
+import soundfile
 import torch
+from places import MINI
 from transformers import DacConfig, DacModel, EncodecFeatureExtractor, GenerationConfig, Qwen2Config
 
 from processing import VitaAudioCodec, VitaAudioCodecConfig, VitaAudioFeatureExtractor, VitaAudioProcessor
+from training.codec.tokenizer_model import quantization_grid
 from training.tokenizer import train_tokenizer
 
 
@@ -20,15 +23,40 @@ TEXTS = [
 ]
 
 
+# A codec's encoder
+TINY_ENCODER = {
+    "num_mel_bins": 80,
+    "d_model": 16,
+    "encoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 16,
+}
+
 # Arguments of a codec that is small but learns
 TRAINABLE_CODEC = {
-    "encoder_hidden_sizes": [16, 16, 24],
-    "encoder_depths": [1, 1, 1],
     "decoder_hidden_sizes": [24, 16],
     "decoder_depths": [1, 1],
     "codebook_size": 32,
     "codebook_dim": 8,
+    "tokenizer_config": TINY_ENCODER | {"codebook_size": 32, "latent_dim": 5},
 }
+
+
+def spread_codes(codec: VitaAudioCodec, levels: list[int]) -> None:
+    """
+    Gives a random codec a grid of `levels` for a codebook, and many codes for the sample question, whose latents get
+    mean 0 and deviation 1 in front of their bound. Otherwise all audio has the same code.
+    """
+    question = torch.from_numpy(soundfile.read(MINI / "sample_question.wav", dtype="float32")[0])
+    codec.tokenizer.codebook.weight.data = quantization_grid(levels)
+    latents = []
+    projection = codec.tokenizer.projection
+    hook = projection.register_forward_hook(lambda *args: latents.append(args[2][0]))
+    codec.encode(question[None, None])
+    hook.remove()
+    mean, deviation = latents[0].mean(0), latents[0].std(0)
+    projection.weight.data /= deviation[:, None]
+    projection.bias.data = (projection.bias.data - mean) / deviation
 
 
 def tiny_codec(seed: int = 0) -> VitaAudioCodec:
@@ -36,12 +64,13 @@ def tiny_codec(seed: int = 0) -> VitaAudioCodec:
     config = VitaAudioCodecConfig(
         codebook_size=16,
         codebook_dim=4,
-        encoder_hidden_sizes=[8, 8, 8],
-        encoder_depths=[1, 1, 1],
         decoder_hidden_sizes=[8, 8],
         decoder_depths=[1, 1],
+        tokenizer_config=TINY_ENCODER | {"codebook_size": 16, "latent_dim": 1},
     )
-    return VitaAudioCodec(config).eval()
+    codec = VitaAudioCodec(config).eval()
+    spread_codes(codec, [16])
+    return codec
 
 
 def tiny_dac() -> DacModel:

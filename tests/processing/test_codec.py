@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from tiny_models import TINY_ENCODER, spread_codes
 
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
-from processing.modeling_vita_audio_codec import VitaAudioCodec, VitaAudioCodecDecoderState, log_mel_spectrogram
+from processing.modeling_vita_audio_codec import VitaAudioCodec, VitaAudioCodecDecoderState
 from processing.modeling_vita_audio_vocoder import pulse_train
 
 
@@ -15,15 +16,16 @@ from processing.modeling_vita_audio_vocoder import pulse_train
 def codec():
     torch.manual_seed(0)
     config = VitaAudioCodecConfig(
-        encoder_hidden_sizes=[16, 16, 24],
-        encoder_depths=[1, 1, 2],
         decoder_hidden_sizes=[24, 16],
         decoder_depths=[2, 2],
         codebook_size=50,
         codebook_dim=8,
         num_voices=2,
+        tokenizer_config=TINY_ENCODER | {"codebook_size": 50, "latent_dim": 3},
     )
-    return VitaAudioCodec(config).eval()
+    codec = VitaAudioCodec(config).eval()
+    spread_codes(codec, [5, 5, 2])
+    return codec
 
 
 def sweep(seconds, sampling_rate=16000):
@@ -47,25 +49,6 @@ def test_outputs_as_tuples(codec):
     assert codec.decode(codes, return_dict=False)[0].equal(codec.decode(codes).audio_values)
 
 
-def test_padding_changes_no_code(codec):
-    long, short = sweep(1.5), 0.5 * sweep(0.9)
-    values = torch.zeros(2, 1, long.shape[-1])
-    values[0], values[1, :, : short.shape[-1]] = long, short
-    mask = torch.zeros(2, long.shape[-1], dtype=torch.long)
-    mask[0], mask[1, : short.shape[-1]] = 1, 1
-    # what stands behind the mask is not audio
-    values[1, :, short.shape[-1] :] = 0.7
-    batch = codec.encode(values, mask)
-    for row, alone in enumerate((long, short)):
-        expected = codec.encode(alone).audio_codes[0, 0]
-        assert batch.audio_codes[row, 0][batch.audio_codes_mask[row]].tolist() == expected.tolist()
-
-
-def test_codes_do_not_depend_on_the_level(codec):
-    waveform = sweep(1.0) + 0.05 * torch.randn(1, 1, 16000, generator=torch.Generator().manual_seed(0))
-    assert codec.encode(waveform).audio_codes.equal(codec.encode(0.03125 * waveform).audio_codes)
-
-
 @pytest.mark.parametrize("chunks", [[1] * 20, [8, 8, 4], [3, 17], [20]])
 def test_streaming_equals_offline(codec, chunks):
     codes = torch.randint(codec.config.codebook_size, (2, 1, 20), generator=torch.Generator().manual_seed(1))
@@ -76,13 +59,15 @@ def test_streaming_equals_offline(codec, chunks):
         state = output.decoder_state
         audio.append(output.audio_values)
     assert state is None
-    assert audio[0].shape[-1] == 1280 * (chunks[0] - (len(chunks) > 1))
+    held_back = codec.config.decoder_lookahead if len(chunks) > 1 else 0
+    assert audio[0].shape[-1] == 1280 * max(0, chunks[0] - held_back)
     assert torch.cat(audio, dim=-1).equal(offline)
 
 
-def test_streaming_equals_offline_with_shifted_harmonics(codec):
+@pytest.mark.parametrize("is_shifted", [True, False])
+def test_streaming_equals_offline_with_harmonics_shifted_or_not(codec, is_shifted):
     torch.manual_seed(0)
-    codec = VitaAudioCodec(VitaAudioCodecConfig(**codec.config.to_dict() | {"synthesis_phase": True})).eval()
+    codec = VitaAudioCodec(VitaAudioCodecConfig(**codec.config.to_dict() | {"synthesis_phase": is_shifted})).eval()
     with torch.no_grad():
         codec.decoder.envelope_head.weight.normal_(std=0.3)
     codes = torch.randint(codec.config.codebook_size, (2, 1, 20), generator=torch.Generator().manual_seed(1))
@@ -112,7 +97,7 @@ def test_a_phase_that_grows_with_frequency_delays_the_harmonics(codec):
     assert products[delay] > 0.9 * late.square().sum()
 
 
-@pytest.mark.parametrize("lookahead", [0, 1])
+@pytest.mark.parametrize("lookahead", [0, 2])
 def test_a_chunk_may_have_no_codes(codec, lookahead):
     config = VitaAudioCodecConfig(**codec.config.to_dict() | {"decoder_lookahead": lookahead})
     codec = VitaAudioCodec(config).eval()
@@ -165,7 +150,7 @@ def test_a_state_can_be_joined_with_others_and_used_again(codec):
 def test_states_that_wait_for_look_ahead_cannot_be_joined_with_others(codec):
     state = codec.init_decoder_state()
     codec.decode(torch.zeros(1, 1, 3, dtype=torch.long), decoder_state=state, is_final=False)
-    with pytest.raises(ValueError, match=r"got \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"got \[0, 2\]"):
         VitaAudioCodecDecoderState.cat([state, codec.init_decoder_state()])
 
 
@@ -177,20 +162,6 @@ def test_state_does_not_grow(codec):
         tensors = [*state.convolutions, state.phase, state.source, state.frames, state.log_f0]
         sizes.append(sum(tensor.numel() for tensor in tensors))
     assert len(set(sizes)) == 1
-
-
-def test_quantizer_takes_the_vector_at_the_smallest_angle_and_passes_gradients(codec):
-    latents = torch.randn(3, 50, codec.config.codebook_dim, requires_grad=True)
-    quantized, codes = codec.quantizer(latents)
-    vectors = codec.quantizer.codebook.weight
-    angles = torch.cosine_similarity(latents[:, :, None], vectors[None, None], dim=-1).acos()
-    assert codes.equal(angles.argmin(-1))
-    torch.testing.assert_close(quantized, codec.quantizer.from_codes(codes))
-    torch.testing.assert_close(quantized.norm(dim=-1), torch.ones(3, 50))
-    weights = torch.randn_like(quantized)
-    (gradient,) = torch.autograd.grad((quantized * weights).sum(), latents)
-    (expected,) = torch.autograd.grad((torch.nn.functional.normalize(latents, dim=-1) * weights).sum(), latents)
-    torch.testing.assert_close(gradient, expected)
 
 
 def test_pulse_train_is_a_sum_of_cosines():
@@ -215,20 +186,6 @@ def test_vocoder_speaks_the_pitch_it_is_told(codec):
     assert ((peaks / f0 - (peaks / f0).round()).abs() * f0 < 5).all()
 
 
-def test_log_mel_against_a_direct_transform(codec):
-    from transformers.audio_utils import mel_filter_bank
-
-    waveform = torch.randn(1, 1600, generator=torch.Generator().manual_seed(0))
-    padded = np.pad(waveform[0].double().numpy(), 176)
-    filters = mel_filter_bank(257, 80, 0.0, 8000.0, 16000, norm="slaney", mel_scale="slaney")
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(512) / 512)
-    frames = np.stack([padded[160 * i : 160 * i + 512] * window for i in range(10)])
-    transform = frames @ np.exp(-2j * np.pi * np.outer(np.arange(512), np.arange(257)) / 512)
-    log_mel = np.log10(np.maximum(np.abs(transform) ** 2 @ filters, 1e-9))
-    expected = np.maximum(log_mel - log_mel.max(), -6) / 3 + 1
-    np.testing.assert_allclose(log_mel_spectrogram(waveform, codec.config)[0].numpy(), expected, atol=1e-4)
-
-
 def test_save_and_load(codec, tmp_path):
     codec.save_pretrained(tmp_path)
     assert (tmp_path / "model.safetensors").is_file()
@@ -238,19 +195,16 @@ def test_save_and_load(codec, tmp_path):
     assert all(tensor.equal(codec.state_dict()[name]) for name, tensor in loaded.state_dict().items())
     # weights mapped from a file are aligned differently, which moves the last bits, and the phase sums these up
     difference = loaded.decode(codes).audio_values - codec.decode(codes).audio_values
-    assert difference.abs().max() < 0.02
+    assert difference.abs().max() < 0.05
 
 
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda codec: codec.encode(torch.zeros(1, 2, 1600)), "must be \\(batch_size, 1, num_samples\\)"),
-        (lambda codec: codec.encode(torch.zeros(1, 1, 0)), "without a single sample"),
-        (lambda codec: codec.encode(torch.zeros(1, 1, 9), torch.zeros(1, 9)), "without a single sample"),
         (lambda codec: codec.decode(torch.zeros(1, 3, dtype=torch.long)), "must be \\(batch_size, 1, num_codes\\)"),
         (lambda codec: codec.decode(torch.full((1, 1, 3), 50)), "must be in \\[0, 50\\)"),
         (lambda codec: codec.decode(torch.zeros(1, 1, 3, dtype=torch.long), voice_id=2), "`voice_id`"),
-        (lambda codec: VitaAudioCodecConfig(encoder_depths=[1, 2]), "3 encoder stages"),
+        (lambda codec: VitaAudioCodecConfig(decoder_depths=[1, 2, 2]), "2 decoder stages"),
         (lambda codec: VitaAudioCodecConfig(synthesis_window=300), "synthesis_window"),
         (lambda codec: VitaAudioCodecConfig(kernel_size=4), "kernel_size"),
         (lambda codec: VitaAudioCodecConfig(num_voices=2, voice_names=["joe"]), "2 voices once, got 1"),
@@ -271,7 +225,8 @@ def test_refuses_by_name(codec, call, message):
         {"sampling_rate": 16050},
         {"sampling_rate": 0},
         {"codebook_size": 1},
-        {"encoder_depths": (1, 1, 10**6)},
+        {"codebook_size": 2048},
+        {"decoder_depths": (1, 10**6)},
         {"decoder_hidden_sizes": (0, 8)},
         {"initializer_range": float("nan")},
         {"storage_dtype": "int8"},

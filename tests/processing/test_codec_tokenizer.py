@@ -1,6 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The compact codec whose codes are made by a speech encoder as GLM-4-Voice's, with a grid for a codebook."""
+"""How the compact codec hears: by a speech encoder as GLM-4-Voice's, with a grid for a codebook."""
 
 import subprocess
 import sys
@@ -11,18 +11,15 @@ import soundfile
 import torch
 from clean_process import BLOCK_OUR_PACKAGES
 from places import MINI
-from tiny_models import TRAINABLE_CODEC
+from tiny_models import TINY_ENCODER, TRAINABLE_CODEC, spread_codes
 
 from processing import VitaAudioCodec, VitaAudioCodecConfig
-from training.codec.tokenizer_model import quantization_grid
 
 
 LEVELS = [4, 3, 2]
-TOKENIZER = {
-    "num_mel_bins": 80,
+TOKENIZER = TINY_ENCODER | {
     "d_model": 32,
     "encoder_layers": 2,
-    "encoder_attention_heads": 2,
     "encoder_ffn_dim": 48,
     # short, so that a recording has several blocks and segments
     "max_source_positions": 160,
@@ -30,23 +27,16 @@ TOKENIZER = {
     "codebook_size": 24,
     "latent_dim": 3,
 }
+SIZES = {"codebook_size": 24, "tokenizer_config": TOKENIZER}
 QUESTION = np.tile(soundfile.read(MINI / "sample_question.wav", dtype="float32")[0], 3)
 
 
 @pytest.fixture(scope="module")
 def codec():
     torch.manual_seed(0)
-    codec = VitaAudioCodec(VitaAudioCodecConfig(**TRAINABLE_CODEC | {"codebook_size": 24}, tokenizer_config=TOKENIZER))
-    codec.tokenizer.codebook.weight.data = quantization_grid(LEVELS)
-    # random weights give all speech the same code, unless what is the same goes and what differs grows
-    states = []
-    hook = codec.tokenizer.projection.register_forward_hook(lambda *args: states.append(args[1][0]))
-    codec.encode(as_values(QUESTION))
-    hook.remove()
-    projection = codec.tokenizer.projection
-    projection.weight.data *= 100
-    projection.bias.data = -projection.weight.data @ torch.cat(list(states[0])).mean(0)
-    return codec.eval()
+    codec = VitaAudioCodec(VitaAudioCodecConfig(**TRAINABLE_CODEC | SIZES)).eval()
+    spread_codes(codec, LEVELS)
+    return codec
 
 
 def as_values(waveform):
@@ -75,7 +65,7 @@ def test_in_chunks_as_in_one_piece(codec, length):
     assert codes.tolist() == codec.encode(as_values(QUESTION)).audio_codes.tolist()
 
 
-def test_a_sum_of_codes_and_speech(codec):
+def test_speech_as_long_as_the_codes(codec):
     codes = codec.encode(as_values(QUESTION[:20000])).audio_codes
     assert codes.shape == (1, 1, 16)
     assert codec.decode(codes).audio_values.shape == (1, 1, 16 * 1280)

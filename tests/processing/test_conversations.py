@@ -244,7 +244,7 @@ def test_files_are_no_questions(tiny, tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="There is no audio file qestion.wav"):
         tiny("qestion.wav")
     monkeypatch.chdir(tmp_path)
-    soundfile.write("what is this", question(), 16000, format="WAV")
+    soundfile.write("what is this", question(), 16000, format="WAV", subtype="FLOAT")
     assert_same(tiny("what is this"), tiny(question()))
 
 

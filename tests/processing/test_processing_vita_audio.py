@@ -437,7 +437,7 @@ def test_bad_audio_that_is_no_audio(processor):
 
 def test_bad_audio_is_refused_before_the_codec_runs(processor):
     calls = []
-    handle = processor.audio_tokenizer.encoder.register_forward_hook(lambda *_: calls.append(1))
+    handle = processor.audio_tokenizer.tokenizer.register_forward_hook(lambda *_: calls.append(1))
     messages = [{"role": "user", "content": "<|audio|><|audio|>"}]
     with pytest.raises(ValueError, match="NaN"):
         processor.apply_chat_template(messages, audios=[tone(0.5), np.full(8000, np.nan)], tokenize=True)

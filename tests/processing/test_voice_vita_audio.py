@@ -22,7 +22,7 @@ from processing.modeling_glm4_voice_vocoder import log_mel_spectrogram
 from processing.pipeline_vita_audio import VitaAudioPipeline
 
 
-def tone(seconds=0.5, frequency=220.0, sampling_rate=16000):
+def tone(seconds=0.5, frequency=250.0, sampling_rate=16000):
     times = np.arange(round(seconds * sampling_rate)) / sampling_rate
     return (0.3 * np.sin(2 * np.pi * frequency * times)).astype(np.float32)
 

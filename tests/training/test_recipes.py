@@ -10,7 +10,9 @@ from accelerate.commands.config.config_args import load_config_from_file
 from places import ROOT
 from transformers import TrainingArguments
 
+from processing.configuration_glm4_voice_tokenizer import Glm4VoiceTokenizerConfig
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
+from training.codec import whisper
 from training.codec.decoder import DecoderArguments
 from training.codec.tokenizer import TokenizerArguments
 from training.preference import VitaAudioGRPOConfig, VitaAudioPreferenceArguments
@@ -91,8 +93,15 @@ def test_the_run_of_the_decoder():
     decoder, training = read(CONFIGS / "mini" / "decoder.yaml")
     assert decoder.default_voice == "joe"
     assert 0 < decoder.adversarial_after < training.max_steps
-    config = VitaAudioCodecConfig(**decoder.decoder_config)
-    assert config.decoder_lookahead == 2 and config.synthesis_phase
+
+
+def test_a_codec_is_by_default_as_the_two_runs_make_it():
+    tokenizer, _ = read(CONFIGS / "mini" / "tokenizer.yaml")
+    decoder, _ = read(CONFIGS / "mini" / "decoder.yaml")
+    config = VitaAudioCodecConfig()
+    assert config.to_json_string() == VitaAudioCodecConfig(**decoder.decoder_config).to_json_string()
+    sizes = whisper.SIZES | {"codebook_size": prod(tokenizer.levels), "latent_dim": len(tokenizer.levels)}
+    assert Glm4VoiceTokenizerConfig(**sizes).to_dict() == config.tokenizer_config.to_dict()
 
 
 def test_fine_tuning_starts_from_the_shipped_model():

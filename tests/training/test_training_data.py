@@ -50,7 +50,7 @@ def encode(cache, clips, processor):
 def count_encoded(codec, action):
     """How many clips the codec encodes in `action()`."""
     rows = []
-    hook = codec.encoder.register_forward_hook(lambda module, args, output: rows.append(len(output)))
+    hook = codec.tokenizer.register_forward_hook(lambda module, args, output: rows.append(len(output[0])))
     try:
         action()
     finally:

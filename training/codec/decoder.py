@@ -45,7 +45,7 @@ from .whisper import whisper_encoder
 PROG = "training.codec.decoder"
 PREPARED_NAME = "prepared"  # folder of codes and pitch in a run's own
 # Parts of a codec that are new and random; the others are taken as they are.
-TRAINED = ("decoder.", "vocoder.", "voice_log_f0")
+TRAINED = ("decoder.", "vocoder.", "quantizer.", "voice_log_f0")
 # Of what the decoder reads of a tokenizer's grid, how much is of no place in it
 CODEBOOK_NOISE = 0.1
 
@@ -161,13 +161,11 @@ def load_codec(codec_name_or_path: str, default_voice: str, decoder_config: dict
     with naming("What `decoder_config` says"):
         config = VitaAudioCodecConfig(**settings | decoder_config | {"num_voices": 1, "voice_names": [default_voice]})
         codec = VitaAudioCodec(config)
-        # A tokenizer has a codebook of its own, so the other one is the decoder's
-        trained = TRAINED if config.tokenizer_config is None else (*TRAINED, "quantizer.")
-        kept = {name: tensor for name, tensor in old.state_dict().items() if not name.startswith(trained)}
+        kept = {name: tensor for name, tensor in old.state_dict().items() if not name.startswith(TRAINED)}
         missing, unexpected = codec.load_state_dict(kept, strict=False)
-    if wrong := [name for name in (*missing, *unexpected) if not name.startswith(trained)]:
+    if wrong := [name for name in (*missing, *unexpected) if not name.startswith(TRAINED)]:
         raise ValueError(f"`decoder_config` does not fit the encoder of {codec_name_or_path}: {wrong!s:.200}.")
-    if config.tokenizer_config is not None and config.tokenizer_config.latent_dim:
+    if config.tokenizer_config.latent_dim:
         # Codes that are neighbours in the grid sound alike, so the decoder reads them as neighbours, rare ones as well
         grid = codec.tokenizer.codebook.weight
         vectors = grid @ torch.randn(grid.shape[1], config.codebook_dim)

@@ -57,8 +57,8 @@ def take_pieces(values: torch.Tensor, starts: torch.LongTensor, length: int) -> 
 
 class VitaAudioCodecForDecoderTraining(VitaAudioCodecPreTrainedModel):
     """
-    The codec, of which the decoder and the vocoder learn. The encoder stays, and the codebook as well, unless
-    the encoder is a tokenizer of its own (`tokenizer_config`): then the codec's codebook serves the decoder alone.
+    The codec, of which the decoder, the vectors that it reads for the codes, and the vocoder learn. The encoder stays,
+    and so do the codes.
 
     Args:
         codec: the codec.
@@ -75,8 +75,7 @@ class VitaAudioCodecForDecoderTraining(VitaAudioCodecPreTrainedModel):
         self.requires_grad_(False)
         self.codec.decoder.requires_grad_(True)
         self.codec.vocoder.requires_grad_(True)
-        if codec.config.tokenizer_config is not None:
-            self.codec.quantizer.requires_grad_(True)
+        self.codec.quantizer.requires_grad_(True)
 
     def forward(
         self,

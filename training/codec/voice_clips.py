@@ -29,10 +29,9 @@ NUM_PITCH_CLIPS = 500
 
 def encoder_fingerprint(codec: VitaAudioCodec) -> str:
     """Eight hexadecimal digits that another encoder does not have."""
-    parts = ("encoder.", "quantizer.") if codec.config.tokenizer_config is None else "tokenizer."
     digest = hashlib.sha256()
     for name, tensor in sorted(codec.state_dict().items()):
-        if name.startswith(parts):
+        if name.startswith("tokenizer."):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().numpy().tobytes())
     return digest.hexdigest()[:8]

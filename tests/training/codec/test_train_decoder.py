@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from places import ROOT
 from safetensors.torch import load_file
 from tiny_models import TRAINABLE_CODEC as TINY
+from tiny_models import spread_codes
 
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
 from processing.modeling_vita_audio_codec import VitaAudioCodec
@@ -27,7 +28,6 @@ from training.codec.adversary import (
 from training.codec.decoder_model import VitaAudioCodecForDecoderTraining, disturb_codes
 from training.codec.losses import mel_loss
 from training.codec.recordings import read_clip, read_recording
-from training.codec.tokenizer_model import quantization_grid
 from training.codec.voice_clips import VoiceClips, encoder_fingerprint
 
 
@@ -55,7 +55,9 @@ def corpus_dir(tmp_path_factory):
 
 def new_codec():
     torch.manual_seed(0)
-    return VitaAudioCodec(VitaAudioCodecConfig(**TINY, voice_names=["amy"])).eval()
+    codec = VitaAudioCodec(VitaAudioCodecConfig(**TINY, voice_names=["amy"])).eval()
+    spread_codes(codec, [2] * 5)
+    return codec
 
 
 @pytest.fixture
@@ -114,7 +116,7 @@ def test_codes_are_computed_once_for_each_encoder(corpus_dir, prepared_dir, code
     assert [again[path] != written for path, written in files.items()] == [False, False, True, False]
     expected = VoiceClips(corpus_dir, prepared_dir, codec, "joe")[2]
     assert all(tensor.equal(expected[name]) for name, tensor in clips[2].items())
-    torch.nn.init.normal_(codec.encoder.out_proj.weight)
+    torch.nn.init.normal_(codec.tokenizer.projection.weight)
     with pytest.raises(FileNotFoundError):
         VoiceClips(corpus_dir, folder, codec, "joe")[0]
 
@@ -152,7 +154,7 @@ def test_a_piece_is_what_the_whole_clip_has_there(codec):
     with torch.no_grad():
         codec.decoder.envelope_head.weight.normal_(std=0.3)
         # The noise of a piece is another one, so it is silenced.
-        bias = codec.decoder.envelope_head.bias.unflatten(0, (2, 2, -1))
+        bias = codec.decoder.envelope_head.bias.unflatten(0, (2, 3, -1))
         bias[:, 1] = -40
     num_samples = torch.tensor([11 * 1280, 7 * 1280 - 100])
     mask = (torch.arange(11 * 1280) < num_samples[:, None]).long()
@@ -185,7 +187,7 @@ def test_a_piece_is_what_the_whole_clip_has_there(codec):
 def test_the_encoder_and_its_codes_stay(codec):
     model = VitaAudioCodecForDecoderTraining(codec, 0.2, 0.0)
     trained = {name.split(".")[1] for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert trained == {"decoder"}
+    assert trained == {"decoder", "quantizer"}
 
 
 @pytest.fixture
@@ -256,7 +258,7 @@ def test_a_run_and_what_it_leaves(command, codec, tmp_path):
     assert trained.config.voice_names == ["joe"] and trained.config.synthesis_phase
     before, after = codec.state_dict(), trained.state_dict()
     for name in before:
-        if name.startswith(("encoder.", "quantizer.")):
+        if name.startswith("tokenizer."):
             torch.testing.assert_close(after[name], before[name], atol=1e-3, rtol=1e-3)
     assert 60 < trained.voice_log_f0.exp().item() < 400
     state = torch.load(checkpoint / STATE_NAME, weights_only=True)
@@ -302,7 +304,7 @@ def test_a_checkpoint_without_discriminators_is_refused(command, tmp_path):
     [
         ({"depth": 3}, "`decoder_config` has depth, which no codec has"),
         ({"decoder_depths": [1]}, "`decoder_depths` need one entry"),
-        ({"encoder_depths": [1, 1, 2]}, "does not fit the encoder of .*stages.2.1"),
+        ({"tokenizer_config": TINY["tokenizer_config"] | {"encoder_layers": 2}}, "not fit the encoder of .*layers.1"),
     ],
 )
 def test_a_decoder_that_cannot_be_made_is_refused(codec, tmp_path, decoder_config, said):
@@ -321,12 +323,10 @@ def test_a_new_decoder_keeps_the_encoder(codec, tmp_path):
 
 
 def test_a_decoder_reads_the_neighbours_of_a_grid_alike(tmp_path):
-    tokenizer = {"num_mel_bins": 80, "d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2}
-    tokenizer |= {"encoder_ffn_dim": 16, "codebook_size": 3**5, "latent_dim": 5}
-    deaf = {"codebook_dim": 1, "decoder_hidden_sizes": [1, 1], "decoder_depths": [0, 0]}
-    hearing = VitaAudioCodec(VitaAudioCodecConfig(codebook_size=3**5, tokenizer_config=tokenizer, **deaf))
-    grid = quantization_grid([3] * 5)
-    hearing.tokenizer.codebook.weight.data = grid
+    tokenizer = TINY["tokenizer_config"] | {"codebook_size": 3**5}
+    mute = {"codebook_dim": 1, "decoder_hidden_sizes": [1, 1], "decoder_depths": [0, 0]}
+    hearing = VitaAudioCodec(VitaAudioCodecConfig(codebook_size=3**5, tokenizer_config=tokenizer, **mute))
+    spread_codes(hearing, [3] * 5)
     hearing.save_pretrained(tmp_path / "codec")
 
     sizes = {"codebook_dim": 32, "decoder_hidden_sizes": [24, 16], "decoder_depths": [1, 1]}
@@ -335,6 +335,7 @@ def test_a_decoder_reads_the_neighbours_of_a_grid_alike(tmp_path):
     samples = torch.randn(1, 1, 16000) / 20
     assert codec.encode(samples).audio_codes.equal(hearing.encode(samples).audio_codes)
     vectors = codec.quantizer.from_codes(torch.arange(3**5))
+    grid = codec.tokenizer.codebook.weight
     likeness, distance = vectors @ vectors.T, torch.cdist(grid, grid)
     assert likeness[distance == 1].mean() > 0.5 > 0.1 > likeness[distance > 4].mean()
     # what is prepared for an encoder does not depend on what the decoder starts with
