@@ -162,7 +162,7 @@ def test_cancelled_in_the_middle(worker, processor, codes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bad", [2048, -1, "x"])
+@pytest.mark.parametrize("bad", [10**5, -1, "x"])
 def test_a_bad_code_ends_its_answer_alone(worker, processor, codes, bad):
     async def main():
         speakings = [worker.speak() for _ in range(4)]
@@ -254,13 +254,15 @@ def test_a_codec_that_does_not_stream_speaks_and_hears_at_the_end(dac_processor)
     assert heard == dac_processor.encode_audio([QUESTION])[0]
 
 
-async def listen(worker, recording, length=320):
-    listening, counts = worker.hear(), []
-    for start in range(0, len(recording), length):
-        listening.put(recording[start : start + length])
-        counts.append(len(listening.settled()))
+async def listen(worker, recording, num_settled):
+    """What is heard of a recording, which does not end before `num_settled` codes or rows of it are settled."""
+    listening = worker.hear()
+    for start in range(0, len(recording), 320):
+        listening.put(recording[start : start + 320])
         await asyncio.sleep(0.001)
-    return await listening.finish(), counts
+    while len(listening.settled()) < num_settled:
+        await asyncio.sleep(0.001)
+    return await listening.finish()
 
 
 @pytest.mark.slow
@@ -272,12 +274,12 @@ def test_many_are_heard_while_others_are_spoken_to(worker, processor, codes):
         for speaking in speakings:
             speaking.put(codes)
             speaking.end()
-        heard = await asyncio.gather(*(listen(worker, recording) for recording in recordings))
+        # a block of 4 s
+        heard = await asyncio.gather(*(listen(worker, recording, 50) for recording in recordings))
         return heard, await asyncio.gather(*map(read_all, speakings))
 
     heard, spoken = run(main())
-    assert [codes for codes, _ in heard] == processor.encode_audio(recordings)
-    assert max(heard[0][1]) > 10
+    assert heard == processor.encode_audio(recordings)
     for audio in spoken:
         np.testing.assert_allclose(audio, processor.decode_audio([codes])[0], atol=TOLERANCE)
     assert worker.seconds_heard == pytest.approx(sum(map(len, recordings)) / 16000)
@@ -325,10 +327,9 @@ def test_a_whole_recording_does_not_hold_up_others(worker, processor, codes):
 def test_features_are_heard():
     processor = tiny_plus_processor()
     worker = CodecWorker(processor)
-    features, counts = run(listen(worker, QUESTION))
+    features = run(listen(worker, QUESTION, 10))
     worker.close()
     np.testing.assert_allclose(features, processor.feature_extractor(QUESTION)["input_features"][0], atol=1e-5)
-    assert counts[-1] > 10
 
 
 @pytest.mark.parametrize(
@@ -415,7 +416,7 @@ def test_two_event_loops(worker, processor, codes):
         speaking = worker.speak()
         speaking.put(codes)
         speaking.end()
-        return await asyncio.gather(read_all(speaking), listen(worker, QUESTION))
+        return await asyncio.gather(read_all(speaking), listen(worker, QUESTION, 0))
 
     def run_and_keep(name):
         results[name] = run(main())
@@ -425,7 +426,7 @@ def test_two_event_loops(worker, processor, codes):
         thread.start()
     for thread in threads:
         thread.join()
-    for audio, (heard, _) in results.values():
+    for audio, heard in results.values():
         np.testing.assert_allclose(audio, processor.decode_audio([codes])[0], atol=TOLERANCE)
         assert heard == processor.encode_audio([QUESTION])[0]
 
