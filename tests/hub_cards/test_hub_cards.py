@@ -247,7 +247,7 @@ def test_figures_that_are_not_there_are_said_to_be_missing(folder):
 def test_the_snippet_runs_as_printed(folder, stage, monkeypatch, tmp_path, capsys):
     if stage is not None:
         write_run(folder, stage, repo_id=None)
-    soundfile.write(tmp_path / "question.wav", 0.3 * np.sin(np.arange(12000) / 20), 16000)
+    soundfile.write(tmp_path / "question.wav", 0.3 * np.sin(np.arange(12000) / 17), 16000)
     if stage is None:
         shutil.move(tmp_path / "question.wav", folder / "sample_question.wav")
     write_model_card(folder)
