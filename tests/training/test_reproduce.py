@@ -160,8 +160,7 @@ def run_small(run, recipe, **environment):
 @pytest.mark.slow
 @needs_voices
 def test_the_whole_recipe_at_small_size(tmp_path):
-    processor, _ = run_small(tmp_path / "run", "mini")
-    assert processor.audio_tokenizer.config.tokenizer_config is not None
+    run_small(tmp_path / "run", "mini")
 
 
 @pytest.fixture
