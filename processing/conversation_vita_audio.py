@@ -155,8 +155,8 @@ def task_of(messages: list[dict]) -> str:
 
 def with_system_prompt(messages: list[dict], **system_prompt: str | None) -> list[dict]:
     """
-    The messages with the system's turn that the model was trained with, right before the last turn: that of spoken
-    chat before a spoken question, none before the other tasks.
+    The messages behind the system's turn that the model was trained with: that of spoken chat where the last turn is a
+    spoken question, none for the other tasks.
 
     Args:
         messages (`list[dict]`): from [`read_conversation`].
@@ -173,7 +173,7 @@ def with_system_prompt(messages: list[dict], **system_prompt: str | None) -> lis
         return messages
     if prompt is None:
         return messages
-    return [*messages[:-1], {"role": "system", "content": [{"type": "text", "text": prompt}]}, messages[-1]]
+    return [{"role": "system", "content": [{"type": "text", "text": prompt}]}, *messages]
 
 
 def with_voice(messages: list[dict], audio: Any) -> list[dict]:

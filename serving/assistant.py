@@ -28,6 +28,7 @@ from processing.streaming_vita_audio import TokenReader
 
 from .codec_worker import CodecWorker
 from .engine import Engine, EngineOverloaded, GenerationRequest, PromptTooLong
+from .history import answer_message
 
 
 # Pieces of an answer that may wait for a slow reader. The codec has a bound of its own, in seconds of speech.
@@ -86,6 +87,7 @@ class Answer(AsyncIterator[Piece]):
 
     Attributes:
         text (`str`): all text so far.
+        audio_codes (`list[int]`): of all speech so far, also of what the codec has not spoken yet.
         is_cut_off (`bool`): whether it ended at the limit of its length.
         num_prompt_tokens (`int`), num_new_tokens (`int`): for reports of usage.
     """
@@ -99,6 +101,7 @@ class Answer(AsyncIterator[Piece]):
         request: GenerationRequest | None,
     ):
         self.text, self.is_cut_off = "", False
+        self.audio_codes: list[int] = []
         self.num_prompt_tokens = self.num_new_tokens = 0
         self._assistant, self._messages, self._options = assistant, messages, options
         # Of the messages, where it is known already
@@ -107,8 +110,6 @@ class Answer(AsyncIterator[Piece]):
         self._queue = asyncio.Queue(MAX_QUEUED_PIECES)
         self._is_written = self._is_over = False
         self._speaking = assistant.codec_worker.speak() if with_audio and self._task_name != "asr" else None
-        # How many seconds of speech there are so far, of codes that are written
-        self._seconds = 0.0
         self._task = asyncio.ensure_future(self._make())
 
     async def __anext__(self) -> Piece:
@@ -125,13 +126,22 @@ class Answer(AsyncIterator[Piece]):
     def text_at(self, seconds: float) -> str:
         """The text that had been spoken when so many seconds of the answer's speech had been played."""
         if self._is_written:
-            share = seconds / self._seconds if self._seconds else 1.0
+            share = seconds / (len(self.audio_codes) * SECONDS_PER_CODE) if self.audio_codes else 1.0
             length = round(share * len(self.text))
         else:
             length = round(seconds * CHARACTERS_PER_SECOND)
         if length >= len(self.text):
             return self.text
         return LAST_WORD.sub("", self.text[: max(length, 0)]).rstrip()
+
+    def message(self, seconds: float | None = None) -> dict | None:
+        """
+        The answer as a later turn reads it, or what of it had been said when so many seconds of its speech had been
+        played; None if that is nothing.
+        """
+        if seconds is None:
+            return answer_message(self.text, self.audio_codes)
+        return answer_message(self.text_at(seconds), self.audio_codes[: int(seconds / SECONDS_PER_CODE)])
 
     async def cancel(self) -> None:
         """Stops the model and the codec for this answer; nothing more comes."""
@@ -172,7 +182,7 @@ class Answer(AsyncIterator[Piece]):
         else:
             await self._generate(self._messages, self._options, has_text=True, has_speech=is_aloud)
         # An answer to a written question is text, as the models learn it, and is then read aloud
-        if self._task_name == "written" and is_aloud and not self._seconds:
+        if self._task_name == "written" and is_aloud and not self.audio_codes:
             await self._read_aloud(self.text, has_text=False)
         self._is_written = True
         if is_aloud:
@@ -207,7 +217,7 @@ class Answer(AsyncIterator[Piece]):
                     if isinstance(part, int) and vocabulary.is_code(part)
                 ]
                 if codes and has_speech:
-                    self._seconds += len(codes) * SECONDS_PER_CODE
+                    self.audio_codes += codes
                     self._speaking.put(codes)
         finally:
             await stream.aclose()
@@ -328,7 +338,8 @@ class Assistant:
             messages (`list[dict]`): as the pipeline takes them: `{"role", "content"}`, the content a string or a list
                 of parts `{"type": "text", "text": str}` and `{"type": "audio", "audio": ...}`, whose audio is samples
                 (float32 `(num_samples,)` at `input_sampling_rate`) or what [`Hearing.finish`] returned. The system's
-                turn that the model was trained with is added where there is none. Earlier answers are given as text.
+                turn that the model was trained with is added where there is none. Earlier answers are given as
+                [`Answer.message`] makes them, or as text alone.
                 The task is found as in the pipeline: a written question is answered in text and then read aloud.
             conversation_id (`str`, *optional*): see [`GenerationRequest`].
             with_audio (`bool`): whether speech is wanted. Without it the codec does not run.

@@ -20,6 +20,7 @@ from .answering import Endpoint, Mode, RequestBody, Sender, Tolerance, sampling_
 from .api_errors import ApiError
 from .assistant import Answer, AnswerOptions
 from .audio_formats import SpeechEncoder, encode_speech
+from .history import is_spoken, typed_as_text
 from .server import RunningAnswer, Server
 
 
@@ -125,7 +126,7 @@ class ChatRequest(RequestBody):
 
 class KeptAnswers:
     """
-    The texts of spoken answers, which clients refer to by an id.
+    Spoken answers as later turns read them, which clients refer to by an id.
 
     Args:
         seconds (`float`): how long each is kept.
@@ -135,16 +136,18 @@ class KeptAnswers:
     def __init__(self, seconds: float, max_answers: int):
         self.seconds = seconds
         self.max_answers = max_answers
-        self._answers: OrderedDict[str, tuple[float, str]] = OrderedDict()
+        self._answers: OrderedDict[str, tuple[float, list[dict]]] = OrderedDict()
 
-    def keep(self, audio_id: str, text: str) -> None:
-        self._answers[audio_id] = time.monotonic() + self.seconds, text
+    def keep(self, audio_id: str, answer: Answer) -> None:
+        message = answer.message()
+        self._answers[audio_id] = time.monotonic() + self.seconds, [] if message is None else message["content"]
         while len(self._answers) > self.max_answers:
             self._answers.popitem(last=False)
 
-    def get(self, audio_id: str) -> str | None:
-        expires, text = self._answers.get(audio_id, (0.0, None))
-        return text if time.monotonic() < expires else None
+    def get(self, audio_id: str) -> list[dict] | None:
+        """The parts of an answer's turn, None if it is not there any more."""
+        expires, parts = self._answers.get(audio_id, (0.0, None))
+        return parts if time.monotonic() < expires else None
 
 
 class ChatCompletions(Endpoint):
@@ -201,7 +204,7 @@ class ChatCompletions(Endpoint):
             data = await asyncio.to_thread(base64_of_speech, samples, request.audio.format, rate)
             audio = {"id": completion.audio_id, "expires_at": completion.expires_at}
             message |= {"content": None, "audio": audio | {"data": data, "transcript": answer.text}}
-            self.kept.keep(completion.audio_id, answer.text)
+            self.kept.keep(completion.audio_id, answer)
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": completion.finish_reason}
         await sender.whole(completion.head("chat.completion", [choice]) | {"usage": completion.usage})
 
@@ -221,7 +224,7 @@ class ChatCompletions(Endpoint):
                 await self._send_speech(completion, await asyncio.to_thread(speech.put, piece.audio), sender)
         if speech is not None:
             await self._send_speech(completion, await asyncio.to_thread(speech.finish), sender)
-            self.kept.keep(completion.audio_id, completion.answer.text)
+            self.kept.keep(completion.audio_id, completion.answer)
             audio = {"id": completion.audio_id, "expires_at": completion.expires_at}
             await sender.event(completion.chunk({"audio": audio}))
         await sender.event(completion.chunk({}, completion.finish_reason))
@@ -262,7 +265,7 @@ class ChatCompletions(Endpoint):
                 seconds_left -= len(samples) / self.server.assistant.input_sampling_rate
                 parts.append({"type": "audio", "audio": samples})
             if message.audio is not None:
-                parts.append({"type": "text", "text": self._earlier_text(message, f"messages[{number}].audio.id")})
+                parts += self._earlier_answer(message, f"messages[{number}].audio.id")
             if not parts:
                 raise ApiError(
                     f"Missing required parameter: 'messages[{number}].content'.",
@@ -271,7 +274,7 @@ class ChatCompletions(Endpoint):
                 )
             role = "system" if message.role == "developer" else message.role
             conversation.append({"role": role, "content": parts})
-        return conversation
+        return conversation if is_spoken(conversation) else typed_as_text(conversation)
 
     def _samples(self, audio: InputAudio, param: str, seconds_left: float) -> np.ndarray:
         assistant = self.server.assistant
@@ -283,11 +286,11 @@ class ChatCompletions(Endpoint):
             content, assistant.input_sampling_rate, min(assistant.max_audio_seconds, seconds_left), param
         )
 
-    def _earlier_text(self, message: Message, param: str) -> str:
+    def _earlier_answer(self, message: Message, param: str) -> list[dict]:
         if message.role != "assistant":
             raise ApiError("Only answers of the assistant have an 'audio'.", param=param, code="invalid_value")
-        text = self.kept.get(message.audio.id)
-        if text is None:
+        parts = self.kept.get(message.audio.id)
+        if parts is None:
             raise ApiError(
                 f"There is no spoken answer {message.audio.id!r:.100}, or it has expired. Send its transcript as "
                 "'content'.",
@@ -295,7 +298,7 @@ class ChatCompletions(Endpoint):
                 param=param,
                 code="audio_not_found",
             )
-        return text
+        return parts
 
 
 class Completion:

@@ -10,6 +10,7 @@ import numpy as np
 
 from processing.conversation_vita_audio import SPOKEN_CHAT_SYSTEM_PROMPT
 
+from . import history
 from .api_errors import ApiError
 from .assistant import Answer
 from .realtime_audio import encode_audio
@@ -142,9 +143,7 @@ class AnswerItem(Item):
     def to_message(self) -> dict | None:
         if self.status == "in_progress":
             return None
-        (part,) = self.content
-        text = part.text if self.heard_seconds is None else self.answer.text_at(self.heard_seconds)
-        return {"role": "assistant", "content": [{"type": "text", "text": text}]} if text and text.strip() else None
+        return self.answer.message(self.heard_seconds)
 
 
 class Conversation:
@@ -269,9 +268,10 @@ def with_instructions(instructions: str, messages: list[dict], is_spoken: bool =
     The messages behind a system's turn of the instructions. The models were trained with that of spoken chat only
     where the user speaks: in one of these messages or, if `is_spoken`, in the next one.
     """
-    is_spoken = is_spoken or any(part["type"] == "audio" for message in messages for part in message["content"])
-    if instructions == SPOKEN_CHAT_SYSTEM_PROMPT and not is_spoken:
-        return messages
+    if not (is_spoken or history.is_spoken(messages)):
+        messages = history.typed_as_text(messages)
+        if instructions == SPOKEN_CHAT_SYSTEM_PROMPT:
+            return messages
     return [{"role": "system", "content": [{"type": "text", "text": instructions}]}, *messages]
 
 

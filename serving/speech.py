@@ -75,7 +75,7 @@ def respond_to_all(arguments: argparse.Namespace, default_output: str | None) ->
             try:
                 # reading the input is no part of the answer's time
                 inputs, source = read_input(arguments.command, pipe, name)
-                report = respond(arguments, pipe, name, inputs, source, output)
+                report, _ = respond(arguments, pipe, name, inputs, source, output)
             except Exception as error:
                 # `run_command` makes a line of the only input's error, and gives what may be a bug its traceback
                 if len(arguments.inputs) == 1 or explain(error) is None:
@@ -222,7 +222,7 @@ def respond(
     inputs: list[dict] | np.ndarray,
     source: str | np.ndarray,
     output: Path | None,
-) -> dict:
+) -> tuple[dict, list[int]]:
     """
     Runs the model on one input, and writes the speech to `output`.
 
@@ -234,8 +234,9 @@ def respond(
         output (`Path`, *optional*): None where no speech is asked for.
 
     Returns:
-        `dict`: the command's report. Times are in seconds, from the moment that the input is in memory. The real-time
-        factor is the time needed over the length of the speech that was written, or read.
+        `dict` and `list[int]`: the command's report, and the codes of the answer's speech. Times are in seconds, from
+        the moment that the input is in memory. The real-time factor is the time needed over the length of the speech
+        that was written, or read.
     """
     import numpy as np
     from transformers import set_seed
@@ -253,7 +254,7 @@ def respond(
 
     start = time.perf_counter()
     # A model that ends at once gives no chunk at all
-    first_chunk_seconds, total_seconds, text, audio, heard = None, 0.0, "", [], {}
+    first_chunk_seconds, total_seconds, text, audio, codes, heard = None, 0.0, "", [], [], {}
     is_heard = arguments.command in ("answer", "chat") and not isinstance(source, str)
     for chunk in pipe.stream(inputs, return_transcript=is_heard, **options):
         if "transcript" in chunk:  # comes last, and its time is not the answer's
@@ -264,7 +265,9 @@ def respond(
         if first_chunk_seconds is None and ("audio" in chunk or output is None):
             first_chunk_seconds = total_seconds
         text += chunk.get("text", "")
-        audio += [chunk["audio"]] if "audio" in chunk else []
+        if "audio" in chunk:
+            audio.append(chunk["audio"])
+            codes += chunk["audio_codes"]
 
     # in TTS the model writes no text: report the input
     report = {"input": name, "text": text.strip() or (source if arguments.command == "speak" else ""), "mode": mode}
@@ -281,7 +284,7 @@ def respond(
         "total_seconds": total_seconds,
         "real_time_factor": total_seconds / report["audio_seconds"],
     }
-    return report
+    return report, codes
 
 
 def read_input(command: str, pipe: VitaAudioPipeline, name: str) -> tuple[list[dict] | np.ndarray, str | np.ndarray]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from hub_cards.command_line import explain, fail
 
+from .history import answer_message, is_spoken, typed_as_text
 from .speech import check_output, check_voice, describe, load_prepared_pipeline, respond, showing_answer_warnings
 
 
@@ -58,7 +59,9 @@ def chat(arguments: argparse.Namespace) -> int:
                 try:
                     check_output(output, arguments.force or not arguments.output, is_folder_new=True)
                     message, source = read_turn(pipe, line)
-                    report = respond(arguments, pipe, line, [*history, message], source, output)
+                    conversation = [*history, message]
+                    conversation = conversation if is_spoken(conversation) else typed_as_text(conversation)
+                    report, codes = respond(arguments, pipe, line, conversation, source, output)
                 except Exception as error:
                     # what may be a bug ends the command, with its traceback
                     if explain(error) is None:
@@ -69,7 +72,8 @@ def chat(arguments: argparse.Namespace) -> int:
             num_answers += 1
             # flushed, so that a program that reads from a pipe gets each answer at once
             print(json.dumps(report) if arguments.json else describe(report), flush=True)
-            history += [as_history(pipe, message, source), {"role": "assistant", "content": report["text"]}]
+            answer = answer_message(report["text"], codes)
+            history += [as_history(pipe, message, source), *([] if answer is None else [answer])]
     return int(failed and not is_live)
 
 

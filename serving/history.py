@@ -1,0 +1,25 @@
+# Copyright 2026 The vita-audio authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Earlier answers as a later turn reads them: what the model wrote, text and speech, as in its training."""
+
+
+def answer_message(text: str, audio_codes: list[int]) -> dict | None:
+    """The turn of an answer, or None if nothing is in it."""
+    content = [{"type": "text", "text": text}] if text.strip() else []
+    if audio_codes:
+        content.append({"type": "audio", "codes": audio_codes})
+    return {"role": "assistant", "content": content} if content else None
+
+
+def is_spoken(messages: list[dict]) -> bool:
+    """Whether anybody but the assistant speaks in a conversation."""
+    return any(part["type"] == "audio" for m in messages if m["role"] != "assistant" for part in m["content"])
+
+
+def typed_as_text(messages: list[dict]) -> list[dict]:
+    """
+    A conversation in which nobody but the assistant speaks, without its speech: answers to written questions alone are
+    text, which is read aloud afterwards. An answer that was speech alone is left out.
+    """
+    written = [{**m, "content": [part for part in m["content"] if part["type"] == "text"]} for m in messages]
+    return [message for message in written if message["content"]]
