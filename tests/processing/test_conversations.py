@@ -180,13 +180,14 @@ def test_two_turns(pipe):
     assert_same(pipe(in_words), second)
 
 
-def test_the_prompt_of_spoken_chat_is_right_before_the_spoken_question(tiny):
+def test_the_prompt_of_spoken_chat_is_before_all_turns_where_the_last_is_a_spoken_question(tiny):
     turn = "<|im_start|>user\n<|begin_of_audio|>"
     system = f"<|im_start|>system\n{SPOKEN_CHAT_SYSTEM_PROMPT}<|im_end|>\n"
     audio = user([{"type": "audio", "audio": question()}])
     earlier = [user("One"), {"role": "assistant", "content": "Two"}]
     assert prompt_of(tiny, [audio]).startswith(system + turn)
-    assert f"Two<|im_end|>\n{system}{turn}" in prompt_of(tiny, [*earlier, audio])
+    assert prompt_of(tiny, [*earlier, audio]).startswith(f"{system}<|im_start|>user\nOne<|im_end|>")
+    assert f"Two<|im_end|>\n{turn}" in prompt_of(tiny, [*earlier, audio])
     assert prompt_of(tiny, [audio], system_prompt=None).startswith(turn)
     assert prompt_of(tiny, [audio], system_prompt="Be brief.").startswith("<|im_start|>system\nBe brief.<|im_end|>")
     own = [{"role": "system", "content": "Mine"}, *earlier, audio]

@@ -123,7 +123,7 @@ def test_other_recordings(client, audio_format, container, codec):
     assert "thirteen" in answer.choices[0].message.content
 
 
-def test_an_earlier_spoken_answer_is_referred_to_by_its_id(client, http_server, answer, monkeypatch):
+def test_an_earlier_spoken_answer_is_referred_to_by_its_id(client, http_server, answer, samples, monkeypatch):
     heard = []
     real = http_server.server.assistant.answer
     monkeypatch.setattr(
@@ -140,7 +140,12 @@ def test_an_earlier_spoken_answer_is_referred_to_by_its_id(client, http_server, 
     assert completion.choices[0].message.content
     assert [message["role"] for message in heard] == ["system", "user", "assistant", "user"]
     text = answer.choices[0].message.audio.transcript
+    # where nobody speaks but the assistant, it has written
     assert heard[2]["content"] == [{"type": "text", "text": text}]
+    heard.clear()
+    client.chat.completions.create(model=MODEL, messages=[spoken(), messages[2], spoken()])
+    written, speech = heard[1]["content"]
+    assert written == {"type": "text", "text": text} and len(speech["codes"]) == len(samples) / 24000 * 12.5
     messages[2]["audio"]["id"] = "audio_of_another_server"
     with pytest.raises(openai.NotFoundError, match="transcript") as error:
         client.chat.completions.create(model=MODEL, messages=messages)

@@ -45,7 +45,13 @@ def test_each_turn_knows_those_before(pipe, folder, question, monkeypatch, capsy
     # The model's hearing of the first turn, and its answer, are before the second
     history = [
         user({"type": "audio", "audio": question}),
-        {"role": "assistant", "content": reports[0]["text"]},
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "text", "text": reports[0]["text"]},
+                {"type": "audio", "codes": first["audio_codes"]},
+            ],
+        },
     ]
     written = user({"type": "text", "text": "Two plus two?"})
     second, alone = pipe([*history, written]), pipe([written])
