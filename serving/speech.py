@@ -269,7 +269,7 @@ def respond(
             audio.append(chunk["audio"])
             codes += chunk["audio_codes"]
 
-    # in TTS the model writes no text: report the input
+    # the models of the paper write no text in TTS: report the input
     report = {"input": name, "text": text.strip() or (source if arguments.command == "speak" else ""), "mode": mode}
     if output is None:
         report["audio_seconds"] = len(source) / pipe.processor.feature_extractor.sampling_rate
