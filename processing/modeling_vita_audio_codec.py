@@ -230,7 +230,7 @@ class VitaAudioCodecBlock(nn.Module):
         `past` `(batch_size, kernel_size - 1, channels)` are the frames before; returns the output and the next `past`.
         """
         padded = torch.cat([past, hidden_states], dim=1)
-        return self._mix(hidden_states, self._convolve(padded)), padded[:, -self.context :]
+        return self._mix(hidden_states, self._convolve(padded)), padded[:, padded.shape[1] - self.context :]
 
     def forward_chunk(
         self, hidden_states: torch.Tensor, past: torch.Tensor, is_final: bool
