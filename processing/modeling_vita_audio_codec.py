@@ -101,7 +101,7 @@ class VitaAudioCodecBlock(nn.Module):
             # `(batch_size, num_frames, kernel_size, channels)`; contiguous, as the weights must lie like the frames
             windows = padded.unfold(1, self.context + 1, 1).transpose(2, 3)
             convolved = (windows * self.depthwise.weight[:, 0].T.contiguous()).sum(2) + self.depthwise.bias
-        return self._mix(hidden_states, convolved), padded[:, -self.context :]
+        return self._mix(hidden_states, convolved), padded[:, padded.shape[1] - self.context :]
 
     def _mix(self, residual: torch.Tensor, convolved: torch.Tensor) -> torch.Tensor:
         hidden_states = self.down_proj(nn.functional.gelu(self.up_proj(self.norm(convolved))))

@@ -234,6 +234,7 @@ def run(args: TokenizerArguments, training_args: TrainingArguments) -> None:
     if trainer.is_world_process_zero():
         # the smallest decoder that there is: `training.codec.decoder` makes one of its own size
         small = {"codebook_dim": 1, "decoder_hidden_sizes": [1, 1], "decoder_depths": [0, 0]}
+        config.architectures = None  # its checkpoints name the class that trained it
         codec_config = VitaAudioCodecConfig(codebook_size=config.codebook_size, tokenizer_config=config, **small)
         codec = VitaAudioCodec(codec_config)
         codec.tokenizer.load_state_dict(model.tokenizer.state_dict())

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from places import ROOT
 from safetensors.torch import load_file
 from tiny_models import TRAINABLE_CODEC as TINY
 from tiny_models import spread_codes
+from training_runs import finish, start
 
 from processing.configuration_vita_audio_codec import VitaAudioCodecConfig
 from processing.modeling_vita_audio_codec import VitaAudioCodec
@@ -266,15 +268,26 @@ def test_a_run_and_what_it_leaves(command, codec, tmp_path):
     assert {int(entry["step"]) for entry in state["optimizer"]["state"].values()} == {2}
 
 
+@pytest.fixture(params=[1, 2], ids=["one_process", "two_processes"])
+def run_training(request, command):
+    """Trains, with several processes as the recipe does, which is another way to a device."""
+    if request.param == 1:
+        return lambda: train_decoder.main(command)
+    config_file = str(ROOT / "training" / "configs" / "accelerate" / "cpu.yaml")
+    launcher = ["-m", "accelerate.commands.launch", "--config_file", config_file]
+    launcher += ["--num_processes", str(request.param), "--main_process_port", "0"]
+    return lambda: finish(start(Path(command[-1]), *launcher, "-m", "training.codec.decoder"))
+
+
 @pytest.mark.slow
-def test_a_resumed_run_is_the_run_itself(command, tmp_path):
-    train_decoder.main(command)
+def test_a_resumed_run_is_the_run_itself(run_training, tmp_path):
+    run_training()
     run = tmp_path / "run"
     whole = {name: run / f"whole-{name}" for name in ("checkpoint-4", "codec")}
     for name, path in whole.items():
         (run / name).rename(path)
     written = (run / "checkpoint-3" / STATE_NAME).stat().st_mtime_ns
-    train_decoder.main(command)
+    run_training()
     # a run that began again would have written its first checkpoint again
     assert (run / "checkpoint-3" / STATE_NAME).stat().st_mtime_ns == written
     resumed = load_file(run / "checkpoint-4" / "model.safetensors")

@@ -201,6 +201,7 @@ def test_a_run_resumes_and_ends_as_a_codec(settings, tmp_path, speech, capsys, m
     codes = encode(codec, speech)
     assert len(codes) == math.ceil(len(speech) / 1280) and 0 <= min(codes) and max(codes) < 3**7
     assert codec.config.codebook_size == 3**7 and codec.config.storage_dtype == "float16"
+    assert not codec.config.tokenizer_config.architectures
     assert not any(name.startswith("encoder.") for name in whole)
     # Codes are the nearest points of the grid, which float16 has exactly
     assert codec.tokenizer.codebook.weight.equal(quantization_grid([3] * 7))
