@@ -3,6 +3,7 @@
 """Removes the temporary folder of `datasets`: at the end of a run or, if that was killed, when the next run starts."""
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import datasets
@@ -20,5 +21,7 @@ def disable_caching() -> None:
     # folder around it is known to be left over.
     (ours / f"{owner_prefix()}datasets{UNFINISHED_SUFFIX}").touch()
     for folder in ours.parent.glob(f"{TEMP_CACHE_DIR_PREFIX}*"):
-        if leftovers(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+        # the other processes of this run, which start at the same time, may have removed it
+        with suppress(FileNotFoundError):
+            if leftovers(folder):
+                shutil.rmtree(folder, ignore_errors=True)

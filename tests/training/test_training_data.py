@@ -7,8 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from datasets import Audio, Dataset, List
@@ -19,6 +21,7 @@ from tiny_corpus import write_corpus
 from tiny_models import tiny_codec, tiny_processor
 from waiting import wait_until
 
+from training import temporary
 from training.conversations import load_conversations
 from training.data import (
     SpeechCodeCache,
@@ -232,6 +235,21 @@ def test_what_datasets_has_made_for_a_run_that_was_killed_goes_with_the_next(tmp
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert [path.name for path in tmp_path.iterdir()] == ["hf_datasets-another"]
+
+
+def test_processes_that_start_together_remove_the_same_folders(tmp_path, monkeypatch):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for number in range(300):
+        folder = tmp_path / f"hf_datasets-{number}"
+        folder.mkdir()
+        (folder / f".{socket.gethostname()}-{dead.pid}-datasets.unfinished").touch()
+    (tmp_path / "hf_datasets-own").mkdir()
+    monkeypatch.setattr(temporary, "get_temporary_cache_files_directory", lambda: str(tmp_path / "hf_datasets-own"))
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda _: temporary.disable_caching(), range(8)))
+    datasets.enable_caching()
+    assert [path.name for path in tmp_path.iterdir()] == ["hf_datasets-own"]
 
 
 @pytest.mark.slow
