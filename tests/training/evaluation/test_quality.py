@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import soxr
 
+from training import packages
 from training.corpus.voices import ALL_VOICES, JOE, speak
-from training.evaluation import quality, recognition
+from training.evaluation import quality
 from training.evaluation.quality import Dnsmos, SpeechQuality, VoiceEncoder
 
 
@@ -70,7 +71,8 @@ def test_without_references_there_is_no_similarity(joe):
 
 @pytest.mark.slow
 def test_without_its_weights_there_is_no_likeness(joe, monkeypatch):
-    monkeypatch.setattr(quality, "find_spec", lambda name: None)
+    for module in (quality, packages):
+        monkeypatch.setattr(module, "find_spec", lambda name: None if name == "resemblyzer" else find_spec(name))
     judge = SpeechQuality(joe[:1])
     assert set(judge.of_references) == {"dnsmos"} == set(judge(*joe[1]))
     with pytest.raises(ImportError, match="pip install --no-deps resemblyzer"):
@@ -79,7 +81,7 @@ def test_without_its_weights_there_is_no_likeness(joe, monkeypatch):
 
 @pytest.mark.parametrize("module", ["speechmos", "librosa"])
 def test_a_missing_module_is_named(module, monkeypatch):
-    find_spec = recognition.find_spec
-    monkeypatch.setattr(recognition, "find_spec", lambda name: None if name == module else find_spec(name))
+    find_spec = packages.find_spec
+    monkeypatch.setattr(packages, "find_spec", lambda name: None if name == module else find_spec(name))
     with pytest.raises(ImportError, match=rf"needs the module `{module}`: `pip install vita-audio\[eval\]`"):
         SpeechQuality()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from training import packages
 from training.evaluation import evaluate_held_out, recordings
 from training.evaluation.recognition import load_recognizer
 from training.evaluation.recordings import HUMAN_SETS, is_prompt, load_recordings
@@ -82,7 +83,7 @@ def test_without_the_packages_the_sets_are_left_out(corpus_dir, tmp_path, monkey
 
 
 def test_without_pyav_it_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(recordings, "find_spec", lambda name: None)
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"needs the module `av`: `pip install vita-audio\[media\]`"):
         recordings.read_g722(tmp_path / "a.g722")
 
