@@ -105,7 +105,7 @@ CODEC_EVALUATION = Step(
 )
 EVALUATION = [
     *("training.evaluation.evaluate_held_out", "--model", "{model}", "--corpus_dir", "{run}/corpus"),
-    *("--limit", "500", "--mctp_mode", "vanilla", "boost"),
+    *("--limit", "500", "--mctp_mode", "vanilla", "boost", "--log_dir", "{run}/evaluation"),
 ]
 SHORT_EVALUATION = ["--limit", "1", "--max_new_tokens", "8"]
 

@@ -10,10 +10,12 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from hub_cards.model_card import (
+    CARD_FILE,
     LOGS_FILE,
     LOGS_PICTURE,
     REPRODUCTION_FILE,
     TRAINER_STATE_FILE,
+    is_ours,
     write_model_card,
 )
 from modeling_vita_audio.saving_vita_audio import replaced_whole
@@ -37,7 +39,7 @@ def read_log(folder: Path) -> list[dict]:
 def write_run_log(run: Path, trainings: list[str], output_dir: Path) -> None:
     """
     Writes the record of a run into the folder of its checkpoint, with the logs of its trainings and a picture of them,
-    and the card anew.
+    and the card anew unless it was edited by hand.
 
     Args:
         run: folder of the run, in which each training has a folder of its name.
@@ -52,7 +54,8 @@ def write_run_log(run: Path, trainings: list[str], output_dir: Path) -> None:
     with replaced_whole(output_dir / LOGS_FILE) as unfinished:
         unfinished.write_text("{\n" + ",\n".join(rows) + "\n}\n", encoding="utf-8")
     plot_logs(logs, output_dir / LOGS_PICTURE)
-    write_model_card(output_dir)
+    if is_ours(output_dir / CARD_FILE):
+        write_model_card(output_dir)
 
 
 def plot_logs(logs: dict[str, list[dict]], path: Path) -> None:

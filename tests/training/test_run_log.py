@@ -56,6 +56,10 @@ def test_logs_of_all_trainings(run, tmp_path):
     assert "`python -m training.reproduce --recipe mini --seed 3`" in card and "| corpus | 1.50 |" in card
     assert "(training_logs.png)" in card
 
+    (tmp_path / "model/README.md").write_text("My own card.\n")
+    write_run_log(run, ["tokenizer", "stage4"], tmp_path / "model")
+    assert (tmp_path / "model/README.md").read_text() == "My own card.\n"
+
 
 def write_run(folder, seed, seconds, wer):
     results = json.loads((SHIPPED / "results.json").read_text())

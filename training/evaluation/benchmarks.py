@@ -350,8 +350,10 @@ def items_fingerprint(items: Sequence[Item]) -> str:
     digest = hashlib.blake2b(digest_size=12)
     for item in items:
         for audio in item.audios:
-            # The content and not the path, because a file may change under its name.
-            digest.update(hashlib.blake2b(read_content(audio)).digest())
+            # The content and not the path, because a file may change under its name. Some are samples already.
+            is_read = isinstance(audio, dict) and "array" in audio
+            content = audio["array"].tobytes() if is_read else read_content(audio)
+            digest.update(hashlib.blake2b(content).digest())
         silent = item.with_audios([None] * len(item.audios))
         digest.update(json.dumps([silent.id, silent.messages, silent.reference, silent.accepted_answers]).encode())
     return digest.hexdigest()

@@ -13,7 +13,6 @@ them.
 """
 
 import argparse
-import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -25,7 +24,6 @@ from hub_cards.model_card import read_json
 from modeling_vita_audio import VitaAudioForConditionalGeneration
 from processing import VitaAudioProcessor
 from training.conversations import SPOKEN_QA, WRITTEN_QA
-from training.data import codec_fingerprint
 
 from .benchmarks import (
     ROLES,
@@ -44,10 +42,12 @@ from .harness import (
     check_modes,
     listen,
     load_for_scoring,
+    log_path,
     measure_throughput,
     name_of_mode,
     read_sets,
     respond,
+    response_settings,
     score,
 )
 from .normalizers import CORPUS, NORMALIZERS
@@ -158,21 +158,14 @@ def evaluate_benchmarks(args: argparse.Namespace) -> dict:
     model, processor = load_for_scoring(args.model, args.revision, args.dtype, args.device)
     modes = args.mctp_mode or [getattr(model.generation_config, "mctp_mode", None) or "vanilla"]
     check_modes(modes, model)
-    weights = codec_fingerprint(model)
+    settings = response_settings(model, processor, args.batch_size, args.max_new_tokens)
+    weights = settings["weights"]
     # Once more, because the weights are known now: a model of the same name may have been trained further.
     read_results(args.output_dir, model_name, weights)
     for scored in sets:
-        # all that a response depends on, except its mode
-        settings = {
-            "weights": weights,
-            "codec": codec_fingerprint(processor.audio_tokenizer),
-            "generation": model.generation_config.to_diff_dict(),
-            "batch_size": args.batch_size,
-            "max_new_tokens": args.max_new_tokens,
-            "items": items_fingerprint(scored.items),
-        }
+        of_set = settings | {"items": items_fingerprint(scored.items)}
         measured = {
-            name_of_mode(mode): evaluate_in_mode(scored, mode, model, processor, recognizer, settings, args)
+            name_of_mode(mode): evaluate_in_mode(scored, mode, model, processor, recognizer, of_set, args)
             for mode in modes
         }
         # read again: another benchmark may have ended meanwhile
@@ -236,12 +229,6 @@ def write_report(results: dict, output_dir: Path, readme: Path | None) -> None:
     print(table)
     if readme:
         fill_section(readme, BENCHMARK_TABLE, table)
-
-
-def log_path(folder: Path, name: str, settings: dict) -> Path:
-    """A file whose name has a hash of the settings, so that responses of different settings never mix."""
-    digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=6).hexdigest()
-    return folder / f"{name}-{digest}.jsonl"
 
 
 def read_results(output_dir: Path, model: str, weights: str | None = None) -> dict:

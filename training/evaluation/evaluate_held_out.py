@@ -30,7 +30,7 @@ from modeling_vita_audio.generation_vita_audio import resolve_mctp_mode
 from processing import VitaAudioProcessor
 from processing.conversation_vita_audio import split_at_marks
 
-from .benchmarks import Item, draw
+from .benchmarks import Item, draw, items_fingerprint
 from .dialogues import build_items
 from .harness import (
     NUM_QUALITY_ITEMS,
@@ -41,9 +41,11 @@ from .harness import (
     check_modes,
     listen,
     load_for_scoring,
+    log_path,
     name_of_mode,
     read_sets,
     respond,
+    response_settings,
     score,
 )
 from .normalizers import CORPUS
@@ -59,6 +61,8 @@ PROG = "training.evaluation.evaluate_held_out"
 # fast the codec is as well.
 SPEED_SETS = tuple(dict.fromkeys(["sqa", "tts", "sqa_unseen_voice", "dialogue", "tqa", *SETS]))
 NUM_SPEED_ITEMS = 20
+# Of answers, whose speed is not measured
+BATCH_SIZE = 16
 # Of these it counts, too, how many are entirely right
 WORD_SETS = ("asr_words", "human_words")
 # What a second recogniser can find otherwise, and how the names of such figures begin
@@ -192,23 +196,32 @@ def evaluate(args: argparse.Namespace) -> tuple[dict, list[dict]]:
     if args.mctp_mode is not None:
         check_modes(args.mctp_mode, model)
     mode_names = {name_of_mode(mode): mode for mode in args.mctp_mode or possible_modes(model)}
+    settings = response_settings(model, processor, BATCH_SIZE, args.max_new_tokens)
+
+    def open_log(kind: str, set_name: str, mode: str | list[int], **how: str | dict) -> ResponseLog:
+        if args.log_dir is None:
+            return ResponseLog()
+        how |= settings | {"mctp_mode": mode, "items": items_fingerprint(sets[set_name])}
+        return ResponseLog(log_path(args.log_dir / kind, f"{set_name}-{name_of_mode(mode)}", how))
+
     modes, modes_of_second, lines = {}, {}, []
     for mode_name, mode in mode_names.items():
         modes[mode_name], modes_of_second[mode_name] = {}, {}
         generate_kwargs = {"mctp_mode": mode, "max_new_tokens": args.max_new_tokens}
         for name in sets:
             task = SETS[name].task
-            # Logs in memory, because this command always runs from the start.
-            responses, transcripts = ResponseLog(), ResponseLog()
+            responses, transcripts = open_log("responses", name, mode), ResponseLog()
             items, desc = sets[name], f"{mode_name} {name}"
-            respond(model, processor, items, responses, desc=desc, **generate_kwargs)
+            respond(model, processor, items, responses, BATCH_SIZE, desc=desc, **generate_kwargs)
             if task in SPEAKING_TASKS:
+                how = {"recognizer": recognizer.name, "quality": quality.of_references}
+                transcripts = open_log("transcripts", name, mode, **how)
                 listen(processor, recognizer, items, responses.rows, transcripts, desc, quality)
             modes[mode_name][name], of_set = score(
                 task, items, responses.rows, transcripts.rows, with_exact=name in WORD_SETS
             )
             if task in SPEAKING_TASKS and second is not None:
-                heard = ResponseLog()
+                heard = open_log("transcripts", name, mode, recognizer=second.name)
                 listen(processor, second, items, responses.rows, heard, desc)
                 figures, _ = score(task, items, responses.rows, heard.rows)
                 modes_of_second[mode_name][name] = {
@@ -289,6 +302,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--second_recognizer", help="another one, whose figures are reported beside; none by default")
     parser.add_argument(
         "--output_dir", type=Path, help="where results.json and results.png go; the model's by default"
+    )
+    parser.add_argument(
+        "--log_dir", type=Path, help="folder that keeps what is done, so that a run that is stopped goes on from there"
     )
     parser.add_argument("--lines", type=Path, help="JSONL file for every single answer")
     parser.add_argument("--readme", type=Path, help="README whose table is filled from the results")

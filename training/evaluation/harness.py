@@ -4,11 +4,12 @@
 The steps from prompts to scores that all commands share which score a model: responses, transcripts of their speech,
 figures.
 
-`evaluate_held_out` runs them on held-out conversations, in memory. `evaluate_benchmarks` runs them on published sets
-and keeps on disk what each step gave, so that a run that was stopped goes on.
+`evaluate_held_out` runs them on held-out conversations, `evaluate_benchmarks` on published sets. What each step gave
+is kept on disk, so that a run that was stopped goes on.
 """
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -37,6 +38,7 @@ from training.conversations import (
     read_conversations,
     task_of,
 )
+from training.data import codec_fingerprint
 
 from .benchmarks import Item, draw
 from .dialogues import with_responses
@@ -88,6 +90,25 @@ class ResponseLog:
                 file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
                 file.flush()
                 os.fsync(file.fileno())
+
+
+def response_settings(
+    model: VitaAudioForConditionalGeneration, processor: VitaAudioProcessor, batch_size: int, max_new_tokens: int
+) -> dict:
+    """All that responses depend on, except their items and their mode."""
+    return {
+        "weights": codec_fingerprint(model),
+        "codec": codec_fingerprint(processor.audio_tokenizer),
+        "generation": model.generation_config.to_diff_dict(),
+        "batch_size": batch_size,
+        "max_new_tokens": max_new_tokens,
+    }
+
+
+def log_path(folder: Path, name: str, settings: dict) -> Path:
+    """A file whose name has a hash of the settings, so that responses of different settings never mix."""
+    digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=6).hexdigest()
+    return folder / f"{name}-{digest}.jsonl"
 
 
 def build_prompts(processor: VitaAudioProcessor, items: Sequence[Item]) -> BatchFeature:

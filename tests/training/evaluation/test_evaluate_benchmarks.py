@@ -353,7 +353,7 @@ def test_bad_arguments_are_one_line_each(capsys, model_dir, forms_dir, tmp_path,
     speech[3] = tmp_path
     assert "other results than benchmarks" in refusal(capsys, *speech)
     monkeypatch.setitem(sys.modules, "faster_whisper", None)
-    monkeypatch.setattr("training.evaluation.recognition.find_spec", lambda name: None)
+    monkeypatch.setattr("training.packages.find_spec", lambda name: None)
     speech[3] = tmp_path / "out"
     assert "scoring needs the module `faster_whisper`" in refusal(capsys, *speech)
 

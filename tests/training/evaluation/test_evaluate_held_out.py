@@ -75,12 +75,11 @@ def test_the_command_writes_figures_picture_and_table(model, processor, corpus_d
     processor.save_pretrained(tmp_path / "model")
     readme = tmp_path / "README.md"
     readme.write_text("# Title\n<!-- results table -->\nold\n<!-- end of results table -->\nend\n")
-    evaluate_held_out.main(
-        ["--model", str(tmp_path / "model"), "--corpus_dir", str(corpus_dir), "--modes", "vanilla", "turbo"]
-        + ["--sets", "asr", "tts", "sqa", "--max_new_tokens", "24", "--readme", str(readme)]
-        + ["--lines", str(tmp_path / "lines.jsonl"), "--recognizer", str(tiny_ctc_dir)]
-        + ["--second_recognizer", str(tiny_ctc_dir)]
-    )
+    command = ["--model", str(tmp_path / "model"), "--corpus_dir", str(corpus_dir), "--modes", "vanilla", "turbo"]
+    command += ["--sets", "asr", "tts", "sqa", "--max_new_tokens", "24", "--readme", str(readme)]
+    command += ["--lines", str(tmp_path / "lines.jsonl"), "--recognizer", str(tiny_ctc_dir)]
+    command += ["--second_recognizer", str(tiny_ctc_dir), "--log_dir", str(tmp_path / "logs")]
+    evaluate_held_out.main(command)
     results = json.loads((tmp_path / "model" / "results.json").read_text())
     assert list(results["modes"]) == ["vanilla", "turbo"] and results["normalizer"] == "corpus"
     assert results["modes"]["turbo"]["sqa"]["conversations"] == 3
@@ -105,6 +104,23 @@ def test_the_command_writes_figures_picture_and_table(model, processor, corpus_d
     assert text.startswith("# Title\n") and text.endswith("\nend\n")
     assert "\n| | vanilla | turbo | conversations |\n" in text and "\n| TTS, DNSMOS | " in text
     assert "unseen voice" not in text
+
+    # The same command again does what is missing, and no more
+    logs = {path: path.read_text().splitlines(keepends=True) for path in (tmp_path / "logs").rglob("*.jsonl")}
+    assert sorted({(path.parent.name, path.name.split("-")[0], len(rows)) for path, rows in logs.items()}) == [
+        *(("responses", name, 3) for name in ("asr", "sqa", "tts")),
+        *(("transcripts", name, 3) for name in ("sqa", "tts")),
+    ]
+    for path, rows in logs.items():
+        if path.parent.name == "transcripts":
+            path.write_text("".join(rows[:2]) + rows[2][:9])
+    evaluate_held_out.main(command)
+    for path, rows in logs.items():
+        written = path.read_text().splitlines(keepends=True)
+        assert written[:2] == rows[:2] and len(written) == 3
+    again = json.loads((tmp_path / "model" / "results.json").read_text())
+    for mode, sets in results["modes"].items():
+        assert all(again["modes"][mode][name] == sets[name] for name in ("asr", "tts", "sqa"))
 
 
 def test_a_table_says_what_was_not_measured_in_a_mode():
