@@ -196,12 +196,15 @@ def evaluate(args: argparse.Namespace) -> tuple[dict, list[dict]]:
     if args.mctp_mode is not None:
         check_modes(args.mctp_mode, model)
     mode_names = {name_of_mode(mode): mode for mode in args.mctp_mode or possible_modes(model)}
-    settings = response_settings(model, processor, BATCH_SIZE, args.max_new_tokens)
+    settings_of_sets = {}
+    if args.log_dir is not None:
+        settings = response_settings(model, processor, BATCH_SIZE, args.max_new_tokens)
+        settings_of_sets = {name: settings | {"items": items_fingerprint(items)} for name, items in sets.items()}
 
-    def open_log(kind: str, set_name: str, mode: str | list[int], **how: str | dict) -> ResponseLog:
+    def open_log(kind: str, set_name: str, mode: str | list[int], **how: str | dict | None) -> ResponseLog:
         if args.log_dir is None:
             return ResponseLog()
-        how |= settings | {"mctp_mode": mode, "items": items_fingerprint(sets[set_name])}
+        how |= settings_of_sets[set_name] | {"mctp_mode": mode}
         return ResponseLog(log_path(args.log_dir / kind, f"{set_name}-{name_of_mode(mode)}", how))
 
     modes, modes_of_second, lines = {}, {}, []
@@ -214,14 +217,14 @@ def evaluate(args: argparse.Namespace) -> tuple[dict, list[dict]]:
             items, desc = sets[name], f"{mode_name} {name}"
             respond(model, processor, items, responses, BATCH_SIZE, desc=desc, **generate_kwargs)
             if task in SPEAKING_TASKS:
-                how = {"recognizer": recognizer.name, "quality": quality.of_references}
+                how = {"recognizer": args.recognizer, "quality": quality.of_references}
                 transcripts = open_log("transcripts", name, mode, **how)
                 listen(processor, recognizer, items, responses.rows, transcripts, desc, quality)
             modes[mode_name][name], of_set = score(
                 task, items, responses.rows, transcripts.rows, with_exact=name in WORD_SETS
             )
             if task in SPEAKING_TASKS and second is not None:
-                heard = open_log("transcripts", name, mode, recognizer=second.name)
+                heard = open_log("transcripts", name, mode, recognizer=args.second_recognizer)
                 listen(processor, second, items, responses.rows, heard, desc)
                 figures, _ = score(task, items, responses.rows, heard.rows)
                 modes_of_second[mode_name][name] = {

@@ -4,8 +4,8 @@
 The steps from prompts to scores that all commands share which score a model: responses, transcripts of their speech,
 figures.
 
-`evaluate_held_out` runs them on held-out conversations, `evaluate_benchmarks` on published sets. What each step gave
-is kept on disk, so that a run that was stopped goes on.
+`evaluate_benchmarks` runs them on published sets and keeps on disk what each step gave, so that a run that was stopped
+goes on. So does `evaluate_held_out` on held-out conversations where it is told a folder for it.
 """
 
 import argparse

@@ -81,7 +81,6 @@ def test_without_its_weights_there_is_no_likeness(joe, monkeypatch):
 
 @pytest.mark.parametrize("module", ["speechmos", "librosa"])
 def test_a_missing_module_is_named(module, monkeypatch):
-    find_spec = packages.find_spec
     monkeypatch.setattr(packages, "find_spec", lambda name: None if name == module else find_spec(name))
     with pytest.raises(ImportError, match=rf"needs the module `{module}`: `pip install vita-audio\[eval\]`"):
         SpeechQuality()
