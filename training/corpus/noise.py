@@ -23,6 +23,10 @@ REPEAT_ANSWER = "Sorry, could you repeat that?"
 MIN_SECONDS, MAX_SECONDS = 0.3, 4.0
 # Root mean square, below full scale: from what is hardly there to as loud as speech.
 MIN_LEVEL_DB, MAX_LEVEL_DB = -65.0, -12.0
+# What a microphone hears in a quiet room. Exact silence is no part: processors refuse it, as nothing was recorded.
+MIN_SILENCE_DB, MAX_SILENCE_DB = -75.0, -60.0
+# Raise it whenever the noises change, so that they alone are made anew.
+NOISE_VERSION = 2
 
 NOISES: dict[str, Callable[[int, int, np.random.Generator], np.ndarray]] = {}
 
@@ -47,7 +51,7 @@ def colored_noise(length: int, exponent: float, rng: np.random.Generator) -> np.
 
 @register_noise
 def silence(length: int, sampling_rate: int, rng: np.random.Generator) -> np.ndarray:
-    return np.zeros(length)
+    return rng.standard_normal(length)
 
 
 @register_noise
@@ -90,7 +94,9 @@ def beeps(length: int, sampling_rate: int, rng: np.random.Generator) -> np.ndarr
     tone = np.sin(2 * np.pi * rng.uniform(200, 2000) * time)
     if rng.random() < 0.3:
         return tone
-    return tone * (np.sin(2 * np.pi * rng.uniform(0.7, 5) * time) > rng.uniform(-0.5, 0.5) - 0.1)
+    is_on = np.sin(2 * np.pi * rng.uniform(0.7, 5) * time) > rng.uniform(-0.5, 0.5) - 0.1
+    # a short recording may lie between two beeps
+    return tone * is_on + 1e-3 * rng.standard_normal(length)
 
 
 @register_noise
@@ -107,19 +113,15 @@ def noise_samples(clip_id: str, sampling_rate: int) -> np.ndarray:
     length = round(draw.uniform(MIN_SECONDS, MAX_SECONDS) * sampling_rate)
     rng = np.random.default_rng(draw.getrandbits(64))
     samples = kind(length, sampling_rate, rng)
-    level = np.sqrt(np.mean(samples**2))
-    if level > 0:
-        samples = samples * (10 ** (draw.uniform(MIN_LEVEL_DB, MAX_LEVEL_DB) / 20) / level)
-    elif draw.random() < 0.5:
-        # half of the silences are exact zeros, the others are what a microphone hears in a quiet room
-        samples = 10 ** (draw.uniform(-90, -70) / 20) * rng.standard_normal(length)
+    levels = (MIN_SILENCE_DB, MAX_SILENCE_DB) if kind is silence else (MIN_LEVEL_DB, MAX_LEVEL_DB)
+    samples = samples * (10 ** (draw.uniform(*levels) / 20) / np.sqrt(np.mean(samples**2)))
     return np.clip(samples, -1, 1).astype(np.float32)
 
 
 def noise_clips() -> list[Clip]:
     """The clips of noise, the held-out ones (of the split "test") last."""
     return [
-        Clip("", NOISE_VOICE, "train" if number < NUM_TRAINING else "test", number)
+        Clip("", NOISE_VOICE, "train" if number < NUM_TRAINING else "test", 10_000 * NOISE_VERSION + number)
         for number in range(NUM_TRAINING + NUM_HELD_OUT)
     ]
 
