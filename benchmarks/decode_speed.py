@@ -5,7 +5,8 @@
     python -m benchmarks.decode_speed --output_dir benchmarks/results/cpu [--readme README.md]
 
 It times every mode next to transformers' own Qwen2 and to what the memory allows, in one run; with `--quantization
-int8 int4`, vanilla and boost with weights of 8 and 4 bits next to those of `--dtype`.
+int8 int4`, vanilla and boost with weights of 8 and 4 bits next to those of `--dtype`. With `--results` it measures
+nothing, and shows what was measured on another machine, such as by `.ci/gpu`.
 
 The weights are random, because speed does not depend on them. Only that of the lossless mode does, so its two ends are
 measured: no draft is right, and all drafts are. The rows take turns, so that other work of the machine slows all of
@@ -304,18 +305,28 @@ def main(argv: list[str] | None = None) -> None:
         required=True,
         help="For decode_speed.json and decode_speed.png, or quantized_speed.*.",
     )
-    parser.add_argument("--readme", type=Path, default=None, help="README whose section on speed is filled in.")
+    parser.add_argument(
+        "--results", type=Path, default=None, help="decode_speed.json of another machine, instead of measuring."
+    )
+    parser.add_argument(
+        "--readme",
+        type=Path,
+        default=None,
+        help="README whose section on speed is filled in; what was measured on a GPU has a section of its own.",
+    )
     args = parser.parse_args(argv)
     args.output_dir.mkdir(parents=True, exist_ok=True)
     if args.num_threads is not None:
         torch.set_num_threads(args.num_threads)
-    results = measure(args)
+    results = measure(args) if args.results is None else json.loads(args.results.read_text())
     name = "quantized" if args.quantization else "decode"
     write_atomically(args.output_dir / f"{name}_speed.json", json.dumps(results, indent=2) + "\n")
     plot(results, args.output_dir / f"{name}_speed.png")
     print(speed_table(results))
     if args.readme is not None:
-        fill_section(args.readme, f"{name} speed", speed_table(results))
+        # only CPUs have a number of threads
+        where = "" if results["threads"] else " on a GPU"
+        fill_section(args.readme, f"{name} speed{where}", speed_table(results))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import pytest
 from modeling_fixtures import random_config, random_model
 from pictures import drawn_colors
-from places import FIXTURES
+from places import FIXTURES, ROOT
 from tiny_corpus import write_corpus
 from tiny_models import tiny_model, tiny_processor
 
@@ -38,6 +38,19 @@ def test_decode_speed_measures_every_mode_and_fills_the_readme(tmp_path, capsys)
     assert table.strip().split("\n")[2:-1] == capsys.readouterr().out.strip().split("\n")
     # a tiny model's bars may be thinner than a pixel beside the memory's limit, on a slow machine
     assert (tmp_path / "out" / "decode_speed.png").exists()
+
+
+def test_figures_of_a_gpu_are_shown_elsewhere(tmp_path, capsys):
+    measured = ROOT / "benchmarks" / "results" / "h200" / "decode_speed.json"
+    readme = tmp_path / "README.md"
+    marks = ("<!-- decode speed on a GPU -->", "<!-- end of decode speed on a GPU -->")
+    readme.write_text("\n".join(("<!-- decode speed -->", "<!-- end of decode speed -->", *marks)) + "\n")
+    decode_speed.main(["--results", str(measured), "--output_dir", str(tmp_path / "out"), "--readme", str(readme)])
+    assert json.loads((tmp_path / "out" / "decode_speed.json").read_text()) == json.loads(measured.read_text())
+    _, of_a_cpu, of_a_gpu = readme.read_text().partition("<!-- end of decode speed -->")
+    assert "NVIDIA H200" in of_a_gpu and "| boost |" in capsys.readouterr().out
+    # the README of this repository shows the same
+    assert of_a_gpu.split(marks[0])[1] in (ROOT / "README.md").read_text()
 
 
 def test_ratios_are_against_vanilla(tmp_path, monkeypatch):
