@@ -58,11 +58,26 @@ def test_ratios_are_against_vanilla(tmp_path, monkeypatch):
     # which takes a GB of memory
     monkeypatch.setattr(decode_speed, "measure_bandwidth", lambda device: 1e9)
     arguments = Namespace(device="cpu", dtype="float32", shape=str(tmp_path / "shape"), rounds=1, num_new_tokens=11)
-    arguments.quantization = []
+    arguments.quantization, arguments.static_cache = [], False
     rows = decode_speed.measure(arguments)["rows"]
     assert len(rows) == 12
     for row in rows.values():
         assert row["ratio"] == pytest.approx(row["tokens_per_second"] / rows["vanilla"]["tokens_per_second"])
+
+
+@pytest.mark.slow
+def test_static_caches_are_measured_beside_growing_ones(tmp_path, capsys):
+    random_config().save_pretrained(tmp_path / "shape")
+    arguments = ["--shape", str(tmp_path / "shape"), "--device", "cpu", "--dtype", "float32", "--rounds", "1"]
+    arguments += ["--num_new_tokens", "26", "--output_dir", str(tmp_path / "out"), "--static_cache"]
+    decode_speed.main(arguments)
+    rows = json.loads((tmp_path / "out" / "static_speed.json").read_text())["rows"]
+    names = ("transformers Qwen2", "vanilla", "boost", "turbo")
+    assert list(rows) == [*names, *(f"{name}, static cache" for name in names)]
+    assert "| turbo, static cache |" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        decode_speed.main([*arguments, "--quantization", "int8"])
+    assert "one after the other" in capsys.readouterr().err
 
 
 @pytest.mark.slow
