@@ -5,7 +5,9 @@
     python -m benchmarks.decode_speed --output_dir benchmarks/results/cpu [--readme README.md]
 
 It times every mode next to transformers' own Qwen2 and to what the memory allows, in one run; with `--quantization
-int8 int4`, vanilla and boost with weights of 8 and 4 bits next to those of `--dtype`.
+int8 int4`, vanilla and boost with weights of 8 and 4 bits next to those of `--dtype`; with `--static_cache`, a few
+modes without and with `cache_implementation="static"`. With `--results` it measures nothing, and shows what was
+measured on another machine, such as by `.ci/gpu`.
 
 The weights are random, because speed does not depend on them. Only that of the lossless mode does, so its two ends are
 measured: no draft is right, and all drafts are. The rows take turns, so that other work of the machine slows all of
@@ -141,6 +143,14 @@ def quantized_rows(
     return table
 
 
+def static_rows(model: VitaAudioForConditionalGeneration, qwen2: Qwen2ForCausalLM) -> dict[str, tuple[Callable, dict]]:
+    """What is measured with a static cache, as of [`measured_rows`]: few, as each is compiled, and without."""
+    all_rows = measured_rows(model, qwen2)
+    rows = {name: all_rows[name] for name in ("transformers Qwen2", BASELINE, "boost", "turbo")}
+    static = {"cache_implementation": "static"}
+    return rows | {f"{name}, static cache": (runner, kwargs | static) for name, (runner, kwargs) in rows.items()}
+
+
 def generate(
     model: VitaAudioForConditionalGeneration | Qwen2ForCausalLM,
     device: torch.device,
@@ -207,7 +217,10 @@ def floor_of(model: VitaAudioForConditionalGeneration, mctp_mode: str, speech_on
 def measure(args: argparse.Namespace) -> dict:
     device, dtype = torch.device(args.device), getattr(torch, args.dtype)
     model, qwen2 = build_models(args.shape, device, dtype)
-    table = quantized_rows(model, args.quantization) if args.quantization else measured_rows(model, qwen2)
+    if args.quantization:
+        table = quantized_rows(model, args.quantization)
+    else:
+        table = (static_rows if args.static_cache else measured_rows)(model, qwen2)
     bandwidth = measure_bandwidth(device)
     runs = {name: [] for name in table}
     memory = {}
@@ -295,6 +308,11 @@ def main(argv: list[str] | None = None) -> None:
         default=[],
         help="Measure weights of 8 or 4 bits, too, and fewer modes.",
     )
+    parser.add_argument(
+        "--static_cache",
+        action="store_true",
+        help="Measure fewer modes, and each with a static cache, too, whose steps a GPU replays as recorded graphs.",
+    )
     parser.add_argument("--num_new_tokens", type=int, default=106, help="11 or more; the figures in README are of 106")
     parser.add_argument("--rounds", type=int, default=5, help="Measured runs of each row; one more warms up.")
     parser.add_argument("--num_threads", type=int, default=None, help="CPU threads; all by default.")
@@ -302,20 +320,32 @@ def main(argv: list[str] | None = None) -> None:
         "--output_dir",
         type=Path,
         required=True,
-        help="For decode_speed.json and decode_speed.png, or quantized_speed.*.",
+        help="For decode_speed.json and decode_speed.png, or quantized_speed.* or static_speed.*.",
     )
-    parser.add_argument("--readme", type=Path, default=None, help="README whose section on speed is filled in.")
+    parser.add_argument(
+        "--results", type=Path, default=None, help="The JSON file of another machine, instead of measuring."
+    )
+    parser.add_argument(
+        "--readme",
+        type=Path,
+        default=None,
+        help="README whose section on speed is filled in; what was measured on a GPU has a section of its own.",
+    )
     args = parser.parse_args(argv)
+    if args.quantization and args.static_cache:
+        parser.error("--quantization and --static_cache are measured one after the other.")
     args.output_dir.mkdir(parents=True, exist_ok=True)
     if args.num_threads is not None:
         torch.set_num_threads(args.num_threads)
-    results = measure(args)
-    name = "quantized" if args.quantization else "decode"
+    results = measure(args) if args.results is None else json.loads(args.results.read_text())
+    name = "quantized" if args.quantization else "static" if args.static_cache else "decode"
     write_atomically(args.output_dir / f"{name}_speed.json", json.dumps(results, indent=2) + "\n")
     plot(results, args.output_dir / f"{name}_speed.png")
     print(speed_table(results))
     if args.readme is not None:
-        fill_section(args.readme, f"{name} speed", speed_table(results))
+        # only CPUs have a number of threads
+        where = "" if results["threads"] else " on a GPU"
+        fill_section(args.readme, f"{name} speed{where}", speed_table(results))
 
 
 if __name__ == "__main__":

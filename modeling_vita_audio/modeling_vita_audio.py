@@ -14,7 +14,6 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModel, CompileConfig, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, get_layer_types_and_kwargs
-from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.masking_utils import LAYER_PATTERN_TO_MASK_FUNCTION_MAPPING, find_packed_sequence_indices
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.processing_utils import Unpack
@@ -33,15 +32,12 @@ from .compatibility_vita_audio import (
 from .configuration_vita_audio import VitaAudioConfig
 from .generation_vita_audio import VitaAudioGenerationMixin
 from .head_vita_audio import scores_of_rows
+from .loss_vita_audio import VitaAudioLossMixin, samples_of_columns
 from .modeling_vita_audio_encoder import VitaAudioEncoder, VitaAudioMultiModalProjector, VitaAudioSpeechInput
 from .quantization_vita_audio import as_quantization_config, finish_quantization, quantizing_on_cpu
 from .registration_vita_audio import PipelineOfFolder  # noqa: F401  loading a folder's model registers its pipeline
 from .saving_vita_audio import HUB_KWARGS, check_weights, describe_misfit, keep_code, saved_whole
 
-
-# Columns whose logits are in memory at once in training with gradient checkpointing. For the 168072 words of the
-# released models these are 0.6 GB in bfloat16 and float32, and fewer columns would leave a GPU idle
-LOSS_COLUMNS = 512
 
 # What reads checkpoints of other layouts, by their model types. `released_layout` fills it where this package is
 # installed
@@ -415,54 +411,7 @@ class VitaAudioModel(VitaAudioSpeechInput, VitaAudioPreTrainedModel):
         return hidden_states
 
 
-def samples_of_columns(
-    labels: torch.LongTensor, attention_mask: torch.Tensor | None, position_ids: torch.LongTensor | None
-) -> torch.LongTensor:
-    """
-    Numbers the columns of each row by the sample that they belong to.
-
-    Returns:
-        `torch.LongTensor` of shape `(batch_size, sequence_length)`: the attention mask, which tells a sample from its
-        padding, or without one the numbers of packed samples, each of which begins where `position_ids` restart.
-    """
-    if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2:
-        # With a filled cache the mask also covers the columns before
-        return attention_mask[:, -labels.shape[1] :].long()
-    packed_ids = None
-    if attention_mask is None and position_ids is not None:
-        packed_ids = find_packed_sequence_indices(position_ids)
-    return torch.zeros_like(labels) if packed_ids is None else packed_ids.expand_as(labels)
-
-
-def targets_of_columns(labels: torch.LongTensor, sample_ids: torch.LongTensor, num_ahead: int) -> torch.LongTensor:
-    """
-    Finds the token that each column is to predict. Column i of the language model has read token i and predicts token
-    i + 1; column i of MCTP module k has read token i + k too and predicts token i + k + 1, if that is in the same
-    sample.
-
-    An example of six tokens, two packed samples a b c and d e f, where a and d have no label:
-
-        labels                        -100    b     c   -100    e     f
-        sample_ids                      0     0     0     1     1     1
-        targets of the language model   b     c   -100    e     f   -100
-        targets of module 1             c   -100  -100    f   -100  -100
-
-    Args:
-        labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`): token ids, -100 where there is no loss.
-        sample_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): see [`samples_of_columns`].
-        num_ahead (`int`): 0 for the language model, k for module k.
-
-    Returns:
-        `torch.LongTensor` of shape `(batch_size, sequence_length)`: token ids, -100 where there is nothing to predict.
-    """
-    shift = num_ahead + 1
-    targets = torch.full_like(labels, -100)
-    is_same_sample = sample_ids[:, shift:] == sample_ids[:, :-shift]
-    targets[:, :-shift] = labels[:, shift:].where(is_same_sample, -100)
-    return targets
-
-
-class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGenerationMixin):
+class VitaAudioForConditionalGeneration(VitaAudioLossMixin, VitaAudioPreTrainedModel, VitaAudioGenerationMixin):
     """The language model, its MCTP modules and the head that all of them share."""
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
@@ -625,43 +574,6 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
         # Flatten to 2-D: for a non-contiguous 3-D input, matmul copies a weight that needs no gradient
         return self.lm_head(hidden_states.flatten(0, 1)).unflatten(0, hidden_states.shape[:2])
 
-    def _loss(
-        self,
-        hidden_states: torch.Tensor,
-        labels: torch.LongTensor,
-        sample_ids: torch.LongTensor,
-        num_ahead: int,
-        num_items_in_batch: torch.Tensor | int | None,
-    ) -> torch.Tensor:
-        """
-        Computes the loss, a scalar, of the language model or of an MCTP module from its hidden states
-        `(batch_size, sequence_length, hidden_size)`. For the other arguments see [`targets_of_columns`].
-        """
-        targets = targets_of_columns(labels, sample_ids, num_ahead)
-        has_target = targets != -100
-        # The head is the largest matrix of the model, so it reads no column without a target
-        # `(num_targets, hidden_size)` and `(num_targets,)`
-        hidden_states, targets = hidden_states[has_target], targets[has_target]
-        loss = self._summed_cross_entropy(hidden_states, targets)
-        # Without any target the loss is 0, and not NaN
-        return loss / (max(len(targets), 1) if num_items_in_batch is None else num_items_in_batch)
-
-    def _summed_cross_entropy(self, hidden_states: torch.Tensor, targets: torch.LongTensor) -> torch.Tensor:
-        """Takes hidden states `(num_targets, hidden_size)` and targets `(num_targets,)`; trainers may replace it."""
-        if not (self.gradient_checkpointing and self.training):
-            return self._cross_entropy_of_part(hidden_states, targets)
-        # The logits of a large vocabulary take much memory, so they are computed part by part, and again in the
-        # backward pass. With ZeRO-3, all processes have to call the head equally often, however many targets they have
-        num_columns = len(targets) if is_deepspeed_zero3_enabled() else LOSS_COLUMNS
-        losses = [
-            self._gradient_checkpointing_func(self._cross_entropy_of_part, *part)
-            for part in zip(hidden_states.split(num_columns or 1), targets.split(num_columns or 1))
-        ]
-        return torch.stack(losses).sum()
-
-    def _cross_entropy_of_part(self, hidden_states: torch.Tensor, targets: torch.LongTensor) -> torch.Tensor:
-        return nn.functional.cross_entropy(self.lm_head(hidden_states).float(), targets, reduction="sum")
-
     @takes_old_cache_name
     @can_return_tuple
     def forward(
@@ -703,7 +615,8 @@ class VitaAudioForConditionalGeneration(VitaAudioPreTrainedModel, VitaAudioGener
                 Embeddings instead of `input_ids`.
             labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
                 Token ids to be predicted, -100 where there is no loss. Give them unshifted: from column i, the
-                language model predicts label i + 1 and module k label i + k + 1, see [`targets_of_columns`].
+                language model predicts label i + 1 and module k label i + k + 1, see
+                [`~loss_vita_audio.targets_of_columns`].
             use_cache (`bool`, *optional*, defaults to `text_config.use_cache` without and `False` with `labels`):
                 Whether to return `cache`. Packed samples never have a cache.
             input_features (`torch.FloatTensor` of shape `(num_audios, num_frames, 560)`, *optional*):

@@ -13,7 +13,7 @@ import torch
 from places import ROOT
 
 
-STEPS = ("tests", "training", "decode_speed", "codec_speed")
+STEPS = ("tests", "training", "decode_speed", "static_speed", "codec_speed")
 
 
 def run(results, *arguments, **environment):
@@ -31,7 +31,7 @@ def test_each_step_starts_and_is_done_once(tmp_path):
 
     done = run(tmp_path, "--check")
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
-    names = [f"{step}.txt" for step in STEPS] + ["codec_speed.json", "decode_speed.json"]
+    names = [f"{step}.txt" for step in STEPS] + ["codec_speed.json", "decode_speed.json", "static_speed.json"]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
     for step in STEPS:
         text = (tmp_path / f"{step}.txt").read_text()

@@ -137,7 +137,7 @@ MINI = Recipe(
     "vita-audio-mini",
 )
 
-# Its codec is that of `pretrained/vita-audio-mini`. Nobody has run it on a GPU yet, so its hours are not known.
+# Its codec is that of `pretrained/vita-audio-mini`. Nobody has run all of it on a GPU yet, so its hours are not known.
 SHORT_STAGE_OF_SMOLLM2 = [*SHORT_TRAINING, "--use_cpu", "--bf16", "False"]
 SMOLLM2_135M = Recipe(
     [

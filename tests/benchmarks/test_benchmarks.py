@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import pytest
 from modeling_fixtures import random_config, random_model
 from pictures import drawn_colors
-from places import FIXTURES
+from places import FIXTURES, ROOT
 from tiny_corpus import write_corpus
 from tiny_models import tiny_model, tiny_processor
 
@@ -40,16 +40,44 @@ def test_decode_speed_measures_every_mode_and_fills_the_readme(tmp_path, capsys)
     assert (tmp_path / "out" / "decode_speed.png").exists()
 
 
+def test_figures_of_a_gpu_are_shown_elsewhere(tmp_path, capsys):
+    measured = ROOT / "benchmarks" / "results" / "h200" / "decode_speed.json"
+    readme = tmp_path / "README.md"
+    marks = ("<!-- decode speed on a GPU -->", "<!-- end of decode speed on a GPU -->")
+    readme.write_text("\n".join(("<!-- decode speed -->", "<!-- end of decode speed -->", *marks)) + "\n")
+    decode_speed.main(["--results", str(measured), "--output_dir", str(tmp_path / "out"), "--readme", str(readme)])
+    assert json.loads((tmp_path / "out" / "decode_speed.json").read_text()) == json.loads(measured.read_text())
+    _, of_a_cpu, of_a_gpu = readme.read_text().partition("<!-- end of decode speed -->")
+    assert "NVIDIA H200" in of_a_gpu and "| boost |" in capsys.readouterr().out
+    # the README of this repository shows the same
+    assert of_a_gpu.split(marks[0])[1] in (ROOT / "README.md").read_text()
+
+
 def test_ratios_are_against_vanilla(tmp_path, monkeypatch):
     random_config().save_pretrained(tmp_path / "shape")
     # which takes a GB of memory
     monkeypatch.setattr(decode_speed, "measure_bandwidth", lambda device: 1e9)
     arguments = Namespace(device="cpu", dtype="float32", shape=str(tmp_path / "shape"), rounds=1, num_new_tokens=11)
-    arguments.quantization = []
+    arguments.quantization, arguments.static_cache = [], False
     rows = decode_speed.measure(arguments)["rows"]
     assert len(rows) == 12
     for row in rows.values():
         assert row["ratio"] == pytest.approx(row["tokens_per_second"] / rows["vanilla"]["tokens_per_second"])
+
+
+@pytest.mark.slow
+def test_static_caches_are_measured_beside_growing_ones(tmp_path, capsys):
+    random_config().save_pretrained(tmp_path / "shape")
+    arguments = ["--shape", str(tmp_path / "shape"), "--device", "cpu", "--dtype", "float32", "--rounds", "1"]
+    arguments += ["--num_new_tokens", "26", "--output_dir", str(tmp_path / "out"), "--static_cache"]
+    decode_speed.main(arguments)
+    rows = json.loads((tmp_path / "out" / "static_speed.json").read_text())["rows"]
+    names = ("transformers Qwen2", "vanilla", "boost", "turbo")
+    assert list(rows) == [*names, *(f"{name}, static cache" for name in names)]
+    assert "| turbo, static cache |" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        decode_speed.main([*arguments, "--quantization", "int8"])
+    assert "one after the other" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ from transformers.masking_utils import flash_attention_mask
 from transformers.modeling_flash_attention_utils import prepare_fa_kwargs_from_position_ids
 
 from modeling_vita_audio import VitaAudioCache, VitaAudioConfig, VitaAudioForConditionalGeneration, VitaAudioModel
-from modeling_vita_audio.modeling_vita_audio import targets_of_columns
+from modeling_vita_audio.loss_vita_audio import targets_of_columns
 
 
 LENGTHS = (16, 3, 27, 12)

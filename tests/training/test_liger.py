@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model
 from places import ROOT
 from tiny_models import tiny_model, tiny_processor
 
-from modeling_vita_audio import modeling_vita_audio
+from modeling_vita_audio import loss_vita_audio
 from training.liger import check_liger, use_liger
 
 
@@ -36,7 +36,7 @@ def assert_equal(ours, others):
 
 
 def test_the_logits_of_few_columns_are_in_memory_at_once(monkeypatch):
-    monkeypatch.setattr(modeling_vita_audio, "LOSS_COLUMNS", 16)
+    monkeypatch.setattr(loss_vita_audio, "LOSS_COLUMNS", 16)
     model, rows = tiny_model(tiny_processor()), []
     at_once = losses_and_gradients(model)
     model.lm_head.register_forward_hook(lambda head, args, output: rows.append(len(output)))
