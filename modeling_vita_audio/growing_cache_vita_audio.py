@@ -64,23 +64,24 @@ class GrowingTensor:
 
     def append(self, new: torch.Tensor) -> torch.Tensor:
         """Appends a tensor, which has the shape of the one held but for the dimension that grows, and returns all."""
-        held = [self.read()] if self.length > 0 else []
+        length = self.length + new.shape[self.dim]
         # What a backward pass has kept must not change, not even beyond the part that it needs
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        grows_in_place = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+        if grows_in_place and self._has_room(new, length):
+            self.buffer.narrow(self.dim, self.length, new.shape[self.dim]).copy_(new)
+            self.length = length
+            return self.read()
+        held = [self.read()] if self.length > 0 else []
+        if not grows_in_place:
             self.set(torch.cat([*held, new], dim=self.dim))
             return self.buffer
-        length = self.length + new.shape[self.dim]
-        if self._has_room(new, length):
-            self.buffer.narrow(self.dim, self.length, length - self.length).copy_(new)
-        else:
-            shape = list(new.shape)
-            shape[self.dim] = 1 << (length - 1).bit_length()
-            dtype = torch.promote_types(self.buffer.dtype, new.dtype) if held else new.dtype
-            buffer = new.new_empty(shape, dtype=dtype)
-            # `cat` refuses tensors that do not belong together, where `copy_` would repeat rows
-            torch.cat([*held, new], dim=self.dim, out=buffer.narrow(self.dim, 0, length))
-            self.buffer, self.is_own = buffer, True
-        self.length = length
+        shape = list(new.shape)
+        shape[self.dim] = 1 << (length - 1).bit_length()
+        dtype = torch.promote_types(self.buffer.dtype, new.dtype) if held else new.dtype
+        buffer = new.new_empty(shape, dtype=dtype)
+        # `cat` refuses tensors that do not belong together, where `copy_` would repeat rows
+        torch.cat([*held, new], dim=self.dim, out=buffer.narrow(self.dim, 0, length))
+        self.buffer, self.is_own, self.length = buffer, True, length
         return self.read()
 
     def _has_room(self, new: torch.Tensor, length: int) -> bool:
