@@ -332,20 +332,25 @@ def main(argv: list[str] | None = None) -> None:
         help="README whose section on speed is filled in; what was measured on a GPU has a section of its own.",
     )
     args = parser.parse_args(argv)
-    if args.quantization and args.static_cache:
-        parser.error("--quantization and --static_cache are measured one after the other.")
+    if sum(map(bool, (args.quantization, args.static_cache, args.results))) > 1:
+        parser.error("--quantization, --static_cache and --results go one after the other.")
+    if args.results is not None and not args.results.is_file():
+        parser.error(f"--results: there is no file {args.results}.")
     args.output_dir.mkdir(parents=True, exist_ok=True)
     if args.num_threads is not None:
         torch.set_num_threads(args.num_threads)
-    results = measure(args) if args.results is None else json.loads(args.results.read_text())
-    name = "quantized" if args.quantization else "static" if args.static_cache else "decode"
-    write_atomically(args.output_dir / f"{name}_speed.json", json.dumps(results, indent=2) + "\n")
-    plot(results, args.output_dir / f"{name}_speed.png")
+    if args.results is None:
+        results = measure(args)
+        name = "quantized_speed" if args.quantization else "static_speed" if args.static_cache else "decode_speed"
+    else:
+        results, name = json.loads(args.results.read_text()), args.results.stem
+    write_atomically(args.output_dir / f"{name}.json", json.dumps(results, indent=2) + "\n")
+    plot(results, args.output_dir / f"{name}.png")
     print(speed_table(results))
     if args.readme is not None:
         # only CPUs have a number of threads
         where = "" if results["threads"] else " on a GPU"
-        fill_section(args.readme, f"{name} speed{where}", speed_table(results))
+        fill_section(args.readme, name.replace("_", " ") + where, speed_table(results))
 
 
 if __name__ == "__main__":

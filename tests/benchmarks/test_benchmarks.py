@@ -49,6 +49,18 @@ def test_figures_of_a_gpu_are_shown_elsewhere(tmp_path, capsys):
     assert json.loads((tmp_path / "out" / "decode_speed.json").read_text()) == json.loads(measured.read_text())
     _, of_a_cpu, of_a_gpu = readme.read_text().partition("<!-- end of decode speed -->")
     assert "NVIDIA H200" in of_a_gpu and "| boost |" in capsys.readouterr().out
+    # its name says what was measured, so the settings of a measurement have no effect beside it
+    static = tmp_path / "static_speed.json"
+    static.write_text(measured.read_text())
+    decode_speed.main(["--results", str(static), "--output_dir", str(tmp_path / "out")])
+    assert (tmp_path / "out" / "static_speed.png").exists()
+    for arguments, said in (
+        (["--results", str(static), "--static_cache"], "go one after"),
+        (["--results", "x"], "no file x"),
+    ):
+        with pytest.raises(SystemExit):
+            decode_speed.main([*arguments, "--output_dir", str(tmp_path / "none")])
+        assert said in capsys.readouterr().err and not (tmp_path / "none").exists()
     # the README of this repository shows the same
     assert of_a_gpu.split(marks[0])[1] in (ROOT / "README.md").read_text()
 
