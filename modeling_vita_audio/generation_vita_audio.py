@@ -483,6 +483,10 @@ class VitaAudioGenerationMixin(GenerationMixin):
         forward, mctp_logits = self._decoding_steps(generation_config, model_kwargs)
         cache, num_modules = model_kwargs[CACHE], self.config.num_mctp_modules
         outputs = self._prefill(rows.ids[:, : rows.prompt_length], generation_config, model_kwargs)
+        if model_kwargs.get("attention_mask") is None:
+            # `generate` leaves out a mask that hides nothing, but rows that fall back will have columns to hide
+            shape = rows.batch_size, cache.num_columns_read(0)
+            model_kwargs["attention_mask"] = rows.ids.new_ones(shape)
         for name in ("attention_mask", "position_ids"):
             if model_kwargs.get(name) is not None:
                 # One row of positions may serve the whole batch, but now each gets its own
