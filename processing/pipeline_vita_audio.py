@@ -438,6 +438,9 @@ class VitaAudioPipeline(Pipeline):
             return {"answers": batch}
 
         make = PipelineDataset if isinstance(inputs, Sized) else PipelineIterator
+        if self.processor.audio_tokenizer.device.type != "cpu":
+            # Workers encode the audio, and a forked process cannot use a GPU
+            num_workers = 0
         loader = DataLoader(
             make(inputs, self._preprocess_or_error, preprocess_params),
             # Each of several workers would go through all of an iterator
