@@ -4,6 +4,7 @@
 
 import jsonschema
 
+from .results import SETS
 from .stages import STAGES
 
 
@@ -74,6 +75,20 @@ RESULTS = {
                 "wer_on_tts_references": NUMBER,
             },
         },
+        "tolerance": {
+            "type": "object",
+            "required": ["points"],
+            "properties": {
+                "points": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "required": ["mctp_mode", "mctp_verify"],
+                        "properties": dict.fromkeys(SETS, SETS_OF_FIGURES["additionalProperties"]),
+                    },
+                },
+            },
+        },
         "benchmarks": {
             "type": "object",
             "additionalProperties": {
@@ -134,7 +149,11 @@ CODEC_RESULTS = {
         "recognizer": TEXT,
         "results": {
             "type": "object",
-            "additionalProperties": {"type": "object", "required": ["clips"], "additionalProperties": NUMBER},
+            "additionalProperties": {
+                "type": "object",
+                "required": ["clips"],
+                "additionalProperties": {"type": ["number", "null"]},
+            },
         },
     },
 }
