@@ -138,8 +138,10 @@ class KeptAnswers:
         self._answers: OrderedDict[str, tuple[float, str]] = OrderedDict()
 
     def keep(self, audio_id: str, text: str) -> None:
-        self._answers[audio_id] = time.monotonic() + self.seconds, text
-        while len(self._answers) > self.max_answers:
+        now = time.monotonic()
+        self._answers[audio_id] = now + self.seconds, text
+        # The first one is the oldest
+        while len(self._answers) > self.max_answers or next(iter(self._answers.values()))[0] <= now:
             self._answers.popitem(last=False)
 
     def get(self, audio_id: str) -> str | None:
