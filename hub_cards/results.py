@@ -102,7 +102,8 @@ def eval_results(results: dict, dataset_id: str | None) -> list[EvalResult]:
         results: content of a `results.json`.
         dataset_id: the Hub's id of the corpus, None where it is not on the Hub.
     """
-    corpus_name = "The corpus" if "split" in results else "Held-out part of the corpus"
+    is_held_out = "split" not in results and not results.get("has_rows_of_no_split")
+    corpus_name = "Held-out part of the corpus" if is_held_out else "The corpus"
     return [
         EvalResult(
             task_type=TASK_CATEGORIES[task],

@@ -63,6 +63,7 @@ RESULTS = {
         "modes": {"type": "object", "additionalProperties": SETS_OF_FIGURES},
         "recognizer": TEXT,
         "split": TEXT,
+        "has_rows_of_no_split": {"type": "boolean"},
         **dict.fromkeys(
             ("recognizer_wer_on_tts_references", "dnsmos_of_references", "speaker_similarity_of_references"), NUMBER
         ),
