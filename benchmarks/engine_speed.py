@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import torch
+from huggingface_hub import snapshot_download
 
 from serving.engine import Engine, GenerationRequest
 
@@ -35,7 +36,7 @@ FIRST_CHUNK_TOKENS = 11
 
 def without_end(model: str, folder: Path) -> Path:
     """A copy of a model whose answers end with their length alone."""
-    shutil.copytree(model, folder)
+    shutil.copytree(model if Path(model).is_dir() else snapshot_download(model), folder)
     path = folder / "generation_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     # the padding, which no answer has

@@ -298,8 +298,9 @@ def serving_table(results: dict) -> str:
     turns = ", ".join(f"{1000 * seconds:.0f} ms" for seconds in results["turn_seconds"])
     lines += [
         "",
-        f"A spoken turn of {results['question_seconds']:.0f} s, from its end to the first audio: {turns} in the "
-        "first, second and third turn of a session. `vita-audio answer` takes "
+        f"A spoken turn of {results['question_seconds']:.0f} s, from the moment that the server takes it for ended, "
+        f"after half a second of silence, to the first audio: {turns} in the first, second and third turn of a "
+        "session. `vita-audio answer` takes "
         f"{1000 * results['command_seconds']:.0f} ms for the same recording, once it has loaded the model.",
     ]
     return "\n".join(lines)

@@ -39,7 +39,7 @@ from hub_cards.command_line import ArgumentParser, run_command
 from hub_cards.stages import STAGES
 from modeling_vita_audio import VitaAudioConfig, VitaAudioForConditionalGeneration
 from processing import VitaAudioProcessor
-from training.adapters import adapt_to_stage
+from training.adapters import adapt_to_stage, train_in_float32
 from training.evaluation.report import fill_section, write_atomically
 from training.settings import parse_settings
 from training.train import VitaAudioScriptArguments
@@ -170,7 +170,9 @@ def build(
         num_before = MODULES_BEFORE.get(args.stage, num_modules)
         peft_config = adapt_to_stage(peft_config, model, args.stage, num_before, args.train_new_modules_whole)
         model = get_peft_model(model, peft_config)
-        if get_quantization_config(script_args) is not None:
+        if args.peft_float32:
+            train_in_float32(model)
+        elif get_quantization_config(script_args) is not None:
             # as TRL does beside quantised weights
             for parameter in model.parameters():
                 if parameter.requires_grad:

@@ -144,7 +144,9 @@ def render_model_card(
     log_history = state.get("log_history", [])
     # Only the card says what was converted. A training record means that the weights have changed since.
     if converted_from is None and not record and metadata.get("base_model_relation") == CONVERTED:
-        converted_from = metadata["base_model"]
+        # The Hub takes a list as well
+        bases = metadata.get("base_model")
+        converted_from = next(iter(bases), None) if isinstance(bases, list) else bases
     base_model, relation = (
         converted_from or base_model_of(record, repo_id),
         CONVERTED if converted_from else "finetune",

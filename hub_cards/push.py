@@ -30,13 +30,10 @@ from tqdm import tqdm
 from .model_card import (
     ADAPTER_CONFIG_FILE,
     ADAPTER_WEIGHTS_FILE,
-    BENCHMARKS_FILE,
     CARD_FILE,
+    FILES_OF_THE_CARD,
     LOSSES_PICTURE,
     PROCESSOR_FILE,
-    RESULTS_FILE,
-    RESULTS_PICTURE,
-    TRAINER_STATE_FILE,
     TRAINING_RECORD_FILE,
     check_metadata,
     is_ours,
@@ -68,12 +65,8 @@ REPLACED_FILES = [
     "model.safetensors.index.json",
     ADAPTER_CONFIG_FILE,
     ADAPTER_WEIGHTS_FILE,
-    TRAINING_RECORD_FILE,
-    TRAINER_STATE_FILE,
     LOSSES_PICTURE,
-    RESULTS_FILE,
-    RESULTS_PICTURE,
-    BENCHMARKS_FILE,
+    *FILES_OF_THE_CARD,
 ]
 
 # Seconds before each further try. Within a try, the client itself repeats requests.

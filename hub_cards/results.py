@@ -102,7 +102,8 @@ def eval_results(results: dict, dataset_id: str | None) -> list[EvalResult]:
         results: content of a `results.json`.
         dataset_id: the Hub's id of the corpus, None where it is not on the Hub.
     """
-    corpus_name = "The corpus" if "split" in results else "Held-out part of the corpus"
+    is_held_out = "split" not in results and not results.get("has_rows_of_no_split")
+    corpus_name = "Held-out part of the corpus" if is_held_out else "The corpus"
     return [
         EvalResult(
             task_type=TASK_CATEGORIES[task],
@@ -121,8 +122,8 @@ def eval_results(results: dict, dataset_id: str | None) -> list[EvalResult]:
         for name, (task, task_name, split, package) in SETS.items()
         for mode, sets in results["modes"].items()
         for figure, value in sets.get(name, {}).items()
-        # Beside its scores, a set has the number of its conversations.
-        if figure in METRICS
+        # Beside its scores, a set has the number of its conversations; null is a score that could not be measured.
+        if figure in METRICS and value is not None
     ]
 
 
@@ -174,20 +175,21 @@ def benchmark_table(benchmarks: dict) -> str:
     for name, figures in benchmarks.items():
         for figure, metric in METRICS.items():
             if any(figure in measured for measured in figures.values()):
-                cells = [
-                    metric.form.format(figures[mode][figure]) if figure in figures.get(mode, {}) else NOT_MEASURED
-                    for mode in modes
-                ]
+                cells = [cell(metric.form, figures.get(mode, {}), figure) for mode in modes]
                 lines.append(f"| {name}: {in_a_sentence(metric.title)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def cell(form: str, figures: dict, figure: str) -> str:
+    """A figure as a table has it; one that is missing or null was not measured."""
+    return NOT_MEASURED if figures.get(figure) is None else form.format(figures[figure])
 
 
 def results_table(modes: dict) -> str:
     """Markdown table of all figures of `modes`, a column for each; one that was not measured says so."""
 
     def row(title: str, name: str, figure: str, form: str) -> str:
-        cells = [form.format(sets[name][figure]) if figure in sets.get(name, {}) else None for sets in modes.values()]
-        return f"| {title} | " + " | ".join(cell or NOT_MEASURED for cell in cells) + " |"
+        return f"| {title} | " + " | ".join(cell(form, sets.get(name, {}), figure) for sets in modes.values()) + " |"
 
     lines = ["| | " + " | ".join(modes) + " |", "|---" * (len(modes) + 1) + "|"]
     for name, of_set in SETS.items():
@@ -208,7 +210,7 @@ def codec_table(results: dict) -> str:
     lines = [f"| recordings | number | {' | '.join(headings)} |", "|---" * (len(headings) + 2) + "|"]
     for group, figures in results.items():
         cells = [
-            form.format(figures[f"{name}_{kind}"]) for _, name, form in measured for kind in ("original", "decoded")
+            cell(form, figures, f"{name}_{kind}") for _, name, form in measured for kind in ("original", "decoded")
         ]
         lines.append(f"| {group} | {figures['clips']} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -248,7 +250,7 @@ def tolerance_table(tolerance: dict) -> str:
         "|---" * (len(columns) + 2) + "|",
     ]
     for point in points:
-        cells = [form.format(point[name][figure]) for name, figure, _, form in columns]
+        cells = [cell(form, point.get(name, {}), figure) for name, figure, _, form in columns]
         verify = point["mctp_verify"]
         verify = "–" if verify is False else ", ".join(map(str, verify)) if isinstance(verify, list) else str(verify)
         lines.append(f"| {point['mctp_mode']} | {verify} | " + " | ".join(cells) + " |")

@@ -4,6 +4,7 @@
 
 import jsonschema
 
+from .results import SETS
 from .stages import STAGES
 
 
@@ -62,6 +63,7 @@ RESULTS = {
         "modes": {"type": "object", "additionalProperties": SETS_OF_FIGURES},
         "recognizer": TEXT,
         "split": TEXT,
+        "has_rows_of_no_split": {"type": "boolean"},
         **dict.fromkeys(
             ("recognizer_wer_on_tts_references", "dnsmos_of_references", "speaker_similarity_of_references"), NUMBER
         ),
@@ -72,6 +74,20 @@ RESULTS = {
                 "name": TEXT,
                 "modes": {"type": "object", "additionalProperties": SETS_OF_FIGURES},
                 "wer_on_tts_references": NUMBER,
+            },
+        },
+        "tolerance": {
+            "type": "object",
+            "required": ["points"],
+            "properties": {
+                "points": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "required": ["mctp_mode", "mctp_verify"],
+                        "properties": dict.fromkeys(SETS, SETS_OF_FIGURES["additionalProperties"]),
+                    },
+                },
             },
         },
         "benchmarks": {
@@ -134,7 +150,11 @@ CODEC_RESULTS = {
         "recognizer": TEXT,
         "results": {
             "type": "object",
-            "additionalProperties": {"type": "object", "required": ["clips"], "additionalProperties": NUMBER},
+            "additionalProperties": {
+                "type": "object",
+                "required": ["clips"],
+                "additionalProperties": {"type": ["number", "null"]},
+            },
         },
     },
 }

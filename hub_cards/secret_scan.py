@@ -64,6 +64,9 @@ SECRET_VARIABLE = re.compile(r"(TOKEN|SECRET|PASSWORD|API_KEY|ACCESS_KEY)$")
 # In characters. Shorter values, such as "none" or "test", occur in files that have nothing to do with them.
 SHORTEST_SECRET = 12
 
+# How many bytes of a file are searched at once, and how many of those before are searched again with them
+BLOCK_SIZE, OVERLAP = 2**24, 2**16
+
 # In files of numbers, samples and pixels, short forms occur by chance.
 BINARY_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".png", ".pt", ".pth", ".bin", ".arrow", ".parquet"}
 
@@ -108,12 +111,17 @@ def texts_of(path: Path) -> Iterator[str]:
         except SafetensorError as error:
             raise OSError(f"{path} is broken or not complete: {error}") from error
         return
-    content = path.read_bytes()
-    # A file that is no UTF-8 is searched as well, so what cannot be decoded is replaced.
-    yield content.decode("utf-8", errors="replace")
-    if b"\0" in content:
-        # ASCII in UTF-16 or UTF-32
-        yield content.replace(b"\0", b"").decode("latin-1")
+    with path.open("rb") as file:
+        content = b""
+        # An optimizer's state may be larger than the memory
+        while block := file.read(BLOCK_SIZE):
+            # Behind the end of the block before, in which a secret may begin
+            content = content[-OVERLAP:] + block
+            # A file that is no UTF-8 is searched as well, so what cannot be decoded is replaced.
+            yield content.decode("utf-8", errors="replace")
+            if b"\0" in content:
+                # ASCII in UTF-16 or UTF-32
+                yield content.replace(b"\0", b"").decode("latin-1")
 
 
 def find_secret(text: str, secrets: dict[str, str], is_binary: bool = False) -> str | None:

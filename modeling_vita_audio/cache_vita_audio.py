@@ -209,7 +209,7 @@ class VitaAudioCache(Cache):
         Raises:
             ValueError: if states have been forgotten that are needed to go on from there.
         """
-        end = self.num_columns_read(0) - abs(tokens_to_remove)
+        end = max(self.num_columns_read(0) - abs(tokens_to_remove), 0)
         # Module k has combined column i with the token i + k, so the last k columns that remain are unread again
         ends = [max(end - module_idx, 0) for module_idx in range(len(self.hidden_states) + 1)]
         if self.hidden_states and min(ends[-1], self.num_columns_read(len(ends) - 1)) < self.hidden_states[0].start:

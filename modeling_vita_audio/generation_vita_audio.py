@@ -194,29 +194,31 @@ class VitaAudioGenerationMixin(GenerationMixin):
                     f"`{name}` must be an id, or several, of the model's {vocab_size} tokens, got {ids!r:.200}."
                 )
 
-    def _validate_generated_length(self, generation_config: GenerationConfig, input_ids_length: int, *args: Any):
-        positions = getattr(self.config.text_config, "max_position_embeddings", None)
-        if positions is not None and input_ids_length > positions:
+    def _prepare_generated_length(self, *, inputs_tensor: torch.Tensor, **kwargs: Any):
+        # Of ids or of embeddings
+        length, positions = inputs_tensor.shape[1], getattr(self.config.text_config, "max_position_embeddings", None)
+        if positions is not None and length > positions:
             raise ValueError(
-                f"The prompt has {input_ids_length} tokens, but the model has positions for {positions} "
+                f"The prompt has {length} tokens, but the model has positions for {positions} "
                 "(`text_config.max_position_embeddings`)."
             )
-        super()._validate_generated_length(generation_config, input_ids_length, *args)
+        return super()._prepare_generated_length(inputs_tensor=inputs_tensor, **kwargs)
 
-    def init_continuous_batching(self, *args: Any, **kwargs: Any):
+    def init_continuous_batching(self, generation_config: GenerationConfig | None = None, *args: Any, **kwargs: Any):
         """
         [`ContinuousMixin.init_continuous_batching`], which runs only the language model.
 
         Raises:
-            ValueError: the model's generation config has another `mctp_mode` than `"vanilla"`.
+            ValueError: the `mctp_mode` of the generation config, given or the model's, is another than `"vanilla"`.
         """
-        mode = getattr(self.generation_config, "mctp_mode", None) or "vanilla"
+        modes = [getattr(config, "mctp_mode", None) for config in (generation_config, self.generation_config)]
+        mode = modes[0] or modes[1] or "vanilla"
         if any(resolve_mctp_mode(mode, self.config.num_mctp_modules)[1::2]):
             raise ValueError(
                 "The continuous batching of transformers runs no MCTP modules, but `generation_config.mctp_mode` is "
                 f'{mode!r}. Set it to "vanilla" for this, or use `generate`.'
             )
-        return super().init_continuous_batching(*args, **kwargs)
+        return super().init_continuous_batching(generation_config, *args, **kwargs)
 
     def _validate_generation_mode(self, generation_mode: GenerationMode, *args: Any):
         if generation_mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
@@ -251,6 +253,8 @@ class VitaAudioGenerationMixin(GenerationMixin):
         new_ids = model_inputs["input_ids"]
         # Audio is heard with the prompt alone: afterwards the cache, if there is one, holds what was heard
         is_heard = not is_first_iteration and kwargs.get("use_cache") is not False
+        if input_features is None and feature_attention_mask is not None:
+            raise ValueError("`feature_attention_mask` came without the `input_features` that it is of.")
         if input_features is None or is_heard:
             if is_first_iteration and self.config.audio_config is not None and new_ids is not None:
                 if len(self._rows_of_audios(new_ids)) > 0:
@@ -275,9 +279,11 @@ class VitaAudioGenerationMixin(GenerationMixin):
             is_new = (later <= num_new[owners]).to(is_new.device)
         # The model refuses features of no audio
         if num_audios == 0 or is_new.any():
-            model_inputs["input_features"] = input_features[is_new]
+            # As transformers moves all other inputs
+            device = self._input_device(input_features)
+            model_inputs["input_features"] = input_features[is_new].to(device)
             if feature_attention_mask is not None:
-                model_inputs["feature_attention_mask"] = feature_attention_mask[is_new]
+                model_inputs["feature_attention_mask"] = feature_attention_mask.to(is_new.device)[is_new].to(device)
         return model_inputs
 
     def _rows_of_audios(self, input_ids: torch.LongTensor, num_audios: int | None = None) -> torch.LongTensor:
@@ -306,7 +312,8 @@ class VitaAudioGenerationMixin(GenerationMixin):
         names = ("input_features", "feature_attention_mask")
         # transformers would repeat the audios as if there were one in each row
         of_audios = {name: model_kwargs.pop(name) for name in names if model_kwargs.get(name) is not None}
-        if of_audios and expand_size > 1:
+        # What hears no features refuses them later
+        if of_audios and expand_size > 1 and self.config.audio_config is not None:
             rows = self._rows_of_audios(input_ids, len(of_audios["input_features"]))
             # row r becomes r * expand_size, r * expand_size + 1, ..., each with all audios of the row
             order = torch.cat([(rows == row).nonzero()[:, 0].repeat(expand_size) for row in range(len(input_ids))])
@@ -483,6 +490,10 @@ class VitaAudioGenerationMixin(GenerationMixin):
         forward, mctp_logits = self._decoding_steps(generation_config, model_kwargs)
         cache, num_modules = model_kwargs[CACHE], self.config.num_mctp_modules
         outputs = self._prefill(rows.ids[:, : rows.prompt_length], generation_config, model_kwargs)
+        if model_kwargs.get("attention_mask") is None:
+            # `generate` leaves out a mask that hides nothing, but rows that fall back will have columns to hide
+            shape = rows.batch_size, cache.num_columns_read(0)
+            model_kwargs["attention_mask"] = rows.ids.new_ones(shape)
         for name in ("attention_mask", "position_ids"):
             if model_kwargs.get(name) is not None:
                 # One row of positions may serve the whole batch, but now each gets its own

@@ -5,6 +5,8 @@ Tensors that grow in place, and a cache of keys and values that are such: what i
 buffer is full, and not for each new token.
 """
 
+import copy
+
 import torch
 from transformers import PreTrainedConfig
 from transformers.cache_utils import DynamicCache, DynamicLayer
@@ -27,6 +29,18 @@ class GrowingTensor:
         self.buffer: torch.Tensor | None = None
         # Whether the buffer was made here. Any other tensor may be somebody else's, so it is not written to
         self.is_own = False
+
+    def __copy__(self) -> "GrowingTensor":
+        """One with a length of its own and the same buffer, which only the original may write to."""
+        other = GrowingTensor(self.dim)
+        other.set(self.read())
+        return other
+
+    def __deepcopy__(self, memo: dict) -> "GrowingTensor":
+        # Without the room for more
+        other = GrowingTensor(self.dim)
+        other.set(None if self.buffer is None else self.read().clone())
+        return other
 
     def set(self, tensor: torch.Tensor | None):
         """Replaces the tensor. It is held as it is, and copied when it is next appended to."""
@@ -127,6 +141,11 @@ class GrowingLayer(DynamicLayer):
     @values.setter
     def values(self, values: torch.Tensor | None):
         self._values.set(values)
+
+    def __copy__(self) -> "GrowingLayer":
+        other = type(self).__new__(type(self))
+        other.__dict__ |= {**self.__dict__, "_keys": copy.copy(self._keys), "_values": copy.copy(self._values)}
+        return other
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor):
         self.device = key_states.device

@@ -41,6 +41,7 @@ def scores_of_rows(
         `tuple(torch.Tensor)` of shapes `(batch_size, num_columns, end - start)` and `(batch_size, num_columns,
         num_tokens)`.
     """
+    token_ids = token_ids.to(hidden_states.device)
     if is_plain_linear(head):
         # A slice is a view, so no other row is read
         contiguous, others = head.weight[start:end], head.weight[token_ids]

@@ -75,14 +75,19 @@ class VitaAudioLossMixin:
         Computes the loss, a scalar, of the language model or of an MCTP module from its hidden states
         `(batch_size, sequence_length, hidden_size)`. For the other arguments see [`targets_of_columns`].
         """
-        targets = targets_of_columns(labels, sample_ids, num_ahead)
+        # On the device of the head, which with a `device_map` need not be that of the inputs
+        targets = targets_of_columns(labels, sample_ids, num_ahead).to(hidden_states.device)
         has_target = targets != -100
         # The head is the largest matrix of the model, so it reads no column without a target
         # `(num_targets, hidden_size)` and `(num_targets,)`
         hidden_states, targets = hidden_states[has_target], targets[has_target]
         loss = self._summed_cross_entropy(hidden_states, targets)
-        # Without any target the loss is 0, and not NaN
-        return loss / (max(len(targets), 1) if num_items_in_batch is None else num_items_in_batch)
+        if num_items_in_batch is None:
+            # Without any target the loss is 0, and not NaN
+            num_items_in_batch = max(len(targets), 1)
+        elif isinstance(num_items_in_batch, torch.Tensor):
+            num_items_in_batch = num_items_in_batch.to(loss.device)
+        return loss / num_items_in_batch
 
     def _summed_cross_entropy(self, hidden_states: torch.Tensor, targets: torch.LongTensor) -> torch.Tensor:
         """Takes hidden states `(num_targets, hidden_size)` and targets `(num_targets,)`; trainers may replace it."""

@@ -217,6 +217,10 @@ class VitaAudioModel(VitaAudioSpeechInput, VitaAudioPreTrainedModel):
         )
         return self.language_model.norm(hidden_states)
 
+    def __getstate__(self) -> dict:
+        # A copy needs compiled calls of its own: these run this object's weights
+        return {name: value for name, value in super().__getstate__().items() if name != "_last_compiled_calls"}
+
     def _compiled_calls(self, compile_config: CompileConfig) -> tuple[Callable, Callable]:
         """
         Compiles the language model and `_run_module`, once as long as the configuration stays the same, as
@@ -284,7 +288,10 @@ class VitaAudioModel(VitaAudioSpeechInput, VitaAudioPreTrainedModel):
                     "`model.model.mctp_modules.requires_grad_(False)`."
                 )
 
-        num_read = cache.get_seq_length() if cache is not None else 0
+        # The paged caches of transformers' continuous batching have no length, but say all positions
+        num_read = 0
+        if cache is not None and (position_ids is None or output_mctp_hidden_states):
+            num_read = cache.get_seq_length()
         if output_mctp_hidden_states and num_read > 0:
             raise ValueError("The hidden states and losses of MCTP modules need whole sequences, not a filled cache.")
         if use_cache is None:
@@ -463,7 +470,9 @@ class VitaAudioForConditionalGeneration(VitaAudioLossMixin, VitaAudioPreTrainedM
         quantization_config = as_quantization_config(kwargs.pop("quantization_config", None))
         if quantization_config is not None:
             kwargs["quantization_config"] = quantization_config
-            if kwargs.get("dtype", kwargs.pop("torch_dtype", None)) in (None, "auto"):
+            # The older name of the argument
+            kwargs.setdefault("dtype", kwargs.pop("torch_dtype", None))
+            if kwargs["dtype"] in (None, "auto"):
                 kwargs["dtype"] = torch.bfloat16
         reader = cls._find_reader(str(pretrained_model_name_or_path), **kwargs)
         if reader is not None:
@@ -701,6 +710,9 @@ class VitaAudioForConditionalGeneration(VitaAudioLossMixin, VitaAudioPreTrainedM
         if not (self.training and labels is not None if skip_logits is None else skip_logits):
             logits = self._logits(slice_logits_to_keep(hidden_states, logits_to_keep))
         if output_mctp_logits:
+            num_columns = hidden_states.shape[1] - self.config.num_mctp_modules
+            if isinstance(logits_to_keep, torch.Tensor) and (logits_to_keep >= num_columns).any():
+                raise ValueError(f"Not all modules have the columns of `logits_to_keep`: the last has {num_columns}.")
             mctp_logits = tuple(
                 self._logits(slice_logits_to_keep(module_states[:, :-module_idx], logits_to_keep))
                 for module_idx, module_states in enumerate(outputs.mctp_hidden_states, start=1)
@@ -754,7 +766,7 @@ class VitaAudioForConditionalGeneration(VitaAudioLossMixin, VitaAudioPreTrainedM
         # In the type of the products, which autocast may have made another one than the weights'
         logits = of_speech.new_full((*of_speech.shape[:2], self.config.text_config.vocab_size), -torch.inf)
         logits[..., start:end] = of_speech
-        logits[..., special_token_ids] = of_special_tokens
+        logits[..., special_token_ids.to(logits.device)] = of_special_tokens
         return logits
 
 

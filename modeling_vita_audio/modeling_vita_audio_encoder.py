@@ -109,7 +109,8 @@ class VitaAudioSpeechInput:
             other, without padding.
 
         Raises:
-            ValueError: the model takes speech as codes, or the features have another shape.
+            ValueError: the model takes speech as codes, the features have another shape, or their padding is not on
+                the right.
         """
         if self.config.audio_config is None:
             raise ValueError(
@@ -131,9 +132,11 @@ class VitaAudioSpeechInput:
                 f"`feature_attention_mask` must have the shape {tuple(input_features.shape[:2])} of the features, got "
                 f"{tuple(feature_attention_mask.shape)}."
             )
+        if (feature_attention_mask[:, 1:] > feature_attention_mask[:, :-1]).any():
+            raise ValueError("The padding of `feature_attention_mask` must be on the right.")
         outputs = self.audio_tower(input_features, feature_attention_mask, **kwargs)
         states = outputs.last_hidden_state
-        num_tokens = num_audio_tokens(feature_attention_mask.sum(-1))
+        num_tokens = num_audio_tokens(feature_attention_mask.sum(-1)).to(states.device)
         # `(num_audios, 4 + num_frames)`, False at the padding
         is_row = torch.arange(states.shape[1], device=states.device) < num_tokens[:, None]
         return BaseModelOutputWithPooling(
@@ -164,7 +167,7 @@ class VitaAudioSpeechInput:
                 f"{num_audio_tokens(0)} more for each audio."
             )
         # `masked_scatter` takes the rows one after the other, through the batch row by row
-        return inputs_embeds.masked_scatter(is_context[..., None], rows.to(inputs_embeds.dtype))
+        return inputs_embeds.masked_scatter(is_context[..., None], rows.to(inputs_embeds))
 
     def _trains_projector(self) -> bool:
         return self.config.audio_config is not None and self.multi_modal_projector.linear_1.weight.requires_grad

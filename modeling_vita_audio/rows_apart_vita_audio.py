@@ -198,7 +198,7 @@ class RowsApart:
         """Chooses draft `index` = 0, 1, ... of some rows from a module's logits `(batch_size, vocab_size)`."""
         row_numbers, rows = rows, torch.tensor(rows, device=self.ids.device)
         places = self.lengths[rows] + index
-        scores = self._process(rows, places, logits[rows].to(self.ids.device, torch.float32))
+        scores = self._process(rows, places, logits.to(self.ids.device)[rows].float())
         if self.do_sample:
             probs = scores.softmax(dim=-1)
             tokens = torch.multinomial(probs, num_samples=1).squeeze(1)

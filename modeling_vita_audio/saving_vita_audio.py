@@ -21,7 +21,13 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig
 from transformers.dynamic_module_utils import get_relative_imports
 from transformers.integrations.accelerate import load_offloaded_parameter
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+from transformers.utils import (
+    ADAPTER_CONFIG_NAME,
+    ADAPTER_SAFE_WEIGHTS_NAME,
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    cached_file,
+)
 
 
 # The folders that a Hub folder's code is copied from. In a loaded Hub folder all code is beside this file; installed,
@@ -47,6 +53,10 @@ LONGEST_SAVE_SECONDS = 24 * 3600
 # What `config.storage_dtype` may be, see `saved_whole`
 STORAGE_DTYPES = ("float16", "bfloat16", "float32")
 
+# The kinds of weights, see `kind_of_weights`
+WHOLE_WEIGHTS, ADAPTER_WEIGHTS = (
+    name.removesuffix(".safetensors") for name in (SAFE_WEIGHTS_NAME, ADAPTER_SAFE_WEIGHTS_NAME)
+)
 SHARD_NUMBER = re.compile(r"-\d{5}-of-\d{5}$")
 
 
@@ -111,11 +121,17 @@ def written_whole(folder: str | os.PathLike) -> Iterator[Path]:
 def put_in_place(unfinished: Path, folder: Path) -> None:
     """
     Moves all files of a folder that is whole into another one. Old weights that the new ones replace are removed
-    first; the new ones are moved last, and their index of shards after them. So a process that is killed meanwhile
-    leaves a folder without weights, never one with weights of two models.
+    first, those of an adapter in the model's place as well; the new ones are moved last, and their index of shards
+    after them. So a process that is killed meanwhile leaves a folder without weights, never one with weights of two
+    models.
     """
     paths = [path.relative_to(unfinished) for path in unfinished.rglob("*") if path.is_file()]
     kinds = {(path.parent, kind_of_weights(path)) for path in paths if kind_of_weights(path)}
+    for parent, kind in list(kinds):
+        if kind == WHOLE_WEIGHTS and parent / ADAPTER_CONFIG_NAME not in paths:
+            # Its configuration would have `from_pretrained` load the adapter, and not these
+            (folder / parent / ADAPTER_CONFIG_NAME).unlink(missing_ok=True)
+            kinds.add((parent, ADAPTER_WEIGHTS))
     for parent in {parent for parent, _ in kinds}:
         for old in (folder / parent).glob("*.safetensors*"):
             if (parent, kind_of_weights(old)) in kinds:

@@ -224,7 +224,7 @@ def decode_chunks(
     codebook_size = codec.config.codebook_size
     # The vocabulary may have more speech tokens than the codec has codes
     for code in (code for codes in chunks for code in codes):
-        if not 0 <= code < codebook_size:
+        if not 0 <= code < codebook_size or code != int(code):
             raise ValueError(f"Speech code {code} is out of range: the codec has {codebook_size} codes.")
     state = decoder_states[0] if len(chunks) == 1 else type(decoder_states[0]).cat(decoder_states)
     # A codec need not decode an utterance of no codes

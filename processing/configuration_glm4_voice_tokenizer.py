@@ -92,12 +92,15 @@ class Glm4VoiceTokenizerConfig(PreTrainedConfig):
                 f"`encoder_attention_heads` must divide `d_model`, got {self.encoder_attention_heads} and "
                 f"{self.d_model}."
             )
-        # A segment of the longest length must be whole codes
-        if self.max_source_positions % self.pooling_kernel_size:
-            raise ValueError(
-                f"`pooling_kernel_size` must divide `max_source_positions`, got {self.pooling_kernel_size} and "
-                f"{self.max_source_positions}."
-            )
+        # Mel frames are of 10 ms
+        if self.sampling_rate % 100:
+            raise ValueError(f"`sampling_rate` must be a multiple of 100 Hz, got {self.sampling_rate}.")
+        # A segment of the longest length must be whole codes, and so must what is encoded while somebody speaks
+        for name in ("max_source_positions", "attention_block_size"):
+            if (size := getattr(self, name)) % self.pooling_kernel_size:
+                raise ValueError(
+                    f"`pooling_kernel_size` must divide `{name}`, got {self.pooling_kernel_size} and {size}."
+                )
 
     @property
     def frame_length(self) -> int:

@@ -208,7 +208,7 @@ def split_at_marks(messages: Sequence[dict], audios: Sequence | None = None) -> 
             "audio_url": {"url"}}` and `{"type": "input_audio", "input_audio": {"data"}}` of chat APIs, or a string
             with marks `<|audio|>`, or an answer of the pipeline, which stands for its `"text"`.
         audios (`Sequence`, *optional*): the audios of the marks, and of the audio parts that name none, in order. They
-            may be of any type, also lists of speech codes.
+            may be of any type, also lists of speech codes. One audio may come without a list around it.
 
     Returns:
         The messages with content parts `{"type": "text", "text": str}` and `{"type": "audio", "audio": source}`.
@@ -219,6 +219,8 @@ def split_at_marks(messages: Sequence[dict], audios: Sequence | None = None) -> 
     contents = list(map(_to_parts, messages))
     normalized = [{**message, "content": content} for message, content in zip(messages, contents)]
     unnamed = [part for m in normalized for part in m["content"] if part["type"] == "audio" and part["audio"] is None]
+    if isinstance(audios, (str, bytes, dict)) or getattr(audios, "ndim", None) == 1:
+        audios = [audios]
     audios = list(audios) if audios is not None else []
     if len(unnamed) != len(audios):
         raise ValueError(
@@ -299,6 +301,24 @@ def _without_api_form(part: dict) -> dict:
     return {**part, "type": "audio"} if part.get("type") in ("audio_url", "input_audio") else part
 
 
+def joined_contents(messages: list[dict]) -> list[dict]:
+    """Messages whose contents are strings with marks, from messages whose contents are lists of parts."""
+    return [
+        {**m, "content": "".join(AUDIO_MARK if part["type"] == "audio" else part["text"] for part in m["content"])}
+        for m in messages
+    ]
+
+
+def audio_parts(messages: list[dict]) -> list[dict]:
+    """The audio parts of messages whose contents are lists of parts, in order."""
+    return [part for message in messages for part in message["content"] if part["type"] == "audio"]
+
+
+def roles_of_audios(messages: list[dict]) -> list[str]:
+    """Who says each of the audios, in order."""
+    return [message["role"] for message in messages for _ in audio_parts([message])]
+
+
 __all__ = [
     "ASR_PROMPT",
     "AUDIO_MARK",
@@ -307,10 +327,13 @@ __all__ = [
     "TTS_PROMPT",
     "VOICE_PROMPT",
     "SpeechCodes",
+    "audio_parts",
     "is_conversation",
     "is_written",
+    "joined_contents",
     "read_conversation",
     "recognition_conversation",
+    "roles_of_audios",
     "spoken_conversation",
     "split_at_marks",
     "synthesis_conversation",

@@ -94,7 +94,8 @@ class VitaAudioEncodingStream:
         What would stand for the audio if it ended here, or as much of that as is settled. It is for a pause: silence
         that follows changes few of the codes.
         """
-        return self._encoder.guess(self._waiting)
+        # Without a sample, there is no utterance that could end
+        return self._encoder.guess(self._waiting) if self.num_samples else self.settled
 
     def finish(self) -> list[int] | np.ndarray:
         """

@@ -14,7 +14,7 @@ from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 from transformers.utils import TensorType
 
-from .media_vita_audio import import_package
+from .media_vita_audio import check_rate, import_package
 
 
 # Kaldi's smallest energy, that of digital silence: the float32 epsilon
@@ -183,6 +183,8 @@ class VitaAudioFeatureExtractor(SequenceFeatureExtractor):
         audios = [raw_speech] if isinstance(raw_speech, np.ndarray) and raw_speech.ndim < 3 else list(raw_speech)
         if not audios:
             raise ValueError("There is no audio to make features of.")
+        if sampling_rate is not None:
+            check_rate("the audios", sampling_rate)
         rows = []
         for index, audio in enumerate(audios):
             audio = np.asarray(audio, dtype=np.float32)

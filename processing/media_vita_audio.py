@@ -50,7 +50,8 @@ MAX_WAV_CHUNKS = 1000
 
 class ForgivingStream:
     """
-    A stream that ignores a seek to before its start. libsndfile does that in broken files, and would print an error.
+    A stream that ignores a seek to before its start, as libsndfile does in broken files and would print an error, and
+    that has no name: soundfile takes one that ends in `.raw` for samples without a header.
     """
 
     def __init__(self, stream: BinaryIO):
@@ -62,6 +63,8 @@ class ForgivingStream:
         return self.stream.tell()
 
     def __getattr__(self, name: str):
+        if name == "name":
+            raise AttributeError(name)
         return getattr(self.stream, name)
 
 

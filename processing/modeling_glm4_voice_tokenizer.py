@@ -96,9 +96,13 @@ class Glm4VoiceEncodingMixin:
         config._attn_implementation = attn_implementation
         # called a tokenizer as by its authors, in the configuration and in the names of the weights of all Hub folders
         self.tokenizer = Glm4VoiceSpeechEncoder(config)
-        # All else is Whisper's default, which the published tokenizer has as well
+        # Whisper's windows of 25 ms every 10 ms, as the published tokenizer has them, and the longest segment
         self.feature_extractor = WhisperFeatureExtractor(
-            feature_size=config.num_mel_bins, sampling_rate=config.sampling_rate
+            feature_size=config.num_mel_bins,
+            sampling_rate=config.sampling_rate,
+            hop_length=config.sampling_rate // 100,
+            n_fft=config.sampling_rate // 40,
+            chunk_length=math.ceil(config.segment_length / config.sampling_rate),
         )
 
     # Audio to codes

@@ -132,7 +132,7 @@ class VitaAudioPipeline(Pipeline):
 
     Args:
         codec_device (`str` or `torch.device`, *optional*):
-            The codec's device; the model's by default.
+            The codec's device; the model's by default, but the CPU beside an Apple GPU, which has no float64.
     """
 
     # nothing to add in a saved folder: the model's configuration already names this code
@@ -171,7 +171,10 @@ class VitaAudioPipeline(Pipeline):
                     f"The processor is of another model: its tokenizer has {name} = {token_id}, but the model's "
                     f"configuration {getattr(self.model.config, name)}."
                 )
-        self.processor.audio_tokenizer.to(self.device if codec_device is None else codec_device)
+        if codec_device is None:
+            # codecs add up phases in float64
+            codec_device = "cpu" if self.device.type == "mps" else self.device
+        self.processor.audio_tokenizer.to(codec_device)
 
     def __call__(self, inputs: Any, **kwargs):
         r"""
@@ -251,7 +254,7 @@ class VitaAudioPipeline(Pipeline):
             inputs: one input as of `__call__`; it is checked and encoded before this method returns.
             codes_per_chunk (`int`, *optional*, defaults to 8): see [`VitaAudioStreamer`].
             max_queued_chunks (`int`, *optional*, defaults to 16): see [`VitaAudioSpeechStream`].
-            kwargs: as of `__call__`.
+            kwargs: as of `__call__`, but for `batch_size`.
 
         Returns:
             [`VitaAudioSpeechStream`]: iterator of `{"text": str}` and `{"audio": np.ndarray, "sampling_rate": int,
@@ -276,13 +279,14 @@ class VitaAudioPipeline(Pipeline):
             # First the answer as the model writes it, then the speech of a text that has none
             (written,) = self._write([question], streamer=PartStreamer(streamer, lambda token_id: True), **options)
             is_cut_off.append(written["is_cut_off"])
-            if (text := self._to_be_read_aloud(question, written)) is not None:
+            if (prompt := self._speech_prompt(question, written)) is not None:
                 is_speech = PartStreamer(streamer, lambda i: vocabulary.is_code(i) or vocabulary.is_delimiter(i))
-                self._write([self._read_aloud(text, voice)], streamer=is_speech, **options)
+                (spoken,) = self._write([prompt], streamer=is_speech, **options)
+                is_cut_off.append(spoken["is_cut_off"])
             streamer.end()
 
         def finish(text: str, seconds: float):
-            _warn(question, text, seconds, *is_cut_off)
+            _warn(question, text, seconds, any(is_cut_off))
             if question["return_transcript"]:
                 yield {"transcript": self._transcribe(question, options, streamer=PartStreamer(streamer))}
 
@@ -312,8 +316,8 @@ class VitaAudioPipeline(Pipeline):
                 f"`system_prompt` must be a text or None, got {preprocess_params['system_prompt']!r:.200}."
             )
         if preprocess_params.get("voice") is not None:
-            # Once for all inputs of a call
-            rate = preprocess_params.get("sampling_rate")
+            # Once for all inputs of a call. While the pipeline is made, it has no parameters of its own yet
+            rate = {**getattr(self, "_preprocess_params", {}), **preprocess_params}.get("sampling_rate")
             preprocess_params["voice"] = read_voice(self.processor, preprocess_params["voice"], rate)
         for name, value in (kwargs.pop("generate_kwargs", None) or {}).items():
             if name in kwargs:
@@ -324,6 +328,9 @@ class VitaAudioPipeline(Pipeline):
                 f"{', '.join(f'`{name}`' for name in sorted(unknown))} is no keyword of this pipeline, nor of "
                 "`generate`."
             )
+        if kwargs.get("streamer") is not None:
+            # A written question takes two generations, and a transcript one more, each with a prompt of its own
+            raise ValueError("`streamer` is refused: `stream` gives an answer piece by piece.")
         config = kwargs.get("generation_config")
         for name, value in ONE_ANSWER.items():
             if kwargs.get(name, getattr(config, name, None)) not in (None, value):
@@ -352,7 +359,9 @@ class VitaAudioPipeline(Pipeline):
             if not isinstance(part["audio"], SpeechCodes):
                 part["audio"] = self.processor.load_audio(part["audio"], sampling_rate)
         task, content = task_of(messages), messages[-1]["content"]
-        text = "".join(part["text"] for part in content if part["type"] == "text").removeprefix(TTS_PROMPT)
+        text = "".join(part["text"] for part in content if part["type"] == "text")
+        if task == "tts":
+            text = text.removeprefix(TTS_PROMPT.strip()).lstrip()
         if voice is not None and task == "asr":
             raise ValueError("`voice` has no effect where speech is written down.")
         messages = with_system_prompt(messages, **system_prompt)
@@ -429,6 +438,9 @@ class VitaAudioPipeline(Pipeline):
             return {"answers": batch}
 
         make = PipelineDataset if isinstance(inputs, Sized) else PipelineIterator
+        if self.processor.audio_tokenizer.device.type != "cpu":
+            # Workers encode the audio, and a forked process cannot use a GPU
+            num_workers = 0
         loader = DataLoader(
             make(inputs, self._preprocess_or_error, preprocess_params),
             # Each of several workers would go through all of an iterator
@@ -452,16 +464,17 @@ class VitaAudioPipeline(Pipeline):
         # All answers are written in one batch, and the texts without speech are spoken in a second one
         written = self._write(questions, **options)
         answers = list(map(self.postprocess, written))
-        texts = [self._to_be_read_aloud(question, row) for question, row in zip(questions, written)]
-        spoken = [
-            self._read_aloud(text, question["voice"]) for question, text in zip(questions, texts) if text is not None
-        ]
-        spoken = iter(self._write(spoken, **options) if spoken else ())
-        for question, answer, text, row in zip(questions, answers, texts, written):
-            if text is not None:
-                speech = self.postprocess(next(spoken))
+        prompts = [self._speech_prompt(question, row) for question, row in zip(questions, written)]
+        unspoken = [prompt for prompt in prompts if prompt is not None]
+        spoken = iter(self._write(unspoken, **options) if unspoken else ())
+        for question, answer, prompt, row in zip(questions, answers, prompts, written):
+            is_cut_off = row["is_cut_off"]
+            if prompt is not None:
+                speech_row = next(spoken)
+                speech = self.postprocess(speech_row)
                 answer |= {name: speech[name] for name in ("audio", "audio_codes")}
-            _warn(question, answer["text"], len(answer["audio"]) / answer["sampling_rate"], row["is_cut_off"])
+                is_cut_off = is_cut_off or speech_row["is_cut_off"]
+            _warn(question, answer["text"], len(answer["audio"]) / answer["sampling_rate"], is_cut_off)
             if question["return_transcript"]:
                 answer["transcript"] = self._transcribe(question, options)
         return answers
@@ -489,18 +502,20 @@ class VitaAudioPipeline(Pipeline):
             for question, ids, is_cut_off in zip(questions, output["generated_ids"], output["is_cut_off"])
         ]
 
-    def _read_aloud(self, text: str, voice: VoicePrompt | None) -> dict:
-        """What asks for the speech of a text."""
+    def _speech_prompt(self, question: dict, written: dict) -> dict | None:
+        """What asks for the speech of the answer to a written question, where that has none yet."""
+        (result,) = self.processor.post_process_generation(written["generated_ids"])
+        text, voice = result["text"].strip(), question["voice"]
+        if question["task"] != "written" or not text or result["audio_codes"]:
+            return None
         messages = synthesis_conversation(text)
         if voice is not None:
             messages = with_voice(messages, voice.audio)
-        return {**self.processor.build_prompt(messages), "voice": voice}
-
-    def _to_be_read_aloud(self, question: dict, written: dict) -> str | None:
-        """The text of an answer to a written question that has no speech yet."""
-        (result,) = self.processor.post_process_generation(written["generated_ids"])
-        text = result["text"].strip()
-        return text if question["task"] == "written" and text and not result["audio_codes"] else None
+        try:
+            return {**self.processor.build_prompt(messages), "voice": voice}
+        except ValueError:
+            # The model has spelled a control mark letter by letter, which no prompt may have in it: text alone
+            return None
 
     def _transcribe(self, question: dict, options: dict, **streamer) -> str | None:
         """The question in words: what the model hears in its audios, or its text."""
@@ -525,12 +540,17 @@ class VitaAudioPipeline(Pipeline):
 
     def _forward(self, model_inputs: dict, **generate_kwargs) -> dict:
         given_config = generate_kwargs.get("generation_config")
-        config = self.model.generation_config if given_config is None else given_config
+        # As `generate` fills what a caller's configuration leaves open
+        configs = [config for config in (given_config, self.model.generation_config) if config is not None]
+
+        def configured(name: str) -> Any:
+            return next((getattr(config, name) for config in configs if getattr(config, name) is not None), None)
+
         defaults = {"return_dict_in_generate": False}
         # Only what neither the caller nor the model's configuration says
-        if config.pad_token_id is None:
+        if configured("pad_token_id") is None:
             defaults["pad_token_id"] = self.tokenizer.pad_token_id
-        if config.max_new_tokens is None and config.max_length is None:
+        if configured("max_new_tokens") is None and configured("max_length") is None:
             defaults["max_new_tokens"] = DEFAULT_MAX_NEW_TOKENS
         if given_config is None:
             if "max_length" in generate_kwargs:
@@ -544,12 +564,12 @@ class VitaAudioPipeline(Pipeline):
         model_inputs = {name: model_inputs[name] for name in names if name in model_inputs}
         sequences = self.model.generate(**model_inputs, **generate_kwargs)
         prompt_length = model_inputs["input_ids"].shape[1]
-        config = generate_kwargs.get("generation_config", config)
-        max_new_tokens = generate_kwargs.get("max_new_tokens", config.max_new_tokens)
+        limits = {**defaults, **generate_kwargs}
+        max_new_tokens = limits.get("max_new_tokens", configured("max_new_tokens"))
         if max_new_tokens is None:
-            max_new_tokens = generate_kwargs.get("max_length", config.max_length) - prompt_length
+            max_new_tokens = limits.get("max_length", configured("max_length")) - prompt_length
         # A row with one of these has ended by itself, also where another row has reached the limit
-        ends = [self.tokenizer.eos_token_id, *torch.tensor(config.eos_token_id or []).flatten().tolist()]
+        ends = [self.tokenizer.eos_token_id, *torch.tensor(configured("eos_token_id") or []).flatten().tolist()]
         generated_ids = sequences[:, prompt_length:]
         is_full = generated_ids.shape[1] >= max_new_tokens
         return {

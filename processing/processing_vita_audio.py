@@ -33,7 +33,15 @@ from .codec_vita_audio import (
 )
 from .compatibility_vita_audio import attach_to_package
 from .configuration_vita_audio_codec import VitaAudioCodecConfig
-from .conversation_vita_audio import AUDIO_MARK, CHAT_TEMPLATE, SpeechCodes, split_at_marks
+from .conversation_vita_audio import (
+    AUDIO_MARK,
+    CHAT_TEMPLATE,
+    SpeechCodes,
+    audio_parts,
+    joined_contents,
+    roles_of_audios,
+    split_at_marks,
+)
 from .encoding_vita_audio import CodeEncoder, FeatureEncoder, VitaAudioEncodingStream, WholeEncoder
 from .feature_extraction_vita_audio import VitaAudioFeatureExtractor
 from .interleaving_vita_audio import (
@@ -216,6 +224,8 @@ class VitaAudioProcessor(ProcessorMixin):
         """
         options = read_options({"return_tensors": return_tensors, **kwargs})
         texts = [text] if isinstance(text, str) else list(text)
+        if not texts:
+            raise ValueError("There is no prompt: `text` is an empty list.")
         audios = [] if audio is None else [audio] if is_one_audio(audio) else list(audio)
         num_marks = sum(text.count(AUDIO_MARK) for text in texts)
         if num_marks != len(audios):
@@ -296,8 +306,8 @@ class VitaAudioProcessor(ProcessorMixin):
             )
         if return_assistant_tokens_mask and not (tokenize and return_dict):
             raise ValueError("`return_assistant_tokens_mask=True` needs `tokenize=True` and `return_dict=True`.")
-        if not conversation:
-            raise ValueError("There is no message: the conversation is empty.")
+        if not conversation or not isinstance(conversation, (list, tuple)):
+            raise ValueError(f"A conversation must be a list with a message or more, got {conversation!r:.200}.")
         is_batched = isinstance(conversation[0], (list, tuple))
         conversations = list(conversation) if is_batched else [conversation]
         audios = (audios if is_batched else [audios]) if audios is not None else [None] * len(conversations)
@@ -319,20 +329,20 @@ class VitaAudioProcessor(ProcessorMixin):
             **variables,
         }
         if not tokenize:
-            prompts, _ = render([_join(messages) for messages in conversations], **template)
+            prompts, _ = render([joined_contents(messages) for messages in conversations], **template)
             return prompts if is_batched else prompts[0]
 
         # All audios are read and checked before the codec encodes the first one
         waveforms = [
             [
                 audio if isinstance(audio, SpeechCodes) else self.load_audio(audio, sampling_rate)
-                for audio in [part["audio"] for part in _audio_parts(messages)]
+                for audio in [part["audio"] for part in audio_parts(messages)]
             ]
             for messages in conversations
         ]
         rows, masks, all_encoded = [], [], []
         for messages, samples in zip(conversations, waveforms):
-            encoded = list(map(self._encode, samples, _roles_of_audios(messages)))
+            encoded = list(map(self._encode, samples, roles_of_audios(messages)))
             ids, mask = self._render_and_tokenize(messages, encoded, **template)
             rows.append(ids)
             masks.append(mask)
@@ -364,7 +374,7 @@ class VitaAudioProcessor(ProcessorMixin):
         self._check_texts(messages)
         input_ids, mask = self._render_and_tokenize(
             messages,
-            [part["audio"] for part in _audio_parts(messages)],
+            [part["audio"] for part in audio_parts(messages)],
             chat_template=self._find_chat_template(None),
             return_assistant_tokens_mask=True,
             **self.tokenizer.special_tokens_map,
@@ -395,7 +405,7 @@ class VitaAudioProcessor(ProcessorMixin):
                 not what it hears the one by who says them.
         """
         self._check_texts(messages)
-        audios, roles = [part["audio"] for part in _audio_parts(messages)], _roles_of_audios(messages)
+        audios, roles = [part["audio"] for part in audio_parts(messages)], roles_of_audios(messages)
         for audio, role in zip(audios, roles):
             if isinstance(audio, (list, tuple)):
                 self._check_codes(audio, role)
@@ -494,9 +504,9 @@ class VitaAudioProcessor(ProcessorMixin):
         return dict(self.feature_extractor.pad_rows(features)) if features else {}
 
     def _check_texts(self, messages: list[dict]) -> None:
-        for message, joined in zip(messages, _join(messages)):
+        for message, joined in zip(messages, joined_contents(messages)):
             # All parts of a content together, because two parts may have a half of a mark each
-            for text, num_audios in ((message["role"], 0), (joined["content"], len(_audio_parts([message])))):
+            for text, num_audios in ((message["role"], 0), (joined["content"], len(audio_parts([message])))):
                 if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
                     raise ValueError("The text has half a character in it (a lone surrogate), which has no encoding.")
                 ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -522,23 +532,32 @@ class VitaAudioProcessor(ProcessorMixin):
             parts = message["content"]
             text = "".join(part["text"] for part in parts if part["type"] == "text")
             # As in training, where such a turn is cut into chunks of text and speech
-            is_spoken_text = text and parts[-1]["type"] == "audio" and len(_audio_parts([message])) == 1
+            is_spoken_text = text and parts[-1]["type"] == "audio" and len(audio_parts([message])) == 1
             if message["role"] == "assistant" and is_spoken_text:
                 text_ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
                 spans.append(interleave(text_ids, next(encoded), self.speech_vocabulary, self.interleave_pattern))
                 # One mark stands for the whole turn, its text included
                 placed.append({**message, "content": AUDIO_MARK})
             else:
-                spans += [self._span(next(encoded)) for _ in _audio_parts([message])]
+                spans += [self._span(next(encoded)) for _ in audio_parts([message])]
                 # Elsewhere each audio keeps its place among the text
-                placed += _join([message])
+                placed += joined_contents([message])
         return placed, spans
 
     def _find_chat_template(self, name_or_template: str | None) -> str:
-        """A template of the processor by its name, by default its only or default one. Other strings are templates."""
+        """
+        A template of the processor by its name, by default its only or default one. Other strings are templates.
+
+        Raises:
+            ValueError: several templates have no default one, or a string is neither a name nor a template.
+        """
         templates = self.chat_template if isinstance(self.chat_template, dict) else {"default": self.chat_template}
         if name_or_template is None:
-            name_or_template = "default"
+            (name_or_template,) = templates if len(templates) == 1 else ("default",)
+        if name_or_template not in templates and "{" not in name_or_template:
+            raise ValueError(
+                f"There is no chat template {name_or_template!r:.100}, the processor has {', '.join(templates)}."
+            )
         return templates.get(name_or_template, name_or_template)
 
     def _render_and_tokenize(self, messages: list[dict], encoded: list, **template) -> tuple[list[int], list[int]]:
@@ -734,22 +753,6 @@ class VitaAudioProcessor(ProcessorMixin):
                 **hub_kwargs,
             )
         return processor_dict, unused_kwargs
-
-
-def _join(messages: list[dict]) -> list[dict]:
-    """Messages whose contents are strings with marks, from messages whose contents are lists of parts."""
-    return [
-        {**m, "content": "".join(AUDIO_MARK if part["type"] == "audio" else part["text"] for part in m["content"])}
-        for m in messages
-    ]
-
-
-def _audio_parts(messages: list[dict]) -> list[dict]:
-    return [part for message in messages for part in message["content"] if part["type"] == "audio"]
-
-
-def _roles_of_audios(messages: list[dict]) -> list[str]:
-    return [message["role"] for message in messages for _ in _audio_parts([message])]
 
 
 def _load_codec(pretrained_model_name_or_path: str | os.PathLike, model_type: str, **kwargs: Any) -> SpeechCodec:

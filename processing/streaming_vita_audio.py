@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import takewhile
 
-import numpy as np
 import torch
 from tokenizers.decoders import DecodeStream
 from transformers import ProcessorMixin
@@ -139,7 +138,8 @@ class VitaAudioStreamer(BaseStreamer):
         # where text goes if it shall not wait for the audio before it
         self.text_chunks: queue.Queue | None = None
         self._tokens = TokenReader(processor)
-        self._unsaid_codes: list[int] = []
+        # Of the speech so far: they outlive an iteration that `timeout` has ended
+        self._codes, self._unsaid_codes, self._decoder_state = [], [], None
         # two more for the marks of the end, which must find room when nobody reads any more
         self._queue = queue.Queue(max_queued_tokens + 2 if max_queued_tokens else 0)
         self._has_prompt = False
@@ -201,26 +201,27 @@ class VitaAudioStreamer(BaseStreamer):
         vocabulary, codec = self.processor.speech_vocabulary, self.processor.audio_tokenizer
         can_stream = isinstance(codec, StreamingSpeechCodec)
         # Other codecs decode whole utterances alone, so all codes are kept until the end
-        state, codes = codec.init_decoder_state(batch_size=1, **self.decoder_options) if can_stream else None, []
+        if can_stream and self._decoder_state is None:
+            self._decoder_state = codec.init_decoder_state(batch_size=1, **self.decoder_options)
         for part in self._parts():
             if isinstance(part, str):
                 yield {"text": part}
             elif vocabulary.is_code(part):
-                codes.append(part - vocabulary.speech_token_offset)
+                self._codes.append(part - vocabulary.speech_token_offset)
             is_run_over = part == vocabulary.end_audio_token_id
-            if can_stream and codes and (is_run_over or len(codes) == self.codes_per_chunk):
-                samples, state = self.processor.decode_audio_chunk(codes, state, is_final=False)
-                yield from self._audio(samples, codes)
-                codes = []
+            if can_stream and self._codes and (is_run_over or len(self._codes) == self.codes_per_chunk):
+                yield from self._audio(is_final=False)
         if self.is_closed:
             return
         # an answer that was cut off may end in a part of a character
         if rest := self._tokens.rest():
             yield {"text": rest}
-        samples, _ = self.processor.decode_audio_chunk(codes, state, is_final=True)
-        yield from self._audio(samples, codes)
+        yield from self._audio(is_final=True)
 
-    def _audio(self, samples: np.ndarray, codes: list[int]) -> Iterator[dict]:
+    def _audio(self, is_final: bool) -> Iterator[dict]:
+        codes, self._codes = self._codes, []
+        samples, state = self.processor.decode_audio_chunk(codes, self._decoder_state, is_final=is_final)
+        self._decoder_state = None if is_final else state
         # A codec that looks ahead says later what it has got
         self._unsaid_codes += codes
         if len(samples):

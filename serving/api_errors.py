@@ -72,9 +72,20 @@ def busy(reason: str) -> ApiError:
     )
 
 
+def unavailable(reason: str) -> ApiError:
+    """The error of a request while a part of the server is not there."""
+    return ApiError(
+        reason,
+        status=503,
+        type="server_error",
+        code="engine_unavailable",
+        headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+    )
+
+
 def server_error() -> ApiError:
     """The error of a request that failed by our fault; the log says why."""
     return ApiError("The server failed on this request.", status=500, type="server_error", code="server_error")
 
 
-__all__ = ["ApiError", "busy", "check_number_of_values", "server_error"]
+__all__ = ["ApiError", "busy", "check_number_of_values", "server_error", "unavailable"]

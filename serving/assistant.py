@@ -27,7 +27,7 @@ from processing.pipeline_vita_audio import DEFAULT_MAX_NEW_TOKENS
 from processing.streaming_vita_audio import TokenReader
 
 from .codec_worker import CodecWorker
-from .engine import Engine, EngineOverloaded, GenerationRequest, PromptTooLong
+from .engine import Engine, EngineOverloaded, EngineUnavailable, GenerationRequest, PromptTooLong
 from .history import answer_message
 
 
@@ -99,6 +99,7 @@ class Answer(AsyncIterator[Piece]):
         options: dict,
         with_audio: bool,
         request: GenerationRequest | None,
+        token_limit: int | None,
     ):
         self.text, self.is_cut_off = "", False
         self.audio_codes: list[int] = []
@@ -106,6 +107,8 @@ class Answer(AsyncIterator[Piece]):
         self._assistant, self._messages, self._options = assistant, messages, options
         # Of the messages, where it is known already
         self._request = request
+        # Of all generations of the answer together, where the client has named one
+        self._token_limit = token_limit
         self._task_name = task_of(messages)
         self._queue = asyncio.Queue(MAX_QUEUED_PIECES)
         self._is_written = self._is_over = False
@@ -191,7 +194,15 @@ class Answer(AsyncIterator[Piece]):
     async def _read_aloud(self, text: str, has_text: bool) -> None:
         """Speaks a text sentence by sentence, as the models learn it."""
         options = {**self._options, "conversation_id": None}
-        for sentence in filter(str.strip, SENTENCE_END.split(text)):
+        for sentence in SENTENCE_END.split(text):
+            # A line of marks alone would be spoken as something made up
+            if not any(character.isalnum() for character in sentence):
+                continue
+            if self._token_limit is not None:
+                options["max_new_tokens"] = self._token_limit - self.num_new_tokens
+                if options["max_new_tokens"] < 1:
+                    self.is_cut_off = True
+                    return
             messages = read_conversation(synthesis_conversation(sentence.strip()))
             await self._generate(messages, options, has_text, has_speech=self._speaking is not None)
 
@@ -362,11 +373,11 @@ class Assistant:
             # They are encoded later, in the codec's thread, so the prompt is checked then, and only texts now
             self.processor.apply_chat_template(messages)
             self.engine.check(GenerationRequest(input_ids=[self.processor.tokenizer.eos_token_id], **given))
-            return Answer(self, messages, given, with_audio, None)
+            return Answer(self, messages, given, with_audio, None, options.max_new_tokens)
         request = self.request_of(messages)
         self._check_length(messages, request, conversation_id)
         self.engine.check(replace(request, **given))
-        return Answer(self, messages, given, with_audio, request)
+        return Answer(self, messages, given, with_audio, request, options.max_new_tokens)
 
     def speak(self, text: str, options: AnswerOptions = AnswerOptions()) -> Answer:
         """The speech of a text, sentence by sentence. Raises as `answer`."""
@@ -412,7 +423,7 @@ class Assistant:
             num_tokens -= 0 if self.processor.hears_features or len(heard) else 1
             request = replace(request, input_ids=request.input_ids[:num_tokens], conversation_id=conversation_id)
             await self.engine.prefill(request)
-        except (ValueError, EngineOverloaded):
+        except (ValueError, EngineOverloaded, EngineUnavailable):
             return
 
     def check_text(self, text: str) -> None:

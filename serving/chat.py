@@ -7,6 +7,7 @@ import base64
 import binascii
 import time
 import uuid
+from array import array
 from collections import OrderedDict
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -139,15 +140,21 @@ class KeptAnswers:
         self._answers: OrderedDict[str, tuple[float, list[dict]]] = OrderedDict()
 
     def keep(self, audio_id: str, answer: Answer) -> None:
-        message = answer.message()
-        self._answers[audio_id] = time.monotonic() + self.seconds, [] if message is None else message["content"]
-        while len(self._answers) > self.max_answers:
+        message, now = answer.message(), time.monotonic()
+        parts = [] if message is None else message["content"]
+        # Numbers of Python would take ten times the memory
+        parts = [part | {"codes": array("I", part["codes"])} if "codes" in part else part for part in parts]
+        self._answers[audio_id] = now + self.seconds, parts
+        # The first one is the oldest
+        while len(self._answers) > self.max_answers or next(iter(self._answers.values()))[0] <= now:
             self._answers.popitem(last=False)
 
     def get(self, audio_id: str) -> list[dict] | None:
         """The parts of an answer's turn, None if it is not there any more."""
         expires, parts = self._answers.get(audio_id, (0.0, None))
-        return parts if time.monotonic() < expires else None
+        if time.monotonic() >= expires:
+            return None
+        return [part | {"codes": part["codes"].tolist()} if "codes" in part else part for part in parts]
 
 
 class ChatCompletions(Endpoint):

@@ -84,16 +84,8 @@ class Version(argparse.Action):
         parser.exit()
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = ArgumentParser(
-        prog="vita-audio",
-        description="Speech in, speech out: VITA-Audio.",
-        epilog="With --traceback, a command that fails shows where.",
-    )
-    parser.add_argument("--version", action=Version, nargs=0, help="print the version")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    # Options that several commands have; each command adds the help itself.
+def model_options() -> argparse.ArgumentParser:
+    """Options that several commands have; each command adds the help itself."""
     model = argparse.ArgumentParser(add_help=False)
     model.add_argument(
         "--model", default=str(DEFAULT_MODEL), help="folder or Hub id (default: the shipped small model)"
@@ -116,7 +108,19 @@ def build_parser() -> argparse.ArgumentParser:
     model.add_argument(
         "--threads", type=int, default=1, help="CPU threads of each operation; more for large models (default: 1)"
     )
+    return model
 
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = ArgumentParser(
+        prog="vita-audio",
+        description="Speech in, speech out: VITA-Audio.",
+        epilog="With --traceback, a command that fails shows where.",
+    )
+    parser.add_argument("--version", action=Version, nargs=0, help="print the version")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    model = model_options()
     generation = argparse.ArgumentParser(add_help=False, parents=[model])
     generation.add_argument(
         "--mctp_mode",
@@ -207,8 +211,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     chat.set_defaults(run=run_chat)
 
+    # of its own, because defaults belong to the options: None leaves them to the server, and shows which were given
+    server_model = model_options()
+    server_model.set_defaults(model=None, device=None, threads=None)
     talk = commands.add_parser(
-        "talk", parents=[model], help="have a spoken conversation, by microphone and loudspeaker or by files"
+        "talk", parents=[server_model], help="have a spoken conversation, by microphone and loudspeaker or by files"
     )
     talk.add_argument(
         "--url", help="of a server, such as ws://127.0.0.1:8765/v1/realtime (default: one is started, of --model)"

@@ -16,6 +16,10 @@ class EngineOverloaded(Exception):
     """An engine raises it when its queue is full."""
 
 
+class EngineUnavailable(Exception):
+    """An engine in another process raises it when that does not answer."""
+
+
 class PromptTooLong(ValueError):
     """An engine raises it where a prompt has no room in the model's positions."""
 
@@ -126,4 +130,4 @@ class Engine(Protocol):
         """Stops all generations and waits for the engine's end."""
 
 
-__all__ = ["Engine", "EngineOverloaded", "GenerationRequest", "PromptTooLong", "check_lengths"]
+__all__ = ["Engine", "EngineOverloaded", "EngineUnavailable", "GenerationRequest", "PromptTooLong", "check_lengths"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx2
 
-from .engine import EngineOverloaded, GenerationRequest
+from .engine import EngineOverloaded, EngineUnavailable, GenerationRequest
 from .vllm_requests import VLLMRequests
 
 
@@ -89,7 +89,7 @@ class HTTPEngine(VLLMRequests):
                     for choice in event["choices"]:
                         yield choice.get("token_ids") or []
         except httpx2.TransportError as error:
-            raise EngineOverloaded(f"The server of vLLM does not answer ({type(error).__name__}).") from error
+            raise EngineUnavailable(f"The server of vLLM does not answer ({type(error).__name__}).") from error
 
     async def close(self) -> None:
         """See [`Engine.close`]. The server goes on."""

@@ -77,6 +77,8 @@ def load_assistant(arguments: argparse.Namespace) -> Assistant:
         )
     if engine_name != "transformers" and getattr(arguments, "quantization", None) is not None:
         raise ValueError("--quantization is for --engine transformers: the engine on vLLM takes no such weights.")
+    if engine_name not in ("transformers", "vllm") and arguments.dtype is not None:
+        raise ValueError("--dtype has no effect with a server of vLLM elsewhere, which has its own.")
     model, processor = load_parts(arguments, with_model=engine_name == "transformers")
     codec = processor.audio_tokenizer
     if codec is None:

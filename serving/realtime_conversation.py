@@ -219,19 +219,20 @@ class Conversation:
         messages = [item.to_message() for item in self.items if not item.is_left_out]
         return with_instructions(instructions, [message for message in messages if message is not None], is_spoken)
 
-    def leave_out_older_half(self) -> bool:
+    def leave_out_older_half(self) -> list[Item]:
         """
         Leaves the older half of the turns before the user's last one out of the messages, with their answers. To leave
         out one at a time would change the beginning of the conversation at each turn, and nothing that was read of it
-        could be used. The system's turns stay. Returns whether there was a turn to leave out.
+        could be used. The system's turns stay. Returns what was left out: nothing where there was no such turn.
         """
         items = [item for item in self.items if item.role != "system" and not item.is_left_out]
         turns = [place for place, item in enumerate(items) if item.role == "user"]
         if len(turns) < 2:
-            return False
-        for item in items[: turns[len(turns) // 2]]:
+            return []
+        left_out = items[: turns[len(turns) // 2]]
+        for item in left_out:
             item.is_left_out = True
-        return True
+        return left_out
 
     def last_answer(self) -> AnswerItem | None:
         """The latest answer that this session has made."""

@@ -194,6 +194,7 @@ class RealtimeSession:
         """Answers silence that lasts as long as the session says, from the end of the last answer's playback."""
         timeout = self._config.turn_detection and self._config.turn_detection.idle_timeout_ms
         if timeout is None or self._input.is_turn or self._response is not None:
+            self._input.quiet_since = None
             return
         if self._input.quiet_since is None:
             last = self._conversation.last_answer()
@@ -426,6 +427,8 @@ class RealtimeSession:
             self._responses_beside.add(response)
         else:
             self._response = response
+            # Silence counts from the end of this answer on
+            self._input.quiet_since = None
 
     def _check_free(self, is_beside: bool) -> None:
         if self._server.is_draining:
@@ -455,15 +458,26 @@ class RealtimeSession:
         return [message for message in messages if message is not None]
 
     def _answer_conversation(self, instructions: str, options: AnswerOptions, settings: ResponseSettings) -> Answer:
-        """Answers the conversation, without its oldest turns if it is too long and the session allows it."""
-        while True:
-            try:
-                return self._answer(
-                    self._conversation.messages(instructions), options, settings.with_audio, settings.conversation_id
-                )
-            except PromptTooLong:
-                if self._config.truncation == "disabled" or not self._conversation.leave_out_older_half():
-                    raise
+        """
+        Answers the conversation, without its oldest turns if it is too long and the session allows it. They stay in it
+        where the answer is not for it, or there is none.
+        """
+        answer, left_out = None, []
+        try:
+            while answer is None:
+                messages = self._conversation.messages(instructions)
+                try:
+                    answer = self._answer(messages, options, settings.with_audio, settings.conversation_id)
+                except PromptTooLong:
+                    older = [] if self._config.truncation == "disabled" else self._conversation.leave_out_older_half()
+                    if not older:
+                        raise
+                    left_out += older
+        finally:
+            if answer is None or settings.conversation is None:
+                for item in left_out:
+                    item.is_left_out = False
+        return answer
 
     def _answer(
         self, messages: list[dict], options: AnswerOptions, with_audio: bool, conversation_id: str | None = None

@@ -70,8 +70,10 @@ async def run(assistant: Assistant, settings: ServerSettings, listener: socket.s
         # it has nothing to do here, and at the second signal uvicorn would cut it off with a traceback
         lifespan="off",
         ws_max_size=settings.max_message_bytes,
-        # messages of a session that wait to be read
+        # messages of a session that wait to be read, in releases of uvicorn that read more than one ahead
         ws_max_queue=4,
+        # While an event is handled, which may take long, nothing is read, and no answer to a ping is seen
+        ws_ping_timeout=settings.idle_seconds,
         # base64 of samples gets hardly shorter, and the time for it would be the model's
         ws_per_message_deflate=False,
         timeout_graceful_shutdown=CLOSING_SECONDS,

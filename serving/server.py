@@ -3,18 +3,21 @@
 """What all endpoints of a server share: the assistant, the limits of how much goes on at once, and the measures."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from hub_cards.command_line import is_raised_by_us
 
-from .api_errors import ApiError, busy
+from .api_errors import ApiError, busy, unavailable
 from .assistant import Answer, Assistant, Piece
-from .engine import EngineOverloaded, PromptTooLong
+from .engine import EngineOverloaded, EngineUnavailable, PromptTooLong
 from .metrics import Metrics
 from .settings import ServerSettings
 
+
+logger = logging.getLogger(__name__)
 
 # How often a server that is about to end looks whether its last answer has ended, in seconds
 DRAIN_INTERVAL = 0.05
@@ -186,7 +189,7 @@ class RunningAnswer:
             # what an engine only sees when it begins is refused like what the assistant sees at once; and the queue
             # may be full when a text that was written is to be spoken
             self.outcome = "failed" if self.has_begun else "refused"
-            if not self.has_begun or isinstance(error, EngineOverloaded):
+            if not self.has_begun or isinstance(error, (EngineOverloaded, EngineUnavailable)):
                 raise_refusal(error)
             self.outcome = "failed"
             raise
@@ -207,6 +210,9 @@ def raise_refusal(error: Exception) -> None:
     """
     if isinstance(error, EngineOverloaded):
         raise busy("Too many requests are waiting.") from error
+    if isinstance(error, EngineUnavailable):
+        logger.error("A request was not answered: %s", error)
+        raise unavailable(str(error)) from error
     if isinstance(error, ValueError) and is_raised_by_us(error):
         code = "context_length_exceeded" if isinstance(error, PromptTooLong) else "invalid_value"
         raise ApiError(f"{error!s:.500}", code=code) from error

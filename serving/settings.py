@@ -51,7 +51,7 @@ class ServerSettings:
             How long a realtime session may be silent on both sides.
         keep_answers_seconds (`float`), max_kept_answers (`int`):
             How long spoken answers can be referred to by their id, and how many are kept: an hour, as OpenAI does;
-            only their text is kept, some hundred bytes each.
+            their text and codes are kept, some hundred bytes for a sentence.
         drain_seconds (`float`):
             How long running answers may go on after Ctrl-C. Most answers last less.
 

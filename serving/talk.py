@@ -30,6 +30,8 @@ from .speech import check_files_are_there, check_output
 
 # Where the key of a server is, as for `vita-audio serve`
 KEY_VARIABLE = "VITA_AUDIO_API_KEY"
+# Options of the server that is started
+MODEL_OPTIONS = ("model", "revision", "device", "dtype", "quantization", "threads")
 # How long a transcript may be late before its answer is printed without it, in seconds
 TRANSCRIPT_SECONDS = 10
 # How often a client looks whether an answer has been played to its end, in seconds
@@ -50,6 +52,11 @@ def talk(arguments: argparse.Namespace) -> int:
         import websockets  # noqa: F401
     except ImportError as error:
         raise ImportError("Talking needs the package websockets: `pip install websockets`.") from error
+    if arguments.url is None and arguments.api_key is not None:
+        raise ValueError("--api_key is for --url: the server that is started for this conversation has its own.")
+    given = [f"--{option}" for option in MODEL_OPTIONS if getattr(arguments, option) is not None]
+    if arguments.url is not None and given:
+        raise ValueError(f"{', '.join(given)}: no effect with --url, whose server has its model already.")
     if arguments.fast and not arguments.input:
         raise ValueError("--fast is for files: with a microphone, speech takes its time. Give --input.")
     if arguments.output:
@@ -92,7 +99,7 @@ def started_server(arguments: argparse.Namespace, key: str) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "serving.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
-    for option in ("model", "revision", "device", "dtype", "quantization", "threads"):
+    for option in MODEL_OPTIONS:
         if getattr(arguments, option) is not None:
             command += [f"--{option}", str(getattr(arguments, option))]
     # what a server says is of interest only where it fails
@@ -356,8 +363,10 @@ class Conversation:
     async def _report(self, answer: Answer, response: dict) -> None:
         """Prints a turn of both sides, when the answer was heard to its end or stopped."""
         if answer.transcript is not None:
+            # What comes later finds it as it was
+            transcript = asyncio.shield(answer.transcript)
             try:
-                print(f"You: {await asyncio.wait_for(answer.transcript, TRANSCRIPT_SECONDS)}", file=self.file)
+                print(f"You: {await asyncio.wait_for(transcript, TRANSCRIPT_SECONDS)}", file=self.file)
             except TimeoutError:
                 pass
         while answer is self.answer and answer.interrupted_ms is None and self.output.is_playing:

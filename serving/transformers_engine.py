@@ -312,9 +312,10 @@ class TransformersEngine:
                     num_common, cache = num_read, other
         if cache is None:
             return None
-        cache = copy.deepcopy(cache)
+        # Only what is in common is copied: the other conversation may be long
+        cache = with_own_lengths(cache)
         rewind(cache, num_common, row.keys)
-        return cache
+        return copy.deepcopy(cache)
 
     def _embed_audios(self, row: Row, start: int) -> None:
         new_ids = self._tensor(row.ids[start:])[None]
@@ -510,6 +511,17 @@ def deliver(items: list[tuple[Row, int]]) -> None:
     """Runs in an event loop: gives tokens to those who read them."""
     for row, token in items:
         row.queue.put_nowait(token)
+
+
+def with_own_lengths(cache: GrowingCache | VitaAudioCache) -> GrowingCache | VitaAudioCache:
+    """A copy that holds the same tensors, and can be taken back without the original."""
+    other = copy.copy(cache)
+    other.layers = [copy.copy(layer) for layer in cache.layers]
+    if isinstance(cache, VitaAudioCache):
+        other.mctp_caches = [copy.copy(of_module) for of_module in cache.mctp_caches]
+        for of_module in other.mctp_caches:
+            of_module.layers = [copy.copy(layer) for layer in of_module.layers]
+    return other
 
 
 def rewind(cache: GrowingCache | VitaAudioCache, num_columns: int, keys: list) -> int:

@@ -15,7 +15,15 @@ import torch
 from datasets import Dataset
 from modeling_fixtures import random_model, random_prompt
 from tiny_models import tiny_model, tiny_processor
-from transformers import GenerationConfig, GenerationMixin, Pipeline, ProcessorMixin, Trainer, TrainingArguments
+from transformers import (
+    ContinuousBatchingConfig,
+    GenerationConfig,
+    GenerationMixin,
+    Pipeline,
+    ProcessorMixin,
+    Trainer,
+    TrainingArguments,
+)
 from transformers.processing_utils import AudioKwargs, TextKwargs
 from trl import SFTConfig, SFTTrainer
 
@@ -406,9 +414,22 @@ def test_a_prompt_beyond_the_positions_of_the_model_is_refused(model):
     for mctp_mode in ("vanilla", [1, 4]):
         with pytest.raises(ValueError, match="prompt has 513 tokens, but the model has positions for 512"):
             model.generate(random_prompt(513), mctp_mode=mctp_mode, max_new_tokens=2)
+        with pytest.raises(ValueError, match="prompt has 513 tokens, but the model has positions for 512"):
+            embeddings = model.get_input_embeddings()(random_prompt(513))
+            model.generate(inputs_embeds=embeddings, mctp_mode=mctp_mode, max_new_tokens=2)
 
 
-def test_continuous_batching_without_modules_is_refused(model):
+def test_continuous_batching_runs_the_language_model_alone(model):
+    prompt = random_prompt(10)
+    config = GenerationConfig(max_new_tokens=8, eos_token_id=-1, do_sample=False)
+    # By default it would take nearly all memory
+    blocks = ContinuousBatchingConfig(num_blocks=4, max_batch_tokens=64)
+    (result,) = model.generate_batch([prompt[0].tolist()], config, continuous_batching_config=blocks).values()
+    expected = model.generate(prompt, mctp_mode="vanilla", max_new_tokens=8)[0, 10:].tolist()
+    assert result.error is None and result.generated_tokens == expected
+    config.mctp_mode = [1, 4]
+    with pytest.raises(ValueError, match="continuous batching of transformers runs no MCTP modules"):
+        model.generate_batch([[1, 2, 3]], config)
     model.generation_config.mctp_mode = [1, 4]
     try:
         with pytest.raises(ValueError, match="continuous batching of transformers runs no MCTP modules"):

@@ -158,6 +158,16 @@ def check_trained_parts(model: PeftModel, stage: int) -> None:
         raise ValueError("The adapter has no parameters to train; load it with `is_trainable=True`.")
 
 
+def train_in_float32(model: PeftModel) -> None:
+    """
+    Has all that is trained in float32: adapters, which TRL puts into bfloat16 beside quantised weights, and what is
+    trained whole, which has the type of the model. In half precision an optimizer's small steps would be rounded away.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
 def name_base(model: PeftModel) -> None:
     """Lets the configurations of adapters name the model that they are trained on, as a folder by its whole path."""
     base = model.get_base_model()

@@ -59,7 +59,14 @@ RECORDED_SETTINGS = (
 # Further settings that change the weights. They are recorded if they are not the default ones.
 RARE_SETTINGS = (
     "mctp_loss_weight",
+    "mctp_detach",
     "beta",
+    "epsilon",
+    "epsilon_high",
+    "loss_type",
+    "num_iterations",
+    "scale_rewards",
+    "top_p",
     "reward_weights",
     "adam_epsilon",
     "lr_scheduler_kwargs",
@@ -79,7 +86,10 @@ PLAIN_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused")
 # Entries of a record that say how the model is shown, and not how it was made
 FOR_THE_CARD_ALONE = ("repo_id", "revision", "license", "language")
 # Entries that are the same in all records of a run, unless its settings were changed
-COMPARED_ENTRIES = ("stage", "dataset", "tasks", "num_examples", "dtype", "text_vocab_size", "codec")
+COMPARED_ENTRIES = (
+    *("stage", "starts_from", "dataset", "tasks", "num_examples", "dtype", "text_vocab_size", "codec"),
+    *("interleave_tts", "rewards", "recognizer"),
+)
 
 
 def describe_settings(args: TrainingArguments) -> dict:
@@ -159,14 +169,23 @@ def check_optimizer_state(checkpoint: str | os.PathLike) -> None:
 
 
 def last_complete_checkpoint(output_dir: str | os.PathLike) -> str | None:
-    """The newest checkpoint in `output_dir` that was written to its end, or None."""
-    steps = {}
-    for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        # A folder that was renamed, such as `checkpoint-12-old`, does not count.
-        match = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name)
-        if match and (path / COMPLETE_FILE).is_file():
-            steps[int(match[1])] = str(path)
-    return steps[max(steps)] if steps else None
+    """
+    The newest checkpoint in `output_dir` that was written to its end, or None. By time before by step, because a run
+    that went back to an earlier checkpoint counts from there again.
+    """
+    complete = [path for path in checkpoints_in(output_dir) if (path / COMPLETE_FILE).is_file()]
+    newest = max(complete, key=lambda path: ((path / COMPLETE_FILE).stat().st_mtime_ns, step_of(path)), default=None)
+    return None if newest is None else str(newest)
+
+
+def checkpoints_in(folder: str | os.PathLike) -> list[Path]:
+    """The checkpoints of a run. A folder that was renamed, such as `checkpoint-12-old`, is none."""
+    paths = Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    return [path for path in paths if re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-\d+", path.name)]
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 class CompleteCheckpointsMixin:
@@ -319,12 +338,14 @@ class CompleteCheckpointsMixin:
         limit = self.args.save_total_limit
         if not self.args.should_save or limit is None or limit <= 0:
             return
-        for path in Path(run_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        for path in checkpoints_in(run_dir):
             if not (path / COMPLETE_FILE).is_file():
                 shutil.rmtree(path, ignore_errors=True)
         best = self.state.best_model_checkpoint and str(Path(self.state.best_model_checkpoint))
-        # By time and not by step, because a run that went back to an earlier checkpoint counts from there again.
+        names = {path.name for path in checkpoints_in(run_dir)}
+        # By time, see `last_complete_checkpoint`
         checkpoints = sort_checkpoints(run_dir, use_mtime=True, best_model_checkpoint=best)
+        checkpoints = [path for path in checkpoints if Path(path).name in names]
         # The best and the newest checkpoint stay, whatever the limit is.
         for path in checkpoints[: -max(limit, len({best, *checkpoints[-1:]} - {None}))]:
             # Without this file it does not count, even if its deletion is interrupted.

@@ -140,6 +140,8 @@ def read_conversations(source: str | os.PathLike, split: str | None = ALL_SPLITS
     """
     if not find_row_files(source):
         columns, split = load_columns(os.fspath(source), split)
+        if "id" in columns.column_names:
+            check_ids(columns["id"], os.fspath(source))
         return (row | {"split": row["split"] or split} for row in complete_rows(columns, os.fspath(source)))
     return (row for row in read_rows(source) if split is ALL_SPLITS or row["split"] in (None, split))
 
@@ -224,6 +226,17 @@ def check_tasks(source: str, split: str, tasks: Sequence[str] | None, known_task
             f"{source} has no conversations of the split '{split}' and the tasks {missing}; its tasks are "
             f"{sorted(known_tasks)}."
         )
+
+
+def check_ids(ids: Iterable[str | int | None], source: str) -> None:
+    """
+    Raises:
+        ValueError: two rows have the same id, by which evaluation keeps responses.
+    """
+    known = {}
+    for number, row_id in enumerate(ids, start=1):
+        if row_id is not None and known.setdefault(str(row_id), number) != number:
+            raise ValueError(f"{source}, row {number} has the id {row_id!r:.100}, as row {known[str(row_id)]} has.")
 
 
 def complete_rows(rows: Iterable[dict], source: str) -> Iterator[dict]:
@@ -323,21 +336,38 @@ def reference_of(messages: list[dict]) -> str:
     return answer or (users[-1].removeprefix(TTS_PROMPT).replace(AUDIO_MARK, "").strip() if users else "")
 
 
+def has_tts_prompt(messages: list[dict]) -> bool:
+    """Whether the last turn of the user begins with the prompt of TTS, behind which is the text to be spoken."""
+    users = [message["content"] for message in messages[:-1] if message["role"] == "user"]
+    return bool(users) and users[-1].startswith(TTS_PROMPT)
+
+
 def load_columns(source: str, split: str | None) -> tuple[Dataset, str | None]:
     """
-    Loads the conversations of a dataset.
+    Loads the conversations of a dataset. What its column `split` says counts before the splits of `datasets`.
 
     Returns:
-        The dataset, with the columns `messages` and `audios` (not decoded) and maybe others; and the split that its
-        rows are of, or None if they are of every split.
+        The dataset, with the columns `messages` and `audios` (not decoded) and maybe others; and the split of rows
+        that name none themselves, or None if these are of every split.
 
     Raises:
         FileNotFoundError: there is no such file, nor such a dataset.
         ValueError: it has no such split, no such columns, or it cannot be read.
     """
-    dataset = load_any_dataset(source, split)
+    try:
+        dataset = load_any_dataset(source, split)
+    except ValueError:
+        # All may be in one split, with others in the column
+        dataset = load_any_dataset(source, ALL_SPLITS)
+        if isinstance(dataset, DatasetDict):
+            dataset = concatenate_datasets(list(dataset.values()))
+        if "split" not in dataset.column_names:
+            raise
     if isinstance(dataset, DatasetDict):
         dataset = concatenate_datasets(list(dataset.values()))
+    if "split" in dataset.column_names and split is not ALL_SPLITS:
+        wanted = [index for index, of_row in enumerate(dataset["split"]) if of_row in (None, split)]
+        dataset = dataset.select(wanted)
     if Path(source, "state.json").is_file():
         # A dataset that was saved alone, and not in a `DatasetDict`, has no splits.
         split = ALL_SPLITS

@@ -23,7 +23,7 @@ from processing import VitaAudioProcessor
 from processing.codec_vita_audio import SpeechCodec
 from processing.conversation_vita_audio import AUDIO_MARK
 
-from .conversations import TTS, list_lengths, reference_of, task_of
+from .conversations import TTS, has_tts_prompt, list_lengths, reference_of, task_of
 from .speech_input import SpeechInput
 
 
@@ -251,7 +251,8 @@ def build_training_dataset(
                 audios.append(num_rows)
             else:
                 audios.append(codes[key].tolist())
-        if interleave_tts and task_of(messages) == TTS:
+        # Other instructions may have more in them than the text
+        if interleave_tts and task_of(messages) == TTS and has_tts_prompt(messages):
             messages = [*messages[:-1], {**messages[-1], "content": reference_of(messages) + AUDIO_MARK}]
         example = tokenizing_processor.build_training_example(messages, audios)
         return example if speech_input is None else speech_input.mark(example, numbers)

@@ -52,8 +52,9 @@ class VitaAudioGRPOConfig(GRPOConfig):
     Configuration of [`VitaAudioGRPOTrainer`]: the settings of [`~trl.GRPOConfig`], and those that are listed here.
 
     > [!NOTE]
-    > This parameter has a default value different from [`~trl.GRPOConfig`]: `max_grad_norm=0.2`, because a step
-    > follows few answers and must not lead far from what the stages taught.
+    > These parameters have default values different from [`~trl.GRPOConfig`]: `max_grad_norm=0.2`, because a step
+    > follows few answers and must not lead far from what the stages taught, and `ddp_find_unused_parameters=False`,
+    > because all parameters are used, and the loss runs the model twice, which the search for others does not allow.
     """
 
     rewards: list[str] = field(
@@ -65,6 +66,9 @@ class VitaAudioGRPOConfig(GRPOConfig):
         metadata={"help": "Weight of the mean of the MCTP modules' losses on the answers, beside the policy's."},
     )
     max_grad_norm: float = field(default=0.2, metadata={"help": "Maximum norm of the gradients."})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Whether processes look for parameters that a step leaves out."}
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -217,7 +221,8 @@ class VitaAudioGRPOTrainer(CompleteCheckpointsMixin, HubMixin, GRPOTrainer):
                 skip_logits=True,
                 lm_loss_weight=0.0,
                 mctp_loss_weight=self.args.mctp_loss_weight,
-                # The modules follow the language model, which learns by the rewards alone
+                # The modules follow the language model, whose layers learn by the rewards alone. The head and the norm
+                # before it, which they share, learn by both
                 mctp_detach=True,
             )
         metrics = self._metrics["train" if self.model.training else "eval"]
@@ -263,6 +268,11 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(script_args: VitaAudioPreferenceArguments, training_args: VitaAudioGRPOConfig) -> None:
+    if training_args.beta and script_args.model_revision is not None:
+        raise ValueError(
+            "`beta` needs the start as a reference, which TRL loads without `model_revision`: save that revision in a "
+            "folder, and give it as `model_name_or_path`."
+        )
     create_repository_of(training_args)
     checkpoint = find_start(training_args)
     conversations = load_conversations(

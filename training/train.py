@@ -45,7 +45,7 @@ from .settings import checking_settings, parse_settings, read_mapping
 from .sharding import loading_whole_weights
 from .speech_input import SpeechInput, load_sensevoice
 from .temporary import disable_caching
-from .trainer import VitaAudioSFTConfig, VitaAudioSFTTrainer, num_modules_of_stage
+from .trainer import VitaAudioSFTConfig, VitaAudioSFTTrainer, check_can_train, num_modules_of_stage
 
 
 PROG = "training.train"
@@ -145,7 +145,8 @@ class VitaAudioScriptArguments(ModelConfig):
         default=False,
         metadata={
             "help": "Whether the assistant writes a text that it is to read aloud before its speech, interleaved as "
-            "in its answers, as the original trains it."
+            "in its answers, as the original trains it. It is the text behind TTS_PROMPT in the user's turn; answers "
+            "to other instructions stay speech alone."
         },
     )
     # With about 1000 tokens the words of a small domain are mostly single tokens.
@@ -357,6 +358,9 @@ def check_sizes(script_args: VitaAudioScriptArguments, training_args: VitaAudioS
         "use_peft": (Path(checkpoint, ADAPTER_CONFIG_FILE).is_file(), script_args.use_peft),
     }
     if pairs["use_peft"] == (True, True):
+        # An adapter is for the model that it was made for
+        starts_from = describe_start(script_args.model_name_or_path, script_args.model_revision)["starts_from"]
+        pairs["starts_from"] = (record.get("starts_from", starts_from), starts_from)
         adapter = read_json(Path(checkpoint, ADAPTER_CONFIG_FILE))
         pairs |= {name: (adapter.get(key), getattr(script_args, name)) for name, key in ADAPTER_SETTINGS.items()}
     if script_args.text_config is not None:
@@ -414,6 +418,8 @@ def describe_origin(script_args: VitaAudioScriptArguments, num_examples: int) ->
         origin["codec"] = place_of(script_args.codec_name_or_path)
     if script_args.text_config is not None:
         origin["text_vocab_size"] = script_args.text_vocab_size
+    if script_args.interleave_tts:
+        origin["interleave_tts"] = True
     given = {"license": script_args.license, "language": script_args.language}
     return origin | {name: value for name, value in given.items() if value is not None}
 
@@ -423,6 +429,11 @@ def find_start(training_args: VitaAudioSFTConfig) -> str | None:
     The checkpoint that the run goes on from: the one asked for, or the newest in `output_dir`; None for a new run.
     """
     asked = training_args.resume_from_checkpoint
+    if str(asked).lower() == "false":
+        raise ValueError(
+            "`resume_from_checkpoint` is a folder, or true; a run goes on from its newest checkpoint by itself. To "
+            "begin anew, give another `output_dir`."
+        )
     # transformers takes this setting for a text, so from the command line True comes as "True".
     if str(asked).lower() in ("none", "true"):
         checkpoint = last_complete_checkpoint(training_args.output_dir)
@@ -484,6 +495,7 @@ def run(script_args: VitaAudioScriptArguments, training_args: VitaAudioSFTConfig
         conversations["test"] = load_split(script_args.dataset_test_split)
     with loading_whole_weights(training_args):
         model, processor = load_model_and_processor(script_args, training_args, conversations["train"], checkpoint)
+    check_can_train(model, training_args)
     # The processor makes the examples, so it gets the layout before they are made.
     if training_args.interleave_pattern is not None:
         check_interleave_pattern(training_args.interleave_pattern)

@@ -19,7 +19,14 @@ from hub_cards.command_line import naming
 from hub_cards.stages import STAGES
 from modeling_vita_audio import MCTP_MODES, VitaAudioForConditionalGeneration
 
-from .adapters import adapt_to_stage, check_trained_parts, describe_adapter, name_base, save_adapter
+from .adapters import (
+    adapt_to_stage,
+    check_trained_parts,
+    describe_adapter,
+    name_base,
+    save_adapter,
+    train_in_float32,
+)
 from .checkpoints import CompleteCheckpointsMixin
 from .collator import PackedRowsCollator
 from .conversations import list_lengths
@@ -115,6 +122,14 @@ class VitaAudioSFTConfig(SFTConfig):
         },
     )
 
+    peft_float32: bool = field(
+        default=True,
+        metadata={
+            "help": "Whether all that is trained beside or with adapters is in float32, whatever type the model has. "
+            "In half precision an optimizer's small steps are rounded away."
+        },
+    )
+
     # The paper packs its samples; TRL does not by default.
     packing: bool = field(
         default=True,
@@ -164,10 +179,26 @@ def num_modules_of_stage(stage: int, num_mctp_modules: int) -> int:
     return num_mctp_modules if max_modules is None else max_modules
 
 
-def grow_for_stage(model: VitaAudioForConditionalGeneration, stage: int, num_mctp_modules: int) -> None:
+def check_can_train(model: VitaAudioForConditionalGeneration, args: VitaAudioSFTConfig) -> None:
     """
-    Gives the model the MCTP modules of a stage.
+    What can be said of a model and the settings before there are examples, which take long to make.
 
+    Raises:
+        ValueError: the model cannot have the modules of the stage, or a setting has no effect or cannot run.
+        ImportError: a package is missing.
+    """
+    check_can_grow(model, args.stage, args.num_mctp_modules)
+    if args.padding_free and not has_flash_attention(model):
+        raise ValueError(
+            "`padding_free=True` has an effect with flash attention alone; set it as `attn_implementation`, or leave "
+            "it out."
+        )
+    if args.use_liger_kernel:
+        check_liger(args.device, args.liger_kernel_config)
+
+
+def check_can_grow(model: VitaAudioForConditionalGeneration, stage: int, num_mctp_modules: int) -> None:
+    """
     Raises:
         ValueError: the model has more modules than the stage, or is quantised and lacks some.
     """
@@ -185,7 +216,12 @@ def grow_for_stage(model: VitaAudioForConditionalGeneration, stage: int, num_mct
             f"Stage {stage} adds MCTP modules, which begin as copies of layers, and quantised layers cannot be "
             "copied: train this stage without quantisation."
         )
-    model.grow_mctp_modules(num_modules)
+
+
+def grow_for_stage(model: VitaAudioForConditionalGeneration, stage: int, num_mctp_modules: int) -> None:
+    """Gives the model the MCTP modules of a stage. Raises as [`check_can_grow`]."""
+    check_can_grow(model, stage, num_mctp_modules)
+    model.grow_mctp_modules(num_modules_of_stage(stage, num_mctp_modules))
 
 
 def prepare_model_for_stage(model: VitaAudioForConditionalGeneration, stage: int, num_mctp_modules: int) -> None:
@@ -268,8 +304,9 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
     ):
         base = model.get_base_model() if isinstance(model, PeftModel) else model
         self._check_arguments(base, args, **kwargs)
+        if not isinstance(model, PeftModel):
+            check_can_train(base, args)
         if args.use_liger_kernel:
-            check_liger(args.device, args.liger_kernel_config)
             # TRL's own switch would replace other parts, and warns that it will go
             args = copy.copy(args)
             args.use_liger_kernel, args.liger_kernel_config = False, None
@@ -296,6 +333,8 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
         if isinstance(self.model, PeftModel):
             check_trained_parts(self.model, args.stage)
             name_base(self.model)
+            if args.peft_float32:
+                train_in_float32(self.model)
         if not has_flash_attention(base):
             # SFTTrainer's batches are one long row, in which other attention than flash would need the square of its
             # length.
@@ -324,11 +363,6 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
                 raise ValueError(f"`{name}` has no effect without `prediction_loss_only=False`.")
         if (kwargs.get("optimizers") or (None,))[0] is not None and args.mctp_learning_rate_multiplier != 1:
             raise ValueError("`mctp_learning_rate_multiplier` has no effect on an optimizer that is there already.")
-        if args.padding_free and not has_flash_attention(model):
-            raise ValueError(
-                "`padding_free=True` has an effect with flash attention alone; set it as `attn_implementation`, or "
-                "leave it out."
-            )
         # The layout is in the examples already, so a setting cannot change it any more.
         asked, made_with = args.interleave_pattern, kwargs["processing_class"].interleave_pattern
         if asked is not None and list(asked) != made_with:

@@ -115,7 +115,7 @@ get("key-dialog").addEventListener("cancel", (event) => event.preventDefault());
 get("restart").addEventListener("click", () => {
   stopTalking();
   conversation.fallSilent();
-  connection.restart();
+  connection.open();
 });
 
 // ---- Sound ----
@@ -123,6 +123,8 @@ get("restart").addEventListener("click", () => {
 async function openSound() {
   if (context === null) {
     context = openContext();
+    // what failed once may succeed at the next try
+    context.catch(() => (context = null));
     conversation.loudspeaker = new Loudspeaker(await context, {
       onStarted: (item, time) => conversation.onStarted(item, time),
       onPosition: (item, milliseconds, peak) => {
@@ -164,6 +166,8 @@ function closeMicrophone() {
 async function startTalking() {
   if (isTalking || connection.state !== "connected") return;
   isTalking = true;
+  // nothing of this turn has been sent, also where it ends before the microphone is open
+  turnStart = conversation.numSent;
   showTalking();
   hideNotice();
   try {
@@ -279,7 +283,7 @@ get("write").addEventListener("submit", (event) => {
   if (text === "" || connection.state !== "connected") return;
   get("text").value = "";
   // without a loudspeaker an answer can still be read
-  const sound = openSound().catch(() => notify("There is no sound: the browser found no loudspeaker."));
+  const sound = openSound().catch((error) => notify(error.message));
   written = written.then(() => sound).then(() => conversation.write(text));
 });
 

@@ -89,6 +89,7 @@ class Playback extends AudioWorkletProcessor {
     this.waiting = 0; // samples in the queue
     this.item = null; // that is being played
     this.played = 0; // samples of it
+    this.last = { item: null, played: 0 }; // the item that was played to its end before
     this.isStarved = false;
     this.tail = null;
     this.peak = 0;
@@ -123,7 +124,8 @@ class Playback extends AudioWorkletProcessor {
     while (filled < output.length && this.queue.length > 0) {
       const { item, samples } = this.queue[0];
       if (samples === undefined) {
-        this.port.postMessage({ type: "finished", item, played: this.played });
+        this.last = { item, played: this.played };
+        this.port.postMessage({ type: "finished", ...this.last });
         this.queue.shift();
         this.item = null;
         continue;
@@ -148,15 +150,17 @@ class Playback extends AudioWorkletProcessor {
   }
 
   stop() {
+    // An item that waits and has not begun was not heard at all; one that has just ended may not be known to have ended
+    let heard = this.last;
+    if (this.item !== null) heard = { item: this.item, played: this.played };
+    else if (this.queue.length > 0) heard = { item: this.queue[0].item, played: 0 };
     if (this.item !== null) {
       // one more block, about 5 ms, is faded out: a cut would click
       this.tail = new Float32Array(128);
       this.fill(this.tail);
       this.tail.forEach((sample, index, tail) => (tail[index] = sample * (1 - index / tail.length)));
     }
-    // an item that waits and has not begun was not heard at all
-    const item = this.item ?? this.queue[0]?.item ?? null;
-    this.port.postMessage({ type: "stopped", item, played: this.item === null ? 0 : this.played });
+    this.port.postMessage({ type: "stopped", ...heard });
     this.queue = [];
     this.item = null;
     this.offset = this.waiting = 0;

@@ -17,20 +17,24 @@ const PROBLEMS = {
 };
 
 export async function openContext() {
-  const context = new AudioContext({ sampleRate: RATE, latencyHint: "interactive" });
-  await context.audioWorklet.addModule("audio-worklet.js");
-  return context;
+  // browsers have sound like this, and the microphone, for secure pages only, and localhost is one
+  if (!isSecureContext) {
+    throw new AudioProblem(
+      "The browser gives sound and the microphone only to pages of this machine (localhost) or over HTTPS. You can write your question, and read the answer."
+    );
+  }
+  try {
+    const context = new AudioContext({ sampleRate: RATE, latencyHint: "interactive" });
+    await context.audioWorklet.addModule("audio-worklet.js");
+    return context;
+  } catch (error) {
+    throw new AudioProblem(`The browser opens no sound: ${error.message}. You can write your question, and read the answer.`);
+  }
 }
 
 export class Microphone {
   // `onBlock` gets an Int16Array, `onLevel` a peak from 0 to 1, `onEnd` is called when the device goes away.
   static async open(context, { onBlock, onLevel, onEnd }) {
-    // browsers give the microphone to secure pages only, and localhost is one
-    if (!navigator.mediaDevices) {
-      throw new AudioProblem(
-        "The browser gives the microphone only to pages of this machine (localhost) or over HTTPS. You can write your question."
-      );
-    }
     let stream;
     try {
       stream = await navigator.mediaDevices.getUserMedia({

@@ -6,6 +6,7 @@
 const FIRST_WAIT = 500; // ms before the first try to reconnect; doubled with each one
 const LONGEST_WAIT = 15000; // ms
 const KEY = "vita-audio-api-key"; // in the storage of this tab, which ends with it
+const SENDABLE = /^[\w!#$%&'*+.^`|~-]+$/; // keys that browsers can send to a WebSocket
 
 // States: "connecting", "connected", "waiting" (with the seconds to the next try), "key" (a key is needed),
 // "closed" (idle for too long, for instance: the user says when to go on).
@@ -18,13 +19,21 @@ export class Connection {
     addEventListener("online", () => this.state === "waiting" && this.open());
   }
 
+  // A new session with an empty history, in the place of the one that there may be.
   async open() {
     clearTimeout(this.timer);
+    if (this.socket) this.socket.onclose = this.socket.onmessage = null;
+    this.socket?.close(1000);
+    this.socket = null;
+    // another call may come before this one has its answer
+    const attempt = (this.attempt = {});
     this.setState("connecting");
     const key = sessionStorage.getItem(KEY);
+    if (key !== null && !SENDABLE.test(key)) return this.setState("key", { wasRefused: true });
     // a browser does not tell a page why a WebSocket was refused, so the key is tried by a request first
     const headers = key ? { Authorization: `Bearer ${key}` } : {};
     const models = await fetch("v1/models", { headers, cache: "no-store" }).catch(() => null);
+    if (attempt !== this.attempt) return;
     if (models?.status === 401 || models?.status === 403) return this.setState("key", { wasRefused: key !== null });
     if (!models?.ok) return this.retry(models ? `The server answered with ${models.status}.` : "The server cannot be reached.");
     const url = new URL("v1/realtime", location.href.replace(/^http/, "ws"));
@@ -63,14 +72,7 @@ export class Connection {
   }
 
   useKey(key) {
-    sessionStorage.setItem(KEY, key);
-    this.open();
-  }
-
-  // A new conversation with an empty history.
-  restart() {
-    if (this.socket) this.socket.onclose = this.socket.onmessage = null;
-    this.socket?.close(1000);
+    sessionStorage.setItem(KEY, key.trim());
     this.open();
   }
 

@@ -17,7 +17,7 @@ from places import ROOT
 from safetensors.numpy import save, save_file
 from tiny_models import tiny_model, tiny_processor
 
-from hub_cards import WRITTEN_BY_US
+from hub_cards import WRITTEN_BY_US, secret_scan
 from hub_cards.dataset_card import render_dataset_card
 from hub_cards.model_card import check_metadata, is_ours, render_model_card, write_model_card
 from hub_cards.plots import draw_losses, plot_losses
@@ -226,11 +226,18 @@ def test_figures_that_are_not_there_are_said_to_be_missing(folder):
     assert "Losses: not recorded" in text and "![" not in text and "|---" not in text
     results = {**RESULTS, "modes": {mode: dict(sets) for mode, sets in RESULTS["modes"].items()}}
     del results["modes"]["turbo"]["asr"], results["modes"]["turbo"]["speed"]
+    results["modes"]["boost"]["sqa"] |= {"speech_accuracy": None}
+    points = [{"mctp_mode": "boost", "mctp_verify": 0.3, "asr": {"wer": 0.25}}]
+    results["tolerance"] = {"points": [*points, {"mctp_mode": "turbo", "mctp_verify": False}]}
     write_run(folder, results=results)
+    codec = {"results": {"all": {"clips": 3, "wer_original": 0.1, "wer_decoded": 0.2}, "one": {"clips": 1}}}
+    (folder / "codec_results.json").write_text(json.dumps(codec))
     (folder / "trainer_state.json").unlink()
     text = render_model_card(folder).text
     assert "| Speech recognition: word error rate | 10.0% | 11.0% | 12.0% | not measured |" in text
     assert "| New tokens per second | 100 | 101 | 102 | not measured |" in text
+    assert "| Spoken question answering: accuracy of the speech | 80.0% | 80.0% | not measured | 80.0% |" in text
+    assert "| turbo | – | not measured |" in text and "| one | 1 | not measured | not measured |" in text
     assert "Losses: not recorded" in text and "losses.png" not in text
     assert loss_table([{"step": 1, "epoch": 0.1}]) is None
     # a trainer that was used from Python alone knows less
@@ -240,6 +247,11 @@ def test_figures_that_are_not_there_are_said_to_be_missing(folder):
     (folder / "training_args.json").write_text(json.dumps(run))
     text = render_model_card(folder).text
     assert "Started from what was not recorded." in text and "Data: not recorded." in text
+    (folder / "training_args.json").write_text(json.dumps(run | {"base_model": "a/b"}))
+    assert "Started from what was not recorded; the language model came from [`a/b`]" in render_model_card(folder).text
+    (folder / "results.json").write_text(json.dumps(results | {"tolerance": []}))
+    with pytest.raises(ValueError, match=r"results.json is not as our commands write it, at \$.tolerance"):
+        render_model_card(folder)
 
 
 @pytest.mark.slow
@@ -269,6 +281,12 @@ def test_a_converted_release(folder):
         assert "**Converted from [`VITA-MLLM/VITA-Audio-Boost`]" in card.text and "Not measured" in card.text
         # written anew, it still knows
         write_model_card(folder, repo_id="me/boost")
+    # The Hub takes other forms of what it was converted from
+    for base, link in (("[a/b]", "**Converted from [`a/b`](https://huggingface.co/a/b)**"), ("[]", None)):
+        metadata = f"---\nbase_model_relation: quantized\nbase_model: {base}\n---\n"
+        (folder / "README.md").write_text(metadata)
+        text = render_model_card(folder).text
+        assert link in text if link else "Converted from" not in text
 
 
 def test_a_card_that_was_edited_by_hand_is_kept(folder, capsys):
@@ -437,6 +455,17 @@ def test_a_secret_is_found_wherever_it_is(folder, write):
     with pytest.raises(ValueError, match="has a secret in it") as error:
         plan_push(folder)
     assert write is write_file_name or TOKEN not in str(error.value)
+
+
+def test_a_large_file_is_searched_block_by_block(tmp_path, monkeypatch):
+    monkeypatch.setattr(secret_scan, "BLOCK_SIZE", 1000)
+    monkeypatch.setattr(secret_scan, "OVERLAP", 100)
+    path = tmp_path / "optimizer.pt"
+    for start in (500, 980, 1990, 3000):
+        path.write_bytes(b"." * start + TOKEN.encode() + b"." * 2000)
+        with pytest.raises(ValueError, match="has a secret in it"):
+            check_for_secrets(path, {})
+        assert max(map(len, secret_scan.texts_of(path))) <= 1100
 
 
 @pytest.mark.slow

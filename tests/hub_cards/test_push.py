@@ -357,7 +357,7 @@ def test_a_push_that_was_refused_goes_on_where_it_was(hub, exported, tmp_path):
 
 def test_files_of_an_earlier_model_go(hub, exported, tmp_path):
     push_folder(exported, "vita/mini", api=hub.api())
-    for name in ("model-00001-of-00002.safetensors", "results.json", "mine.txt"):
+    for name in ("model-00001-of-00002.safetensors", "results.json", "codec_results.json", "mine.txt"):
         hub.api().upload_file(path_or_fileobj=b"{}", path_in_repo=name, repo_id="vita/mini")
     push_folder(exported, "vita/mini", api=hub.api())
     assert files_on_hub(hub, "vita/mini", None, tmp_path).keys() - local_files(exported).keys() == {

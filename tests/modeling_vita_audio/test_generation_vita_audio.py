@@ -452,6 +452,27 @@ def test_cropped_cache_goes_on_as_if_the_tokens_had_never_been(num_mctp_modules,
             cache.crop(-65)
 
 
+def test_a_cache_can_be_cropped_to_nothing(model):
+    tokens = random_prompt(6)
+    cache = model(tokens).cache
+    cache.crop(-100)
+    assert cache.get_seq_length() == 0
+    torch.testing.assert_close(model(tokens, cache=cache).logits, model(tokens).logits)
+
+
+@pytest.mark.slow
+def test_a_copy_of_a_compiled_model_runs_its_own_weights():
+    model, prompt = random_model(4), random_prompt(6)
+    compile_config = CompileConfig(backend="eager", mode=None, fullgraph=False)
+    compile_config._compile_all_devices = True
+    compiled = {"mctp_mode": [1, 4], "cache_implementation": "static", "compile_config": compile_config}
+    expected = new_tokens(model, prompt, **compiled)
+    other = copy.deepcopy(model)
+    other.model.language_model.norm.weight.data *= -1
+    assert new_tokens(other, prompt, **compiled) == new_tokens(other, prompt, mctp_mode=[1, 4]) != expected
+    assert new_tokens(model, prompt, **compiled) == expected
+
+
 def test_rows_of_a_cache_can_be_selected_repeated_and_reset(model):
     prompts = random_prompt(6, batch_size=3)
     cache = model(prompts).cache

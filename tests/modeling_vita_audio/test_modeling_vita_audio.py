@@ -248,6 +248,11 @@ def test_which_logits_are_returned():
     last = model(tokens, logits_to_keep=3, output_mctp_logits=True)
     torch.testing.assert_close(last.logits, full.logits[:, -3:])
     torch.testing.assert_close(last.mctp_logits[1], full.mctp_logits[1][:, -3:])
+    columns = torch.tensor([0, 5])
+    kept = model(tokens, logits_to_keep=columns, output_mctp_logits=True)
+    torch.testing.assert_close(kept.mctp_logits[1], full.mctp_logits[1][:, columns])
+    with pytest.raises(ValueError, match="columns of `logits_to_keep`: the last has 6"):
+        model(tokens, logits_to_keep=columns + 1, output_mctp_logits=True)
     assert model(tokens, labels=tokens).logits is not None
     assert model(tokens, labels=tokens, skip_logits=True).logits is None
     model.train()

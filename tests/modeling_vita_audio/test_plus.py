@@ -302,7 +302,14 @@ def test_bad_input_is_named(model):
             {"input_ids": ids, **features, "feature_attention_mask": torch.ones(1, 2)},
             "`feature_attention_mask` must have the shape",
         ),
+        (
+            model,
+            {"input_ids": ids, **features, "feature_attention_mask": features["feature_attention_mask"].clone()},
+            "must be on the right",
+        ),
     ):
+        if message == "must be on the right":
+            inputs["feature_attention_mask"][0, 0] = 0
         with pytest.raises(ValueError, match=message.replace("|", r"\|")):
             run(**inputs)
         if "input_ids" in inputs:
@@ -322,6 +329,11 @@ def test_audio_that_is_missing_is_named(model):
         model.generate(ids, max_new_tokens=2)
     with pytest.raises(ValueError, match="`prefill_chunk_size` would cut audios"):
         model.generate(ids, max_new_tokens=2, prefill_chunk_size=8, **features)
+    mask = features["feature_attention_mask"]
+    with pytest.raises(ValueError, match="`feature_attention_mask` came without the `input_features`"):
+        model.generate(ids, max_new_tokens=2, feature_attention_mask=mask)
+    with pytest.raises(ValueError, match="takes speech as codes"):
+        random_model(2).generate(ids % 100, max_new_tokens=2, num_return_sequences=2, do_sample=True, **features)
 
 
 @pytest.mark.parametrize(

@@ -256,6 +256,13 @@ def test_torchao_is_left_as_it_was(tmp_path):
     assert handlers == sys.modules["torchao.quantization.transform_module"]._QUANTIZE_CONFIG_HANDLER
 
 
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+def test_all_else_has_the_type_that_was_asked_for(name, tmp_path):
+    random_model(2).save_pretrained(tmp_path)
+    kwargs = {"quantization_config": "int8", name: torch.float16}
+    assert VitaAudioForConditionalGeneration.from_pretrained(tmp_path, **kwargs).dtype == torch.float16
+
+
 def test_an_unknown_name_is_refused_before_anything_is_read():
     with pytest.raises(ValueError, match="must be 'int8' or 'int4' or a configuration.*got 'int2'"):
         VitaAudioForConditionalGeneration.from_pretrained("/nowhere", quantization_config="int2")

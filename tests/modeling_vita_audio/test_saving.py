@@ -55,6 +55,20 @@ def test_shards_of_an_earlier_save_do_not_stay(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_model_takes_the_place_of_the_adapter_that_it_was_loaded_by(tmp_path):
+    peft = pytest.importorskip("peft")
+    MAKERS["model"]().save_pretrained(tmp_path / "base")
+    base = VitaAudioForConditionalGeneration.from_pretrained(tmp_path / "base")
+    peft.get_peft_model(base, peft.LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
+    model = VitaAudioForConditionalGeneration.from_pretrained(tmp_path / "adapter")
+    model.lm_head.weight.data *= 2
+    model.save_pretrained(tmp_path / "adapter")
+    assert not list((tmp_path / "adapter").glob("adapter_*"))
+    loaded = VitaAudioForConditionalGeneration.from_pretrained(tmp_path / "adapter")
+    assert loaded.lm_head.weight.equal(model.lm_head.weight)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("before, after", [("20KB", "5GB"), ("5GB", "20KB"), ("20KB", "30KB")])
 def test_weights_of_an_earlier_save_are_never_loaded(tmp_path, before, after):
     model = MAKERS["model"]()

@@ -247,6 +247,23 @@ def test_rows_of_a_batch_equal_their_single_runs(num_mctp_modules, tolerance):
 
 
 @pytest.mark.slow
+def test_prompts_without_padding_part_as_well():
+    """`generate` drops a mask that hides nothing, and rows that fall behind need one."""
+    model, prompts = random_model(4), random_prompt(6, batch_size=4, seed=3)
+    kwargs = {"mctp_mode": [1, 4], "mctp_verify": True, "no_repeat_ngram_size": 4, "max_new_tokens": 40}
+    for inputs in ({"input_ids": prompts}, {"input_ids": prompts, "attention_mask": torch.ones_like(prompts)}):
+        output = generate(model, inputs, **kwargs)
+        assert len(set(output.num_accepted_tokens.tolist())) > 1
+        assert output.sequences.equal(generate(model, inputs, **kwargs | {"mctp_mode": "vanilla"}).sequences)
+    # and with what a cache holds already
+    conversation = torch.cat([output.sequences, random_prompt(5, batch_size=4, seed=4)], dim=1)
+    runs = [
+        generate(model, {"input_ids": conversation}, cache=cache, **kwargs).sequences for cache in (None, output.cache)
+    ]
+    assert runs[0].equal(runs[1])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

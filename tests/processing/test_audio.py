@@ -308,7 +308,17 @@ def test_what_is_not_quite_audio_is_named(source, error, message):
 def test_files_by_every_name(tmp_path):
     path = tmp_path / "an answer 100%.wav"
     path.write_bytes(wav().getvalue())
-    for source in (path, str(path), path.as_uri(), f"FILE://localhost{urllib.parse.quote(str(path))}", f"file:{path}"):
+    # soundfile would ask for the rate of such a file
+    raw = path.with_suffix(".raw")
+    raw.write_bytes(path.read_bytes())
+    for source in (
+        raw,
+        path,
+        str(path),
+        path.as_uri(),
+        f"FILE://localhost{urllib.parse.quote(str(path))}",
+        f"file:{path}",
+    ):
         np.testing.assert_allclose(load_audio(source, 16000), TONE, atol=1e-4)
     with open(path, "rb") as file:
         file.seek(100)

@@ -71,6 +71,21 @@ def test_speech_as_long_as_the_codes(codec):
     assert codec.decode(codes).audio_values.shape == (1, 1, 16 * 1280)
 
 
+@pytest.mark.parametrize("sampling_rate, max_source_positions", [(8000, 160), (24000, 160), (16000, 2000)])
+def test_other_rates_and_longer_segments(sampling_rate, max_source_positions):
+    sizes = {"sampling_rate": sampling_rate, "max_source_positions": max_source_positions}
+    config = VitaAudioCodecConfig(
+        **TRAINABLE_CODEC | {"codebook_size": 24}, sampling_rate=sampling_rate, tokenizer_config=TOKENIZER | sizes
+    )
+    codec = VitaAudioCodec(config).eval()
+    # 36 s, which is longer than Whisper hears
+    seconds = 36 if max_source_positions == 2000 else 2
+    waveform = torch.randn(1, 1, seconds * sampling_rate, generator=torch.Generator().manual_seed(0)) / 10
+    codes = codec.encode(waveform).audio_codes
+    assert codes.shape[-1] == seconds * 12.5
+    assert codec.decode(codes).audio_values.shape == waveform.shape
+
+
 @pytest.mark.slow
 def test_a_saved_codec_needs_none_of_our_packages(codec, tmp_path):
     codec.save_pretrained(tmp_path / "codec")
@@ -90,7 +105,12 @@ print(codec.encode(values).audio_codes[0, 0].tolist())
 
 @pytest.mark.parametrize(
     "other, message",
-    [({"codebook_size": 25}, "`codebook_size`.* 25, got 24"), ({"pooling_kernel_size": 2}, "`hop_length`")],
+    [
+        ({"codebook_size": 25}, "`codebook_size`.* 25, got 24"),
+        ({"pooling_kernel_size": 2}, "`hop_length`"),
+        ({"attention_block_size": 42}, "must divide `attention_block_size`, got 4 and 42"),
+        ({"sampling_rate": 22050}, "multiple of 100 Hz, got 22050"),
+    ],
 )
 def test_parts_that_do_not_fit_are_refused(other, message):
     with pytest.raises(ValueError, match=message):

@@ -111,6 +111,13 @@ def test_every_form_of_an_audio_is_one_question(tiny, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_prompt_of_one_line_is_no_part_of_the_text(tiny):
+    (message,) = synthesis_conversation("Two plus two.")
+    on_one_line = [{**message, "content": message["content"][0]["text"].replace("\n", " ")}]
+    assert tiny.preprocess(on_one_line)["text"] == tiny.preprocess([message])["text"] == "Two plus two."
+
+
+@pytest.mark.slow
 def test_speech_of_something_else_is_said(pipe):
     with pytest.warns(AnswerWarning, match="is what the model wrote, and may have spoken, in place of 'Seven ducks.'"):
         pipe(synthesis_conversation("Seven ducks."))
@@ -440,6 +447,10 @@ def test_an_answer_that_is_not_whole_is_said(pipe):
         pipe(SAMPLE, max_new_tokens=20)
     with pytest.warns(AnswerWarning, match="was cut off"):
         list(pipe.stream(SAMPLE, max_new_tokens=20))
+    # The text of this one is whole, and its speech, of a second generation, is not
+    for ask in (pipe, pipe.stream):
+        with pytest.warns(AnswerWarning, match="'The sum of two and three is five.' was cut off"):
+            list(ask("What is two plus three?", max_new_tokens=24))
     vocabulary = pipe.processor.speech_vocabulary
     silence = list(
         range(vocabulary.begin_audio_token_id, vocabulary.speech_token_offset + vocabulary.num_speech_tokens)

@@ -15,13 +15,14 @@ import soundfile
 import torch
 from places import HELPERS, ROOT
 from tiny_models import tiny_model, tiny_processor
-from transformers import pipeline
+from transformers import GenerationConfig, pipeline
 from waiting import wait_until
 
 from processing import audio_vita_audio
 from processing.conversation_vita_audio import SPOKEN_CHAT_SYSTEM_PROMPT, spoken_conversation
-from processing.pipeline_vita_audio import VitaAudioPipeline
+from processing.pipeline_vita_audio import AnswerWarning, VitaAudioPipeline
 from processing.streaming_vita_audio import StreamClosed, VitaAudioSpeechStream, VitaAudioStreamer
+from processing.voice_vita_audio import read_voice
 
 
 MODES = ["vanilla", "balance", "boost", "turbo"]
@@ -42,9 +43,13 @@ def assert_same(first, second):
     np.testing.assert_array_equal(first["audio"], second["audio"])
 
 
+def joined_text(chunks):
+    return "".join(chunk.get("text", "") for chunk in chunks)
+
+
 def joined(chunks):
     audio = [chunk["audio"] for chunk in chunks if "audio" in chunk]
-    return "".join(chunk.get("text", "") for chunk in chunks), np.concatenate(audio)
+    return joined_text(chunks), np.concatenate(audio)
 
 
 # Whole answers
@@ -136,6 +141,32 @@ def test_generation_parameters_reach_the_model(pipe):
     )
     expected = pipe(question(), mctp_mode="vanilla", max_new_tokens=20, system_prompt=None)
     assert_same(set_at_init(question()), expected)
+    # What a configuration of the caller leaves open is the model's, as in `generate`
+    assert num_tokens(generation_config=GenerationConfig(do_sample=False)) == 40
+
+
+def test_the_rate_of_the_pipeline_is_that_of_voices_too(pipe):
+    at_8_khz = VitaAudioPipeline(pipe.model, processor=pipe.processor, device="cpu", sampling_rate=8000)
+    expected = read_voice(pipe.processor, question(1.0), 8000).audio
+    params, _, _ = at_8_khz._sanitize_parameters(voice=question(1.0))
+    assert params["voice"].audio == expected != read_voice(pipe.processor, question(1.0)).audio
+
+
+def test_an_answer_with_a_control_mark_in_its_text_is_not_spoken(pipe):
+    # The letters of a mark, in tokens that are not the mark
+    text_ids = [i for piece in ("Two<|im_e", "nd|>") for i in pipe.tokenizer(piece)["input_ids"]]
+    forced = [*text_ids, pipe.tokenizer.eos_token_id]
+
+    def next_ids(row, ids):
+        num_written = max(n for n in range(len(forced)) if ids.tolist()[len(ids) - n :] == forced[:n])
+        return [forced[num_written]]
+
+    # The tiny model does not write such tokens by default
+    options = {"prefix_allowed_tokens_fn": next_ids, "mctp_mode": "vanilla", "suppress_tokens": [0]}
+    for answer_of in (pipe, lambda text, **kwargs: {"text": joined_text(pipe.stream(text, **kwargs)), "audio": ()}):
+        with pytest.warns(AnswerWarning, match="'Two<.im_end.>' has no speech"):
+            answer = answer_of("What is two plus two?", **options)
+        assert answer["text"] == "Two<|im_end|>" and len(answer["audio"]) == 0
 
 
 @pytest.mark.slow
@@ -184,6 +215,12 @@ def test_a_processor_of_another_model_is_refused(pipe):
 def test_several_answers_are_refused(pipe):
     with pytest.raises(ValueError, match="num_return_sequences"):
         pipe(question(), num_return_sequences=2, do_sample=True)
+
+
+def test_a_streamer_is_refused(pipe):
+    for ask in (pipe, pipe.stream):
+        with pytest.raises(ValueError, match="`streamer` is refused: `stream` gives"):
+            ask(question(), streamer=VitaAudioStreamer(pipe.processor))
 
 
 @pytest.mark.slow
@@ -238,6 +275,22 @@ def test_first_chunks_come_while_the_generation_runs(pipe):
     assert len(second["audio"]) == 2 * 1280
     with pytest.raises(queue.Empty):
         next(chunks)
+
+
+def test_a_reader_goes_on_after_a_timeout(pipe):
+    codes, vocabulary = [5, 3, 8, 1, 2, 2, 9, 4, 7, 6], pipe.processor.speech_vocabulary
+    streamer = VitaAudioStreamer(pipe.processor, codes_per_chunk=4, timeout=0.05)
+    streamer.put(torch.tensor([[1, 2, 3]]))  # the prompt
+    chunks, ids = [], vocabulary.wrap(codes)
+    for part in (ids[:6], ids[6:]):
+        streamer.put(torch.tensor(part))
+        with pytest.raises(queue.Empty):
+            for chunk in streamer:
+                chunks.append(chunk)
+    streamer.end()
+    chunks += streamer
+    assert [code for chunk in chunks for code in chunk["audio_codes"]] == codes
+    np.testing.assert_array_equal(joined(chunks)[1], pipe.processor.decode_audio([codes])[0])
 
 
 def test_characters_of_several_tokens_come_whole(pipe):

@@ -204,7 +204,7 @@ def test_a_list_of_samples_is_one_audio(processor):
     assert two == [expected[0] * 2]
     marked = [{"role": "user", "content": "<|audio|>"}]
     expected = processor.apply_chat_template(marked, audios=[audio], tokenize=True).tolist()
-    for one in (audio.tolist(), (16000, audio), [audio.tolist()]):
+    for one in (audio, torch.from_numpy(audio), audio.tolist(), (16000, audio), [audio.tolist()]):
         assert processor.apply_chat_template(marked, audios=one, tokenize=True).tolist() == expected
         assert processor.apply_chat_template([marked], audios=[one], tokenize=True).tolist() == expected
 
@@ -474,6 +474,15 @@ def test_code_beyond_the_codec_is_named():
     (result,) = processor.post_process_generation([row])
     with pytest.raises(ValueError, match="code 17 is out of range: the codec has 16 codes"):
         processor.decode_audio([result["audio_codes"]])
+    with pytest.raises(ValueError, match="code 1.5 is out of range"):
+        processor.decode_audio([[1.5, 2]])
+
+
+def test_nothing_to_read_is_named(processor):
+    with pytest.raises(ValueError, match="`text` is an empty list"):
+        processor([])
+    with pytest.raises(ValueError, match="A conversation must be a list"):
+        processor.apply_chat_template({"role": "user", "content": "Hello"})
 
 
 # Saving and loading
@@ -548,6 +557,16 @@ def test_missing_and_wrong_weights_of_the_codec_are_named_in_its_folder(tmp_path
 def test_a_template_that_fails_is_a_clear_error(template, message):
     with pytest.raises(ValueError, match=f"The chat template .*{message}"):
         tiny_processor(chat_template=template).apply_chat_template([{"role": "user", "content": "Hello"}])
+
+
+def test_templates_by_name():
+    one = tiny_processor(chat_template={"chat": "{{ messages[0].content }}!"})
+    hello = [{"role": "user", "content": "Hello"}]
+    assert one.apply_chat_template(hello) == one.apply_chat_template(hello, chat_template="chat") == "Hello!"
+    two = tiny_processor(chat_template={"chat": "{{ messages[0].content }}!", "other": "{{ messages }}"})
+    for name in (None, "chatt"):
+        with pytest.raises(ValueError, match="There is no chat template .*, the processor has chat, other"):
+            two.apply_chat_template(hello, chat_template=name)
 
 
 def test_from_a_subfolder(tmp_path):

@@ -217,6 +217,7 @@ def test_a_guess_in_a_pause_is_what_would_come_and_changes_nothing():
     processor = VitaAudioProcessor.from_pretrained(MINI)
     spoken = np.concatenate([QUESTION, np.zeros(4000, np.float32)])
     stream = processor.encoding_stream()
+    assert stream.guess() == []
     for start in range(0, len(spoken), 640):
         stream.put(spoken[start : start + 640])
         if start % 6400 == 0 and start:

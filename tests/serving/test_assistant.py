@@ -183,6 +183,10 @@ def test_texts_are_spoken_sentence_by_sentence(assistant, pipe):
     _, samples = asyncio.run(ask())
     expected = [len(pipe(synthesis_conversation(sentence))["audio"]) for sentence in sentences]
     assert len(samples) == sum(expected)
+    # of what stands between them, nothing can be said
+    sentences.insert(1, "\n***\n...")
+    _, again = asyncio.run(ask())
+    assert len(again) == len(samples)
 
 
 @pytest.mark.slow
@@ -289,6 +293,18 @@ def test_the_limit_of_the_length_is_reported(assistant, question):
 
     answer = asyncio.run(ask())
     assert answer.is_cut_off and answer.num_new_tokens == 12
+
+
+@pytest.mark.parametrize("max_new_tokens", [5, 9, 20])
+def test_the_limit_is_of_the_text_and_its_speech_together(assistant, max_new_tokens):
+    async def ask():
+        messages = [{"role": "user", "content": "What is two plus five?"}]
+        answer = assistant.answer(messages, AnswerOptions(max_new_tokens=max_new_tokens))
+        await collect(answer)
+        return answer
+
+    answer = asyncio.run(ask())
+    assert answer.is_cut_off and answer.num_new_tokens == max_new_tokens
 
 
 def test_the_end_of_the_positions_is_reported(assistant):

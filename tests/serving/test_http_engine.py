@@ -16,7 +16,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from places import MINI
 
-from serving.engine import EngineOverloaded, GenerationRequest
+from serving.engine import EngineOverloaded, EngineUnavailable, GenerationRequest
 from serving.http_engine import HTTPEngine
 
 
@@ -192,6 +192,17 @@ def test_what_is_read_ahead_makes_room_for_the_request_itself(server):
         return tokens, other.cancelled(), engine._reading_ahead
 
     assert run(server, ahead) == ([0, 1, 2], True, {})
+
+
+def test_a_server_that_has_gone_is_said_to_have_gone():
+    server = EngineServer()
+
+    async def ask(engine):
+        server.stop()
+        with pytest.raises(EngineUnavailable, match="The server of vLLM does not answer"):
+            await collect(engine.generate(GenerationRequest(input_ids=[1], max_new_tokens=2)))
+
+    run(server, ask)
 
 
 def test_no_server_is_said_in_one_line(server):

@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from waiting import wait_until
 
 from serving.audio_formats import encode_whole
-from serving.engine import EngineOverloaded
+from serving.engine import EngineOverloaded, EngineUnavailable
 
 
 CHAT, SPEECH, TRANSCRIPTIONS = "/v1/chat/completions", "/v1/audio/speech", "/v1/audio/transcriptions"
@@ -90,6 +90,17 @@ def test_an_engine_that_is_full(http_servers):
     assistant.error = EngineOverloaded()
     assert httpx.post(address.url + CHAT, json=HELLO | {"stream": True}).status_code == 429
     assert values(address)[("answers_total", "chat", "refused")] == 2
+
+
+def test_an_engine_that_does_not_answer(http_servers, caplog):
+    assistant = MadeUpAssistant(num_pieces=0, error=EngineUnavailable("The server of vLLM does not answer."))
+    address = http_servers.start(assistant)
+    for body in (HELLO, HELLO | {"stream": True}):
+        response = httpx.post(address.url + CHAT, json=body)
+        assert response.status_code == 503 and "retry-after" in response.headers
+        assert response.json()["error"]["code"] == "engine_unavailable"
+        assert response.json()["error"]["message"] == "The server of vLLM does not answer."
+    assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
 
 
 def test_an_engine_that_is_full_when_a_text_is_to_be_spoken(http_servers, caplog):

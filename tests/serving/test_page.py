@@ -213,6 +213,104 @@ def test_what_keeps_one_from_talking_is_said(open_page, http_servers):
     assert answer_is_right(without.texts("answer")[0], "July")
 
 
+def test_an_answer_can_be_read_where_there_is_no_sound(open_page):
+    # what pages over plain HTTP of another machine have
+    talk = open_page(script="Object.defineProperty(window, 'isSecureContext', { value: false })")
+    talk.page.get_by_role("button", name="Hold to talk").click()
+    talk.page.wait_for_selector("#notice:visible")
+    assert "or over HTTPS" in talk.page.get_by_role("alert").text_content()
+    talk.page.get_by_role("textbox").fill("Which month comes after June?")
+    talk.page.keyboard.press("Enter")
+    talk.wait_received("response.done")
+    assert answer_is_right(talk.texts("answer")[0], "July")
+    assert talk.problems == []
+
+
+def test_sound_that_failed_once_opens_at_the_next_try(open_page):
+    talk = open_page(
+        1.0,
+        script="""
+          const add = Worklet.prototype.addModule;
+          Worklet.prototype.addModule = function () {
+            Worklet.prototype.addModule = add;
+            throw new DOMException("The module was not loaded", "AbortError");
+          };
+        """,
+    )
+    talk.page.get_by_role("button", name="Hold to talk").click()
+    talk.page.wait_for_selector("#notice:visible")
+    assert "The browser opens no sound" in talk.page.get_by_role("alert").text_content()
+    talk.page.get_by_role("button", name="Hold to talk").click()
+    talk.page.get_by_role("button", name="Send").first.wait_for()
+    assert not talk.page.locator("#notice").is_visible()
+
+
+def test_a_press_that_ends_before_the_microphone_is_open_says_nothing(open_page):
+    talk = open_page(
+        0.2,
+        QUESTION,
+        9.0,
+        hands_free=True,
+        script="""
+          const open = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+          navigator.mediaDevices.getUserMedia = async (options) => {
+            await new Promise((resolve) => setTimeout(resolve, 600));
+            return open(options);
+          };
+        """,
+    )
+    talk.page.get_by_role("button", name="Start listening").click()
+    talk.wait_received("response.done")
+    # Hands-free closes the microphone when it is switched off
+    talk.page.get_by_role("switch", name="Hands-free").click()
+    talk.page.get_by_role("button", name="Hold to talk").wait_for()
+    talk.page.evaluate("document.activeElement.blur()")
+    talk.page.keyboard.down(" ")
+    talk.page.wait_for_timeout(400)
+    talk.page.keyboard.up(" ")
+    talk.page.wait_for_timeout(1000)
+    assert talk.events_sent("input_audio_buffer.commit") == []
+    assert "Too short" in talk.page.locator("#activity").text_content()
+
+
+# The worklet's processor on the page's own thread, where a test can call it block by block
+WORKLET = """async (numBlocks) => {
+  const source = await (await fetch("audio-worklet.js")).text();
+  const processors = {}, posted = [];
+  class AudioWorkletProcessor {
+    constructor() { this.port = { postMessage: (message) => posted.push(message) }; }
+  }
+  const names = ["AudioWorkletProcessor", "registerProcessor", "sampleRate", "currentTime"];
+  new Function(...names, source)(AudioWorkletProcessor, (name, kind) => (processors[name] = kind), 24000, 0);
+  const playback = new processors.playback();
+  const send = (data) => playback.port.onmessage({ data });
+  send({ type: "push", item: "a", samples: new Float32Array(1000).fill(0.1) });
+  send({ type: "end", item: "a" });
+  for (let block = 0; block < numBlocks; block++) playback.process([], [[new Float32Array(128)]]);
+  send({ type: "stop" });
+  return posted.at(-1);
+}"""
+
+
+def test_an_answer_stopped_at_its_end_was_heard(open_page):
+    # the page itself takes no code from elsewhere
+    talk = open_page(bypass_csp=True)
+    # 1000 samples are 7 blocks and a part of one
+    expected = {0: 0, 3: 384, 7: 896, 8: 1000, 9: 1000}
+    for num_blocks, played in expected.items():
+        stopped = talk.page.evaluate(WORKLET, num_blocks)
+        assert stopped == {"type": "stopped", "item": "a", "played": played}
+
+
+def test_only_the_newest_connection_stays(open_page):
+    talk, sockets = open_page(), []
+    talk.page.on("websocket", lambda socket: sockets.append(socket))
+    talk.page.get_by_role("button", name="New conversation").dblclick()
+    talk.page.wait_for_timeout(1000)
+    talk.wait_connected()
+    assert sum(not socket.is_closed() for socket in sockets) == 1
+
+
 def test_a_full_server_and_a_lost_connection(open_page, http_servers):
     server = http_servers.start(max_sessions=1)
     first = open_page(url=server.url)
@@ -258,7 +356,11 @@ def test_a_server_with_a_key_asks_for_it(open_page, http_servers):
     dialog.get_by_label("API key").fill("wrong")
     talk.page.keyboard.press("Enter")
     talk.page.wait_for_selector("#key-refused:visible")
-    dialog.get_by_label("API key").fill("open-sesame")
+    # what no browser can send
+    dialog.get_by_label("API key").fill("open sésame")
+    talk.page.keyboard.press("Enter")
+    talk.page.wait_for_selector("#key-refused:visible")
+    dialog.get_by_label("API key").fill(" open-sesame ")
     talk.page.keyboard.press("Enter")
     talk.wait_connected()
     assert not dialog.is_visible()

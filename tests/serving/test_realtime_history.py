@@ -180,6 +180,26 @@ def test_long_conversations_lose_their_oldest_turns(server, watched):
             assert error["event_id"] == "six" and error["code"] == "context_length_exceeded"
 
 
+def test_what_is_said_beside_a_conversation_takes_no_turn_from_it(server, watched):
+    with RealtimeClient(server) as client:
+        for text in ("One?", "Two?", "Three?"):
+            client.write(text)
+            client.write(text[:-1] + "!", "assistant")
+        client.write("Four?")
+        watched.max_messages = 4
+        client.send("response.create", response={**TEXT, "conversation": "none"})
+        client.answer()
+        assert said(watched.answered[-1]) == ["u:Three?", "a:Three!", "u:Four?"]
+        watched.max_messages = 0
+        for conversation in ("none", "auto"):
+            client.send("response.create", response={**TEXT, "conversation": conversation})
+            assert client.receive()["error"]["code"] == "context_length_exceeded"
+        watched.max_messages = 1000
+        client.send("response.create", response=TEXT)
+        client.answer()
+        assert len(watched.answered[-1]) == 7
+
+
 @pytest.mark.slow
 def test_a_conversation_goes_on(server, watched):
     """Beyond what the shipped model was trained with, too."""

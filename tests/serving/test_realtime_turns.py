@@ -326,6 +326,21 @@ def test_silence_is_answered_if_the_session_says_so(http_server):
         client.answer()
 
 
+def test_silence_counts_from_the_end_of_the_last_answer(http_server):
+    detection = {"type": "server_vad", "idle_timeout_ms": 5000, "create_response": False}
+    noise = (32.767 * np.random.default_rng(0).standard_normal(24000)).astype("<i2").tobytes()
+    with RealtimeClient(http_server, {"audio": {"input": {"turn_detection": detection}}}) as client:
+        client.ask("What is seven plus six?")
+        time.sleep(len(client.audio(client.events[-1]["response"]["id"])) / 48000)
+        client.say(4 * noise)
+        # Somebody writes before it has been silent for long enough, and is being answered
+        client.ask("What is two plus five?")
+        client.say(noise + noise)
+        client.send("input_audio_buffer.clear")
+        client.until("input_audio_buffer.cleared")
+        assert "input_audio_buffer.timeout_triggered" not in client.types()
+
+
 def test_mode_and_instructions(http_server):
     with RealtimeClient(http_server, {"vita_audio": {"mctp_mode": "boost"}, "instructions": "Be brief."}) as client:
         session = client.events[-1]["session"]

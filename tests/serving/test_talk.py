@@ -158,6 +158,9 @@ def test_an_answer_file_takes_the_time_of_a_loudspeaker(tmp_path):
 
 def test_mistakes_are_said_before_anything_is_loaded(refusal, tmp_path):
     assert "--fast is for files" in refusal("--fast")
+    assert "--api_key is for --url" in refusal("--api_key", "a-key")
+    url = ["--url", "ws://127.0.0.1:1/v1/realtime"]
+    assert "--model, --threads: no effect with --url" in refusal(*url, "--model", str(MINI), "--threads", "1")
     (tmp_path / "there.wav").touch()
     there = ["--input", QUESTION, "--output", str(tmp_path / "there.wav")]
     assert "exists; --force" in refusal(*there)

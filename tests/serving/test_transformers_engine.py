@@ -200,6 +200,20 @@ def test_what_prompts_have_in_common_is_read_once():
     assert read == [80, 30, 40, 79]
 
 
+def test_a_copy_has_only_what_is_in_common():
+    model = random_model(10)
+    first = random_prompt(200, seed=3)[0].tolist()
+
+    async def one_by_one(engine):
+        for ids in (first, first[:50] + [7] * 20):
+            await collect(engine.generate(request_of(ids, mctp_mode="boost", max_new_tokens=11)))
+        ((keys, cache),) = engine._kept.values()
+        return len(keys), [layer._keys.buffer.shape[-2] for layer in cache.layers + cache.mctp_caches[0].layers]
+
+    # of a power of two
+    assert run(model, one_by_one) == (72, [128, 128, 128])
+
+
 def test_what_is_kept_is_freed():
     model = random_model(2)
 

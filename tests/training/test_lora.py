@@ -304,6 +304,17 @@ def test_a_folder_has_the_adapter_alone_and_its_own_card(start, trained):
     assert "`lora_r` | 4 |" in card.text and str(start[0]) not in card.text
 
 
+@pytest.mark.parametrize("peft_float32", [True, False])
+def test_what_is_trained_is_in_float32(start, tmp_path, peft_float32):
+    model = VitaAudioForConditionalGeneration.from_pretrained(start[0] / "1", dtype=torch.bfloat16)
+    trainer = make_trainer(start, tmp_path, 3, model, peft_float32=peft_float32)
+    parameters = list(trainer.model.named_parameters())
+    whole = {parameter.dtype for name, parameter in parameters if parameter.requires_grad and "lora" not in name}
+    assert whole == {torch.float32 if peft_float32 else torch.bfloat16}
+    assert {p.dtype for name, p in parameters if "lora" in name} == {torch.float32}
+    assert {p.dtype for _, p in parameters if not p.requires_grad} == {torch.bfloat16}
+
+
 def test_it_loads_by_peft_and_by_itself_and_decodes_as_it_was_trained(start, trained):
     trainer, folder = trained
     for place in (folder, folder / "checkpoint-2"):

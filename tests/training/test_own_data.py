@@ -326,6 +326,29 @@ def test_training_data_is_scored_only_when_asked_for(model_dir, tmp_path, capsys
     assert json.loads((tmp_path / "out" / "results.json").read_text())["split"] == "train"
 
 
+def test_a_row_is_of_the_split_that_it_names_in_every_form(tmp_path):
+    def row(number: int) -> dict:
+        messages = [{"role": "user", "content": f"Question {number}?"}, {"role": "assistant", "content": "Yes."}]
+        return {"id": str(number), "split": "test" if number > 4 else "train", "messages": messages, "audios": []}
+
+    rows = list(map(row, range(7)))
+    folder, dataset = tmp_path / "folder", Dataset.from_list(rows)
+    folder.mkdir()
+    (folder / "conversations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dataset.save_to_disk(tmp_path / "saved")
+    dataset.to_parquet(tmp_path / "all.parquet")
+    dataset.to_parquet(tmp_path / "parquet" / "train-00000-of-00001.parquet")
+    for source in (folder, tmp_path / "saved", tmp_path / "all.parquet", tmp_path / "parquet"):
+        assert len(load_conversations(source, "train", cache_dir=tmp_path / "cache")) == 5
+        assert [row["id"] for row in read_conversations(source, "test")] == ["5", "6"]
+        assert len(list(read_conversations(source))) == 7
+        with pytest.raises(ValueError, match="no conversations of the split 'dev'|Unknown split|no split 'dev'"):
+            load_conversations(source, "dev", cache_dir=tmp_path / "cache")
+    Dataset.from_list([*rows, rows[-1]]).save_to_disk(tmp_path / "twice")
+    with pytest.raises(ValueError, match="twice, row 3 has the id '6', as row 2 has"):
+        list(read_conversations(tmp_path / "twice", "test"))
+
+
 def test_tasks_come_one_after_the_other_from_every_form(tmp_path):
     folder = write_audiofolder(tmp_path / "folder")
     rows = list(read_conversations(folder, "train"))

@@ -111,6 +111,11 @@ def test_settings_are_checked(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             VitaAudioGRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **settings)
+    # DDP's search for unused parameters does not allow that a step runs the model twice
+    assert VitaAudioGRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False).ddp_find_unused_parameters is False
+    arguments = ["--dataset_name", "no", "--model_name_or_path", "no", "--model_revision", "stage4", "--beta", "0.1"]
+    with pytest.raises(ValueError, match="TRL loads without `model_revision`"):
+        main([*arguments, "--output_dir", str(tmp_path), "--use_cpu", "--bf16", "False"])
 
 
 def test_losses_are_those_of_the_formulas(start, tmp_path):

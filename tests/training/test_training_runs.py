@@ -27,7 +27,7 @@ from waiting import wait_until
 from hub_cards.command_line import run_command
 from modeling_vita_audio import VitaAudioForConditionalGeneration
 from processing import VitaAudioProcessor
-from training.checkpoints import COMPLETE_FILE
+from training.checkpoints import COMPLETE_FILE, last_complete_checkpoint
 from training.initialize import build_from_language_model
 from training.tokenizer import train_tokenizer
 from training.train import PROG, main
@@ -169,6 +169,34 @@ def test_a_run_goes_on_from_its_newest_checkpoint_when_told_so(folder, tmp_path)
     main(["--config", str(write_config(tmp_path / "config.yaml", **settings))])
     state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
     assert [entry["step"] for entry in state["log_history"] if "loss" in entry] == [1, 2, 3]
+
+
+def test_the_newest_checkpoint_is_that_of_the_latest_time(tmp_path):
+    for number, name in enumerate(("1", "4", "2", "9-old")):
+        (tmp_path / f"checkpoint-{name}").mkdir()
+        (tmp_path / f"checkpoint-{name}" / COMPLETE_FILE).touch()
+        os.utime(tmp_path / f"checkpoint-{name}" / COMPLETE_FILE, (number, number))
+    # as of a run that went back to step 1
+    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
+
+
+@pytest.mark.slow
+def test_folders_of_other_names_are_left_alone(folder, tmp_path):
+    settings = settings_of(folder, tmp_path / "run", max_steps=3, save_steps=1, save_total_limit=1)
+    for name in ("best", "2-keep"):
+        (tmp_path / "run" / f"checkpoint-{name}").mkdir(parents=True)
+    main(["--config", str(write_config(tmp_path / "config.yaml", **settings))])
+    left = {path.name for path in (tmp_path / "run").glob("checkpoint-*")}
+    assert left == {"checkpoint-best", "checkpoint-2-keep", "checkpoint-3"}
+
+
+@pytest.mark.slow
+def test_what_cannot_be_trained_is_said_before_anything_is_encoded(folder, tmp_path, capsys):
+    code, _, err = run_again(capsys, folder, tmp_path, padding_free=True, code_cache_dir=str(tmp_path / "codes"))
+    assert code == 1 and "`padding_free=True` has an effect with flash attention alone" in err
+    code, _, err = run_again(capsys, folder, tmp_path, resume_from_checkpoint=False)
+    assert code == 1 and "To begin anew, give another `output_dir`" in err
+    assert not list((tmp_path / "codes").rglob("*.safetensors"))
 
 
 @pytest.mark.slow
@@ -314,6 +342,7 @@ def test_a_run_says_that_it_is_over_or_goes_on_and_what_was_changed(folder, tmp_
         ({"tasks": ["asr"]}, "tasks from None to ['asr']"),
         ({"adam_epsilon": 1e-6, "seed": 1}, "seed from 42 to 1, adam_epsilon from None to 1e-06"),
         ({"max_steps": 1}, "max_steps from 2 to 1"),
+        ({"interleave_tts": True, "mctp_detach": True}, "interleave_tts from None to True, mctp_detach from None to"),
     ):
         code, out, err = run_again(capsys, folder, tmp_path, **changed)
         assert code == 1 and "is over since step 2, and its weights were made with other settings: " in err

@@ -69,6 +69,7 @@ class DecoderArguments:
     recognition_weight: float = field(
         default=1.0, metadata={"help": "Weight of how differently Whisper hears the speech, beside the other losses."}
     )
+    max_seconds: float = field(default=6.0, metadata={"help": "Longer clips are left out."})
     piece_seconds: float = field(
         default=1.0, metadata={"help": "Length of the piece of each clip that is spoken and compared in a step."}
     )
@@ -184,7 +185,9 @@ def run(decoder_args: DecoderArguments, training_args: TrainingArguments) -> Non
         read_mapping(decoder_args.decoder_config, "decoder_config") or {},
     )
     folder = Path(training_args.output_dir, PREPARED_NAME)
-    clips = VoiceClips(Path(decoder_args.corpus_dir), folder, codec.eval(), decoder_args.default_voice)
+    clips = VoiceClips(
+        Path(decoder_args.corpus_dir), folder, codec.eval(), decoder_args.default_voice, decoder_args.max_seconds
+    )
     # The other processes then find all of it on disk.
     with training_args.main_process_first(desc="computing codes and pitch"):
         clips.prepare()

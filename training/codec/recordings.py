@@ -32,7 +32,7 @@ def read_clip(corpus_dir: Path, clip: dict) -> tuple[np.ndarray, int]:
     return waveform * (TARGET_RMS / max(float(np.sqrt(np.mean(waveform**2))), 1e-4)), sampling_rate
 
 
-def read_clips(corpus_dir: Path, max_seconds: float = 6.0, split: str = "train") -> list[dict]:
+def read_clips(corpus_dir: Path, max_seconds: float, split: str = "train") -> list[dict]:
     """Rows of the clips of a split of a rendered corpus that are not too long."""
     clips = [clip for _, clip in read_json_lines(corpus_dir / "clips.jsonl", CLIP_FIELDS)]
     return [clip for clip in clips if clip["split"] == split and clip["duration"] <= max_seconds]

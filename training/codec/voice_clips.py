@@ -39,17 +39,17 @@ def encoder_fingerprint(codec: VitaAudioCodec) -> str:
 
 class VoiceClips(Dataset):
     """
-    Training clips of a corpus in one `voice`, with the codes that `codec` writes for them. [`~VoiceClips.prepare`]
-    computes codes and pitch and keeps them in `folder`, apart for each encoder.
+    Training clips of a corpus in one `voice`, of up to `max_seconds`, with the codes that `codec` writes for them.
+    [`~VoiceClips.prepare`] computes codes and pitch and keeps them in `folder`, apart for each encoder.
 
     Raises:
         ValueError: the voice says nothing.
     """
 
-    def __init__(self, corpus_dir: Path, folder: Path, codec: VitaAudioCodec, voice: str):
+    def __init__(self, corpus_dir: Path, folder: Path, codec: VitaAudioCodec, voice: str, max_seconds: float):
         self.corpus_dir, self.codec, self.config = corpus_dir, codec, codec.config
         self.folder = folder / encoder_fingerprint(codec)
-        clips = read_clips(corpus_dir)
+        clips = read_clips(corpus_dir, max_seconds)
         self.clips = [clip for clip in clips if clip["voice"] == voice]
         if not self.clips:
             voices = sorted({clip["voice"] for clip in clips})

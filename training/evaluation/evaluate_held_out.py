@@ -245,6 +245,8 @@ def evaluate(args: argparse.Namespace) -> tuple[dict, list[dict]]:
     }
     if args.split != TEST_SPLIT:
         results["split"] = args.split
+    elif any(row["split"] is None for of_set in rows.values() for row in of_set):
+        results["has_rows_of_no_split"] = True
     if recognizer is not None:
         results["recognizer"] = recognizer.name
         results |= {f"{name}_of_references": value for name, value in quality.of_references.items()}

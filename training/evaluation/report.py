@@ -149,10 +149,15 @@ SERIES = (
 )
 
 
+def percentage(figure: float, inverted: int) -> float:
+    """A share in percent, or with 1 what it leaves; more errors than words leave nothing right."""
+    return 100 * max(1 - figure if inverted else figure, 0.0)
+
+
 def plot_modes(modes: dict, axes: plt.Axes) -> None:
     for label, name, key, inverted, height in SERIES:
         points = sorted(
-            (figures["speed"]["tokens_per_second"], abs(inverted - figures[name][key]) * 100, mode)
+            (figures["speed"]["tokens_per_second"], percentage(figures[name][key], inverted), mode)
             for mode, figures in modes.items()
             if key in figures.get(name, {})
         )
@@ -175,7 +180,7 @@ def plot_tolerance(points: list[dict], axes: plt.Axes) -> None:
             if not of_mode:
                 continue
             xs = [point[name]["tokens_per_forward"] for point in of_mode]
-            ys = [abs(inverted - point[name][key]) * 100 for point in of_mode]
+            ys = [percentage(point[name][key], inverted) for point in of_mode]
             axes.plot(xs, ys, f"o{line}", label=f"{label}, {mode}", markersize=4)
             # Those between them are in this order, and often too close for names
             for x, y, point in list(zip(xs, ys, of_mode))[:: max(len(of_mode) - 1, 1)]:

@@ -71,7 +71,7 @@ def codec():
 def prepared_dir(corpus_dir, tmp_path_factory):
     """What `VoiceClips` computes with the codec above."""
     folder = tmp_path_factory.mktemp("prepared")
-    VoiceClips(corpus_dir, folder, new_codec(), "joe").prepare()
+    VoiceClips(corpus_dir, folder, new_codec(), "joe", 6.0).prepare()
     return folder
 
 
@@ -91,7 +91,7 @@ def command(corpus_dir, prepared_dir, codec, tmp_path):
 
 
 def test_clips_are_those_of_the_voice_with_their_codes(corpus_dir, prepared_dir, codec):
-    clips = VoiceClips(corpus_dir, prepared_dir, codec, "joe")
+    clips = VoiceClips(corpus_dir, prepared_dir, codec, "joe", 6.0)
     assert len(clips) == NUM_CLIPS and {clip["voice"] for clip in clips.clips} == {"joe"}
     batch = clips.collate([clips[1], clips[3]])
     assert batch["padding_mask"].sum(1).tolist() == [7500, 6500]
@@ -112,20 +112,20 @@ def test_codes_are_computed_once_for_each_encoder(corpus_dir, prepared_dir, code
     list(files)[2].unlink()
     # another decoder makes no other codes
     torch.nn.init.normal_(codec.decoder.in_proj.weight)
-    clips = VoiceClips(corpus_dir, folder, codec, "joe")
+    clips = VoiceClips(corpus_dir, folder, codec, "joe", 6.0)
     clips.prepare()
     again = {path: path.stat().st_mtime_ns for path in sorted(folder.rglob("*.npz"))}
     assert [again[path] != written for path, written in files.items()] == [False, False, True, False]
-    expected = VoiceClips(corpus_dir, prepared_dir, codec, "joe")[2]
+    expected = VoiceClips(corpus_dir, prepared_dir, codec, "joe", 6.0)[2]
     assert all(tensor.equal(expected[name]) for name, tensor in clips[2].items())
     torch.nn.init.normal_(codec.tokenizer.projection.weight)
     with pytest.raises(FileNotFoundError):
-        VoiceClips(corpus_dir, folder, codec, "joe")[0]
+        VoiceClips(corpus_dir, folder, codec, "joe", 6.0)[0]
 
 
 def test_a_voice_that_says_nothing_is_refused(corpus_dir, codec, tmp_path):
     with pytest.raises(ValueError, match=r"no training clips of eve, but of \['amy', 'joe'\]"):
-        VoiceClips(corpus_dir, tmp_path, codec, "eve")
+        VoiceClips(corpus_dir, tmp_path, codec, "eve", 6.0)
 
 
 def test_some_codes_are_replaced():
@@ -232,7 +232,7 @@ def test_discriminators_learn_to_tell_a_buzz_from_noise(adversary):
 
 
 def test_a_few_steps_bring_speech_closer_to_the_recordings(corpus_dir, prepared_dir, codec):
-    clips = VoiceClips(corpus_dir, prepared_dir, codec, "joe")
+    clips = VoiceClips(corpus_dir, prepared_dir, codec, "joe", 6.0)
     codec.voice_log_f0.data.fill_(clips.mean_log_f0())
     model = VitaAudioCodecForDecoderTraining(codec, 0.4, 0.0).train()
     optimizer = torch.optim.AdamW(model.codec.decoder.parameters(), 1e-2)

@@ -16,7 +16,7 @@ from training import train
 from training.evaluation import evaluate_held_out
 from training.evaluation.benchmarks import build_item
 from training.evaluation.harness import score
-from training.evaluation.report import CODEC_TABLE, fill_section, results_table
+from training.evaluation.report import CODEC_TABLE, fill_section, percentage, results_table
 
 
 QUESTION = "Convert the speech to text.\n<|audio|>"
@@ -210,3 +210,7 @@ def test_a_model_on_the_hub_needs_an_output_folder(corpus_dir, tmp_path, monkeyp
         evaluate_held_out.main(["--model", "someone/model", "--corpus_dir", str(corpus_dir)])
     assert "--output_dir is needed: someone/model" in capsys.readouterr().err
     assert not (tmp_path / "someone").exists()
+
+
+def test_more_errors_than_words_leave_nothing_right():
+    assert [percentage(0.25, 0), percentage(0.25, 1), percentage(1.35, 1)] == [25, 75, 0]
