@@ -159,7 +159,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--max_new_tokens", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5, help="Measured rounds; one more warms up.")
     parser.add_argument("--num_threads", type=int, default=None, help="CPU threads; all by default.")
-    parser.add_argument("--output_dir", type=Path, required=True, help="for batch_speed.json")
+    parser.add_argument(
+        "--output_dir",
+        type=Path,
+        default=Path("runs/benchmarks"),
+        help="for batch_speed.json (default: runs/benchmarks)",
+    )
     parser.add_argument("--readme", type=Path, default=None, help="README whose section on batches is filled in.")
     args = parser.parse_args(argv)
     args.output_dir.mkdir(parents=True, exist_ok=True)

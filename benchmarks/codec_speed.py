@@ -148,7 +148,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="Length of the audio.")
     parser.add_argument("--rounds", type=int, default=3, help="Measured rounds; one more warms up.")
     parser.add_argument("--num_threads", type=int, default=None, help="CPU threads; all by default.")
-    parser.add_argument("--output_dir", type=Path, required=True, help="For codec_speed.json and codec_speed.png.")
+    parser.add_argument(
+        "--output_dir",
+        type=Path,
+        default=Path("runs/benchmarks"),
+        help="For codec_speed.json and codec_speed.png (default: runs/benchmarks)",
+    )
     parser.add_argument("--readme", type=Path, default=None, help="README whose section on codecs is filled in.")
     args = parser.parse_args(argv)
     args.output_dir.mkdir(parents=True, exist_ok=True)

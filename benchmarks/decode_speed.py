@@ -319,8 +319,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--output_dir",
         type=Path,
-        required=True,
-        help="For decode_speed.json and decode_speed.png, or quantized_speed.* or static_speed.*.",
+        default=Path("runs/benchmarks"),
+        help="For decode_speed.json and decode_speed.png, or quantized_speed.* or static_speed.* (default: "
+        "runs/benchmarks).",
     )
     parser.add_argument(
         "--results", type=Path, default=None, help="The JSON file of another machine, instead of measuring."

@@ -153,7 +153,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--num_tokens", type=int, default=NUM_TOKENS, help="Measured at each place.")
     parser.add_argument("--rounds", type=int, default=3, help="Measured runs at each place; one more warms up.")
     parser.add_argument("--num_threads", type=int, default=1, help="CPU threads.")
-    parser.add_argument("--output_dir", type=Path, required=True, help="For length_speed.json and length_speed.png.")
+    parser.add_argument(
+        "--output_dir",
+        type=Path,
+        default=Path("runs/benchmarks"),
+        help="For length_speed.json and length_speed.png (default: runs/benchmarks)",
+    )
     parser.add_argument("--readme", type=Path, default=None, help="README whose section on length is filled in.")
     args = parser.parse_args(argv)
     args.output_dir.mkdir(parents=True, exist_ok=True)

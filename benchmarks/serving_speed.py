@@ -334,7 +334,12 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--engine", nargs="+", choices=("transformers", "vllm"), help="engines that are compared")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16], help="the first is what ratios are to")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of which medians are taken")
-    parser.add_argument("--output_dir", type=Path, required=True, help="for the results as JSON and PNG")
+    parser.add_argument(
+        "--output_dir",
+        type=Path,
+        default=Path("runs/benchmarks"),
+        help="for the results as JSON and PNG (default: runs/benchmarks)",
+    )
     parser.add_argument("--readme", type=Path, help="README whose section is filled in")
     args = parser.parse_args(argv)
     args.output_dir.mkdir(parents=True, exist_ok=True)

@@ -44,7 +44,19 @@ class Sizes:
 
 
 def sizes_of(config: VitaAudioConfig, num_gpus: int) -> Sizes:
-    """Of a model that `num_gpus` GPUs share (`tensor_parallel_size`)."""
+    """
+    Of a model that `num_gpus` GPUs share (`tensor_parallel_size`).
+
+    Raises:
+        ValueError: vLLM cannot share the model's attention heads or layers out to so many.
+    """
+    text_config = config.text_config
+    num_key_value_heads = text_config.num_key_value_heads
+    for name in ("num_attention_heads", "intermediate_size"):
+        if getattr(text_config, name) % num_gpus:
+            raise ValueError(f"{num_gpus} GPUs cannot share a model of {getattr(text_config, name)} `{name}`.")
+    if num_key_value_heads % num_gpus and num_gpus % num_key_value_heads:
+        raise ValueError(f"{num_gpus} GPUs cannot share a model of {num_key_value_heads} `num_key_value_heads`.")
     with torch.device("meta"):
         model = VitaAudioForConditionalGeneration(config)
     shared = whole = 0
@@ -54,10 +66,9 @@ def sizes_of(config: VitaAudioConfig, num_gpus: int) -> Sizes:
             whole += parameter.numel()
         else:
             shared += parameter.numel()
-    text_config = config.text_config
     head_dim = getattr(text_config, "head_dim", None) or text_config.hidden_size // text_config.num_attention_heads
     # a GPU has one head at least
-    num_heads = max(text_config.num_key_value_heads // num_gpus, 1)
+    num_heads = max(num_key_value_heads // num_gpus, 1)
     num_layers = text_config.num_hidden_layers + config.num_mctp_modules
     return Sizes(
         weights=BYTES_PER_NUMBER * (whole + shared // num_gpus),
@@ -94,7 +105,7 @@ def run(argv: list[str]) -> int:
     )
     parser.add_argument("--model", help="folder or Hub id (default: the sizes of the released 7B models)")
     parser.add_argument("--gigabytes", type=int, nargs="+", default=[24, 48, 80, 141], help="memory of a GPU")
-    parser.add_argument("--gpus", type=int, nargs="+", default=[1, 2, 4, 8], help="that share a model")
+    parser.add_argument("--gpus", type=int, nargs="+", default=[1, 2, 4], help="that share a model")
     args = parser.parse_args(argv)
     config = VitaAudioConfig() if args.model is None else VitaAudioConfig.from_pretrained(args.model)
     print(sizes_table(config, args.gigabytes, args.gpus))

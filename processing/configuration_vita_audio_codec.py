@@ -99,6 +99,11 @@ class VitaAudioCodecConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
+        if "encoder_hidden_sizes" in kwargs:
+            raise ValueError(
+                "This codec hears by a convolutional encoder, which is gone: its folder is of an older version of "
+                "vita-audio, and brings the code to run it (`trust_remote_code=True`)."
+            )
         if self.tokenizer_config is None:
             self.tokenizer_config = TOKENIZER
         if isinstance(self.tokenizer_config, dict):

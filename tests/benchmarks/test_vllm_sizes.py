@@ -1,5 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
+import pytest
 from modeling_fixtures import random_config, random_model
 
 from benchmarks.vllm_sizes import sizes_of, sizes_table
@@ -19,11 +20,13 @@ def test_one_gpu_has_all():
 
 def test_gpus_share_all_but_norms_and_projections():
     config = random_config(4)
-    one, two, eight = (sizes_of(config, number) for number in (1, 2, 8))
+    one, two, four = (sizes_of(config, number) for number in (1, 2, 4))
     assert one.weights / 2 < two.weights < one.weights
     assert two.keys_and_values_per_token * 2 == one.keys_and_values_per_token
     # there are two heads, and each GPU has one
-    assert eight.keys_and_values_per_token == two.keys_and_values_per_token
+    assert four.keys_and_values_per_token == two.keys_and_values_per_token
+    with pytest.raises(ValueError, match="8 GPUs cannot share a model of 4 `num_attention_heads`"):
+        sizes_of(config, 8)
 
 
 def test_the_table_names_gpus_without_room():

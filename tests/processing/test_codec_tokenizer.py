@@ -115,3 +115,8 @@ print(codec.encode(values).audio_codes[0, 0].tolist())
 def test_parts_that_do_not_fit_are_refused(other, message):
     with pytest.raises(ValueError, match=message):
         VitaAudioCodecConfig(codebook_size=24, tokenizer_config=TOKENIZER | other)
+
+
+def test_a_codec_of_an_older_version_is_said_to_be_one():
+    with pytest.raises(ValueError, match="hears by a convolutional encoder, which is gone"):
+        VitaAudioCodecConfig(codebook_size=2048, encoder_hidden_sizes=[8, 8, 8], encoder_depths=[1, 1, 1])
