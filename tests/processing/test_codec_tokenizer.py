@@ -75,7 +75,7 @@ def test_speech_as_long_as_the_codes(codec):
 def test_other_rates_and_longer_segments(sampling_rate, max_source_positions):
     sizes = {"sampling_rate": sampling_rate, "max_source_positions": max_source_positions}
     config = VitaAudioCodecConfig(
-        **TRAINABLE_CODEC | {"codebook_size": 24}, sampling_rate=sampling_rate, tokenizer_config=TOKENIZER | sizes
+        **TRAINABLE_CODEC | SIZES | {"sampling_rate": sampling_rate, "tokenizer_config": TOKENIZER | sizes}
     )
     codec = VitaAudioCodec(config).eval()
     # 36 s, which is longer than Whisper hears
