@@ -39,7 +39,11 @@ FAULTS = {
             "ids = [self.speech_token_offset + code for",
             "ids = [self.speech_token_offset + 1 + code for",
         ),
-        ("streaming_vita_audio.py", "len(codes) == self.codes_per_chunk", "len(codes) == self.codes_per_chunk + 1"),
+        (
+            "streaming_vita_audio.py",
+            "len(self._codes) == self.codes_per_chunk",
+            "len(self._codes) == self.codes_per_chunk + 1",
+        ),
         ("conversation_vita_audio.py", '"Convert the speech to text.', '"Convert speech to text.'),
     ],
     "training": [
