@@ -145,12 +145,12 @@ PRIVATE_NAMES = {
         "_pad_token_tensor",
         "_prefill",
         "_prepare_cache_for_generation",
+        "_prepare_generated_length",
         "_prepare_generation_config",
         "_prepare_special_tokens",
         "_sample",
         "_update_model_kwargs_for_generation",
         "_valid_auto_compile_criteria",
-        "_validate_generated_length",
         "_validate_generation_mode",
     ],
     "transformers.Pipeline": [
