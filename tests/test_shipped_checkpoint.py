@@ -24,7 +24,7 @@ from training.evaluation.report import CODEC_TABLE, RESULTS_TABLE, results_table
 from training.evaluation.scoring import word_error_rate
 
 
-MAX_BYTES = 40_000_000
+MAX_BYTES = 64_000_000
 
 
 def test_checkpoint_is_small_and_has_all_the_code():
@@ -160,7 +160,9 @@ def test_the_codec_alone_is_loaded_and_understands_its_own_speech():
     spoken = codec.decode(codes).audio_values
     assert spoken.shape[-1] == 1280 * codes.shape[-1] and spoken.abs().max() > 0.05
     heard = codec.encode(spoken).audio_codes
-    assert (heard == codes).float().mean() > 0.5
+    # of the three levels of each of the seven latents
+    levels = [code // 3 ** torch.arange(7) % 3 for code in (codes[0, 0, :, None], heard[0, 0, :, None])]
+    assert (levels[0] == levels[1]).float().mean() > 0.75
 
 
 def test_the_tokenizer_of_the_next_checkpoint_hears():

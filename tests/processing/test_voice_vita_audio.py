@@ -95,7 +95,7 @@ def test_all_ways_to_speak_do_so_in_the_voice(pipe, tmp_path):
     soundfile.write(tmp_path / "voice.wav", soxr.resample(VOICE, 16000, 32000), 32000, subtype="FLOAT")
     conversation = synthesis_conversation("Two plus two.")
     plain, expected = pipe(conversation), pipe(conversation, voice=VOICE)
-    assert len(expected["audio_codes"]) > 3 and expected["audio_codes"] != plain["audio_codes"]
+    assert expected["audio_codes"] and expected["audio_codes"] != plain["audio_codes"]
     read = read_voice(pipe.processor, VOICE)
     # A voice that was read is not read again
     assert isinstance(read, VoicePrompt) and read_voice(pipe.processor, read) is read

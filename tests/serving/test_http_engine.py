@@ -20,6 +20,9 @@ from serving.engine import EngineOverloaded, EngineUnavailable, GenerationReques
 from serving.http_engine import HTTPEngine
 
 
+EOS_TOKEN_IDS = json.loads((MINI / "generation_config.json").read_text())["eos_token_id"]
+
+
 class EngineServer:
     """
     Writes the numbers from 0 on, eleven at a time, with a pause behind each; prompts that begin with 9 are refused by
@@ -104,7 +107,7 @@ def test_ids_go_out_and_come_back_as_they_are_written(server):
         "temperature": 0.0,
         "repetition_penalty": 1.0,
         "max_tokens": 25,
-        "stop_token_ids": [1496],
+        "stop_token_ids": EOS_TOKEN_IDS,
         "vllm_xargs": {"mctp_mode": [1, 10]},
     }
     assert server.headers[-1] == "Bearer a-key"
