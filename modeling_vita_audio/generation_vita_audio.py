@@ -436,12 +436,15 @@ class VitaAudioGenerationMixin(GenerationMixin):
                     model_kwargs[name] = model_kwargs[name][..., :-num_rejected]
             if state.is_finished:
                 break
-            # Draft the next tokens with the modules
-            drafts = self._draft(state, generation_config, mctp_logits, is_lossless, model_kwargs)
-            num_unread = len(drafts) + 1  # the last token that was written, and the drafts
+            # Draft the next tokens with the modules. The last token that was written is still unread, and so are they
+            num_before = state.input_ids.shape[1] - 1
+            drafts = self._draft(state, generation_config, mctp_logits, tolerance_of, is_lossless, model_kwargs)
+            if state.is_finished:
+                break
+            num_unread = state.input_ids.shape[1] - num_before + len(drafts)
             model_kwargs = self._update_model_kwargs_for_generation(outputs, model_kwargs, num_new_tokens=num_unread)
-            # Read the last token and the drafts in one forward, with logits for each of them
-            model_kwargs["logits_to_keep"] = num_unread
+            # Read them in one forward, with logits for the drafts and for the token after them
+            model_kwargs["logits_to_keep"] = len(drafts) + 1
             model_inputs = self.prepare_inputs_for_generation(
                 torch.cat([state.input_ids, *(tokens[:, None] for tokens, _ in drafts)], dim=-1),
                 next_sequence_length=num_unread,
@@ -460,11 +463,15 @@ class VitaAudioGenerationMixin(GenerationMixin):
         state: DecodingState,
         generation_config: GenerationConfig,
         mctp_logits: Callable,
+        tolerance_of: Callable,
         is_lossless: bool,
         model_kwargs: dict,
     ) -> list[tuple[torch.LongTensor, torch.Tensor | None]]:
-        """The drafts for the next positions, as [`DecodingState.verify`] takes them. There may be none."""
-        drafts, draft_ids = [], state.input_ids
+        """
+        The drafts for the next positions, as [`DecodingState.verify`] takes them. There may be none. Tokens that need
+        no check, with none before them that do, are written at once: the first chunk of speech does not wait.
+        """
+        drafts, draft_ids, num_before = [], state.input_ids, state.input_ids.shape[1] - 1
         # The language model writes one token after the drafts, for which there must be room
         max_length = state.stopping_criteria.max_length or float("inf")
         # The schedule counts positions, so a rejected draft does not shift what comes later
@@ -472,9 +479,17 @@ class VitaAudioGenerationMixin(GenerationMixin):
         for module_idx, is_speech in turns:
             if module_idx == 0 or draft_ids.shape[1] + 1 >= max_length:
                 return drafts
-            logits = mctp_logits(draft_ids[:, -len(drafts) - 1 :], is_speech, model_kwargs)
-            _, scores = state.score(draft_ids, logits)
+            logits = mctp_logits(draft_ids[:, num_before:], is_speech, model_kwargs)
+            logits, scores = state.score(draft_ids, logits)
             tokens = state.choose(scores)
+            if not drafts and bool(((tolerance_of(tokens) == 0) | ~state.unfinished_rows.bool()).all()):
+                state.num_drafted += state.unfinished_rows
+                state.num_accepted += state.unfinished_rows
+                state.write(tokens, logits, scores)
+                draft_ids = state.input_ids
+                if state.is_finished:
+                    return drafts
+                continue
             # Only sampling needs the probabilities: greedy search compares tokens
             drafts.append((tokens, scores.softmax(dim=-1) if state.do_sample else None))
             draft_ids = torch.cat([draft_ids, tokens[:, None]], dim=-1)

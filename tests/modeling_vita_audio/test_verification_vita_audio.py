@@ -10,6 +10,7 @@ import torch
 from modeling_fixtures import left_pad, random_model, random_prompt, reference_logits, schedules
 from places import MINI
 from transformers import AutoTokenizer, LogitsProcessor, LogitsProcessorList
+from transformers.generation import BaseStreamer
 
 from modeling_vita_audio import VitaAudioForConditionalGeneration
 from modeling_vita_audio.generation_vita_audio import modules_in_turn
@@ -225,6 +226,35 @@ def test_a_pair_is_saved_with_the_generation_config(tmp_path):
     assert new_tokens(loaded, inputs, **kwargs) == expected
     runs = [new_tokens(loaded, inputs, mctp_verify=verify, **kwargs) for verify in ([0.9, 0.25], True, False)]
     assert runs[0] == expected and runs[1] != expected and runs[2] != expected
+
+
+class ForwardsAtTokens(BaseStreamer):
+    """How many forwards of the language model there had been at each token."""
+
+    def __init__(self, count):
+        self.count, self.forwards, self.has_prompt = count, [], False
+
+    def put(self, value):
+        self.forwards += [self.count.number] * value.numel() if self.has_prompt else []
+        self.has_prompt = True
+
+    def end(self): ...
+
+
+@pytest.mark.parametrize("tolerance, forwards", [((0.5, 0.0), [1] * 11), (0.0, [1] * 11), (0.5, None)])
+def test_speech_that_is_not_checked_does_not_wait(tolerance, forwards):
+    model, prompt = random_model(10, interleave_pattern=[1, 10]), random_prompt(7)
+    kwargs = {"mctp_mode": "turbo", "mctp_speech_only_head": True, "mctp_verify": tolerance, "max_new_tokens": 30}
+    with CountForwards(model) as count:
+        streamer = ForwardsAtTokens(count)
+        tokens = new_tokens(model, prompt, streamer=streamer, **kwargs)
+    assert len(streamer.forwards) == 30
+    if forwards is None:
+        # the first token is the language model's, and the others wait for its second forward
+        assert streamer.forwards[0] == 1 and 1 not in streamer.forwards[1:]
+    else:
+        assert streamer.forwards[:11] == forwards
+        assert tokens == new_tokens(model, prompt, **kwargs | {"mctp_verify": 0.0})
 
 
 # --- rows that keep different numbers ---
