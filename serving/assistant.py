@@ -16,6 +16,7 @@ from transformers import ProcessorMixin
 
 from processing.conversation_vita_audio import (
     TTS_PROMPT,
+    audio_parts,
     is_conversation,
     read_conversation,
     recognition_conversation,
@@ -28,6 +29,7 @@ from processing.streaming_vita_audio import TokenReader
 
 from .codec_worker import CodecWorker
 from .engine import Engine, EngineOverloaded, EngineUnavailable, GenerationRequest, PromptTooLong
+from .speech import can_be_said
 
 
 # Pieces of an answer that may wait for a slow reader. The codec has a bound of its own, in seconds of speech.
@@ -185,7 +187,7 @@ class Answer(AsyncIterator[Piece]):
         options = {**self._options, "conversation_id": None}
         for sentence in SENTENCE_END.split(text):
             # A line of marks alone would be spoken as something made up
-            if not any(character.isalnum() for character in sentence):
+            if not can_be_said(sentence):
                 continue
             if self._token_limit is not None:
                 options["max_new_tokens"] = self._token_limit - self.num_new_tokens
@@ -503,10 +505,6 @@ class Assistant:
                 parts.append(part)
             encoded.append({**message, "content": parts})
         return encoded
-
-
-def audio_parts(messages: list[dict]) -> list[dict]:
-    return [part for message in messages for part in message["content"] if part["type"] == "audio"]
 
 
 def is_samples(audio: Any) -> bool:

@@ -132,6 +132,11 @@ def showing_answer_warnings() -> Iterator[None]:
             print(f"vita-audio: warning: {' '.join(str(warning.message).split())}", file=sys.stderr)
 
 
+def can_be_said(text: str) -> bool:
+    """Whether a text has a letter or a digit in it. What would be spoken of marks alone is made up."""
+    return any(character.isalnum() for character in text)
+
+
 def read_texts(inputs: list[str]) -> list[str]:
     """
     The texts that a command was given, with the lines of the standard input in the place of `-`.
@@ -149,7 +154,7 @@ def read_texts(inputs: list[str]) -> list[str]:
         texts += filter(str.strip, sys.stdin.read().splitlines()) if text == STANDARD_INPUT else [text]
     # a standard input without lines is refused like an empty text
     for text in texts or [""]:
-        if not any(character.isalnum() for character in text):
+        if not can_be_said(text):
             raise ValueError(f"The text has nothing in it to be spoken: {text!r:.200}.")
     return texts
 

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 
 from hub_cards.command_line import explain, fail
 
-from .speech import check_output, check_voice, describe, load_prepared_pipeline, respond, showing_answer_warnings
+from .speech import (
+    can_be_said,
+    check_output,
+    check_voice,
+    describe,
+    load_prepared_pipeline,
+    respond,
+    showing_answer_warnings,
+)
 
 
 if TYPE_CHECKING:
@@ -100,7 +108,7 @@ def read_turn(pipe: VitaAudioPipeline, line: str) -> tuple[dict, str | np.ndarra
     if line == "-":
         raise ValueError("- is the standard input, from which the turns are read; give a file by its name.")
     if is_written(line):
-        if not any(character.isalnum() for character in line):
+        if not can_be_said(line):
             raise ValueError(f"The text has nothing in it to be asked: {line!r:.200}.")
         return {"role": "user", "content": [{"type": "text", "text": line}]}, line
     samples = pipe.processor.load_audio(line)
