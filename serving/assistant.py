@@ -29,7 +29,7 @@ from processing.streaming_vita_audio import TokenReader
 
 from .codec_worker import CodecWorker
 from .engine import Engine, EngineOverloaded, EngineUnavailable, GenerationRequest, PromptTooLong
-from .speech import can_be_said
+from .spoken_text import sentences_of
 
 
 # Pieces of an answer that may wait for a slow reader. The codec has a bound of its own, in seconds of speech.
@@ -38,9 +38,6 @@ MAX_QUEUED_PIECES = 256
 # What may be half a word at the end of a text that was cut. Chinese and Japanese have no spaces between words, but
 # each of their characters (U+2E80 to U+9FFF) is spoken as a whole.
 LAST_WORD = re.compile(r"[^\s\u2e80-\u9fff]*$")
-
-# Between two sentences
-SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 
 # How many codes of a user's speech are read by the language model at a time, while the user talks: 0.32 s of it.
 CODES_PER_PREFILL = 4
@@ -185,16 +182,13 @@ class Answer(AsyncIterator[Piece]):
     async def _read_aloud(self, text: str, has_text: bool) -> None:
         """Speaks a text sentence by sentence, as the models learn it."""
         options = {**self._options, "conversation_id": None}
-        for sentence in SENTENCE_END.split(text):
-            # A line of marks alone would be spoken as something made up
-            if not can_be_said(sentence):
-                continue
+        for sentence in sentences_of(text):
             if self._token_limit is not None:
                 options["max_new_tokens"] = self._token_limit - self.num_new_tokens
                 if options["max_new_tokens"] < 1:
                     self.is_cut_off = True
                     return
-            messages = read_conversation(synthesis_conversation(sentence.strip()))
+            messages = read_conversation(synthesis_conversation(sentence))
             await self._generate(messages, options, has_text, has_speech=self._speaking is not None)
 
     async def _generate(self, messages: list[dict], options: dict, has_text: bool, has_speech: bool) -> None:

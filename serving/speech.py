@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 
 from hub_cards.command_line import explain, fail
 
+from .spoken_text import can_be_said
+
 
 if TYPE_CHECKING:
     import numpy as np
@@ -130,11 +132,6 @@ def showing_answer_warnings() -> Iterator[None]:
     for warning in caught:
         if issubclass(warning.category, AnswerWarning):
             print(f"vita-audio: warning: {' '.join(str(warning.message).split())}", file=sys.stderr)
-
-
-def can_be_said(text: str) -> bool:
-    """Whether a text has a letter or a digit in it. What would be spoken of marks alone is made up."""
-    return any(character.isalnum() for character in text)
 
 
 def read_texts(inputs: list[str]) -> list[str]:

@@ -19,7 +19,7 @@ from .assistant import Answer, AnswerOptions
 from .audio_formats import CONTENT_TYPES, SpeechEncoder
 from .chat import Voice, decode_audio
 from .server import RunningAnswer
-from .speech import can_be_said
+from .spoken_text import can_be_said
 
 
 # OpenAI's parameters of a transcription are about a dozen; lists come as a field for each value

@@ -12,15 +12,8 @@ from typing import TYPE_CHECKING
 
 from hub_cards.command_line import explain, fail
 
-from .speech import (
-    can_be_said,
-    check_output,
-    check_voice,
-    describe,
-    load_prepared_pipeline,
-    respond,
-    showing_answer_warnings,
-)
+from .speech import check_output, check_voice, describe, load_prepared_pipeline, respond, showing_answer_warnings
+from .spoken_text import can_be_said
 
 
 if TYPE_CHECKING:
