@@ -28,7 +28,7 @@ from training.evaluation.evaluate_held_out import load_sets
 from training.evaluation.harness import build_prompts, load_for_scoring
 from training.evaluation.report import fill_section, write_atomically
 
-from .measuring import describe_machine, now
+from .measuring import add_output_dir, describe_machine, now
 
 
 CAN_PART, SURE = generation_vita_audio.can_part, verification_vita_audio.SURE_PROBABILITY
@@ -159,12 +159,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--max_new_tokens", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5, help="Measured rounds; one more warms up.")
     parser.add_argument("--num_threads", type=int, default=None, help="CPU threads; all by default.")
-    parser.add_argument(
-        "--output_dir",
-        type=Path,
-        default=Path("runs/benchmarks"),
-        help="for batch_speed.json (default: runs/benchmarks)",
-    )
+    add_output_dir(parser, "batch_speed.json")
     parser.add_argument("--readme", type=Path, default=None, help="README whose section on batches is filled in.")
     args = parser.parse_args(argv)
     args.output_dir.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ from processing.modeling_glm4_voice_codec import Glm4VoiceCodec
 from processing.modeling_vita_audio_codec import VitaAudioCodec
 from training.evaluation.report import fill_section, plt, write_atomically
 
-from .measuring import PeakMemory, describe_machine, name_machine, now, seconds_of
+from .measuring import PeakMemory, add_output_dir, describe_machine, name_machine, now, seconds_of
 
 
 # found where the command is run in a checkout
@@ -148,12 +148,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="Length of the audio.")
     parser.add_argument("--rounds", type=int, default=3, help="Measured rounds; one more warms up.")
     parser.add_argument("--num_threads", type=int, default=None, help="CPU threads; all by default.")
-    parser.add_argument(
-        "--output_dir",
-        type=Path,
-        default=Path("runs/benchmarks"),
-        help="For codec_speed.json and codec_speed.png (default: runs/benchmarks)",
-    )
+    add_output_dir(parser, "codec_speed.json and codec_speed.png")
     parser.add_argument("--readme", type=Path, default=None, help="README whose section on codecs is filled in.")
     args = parser.parse_args(argv)
     args.output_dir.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,7 @@ from modeling_vita_audio import MCTP_MODES, VitaAudioConfig, VitaAudioForConditi
 from modeling_vita_audio.quantization_vita_audio import QUANTIZATIONS, as_quantization_config, quantize
 from training.evaluation.report import fill_section, plt, write_atomically
 
-from .measuring import PeakMemory, describe_machine, name_machine, now, seconds_of
+from .measuring import PeakMemory, add_output_dir, describe_machine, name_machine, now, seconds_of
 
 
 # Qwen2.5's published shapes
@@ -316,13 +316,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--num_new_tokens", type=int, default=106, help="11 or more; the figures in README are of 106")
     parser.add_argument("--rounds", type=int, default=5, help="Measured runs of each row; one more warms up.")
     parser.add_argument("--num_threads", type=int, default=None, help="CPU threads; all by default.")
-    parser.add_argument(
-        "--output_dir",
-        type=Path,
-        default=Path("runs/benchmarks"),
-        help="For decode_speed.json and decode_speed.png, or quantized_speed.* or static_speed.* (default: "
-        "runs/benchmarks).",
-    )
+    add_output_dir(parser, "decode_speed.json and decode_speed.png, or quantized_speed.* or static_speed.*")
     parser.add_argument(
         "--results", type=Path, default=None, help="The JSON file of another machine, instead of measuring."
     )

@@ -25,7 +25,7 @@ from modeling_vita_audio import MCTP_MODES, VitaAudioForConditionalGeneration
 from training.evaluation.report import fill_section, plt, write_atomically
 
 from .decode_speed import NUM_PROMPT_TOKENS, OneToken
-from .measuring import describe_machine, name_machine
+from .measuring import add_output_dir, describe_machine, name_machine
 
 
 # How many tokens an answer has when its next ones are measured; the first is the start
@@ -153,12 +153,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--num_tokens", type=int, default=NUM_TOKENS, help="Measured at each place.")
     parser.add_argument("--rounds", type=int, default=3, help="Measured runs at each place; one more warms up.")
     parser.add_argument("--num_threads", type=int, default=1, help="CPU threads.")
-    parser.add_argument(
-        "--output_dir",
-        type=Path,
-        default=Path("runs/benchmarks"),
-        help="For length_speed.json and length_speed.png (default: runs/benchmarks)",
-    )
+    add_output_dir(parser, "length_speed.json and length_speed.png")
     parser.add_argument("--readme", type=Path, default=None, help="README whose section on length is filled in.")
     args = parser.parse_args(argv)
     args.output_dir.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ Time, memory and the machine, as all speed benchmarks measure and name them. `tr
 A new speed benchmark is one more module beside this one, run as `python -m benchmarks.NAME`.
 """
 
+import argparse
 import platform
 import time
 from collections.abc import Callable
@@ -13,6 +14,12 @@ from pathlib import Path
 
 import torch
 import transformers
+
+
+def add_output_dir(parser: argparse.ArgumentParser, files: str) -> None:
+    """Adds `--output_dir`, for `files`, which are named to the user."""
+    default = Path("runs/benchmarks")
+    parser.add_argument("--output_dir", type=Path, default=default, help=f"for {files} (default: {default})")
 
 
 def now(device: torch.device) -> float:

@@ -44,7 +44,7 @@ from hub_cards.command_line import ArgumentParser, run_command
 from training.evaluation.report import fill_section, write_atomically
 
 from .engine_speed import VLLM_ENVIRONMENT, VLLM_OPTIONS, engine_table, measure_engines
-from .measuring import describe_machine
+from .measuring import add_output_dir, describe_machine
 
 
 # What the clients ask, each in turn another one. They are of the domain that the shipped model was trained on
@@ -334,12 +334,7 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--engine", nargs="+", choices=("transformers", "vllm"), help="engines that are compared")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16], help="the first is what ratios are to")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of which medians are taken")
-    parser.add_argument(
-        "--output_dir",
-        type=Path,
-        default=Path("runs/benchmarks"),
-        help="for the results as JSON and PNG (default: runs/benchmarks)",
-    )
+    add_output_dir(parser, "the results as JSON and PNG")
     parser.add_argument("--readme", type=Path, help="README whose section is filled in")
     args = parser.parse_args(argv)
     args.output_dir.mkdir(parents=True, exist_ok=True)

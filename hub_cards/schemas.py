@@ -52,11 +52,10 @@ CONFIG = {
     "properties": {"model_type": TEXT, "num_mctp_modules": COUNT},
 }
 
+# Null is a figure that could not be measured
+FIGURES = {"type": "object", "additionalProperties": {"type": ["number", "null"]}}
 # The figures of each set, in one mode
-SETS_OF_FIGURES = {
-    "type": "object",
-    "additionalProperties": {"type": "object", "additionalProperties": {"type": ["number", "null"]}},
-}
+SETS_OF_FIGURES = {"type": "object", "additionalProperties": FIGURES}
 RESULTS = {
     "type": "object",
     "properties": {
@@ -85,7 +84,7 @@ RESULTS = {
                     "items": {
                         "type": "object",
                         "required": ["mctp_mode", "mctp_verify"],
-                        "properties": dict.fromkeys(SETS, SETS_OF_FIGURES["additionalProperties"]),
+                        "properties": dict.fromkeys(SETS, FIGURES),
                     },
                 },
             },
@@ -150,11 +149,7 @@ CODEC_RESULTS = {
         "recognizer": TEXT,
         "results": {
             "type": "object",
-            "additionalProperties": {
-                "type": "object",
-                "required": ["clips"],
-                "additionalProperties": {"type": ["number", "null"]},
-            },
+            "additionalProperties": {**FIGURES, "required": ["clips"]},
         },
     },
 }

@@ -381,7 +381,7 @@ class VitaAudioGenerationMixin(GenerationMixin):
                 is_lossless,
             )
             return self._sample_rows_apart(rows, generation_config, model_kwargs)
-        return self._sample_verified(state, generation_config, tolerance_of, is_lossless, model_kwargs)
+        return self._sample_verified(state, generation_config, tolerance_of, min(tolerances), model_kwargs)
 
     def _sample_unverified(
         self, state: DecodingState, generation_config: GenerationConfig, synced_gpus: bool, model_kwargs: dict
@@ -417,7 +417,7 @@ class VitaAudioGenerationMixin(GenerationMixin):
         state: DecodingState,
         generation_config: GenerationConfig,
         tolerance_of: Callable,
-        is_lossless: bool,
+        min_tolerance: float,
         model_kwargs: dict,
     ) -> VitaAudioGenerateOutput | torch.LongTensor:
         forward, mctp_logits = self._decoding_steps(generation_config, model_kwargs)
@@ -438,7 +438,7 @@ class VitaAudioGenerationMixin(GenerationMixin):
                 break
             # Draft the next tokens with the modules. The last token that was written is still unread, and so are they
             num_before = state.input_ids.shape[1] - 1
-            drafts = self._draft(state, generation_config, mctp_logits, tolerance_of, is_lossless, model_kwargs)
+            drafts = self._draft(state, generation_config, mctp_logits, tolerance_of, min_tolerance, model_kwargs)
             if state.is_finished:
                 break
             num_unread = state.input_ids.shape[1] - num_before + len(drafts)
@@ -464,7 +464,7 @@ class VitaAudioGenerationMixin(GenerationMixin):
         generation_config: GenerationConfig,
         mctp_logits: Callable,
         tolerance_of: Callable,
-        is_lossless: bool,
+        min_tolerance: float,
         model_kwargs: dict,
     ) -> list[tuple[torch.LongTensor, torch.Tensor | None]]:
         """
@@ -482,7 +482,9 @@ class VitaAudioGenerationMixin(GenerationMixin):
             logits = mctp_logits(draft_ids[:, num_before:], is_speech, model_kwargs)
             logits, scores = state.score(draft_ids, logits)
             tokens = state.choose(scores)
-            if not drafts and bool(((tolerance_of(tokens) == 0) | ~state.unfinished_rows.bool()).all()):
+            # Asked only where there can be such: a GPU would have to be waited for
+            can_be_free = min_tolerance == 0 and not drafts
+            if can_be_free and bool(((tolerance_of(tokens) == 0) | ~state.unfinished_rows.bool()).all()):
                 state.num_drafted += state.unfinished_rows
                 state.num_accepted += state.unfinished_rows
                 state.write(tokens, logits, scores)
@@ -495,7 +497,7 @@ class VitaAudioGenerationMixin(GenerationMixin):
             draft_ids = torch.cat([draft_ids, tokens[:, None]], dim=-1)
             # Drafts in rows that have ended count for nothing
             state.num_drafted += state.unfinished_rows
-            if is_lossless and not (are_sure(tokens, scores) & state.unfinished_rows.bool()).any():
+            if min_tolerance == 1 and not (are_sure(tokens, scores) & state.unfinished_rows.bool()).any():
                 return drafts
 
     def _sample_rows_apart(

@@ -269,8 +269,8 @@ class VitaAudioPipeline(Pipeline):
             inputs = as_conversation(inputs)
             if inputs is None:
                 raise ValueError("`stream` takes one input: an audio, a text or the messages of one conversation.")
-        voice = preprocess_params.get("voice", self._preprocess_params.get("voice"))
         question = self.preprocess(inputs, **{**self._preprocess_params, **preprocess_params})
+        voice = question["voice"]
         options = {**self._forward_params, **generate_kwargs}
         # A list, because `finish` reads it in another thread than the one where `generate` fills it
         vocabulary, is_cut_off = self.processor.speech_vocabulary, []

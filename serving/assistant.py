@@ -16,6 +16,7 @@ from transformers import ProcessorMixin
 
 from processing.conversation_vita_audio import (
     TTS_PROMPT,
+    audio_parts,
     is_conversation,
     read_conversation,
     recognition_conversation,
@@ -29,6 +30,7 @@ from processing.streaming_vita_audio import TokenReader
 from .codec_worker import CodecWorker
 from .engine import Engine, EngineOverloaded, EngineUnavailable, GenerationRequest, PromptTooLong
 from .history import answer_message
+from .spoken_text import sentences_of
 
 
 # Pieces of an answer that may wait for a slow reader. The codec has a bound of its own, in seconds of speech.
@@ -37,9 +39,6 @@ MAX_QUEUED_PIECES = 256
 # What may be half a word at the end of a text that was cut. Chinese and Japanese have no spaces between words, but
 # each of their characters (U+2E80 to U+9FFF) is spoken as a whole.
 LAST_WORD = re.compile(r"[^\s\u2e80-\u9fff]*$")
-
-# Between two sentences
-SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 
 # How many codes of a user's speech are read by the language model at a time, while the user talks: 0.32 s of it.
 CODES_PER_PREFILL = 4
@@ -194,16 +193,13 @@ class Answer(AsyncIterator[Piece]):
     async def _read_aloud(self, text: str, has_text: bool) -> None:
         """Speaks a text sentence by sentence, as the models learn it."""
         options = {**self._options, "conversation_id": None}
-        for sentence in SENTENCE_END.split(text):
-            # A line of marks alone would be spoken as something made up
-            if not any(character.isalnum() for character in sentence):
-                continue
+        for sentence in sentences_of(text):
             if self._token_limit is not None:
                 options["max_new_tokens"] = self._token_limit - self.num_new_tokens
                 if options["max_new_tokens"] < 1:
                     self.is_cut_off = True
                     return
-            messages = read_conversation(synthesis_conversation(sentence.strip()))
+            messages = read_conversation(synthesis_conversation(sentence))
             await self._generate(messages, options, has_text, has_speech=self._speaking is not None)
 
     async def _generate(self, messages: list[dict], options: dict, has_text: bool, has_speech: bool) -> None:
@@ -515,10 +511,6 @@ class Assistant:
                 parts.append(part)
             encoded.append({**message, "content": parts})
         return encoded
-
-
-def audio_parts(messages: list[dict]) -> list[dict]:
-    return [part for message in messages for part in message["content"] if part["type"] == "audio"]
 
 
 def is_samples(audio: Any) -> bool:

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 
 from hub_cards.command_line import explain, fail
 
+from .spoken_text import can_be_said
+
 
 if TYPE_CHECKING:
     import numpy as np
@@ -149,7 +151,7 @@ def read_texts(inputs: list[str]) -> list[str]:
         texts += filter(str.strip, sys.stdin.read().splitlines()) if text == STANDARD_INPUT else [text]
     # a standard input without lines is refused like an empty text
     for text in texts or [""]:
-        if not any(character.isalnum() for character in text):
+        if not can_be_said(text):
             raise ValueError(f"The text has nothing in it to be spoken: {text!r:.200}.")
     return texts
 

@@ -19,6 +19,7 @@ from .assistant import Answer, AnswerOptions
 from .audio_formats import CONTENT_TYPES, SpeechEncoder
 from .chat import Voice, decode_audio
 from .server import RunningAnswer
+from .spoken_text import can_be_said
 
 
 # OpenAI's parameters of a transcription are about a dozen; lists come as a field for each value
@@ -50,7 +51,7 @@ class Speech(Endpoint):
                 param="input",
                 code="string_above_max_length",
             )
-        if not any(character.isalnum() for character in asked.input):
+        if not can_be_said(asked.input):
             raise ApiError("The text has nothing in it to be spoken.", param="input", code="invalid_value")
         return asked, since
 

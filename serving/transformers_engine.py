@@ -22,6 +22,7 @@ from functools import partial
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
+from transformers.cache_utils import Cache
 
 from modeling_vita_audio import VitaAudioCache
 from modeling_vita_audio.compatibility_vita_audio import CACHE
@@ -513,14 +514,12 @@ def deliver(items: list[tuple[Row, int]]) -> None:
         row.queue.put_nowait(token)
 
 
-def with_own_lengths(cache: GrowingCache | VitaAudioCache) -> GrowingCache | VitaAudioCache:
+def with_own_lengths(cache: Cache) -> Cache:
     """A copy that holds the same tensors, and can be taken back without the original."""
     other = copy.copy(cache)
     other.layers = [copy.copy(layer) for layer in cache.layers]
     if isinstance(cache, VitaAudioCache):
-        other.mctp_caches = [copy.copy(of_module) for of_module in cache.mctp_caches]
-        for of_module in other.mctp_caches:
-            of_module.layers = [copy.copy(layer) for layer in of_module.layers]
+        other.mctp_caches = list(map(with_own_lengths, cache.mctp_caches))
     return other
 
 

@@ -14,6 +14,7 @@ from hub_cards.command_line import explain, fail
 
 from .history import answer_message, is_spoken, typed_as_text
 from .speech import check_output, check_voice, describe, load_prepared_pipeline, respond, showing_answer_warnings
+from .spoken_text import can_be_said
 
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def read_turn(pipe: VitaAudioPipeline, line: str) -> tuple[dict, str | np.ndarra
     if line == "-":
         raise ValueError("- is the standard input, from which the turns are read; give a file by its name.")
     if is_written(line):
-        if not any(character.isalnum() for character in line):
+        if not can_be_said(line):
             raise ValueError(f"The text has nothing in it to be asked: {line!r:.200}.")
         return {"role": "user", "content": [{"type": "text", "text": line}]}, line
     samples = pipe.processor.load_audio(line)

@@ -354,20 +354,19 @@ def load_columns(source: str, split: str | None) -> tuple[Dataset, str | None]:
         FileNotFoundError: there is no such file, nor such a dataset.
         ValueError: it has no such split, no such columns, or it cannot be read.
     """
+    refusal = None
     try:
         dataset = load_any_dataset(source, split)
-    except ValueError:
-        # All may be in one split, with others in the column
-        dataset = load_any_dataset(source, ALL_SPLITS)
-        if isinstance(dataset, DatasetDict):
-            dataset = concatenate_datasets(list(dataset.values()))
-        if "split" not in dataset.column_names:
-            raise
+    except ValueError as error:
+        # Its rows may name a split that `datasets` does not know
+        refusal, dataset = error, load_any_dataset(source, ALL_SPLITS)
     if isinstance(dataset, DatasetDict):
         dataset = concatenate_datasets(list(dataset.values()))
-    if "split" in dataset.column_names and split is not ALL_SPLITS:
-        wanted = [index for index, of_row in enumerate(dataset["split"]) if of_row in (None, split)]
-        dataset = dataset.select(wanted)
+    splits = dataset["split"][:] if "split" in dataset.column_names else None
+    if refusal is not None and (splits is None or split not in splits):
+        raise refusal
+    if splits is not None and split is not ALL_SPLITS:
+        dataset = dataset.select([index for index, of_row in enumerate(splits) if of_row in (None, split)])
     if Path(source, "state.json").is_file():
         # A dataset that was saved alone, and not in a `DatasetDict`, has no splits.
         split = ALL_SPLITS

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import peft
 import pytest
 import torch
 from full_disk import CONTEXT, on_full_disk
@@ -56,7 +57,6 @@ def test_shards_of_an_earlier_save_do_not_stay(tmp_path):
 
 @pytest.mark.slow
 def test_a_model_takes_the_place_of_the_adapter_that_it_was_loaded_by(tmp_path):
-    peft = pytest.importorskip("peft")
     MAKERS["model"]().save_pretrained(tmp_path / "base")
     base = VitaAudioForConditionalGeneration.from_pretrained(tmp_path / "base")
     peft.get_peft_model(base, peft.LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")

@@ -344,6 +344,12 @@ def test_a_row_is_of_the_split_that_it_names_in_every_form(tmp_path):
         assert len(list(read_conversations(source))) == 7
         with pytest.raises(ValueError, match="no conversations of the split 'dev'|Unknown split|no split 'dev'"):
             load_conversations(source, "dev", cache_dir=tmp_path / "cache")
+    # rows that name no split are of those of `datasets`, and not of one that nobody knows
+    unnamed = Dataset.from_list([row | {"split": None} for row in rows], features=dataset.features)
+    DatasetDict({"train": unnamed, "test": unnamed}).save_to_disk(tmp_path / "unnamed")
+    assert len(load_conversations(tmp_path / "unnamed", "train")) == 7
+    with pytest.raises(ValueError, match="no split 'dev'"):
+        load_conversations(tmp_path / "unnamed", "dev")
     Dataset.from_list([*rows, rows[-1]]).save_to_disk(tmp_path / "twice")
     with pytest.raises(ValueError, match="twice, row 3 has the id '6', as row 2 has"):
         list(read_conversations(tmp_path / "twice", "test"))
