@@ -51,9 +51,10 @@ class Row:
         self.ids = list(request.input_ids)
         self._turns_so_far: list[tuple[int, bool]] = []
         self.is_verified, self.is_lossless = max(tolerances) > 0, min(tolerances) == 1
+        self.can_be_free = min(tolerances) == 0
         self.tolerance_of = tolerance_of
-        # What was drafted since the last forward of the language model stands at the end of `ids`. In sampling there
-        # are the probabilities `(1, vocab_size)` that each draft was drawn from
+        # Drafts that the language model has to check stand at the end of `ids`. In sampling there are the
+        # probabilities `(1, vocab_size)` that each draft was drawn from
         self.num_drafts, self.draft_probs, self.is_sure = 0, [], True
         self.has_mctp = any(config.mctp_mode[1::2])
         self.eos_token_ids = set(np.atleast_1d(config.eos_token_id).tolist()) - {None}
@@ -76,10 +77,11 @@ class Row:
             self._turns_so_far += itertools.islice(self.turns, place + 1 - len(self._turns_so_far))
         module_idx, is_speech = self._turns_so_far[place]
         if self.is_verified and module_idx > 0:
-            # After a draft that was rejected, the first module is next again, wherever the schedule is. The language
-            # model writes one token after the drafts, for which there must be room
+            # After a draft that was rejected, the first module is next again, wherever the schedule is: the language
+            # model has read all but its own last token and what modules wrote after it. It writes one token after the
+            # drafts, for which there must be room
             has_room = self.is_sure and len(self.ids) + 1 < self.max_length
-            module_idx = self.num_drafts + 1 if has_room else 0
+            module_idx = self.num_unread if has_room else 0
         return module_idx, is_speech
 
     @property
@@ -123,15 +125,22 @@ class Row:
                 self.generator.manual_seed(self.request.seed)
         return self.generator
 
-    def draft(self, scores: torch.Tensor) -> None:
-        """Has a draft by a module's processed scores `(1, vocab_size)`."""
+    def draft(self, scores: torch.Tensor) -> list[int]:
+        """
+        Has a draft by a module's processed scores `(1, vocab_size)`. Returns what was written: the draft, if it needs
+        no check and none before it does.
+        """
         token = self.choose(scores)
+        if self.can_be_free and self.num_drafts == 0 and self.tolerance_of(torch.tensor([token])) == 0:
+            self.write(token)
+            return [token]
         self.ids.append(token)
         self.num_drafts += 1
         if self.config.do_sample:
             self.draft_probs.append(scores.softmax(dim=-1))
         if self.is_lossless:
             self.is_sure = bool(are_sure(torch.tensor([token], device=scores.device), scores))
+        return []
 
     def verify(self, all_logits: torch.Tensor) -> list[int]:
         """

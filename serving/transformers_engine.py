@@ -473,7 +473,7 @@ class TransformersEngine:
                 try:
                     scores = row.score(logits[index : index + 1])
                     if is_draft:
-                        row.draft(scores)
+                        self._unsent += [(row, token) for token in row.draft(scores)]
                         continue
                     token = row.choose(scores)
                 # what one request asks of its scores is no trouble of the others in its batch

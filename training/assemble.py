@@ -15,7 +15,7 @@ import torch
 
 import modeling_vita_audio
 import processing
-from hub_cards.command_line import ArgumentParser, naming, run_command
+from hub_cards.command_line import ArgumentParser, naming, parse_tolerance, run_command
 from hub_cards.model_card import SAMPLE_QUESTION, TRAINER_STATE_FILE, TRAINING_RECORD_FILE, write_model_card
 from modeling_vita_audio.saving_vita_audio import replaced_whole
 from processing.audio_vita_audio import load_audio
@@ -27,7 +27,9 @@ from .storage import round_to_half
 PROG = "training.assemble"
 
 
-def assemble(model_dir: Path, sample_question: Path, output_dir: Path) -> None:
+def assemble(
+    model_dir: Path, sample_question: Path, output_dir: Path, mctp_verify: float | list[float] | None = None
+) -> None:
     """
     Replaces `output_dir` by a complete repository of the model.
 
@@ -35,6 +37,7 @@ def assemble(model_dir: Path, sample_question: Path, output_dir: Path) -> None:
         model_dir: folder of a trained stage, with its processor.
         sample_question: recording that the command line answers by default.
         output_dir: folder of the checkpoint. What is in it stays until the new one is whole.
+        mctp_verify: what `generate` takes by default; the stage's own by default.
 
     Raises:
         FileNotFoundError: there is no folder `model_dir`.
@@ -49,6 +52,8 @@ def assemble(model_dir: Path, sample_question: Path, output_dir: Path) -> None:
         processor = processing.VitaAudioProcessor.from_pretrained(model_dir)
     if processor.audio_tokenizer is None:
         raise ValueError(f"The processor of {model_dir} has no speech codec.")
+    if mctp_verify is not None:
+        model.generation_config.mctp_verify = mctp_verify
     round_to_half(model)
     round_to_half(processor.audio_tokenizer)
 
@@ -71,8 +76,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, required=True, help="folder of a trained stage")
     parser.add_argument("--sample_question", type=Path, required=True, help="WAV file of a spoken question")
     parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument(
+        "--mctp_verify",
+        metavar="TOLERANCE",
+        type=parse_tolerance,
+        help="what `generate` does by default with what modules write, such as 0.5,0 for text and speech",
+    )
     args = parser.parse_args(argv)
-    assemble(args.model, args.sample_question, args.output_dir)
+    assemble(args.model, args.sample_question, args.output_dir, args.mctp_verify)
 
 
 if __name__ == "__main__":

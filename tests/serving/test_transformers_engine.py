@@ -5,6 +5,7 @@
 import asyncio
 import copy
 import random
+import threading
 
 import pytest
 import torch
@@ -90,7 +91,7 @@ def test_tolerance_is_that_of_generate_for_each_request(penalty):
     cases = [
         (ids, mode, verify)
         for ids, mode in zip(prompts(8), 2 * modes)
-        for verify in (True, 0.4, [0.9, 0.1], 0.05, False)
+        for verify in (True, 0.4, [0.9, 0.1], [0.5, 0.0], [0.0, 0.5], 0.05, False)
     ]
     expected = [alone(model, ids, mctp_mode=mode, mctp_verify=verify) for ids, mode, verify in cases]
 
@@ -127,13 +128,38 @@ def test_tolerance_is_that_of_generate_for_each_request(penalty):
     assert sampled[0] == sampled[1] != sampled[2]
 
 
-def test_the_length_ends_an_answer_as_in_generate():
+def test_speech_that_is_not_checked_does_not_wait():
+    model = random_model(10, interleave_pattern=[1, 10])
+    model.generation_config.mctp_speech_only_head = True
+    (ids,) = prompts(1)
+    options = {"mctp_mode": "turbo", "mctp_verify": [0.5, 0.0], "max_new_tokens": 30}
+    has_first_burst = threading.Event()
+
+    def wait_for_reader(module, args, kwargs):
+        if kwargs["position_ids"][0, 0] > 0:
+            assert has_first_burst.wait(timeout=20)
+
+    async def read(engine):
+        engine.model.model.language_model.register_forward_pre_hook(wait_for_reader, with_kwargs=True)
+        tokens = []
+        async for new in engine.generate(request_of(ids, **options)):
+            tokens += new
+            if len(tokens) == 11:
+                has_first_burst.set()
+        return tokens
+
+    assert run(model, read) == alone(model, ids, **options)
+
+
+@pytest.mark.parametrize("verify", [False, [0.5, 0.0]], ids=str)
+def test_the_length_ends_an_answer_as_in_generate(verify):
     model = random_model(10)
     (ids,) = prompts(1)
-    expected = [alone(model, ids, mctp_mode="boost", max_new_tokens=n) for n in range(1, 16)]
+    options = {"mctp_mode": "boost", "mctp_verify": verify}
+    expected = [alone(model, ids, max_new_tokens=n, **options) for n in range(1, 16)]
 
     async def all_lengths(engine):
-        requests = [request_of(ids, mctp_mode="boost", max_new_tokens=n) for n in range(1, 16)]
+        requests = [request_of(ids, max_new_tokens=n, **options) for n in range(1, 16)]
         return await asyncio.gather(*(collect(engine.generate(request)) for request in requests))
 
     assert run(model, all_lengths) == expected

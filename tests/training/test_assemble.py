@@ -28,7 +28,7 @@ def test_assembled_folder_is_small_and_without_the_code_that_has_its_source_here
     output = stage / "mini"
     output.mkdir()
     (output / "stale.txt").write_text("of the checkpoint before")
-    assemble(stage / "stage", stage / "question.wav", output)
+    assemble(stage / "stage", stage / "question.wav", output, mctp_verify=[0.5, 0.0])
     assert not (output / "stale.txt").exists()
     assert (output / "sample_question.wav").read_bytes() == (stage / "question.wav").read_bytes()
     assert not list(output.glob("*.py"))
@@ -36,6 +36,7 @@ def test_assembled_folder_is_small_and_without_the_code_that_has_its_source_here
     assert half.stat().st_size < 0.6 * whole.stat().st_size
     model = AutoModel.from_pretrained(output)
     assert model.dtype == torch.float32
+    assert model.generation_config.mctp_verify == [0.5, 0.0]
     for name, tensor in AutoModel.from_pretrained(stage / "stage").state_dict().items():
         assert model.state_dict()[name].equal(tensor.half().float())
     assert AutoProcessor.from_pretrained(output).audio_tokenizer.dtype == torch.float32
