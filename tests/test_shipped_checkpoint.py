@@ -165,11 +165,8 @@ def test_the_codec_alone_is_loaded_and_understands_its_own_speech():
     assert (levels[0] == levels[1]).float().mean() > 0.75
 
 
-def test_the_tokenizer_of_the_next_checkpoint_hears():
-    folder = ROOT / "pretrained" / "vita-audio-mini-tokenizer"
-    # Only files that a checkout has: its code comes with our packages
-    assert sum(path.stat().st_size for path in folder.iterdir()) < 20e6
-    codec = VitaAudioCodec.from_pretrained(folder)
+def test_the_codec_hears_the_same_in_parts():
+    codec = AutoModel.from_pretrained(MINI / "audio_tokenizer").eval()
     waveform = torch.from_numpy(sf.read(MINI / "sample_question.wav", dtype="float32")[0])[None, None]
     codes = codec.encode(waveform).audio_codes
     assert codes.shape == (1, 1, -(-waveform.shape[-1] // 1280)) and len(codes.unique()) > 12
@@ -179,5 +176,3 @@ def test_the_tokenizer_of_the_next_checkpoint_hears():
     # where the user may have ended, and where it really ends
     assert codec.encode_chunk(waveform[..., :0], state.copy(), is_final=True).audio_codes.equal(codes)
     assert codec.encode_chunk(waveform[..., :0], state, is_final=True).audio_codes.equal(codes)
-    # louder or quieter, the same is said
-    assert (codec.encode(0.3 * waveform).audio_codes == codes).float().mean() > 0.6

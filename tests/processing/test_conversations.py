@@ -119,8 +119,8 @@ def test_a_prompt_of_one_line_is_no_part_of_the_text(tiny):
 
 @pytest.mark.slow
 def test_speech_of_something_else_is_said(pipe):
-    with pytest.warns(AnswerWarning, match="is what the model wrote, and may have spoken, in place of 'Seven ducks.'"):
-        pipe(synthesis_conversation("Seven ducks."))
+    with pytest.warns(AnswerWarning, match="is what the model wrote, and may have spoken, in place of 'Zyx qwv.'"):
+        pipe(synthesis_conversation("Zyx qwv."))
 
 
 @pytest.mark.slow
@@ -142,7 +142,7 @@ def test_a_turn_is_answered_the_same_alone_and_in_a_conversation(pipe):
     "text, answer",
     [
         ("What is seven plus six?", "The sum of seven and six is thirteen."),
-        ("Which month comes after June?", "July comes after June."),
+        ("Which day comes before Friday?", "Thursday comes before Friday."),
         ("Tell me the capital of Norway.", "Oslo is the capital of Norway."),
     ],
 )
@@ -179,10 +179,10 @@ def test_several_written_questions_go_through_the_model_together(pipe):
 def test_two_turns(pipe):
     first = pipe(SAMPLE, return_transcript=True)
     assert first["transcript"] == "Tell me the sum of seven and six."
-    asked = pipe(synthesis_conversation("What is ten minus four?"))["audio"]
+    asked = pipe(synthesis_conversation("What is nine plus two?"))["audio"]
     history = [user(first["transcript"]), {"role": "assistant", "content": first}]
     second = pipe([*history, user([{"type": "audio", "audio": asked}])])
-    assert second["text"] == "The difference of ten and four is six." and len(second["audio"]) > 16000
+    assert second["text"] == "The sum of nine and two is eleven." and len(second["audio"]) > 16000
     in_words = [history[0], {"role": "assistant", "content": first["text"]}, user([{"type": "audio", "audio": asked}])]
     assert_same(pipe(in_words), second)
 
@@ -416,15 +416,11 @@ def test_rows_of_conversations(tiny):
 @pytest.mark.parametrize(
     "inputs, message",
     [
-        (
-            synthesis_conversation("There are seven ducks in the field. " * 4),
-            "s of speech, which cannot be all of a text of 144",
-        ),
         ("Привет, как дела?", "letters of 'Привет, как дела.' are of a language"),
         (synthesis_conversation("你好吗"), "letters of '你好吗' are of a language"),
         (np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32), "as noise is and speech is not"),
         (question(100, 1), "as noise is and speech is not"),
-        ([user("What is two plus two? " * 60)], "more than the 256 that this model was trained with"),
+        ([user("What is two plus two? " * 90)], "more than the 512 that this model was trained with"),
     ],
 )
 def test_what_is_unlike_the_training_is_said(pipe, inputs, message):
@@ -437,8 +433,11 @@ def test_what_is_unlike_the_training_is_said(pipe, inputs, message):
 @pytest.mark.slow
 def test_long_speech_is_said_to_be_too_long(pipe):
     samples, rate = soundfile.read(SAMPLE, dtype="float32")
-    with pytest.warns(AnswerWarning, match=r"has 6\d\d tokens, more than the 256"):
+    with pytest.warns(AnswerWarning) as caught:
         pipe(np.resize(samples, 50 * rate))
+    length, answer = (str(warning.message) for warning in caught)
+    assert re.search(r"has 6\d\d tokens, more than the 512", length)
+    assert re.search(r"s of speech, which cannot be all of a text of \d+ characters", answer)
 
 
 @pytest.mark.slow

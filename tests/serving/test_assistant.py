@@ -146,8 +146,10 @@ def test_a_pause_is_read_as_the_end(assistant, question):
 
     async def ask(with_pause):
         hearing = assistant.hear([], "pause")
-        for samples in np.split(np.concatenate([question, np.zeros(8000, np.float32)]), 115)[:-12]:
-            hearing.put(samples)
+        # The silence that comes after a pause changes none of its first 19 codes; those of the question itself it does
+        samples = np.concatenate([0.7 * question, np.zeros(8000, np.float32)]).astype(np.float32)
+        for start in range(0, len(samples) - 3840, 320):
+            hearing.put(samples[start : start + 320])
         if with_pause:
             hearing.pause()
         await asyncio.sleep(1.0)
@@ -171,7 +173,7 @@ def test_a_pause_is_read_as_the_end(assistant, question):
 
 def test_room_for_another_turn(assistant):
     history = [*spoken([1] * 100), {"role": "assistant", "content": "Yes."}]
-    assert assistant.has_room(history, [1] * 40) and not assistant.has_room(history, [1] * 140)
+    assert assistant.has_room(history, [1] * 140) and not assistant.has_room(history, [1] * 400)
 
 
 def test_texts_are_spoken_sentence_by_sentence(assistant, pipe):
@@ -192,7 +194,8 @@ def test_texts_are_spoken_sentence_by_sentence(assistant, pipe):
 @pytest.mark.slow
 def test_a_model_that_hears_by_features(tmp_path):
     processor = tiny_plus_processor()
-    VitaAudioPipeline(tiny_model(processor), processor=processor, device="cpu").save_pretrained(tmp_path)
+    # With this seed no two tokens score almost the same
+    VitaAudioPipeline(tiny_model(processor, seed=1), processor=processor, device="cpu").save_pretrained(tmp_path)
     pipe = VitaAudioPipeline(
         VitaAudioForConditionalGeneration.from_pretrained(tmp_path),
         processor=VitaAudioProcessor.from_pretrained(tmp_path),
@@ -239,8 +242,8 @@ def test_texts_without_spaces_are_cut_to_what_was_heard(assistant, question):
     async def cut(text):
         answer = assistant.answer(spoken(question))
         await answer.cancel()
-        answer.text, answer._is_written, answer._seconds = text, True, 1.0
-        return [answer.text_at(share) for share in (0, 0.5, 0.8)]
+        answer.text, answer._is_written, answer.audio_codes = text, True, [0] * 25
+        return [answer.text_at(seconds) for seconds in (0, 1.0, 1.6)]
 
     assert asyncio.run(cut("七加六等于十三。对吗？")) == ["", "七加六等于十", "七加六等于十三。对"]
     assert asyncio.run(cut("他说 hello there 你好")) == ["", "他说", "他说 hello"]
@@ -360,11 +363,11 @@ def test_too_long_conversations(assistant, monkeypatch):
             await assistant.prepare([{"role": "user", "content": "seven plus" * 2 * 10**6}], "a")
         with pytest.raises(PromptTooLong, match="positions for 2048"):
             assistant.answer(spoken([1] * 2040))
-        long_session = [*spoken([1] * 150), {"role": "assistant", "content": "Yes."}, *spoken([1] * 100)]
-        with pytest.raises(PromptTooLong, match="more than the 256"):
+        long_session = [*spoken([1] * 300), {"role": "assistant", "content": "Yes."}, *spoken([1] * 200)]
+        with pytest.raises(PromptTooLong, match="more than the 512"):
             assistant.answer(long_session, conversation_id="a")
         # what stands alone has no older turns that could be left out
-        await assistant.answer(spoken([1] * 300), AnswerOptions(max_new_tokens=1), conversation_id="b").cancel()
+        await assistant.answer(spoken([1] * 600), AnswerOptions(max_new_tokens=1), conversation_id="b").cancel()
 
     asyncio.run(ask())
 
