@@ -17,7 +17,6 @@ from hub_cards.results import codec_table
 from modeling_vita_audio import MCTP_MODES
 from modeling_vita_audio.saving_vita_audio import code_files
 from processing.conversation_vita_audio import spoken_conversation, synthesis_conversation
-from processing.modeling_vita_audio_codec import VitaAudioCodec
 from serving.cli import main
 from training.evaluation.recognition import WhisperRecognizer
 from training.evaluation.report import CODEC_TABLE, RESULTS_TABLE, results_table
