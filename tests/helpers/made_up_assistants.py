@@ -13,6 +13,7 @@ class MadeUpAnswer(Answer):
     def __init__(self, assistant):
         self.assistant = assistant
         self.text, self.is_cut_off, self.num_prompt_tokens, self.num_new_tokens = "", assistant.is_cut_off, 1, 0
+        self.audio_codes = []
         self.number = len(assistant.answers)
         self.num_pieces, self.is_cancelled = 0, False
         assistant.answers.append(self)
@@ -29,6 +30,7 @@ class MadeUpAnswer(Answer):
             self.text += "word "
             return Piece(text="word ")
         await asyncio.sleep(self.assistant.seconds)
+        self.audio_codes += [1] * 8
         return Piece(audio=self.assistant.chunk)
 
     async def cancel(self):

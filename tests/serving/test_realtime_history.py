@@ -205,7 +205,7 @@ def test_a_conversation_goes_on(server, watched):
     """Beyond what the shipped model was trained with, too."""
     with RealtimeClient(server, PUSH_TO_TALK) as client:
         answers = []
-        for _ in range(8):
+        for _ in range(14):
             client.say(question())
             client.send("input_audio_buffer.commit")
             client.send("response.create")

@@ -20,7 +20,8 @@ from serving.vllm import engine_arguments, plugin, serve_arguments
 
 def test_the_mode_is_the_models_or_the_callers():
     mode = {"mctp_mode": [1, 10, 4, 10]}
-    assert engine_arguments(MINI) == {"model": str(MINI), "dtype": "float32", "additional_config": mode}
+    unverified = engine_arguments(MINI, mctp_verify=False)
+    assert unverified == {"model": str(MINI), "dtype": "float32", "additional_config": mode}
     assert engine_arguments(MINI, dtype="bfloat16")["dtype"] == "bfloat16"
     arguments = engine_arguments(MINI, "turbo", additional_config={"other": 1}, tensor_parallel_size=2)
     assert arguments["additional_config"] == {"other": 1, "mctp_mode": [1, 10]}
@@ -34,6 +35,8 @@ def test_verified_decoding_is_a_speculation(tmp_path):
         "model": "serving.vllm.proposer.MCTPProposer",
         "num_speculative_tokens": 10,
     }
+    # of a model that checks its text alone, too
+    assert engine_arguments(MINI)["speculative_config"] == speculative
     model = random_model(2)
     model.generation_config.mctp_verify = True
     model.save_pretrained(tmp_path / "verified")

@@ -14,7 +14,7 @@ from training.run_log import read_log, write_run_log
 
 
 SHIPPED = ROOT / "pretrained" / "vita-audio-mini"
-TOKENIZER = ROOT / "pretrained" / "vita-audio-mini-tokenizer"
+TOKENIZER_LOG = json.loads((SHIPPED / "training_logs.json").read_text())["tokenizer"]
 
 
 def write_record(folder, seed, seconds):
@@ -32,7 +32,8 @@ def run(tmp_path):
     (run / "tokenizer/checkpoint-3500/complete").touch()
     (run / "tokenizer/checkpoint-3600/complete").touch()
     (run / "tokenizer/checkpoint-3500/trainer_state.json").write_text('{"log_history": []}')
-    shutil.copyfile(TOKENIZER / "trainer_state.json", run / "tokenizer/checkpoint-3600/trainer_state.json")
+    state = {"log_history": [row | {"learning_rate": 1e-3} for row in TOKENIZER_LOG]}
+    (run / "tokenizer/checkpoint-3600/trainer_state.json").write_text(json.dumps(state))
     shutil.copyfile(SHIPPED / "trainer_state.json", run / "stage4/trainer_state.json")
     write_record(run, 3, 5400)
     return run
@@ -46,10 +47,7 @@ def test_logs_of_all_trainings(run, tmp_path):
     assert (tmp_path / "model/training_logs.png").read_bytes()[:4] == b"\x89PNG"
     logs = json.loads((tmp_path / "model/training_logs.json").read_text())
     assert list(logs) == ["tokenizer", "stage4"]
-    state = json.loads((TOKENIZER / "trainer_state.json").read_text())
-    (last,) = [row for row in state["log_history"] if row["step"] == 3600 and "eval_test_used_codes" in row]
-    (kept,) = [row for row in logs["tokenizer"] if row["step"] == 3600 and "eval_test_used_codes" in row]
-    assert kept["eval_test_phoneme_error_rate"] == last["eval_test_phoneme_error_rate"]
+    assert logs["tokenizer"] == TOKENIZER_LOG and any("eval_test_used_codes" in row for row in TOKENIZER_LOG)
     assert "mctp_loss_10" in logs["stage4"][0] and "learning_rate" not in logs["stage4"][0]
     assert read_log(run / "stage4") == logs["stage4"]
     card = (tmp_path / "model/README.md").read_text()
