@@ -42,8 +42,8 @@ TRAINABLE_CODEC = {
 
 def spread_codes(codec: VitaAudioCodec, levels: list[int]) -> None:
     """
-    Gives a random codec a grid of `levels` for a codebook, and many codes for 2 s of a gliding voice, whose latents get
-    mean 0 and deviation 1 in front of their bound. Otherwise all audio has the same code.
+    Gives a random codec a grid of `levels` for a codebook, and many codes for 2 s of a gliding voice, whose latents
+    get mean 0 and deviation 1 in front of their bound. Otherwise all audio has the same code.
     """
     time = torch.arange(32000) / 16000
     phase = 2 * torch.pi * (120 * time + 15 * torch.sin(3 * time))
