@@ -47,7 +47,8 @@ CODES_PER_PREFILL = 4
 SECONDS_PER_CODE = 0.08
 
 # Of a guess at codes in a pause, the last ones, which the silence that follows may change. With the shipped codec it
-# changed none before them in 63 of 100 held-out recordings. In the others, what follows the first change is read again.
+# changed none before them in 63 of 100 held-out recordings. In the others, what follows the first change is read
+# again.
 UNCERTAIN_CODES = 5
 
 # Nobody speaks faster: while the length of an answer's speech is not known yet, no more of its text counts as heard.
