@@ -99,7 +99,9 @@ class VitaAudioCodecConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
-        if "encoder_hidden_sizes" in kwargs:
+        # Older versions saved these also of codecs that hear by a tokenizer
+        of_encoder = [kwargs.pop(name, None) for name in ("encoder_hidden_sizes", "encoder_depths", "num_mel_bins")]
+        if any(of_encoder) and self.tokenizer_config is None:
             raise ValueError(
                 "This codec hears by a convolutional encoder, which is gone: its folder is of an older version of "
                 "vita-audio, and brings the code to run it (`trust_remote_code=True`)."

@@ -14,7 +14,7 @@ ROLES = ("system", "user", "assistant")
 AUDIO_KEYS = ("array", "raw", "audio", "bytes", "base64", "path", "url", "audio_url")
 
 # Prompts of the released models (VITA-MLLM/VITA-Audio-Boost); `pretrained/vita-audio-mini` uses the same. The first
-# two begin the user's turn, before the audio or the text. The third is the system's turn before a spoken question.
+# two begin the user's turn, before the audio or the text. The third is the system's turn of spoken conversations.
 ASR_PROMPT = "Convert the speech to text.\n"
 TTS_PROMPT = "Convert the text to speech.\n"
 # Of the system's turn with the voice to speak in, before its audio; a line end follows that. In chat, the lines of the
@@ -153,10 +153,15 @@ def task_of(messages: list[dict]) -> str:
     return "tts" if text.startswith(TTS_PROMPT.strip()) else "written"
 
 
+def is_spoken(messages: list[dict]) -> bool:
+    """Whether the user speaks in one of the messages, which are in the form of [`split_at_marks`]."""
+    return any(part["type"] == "audio" for m in messages if m["role"] == "user" for part in m["content"])
+
+
 def with_system_prompt(messages: list[dict], **system_prompt: str | None) -> list[dict]:
     """
     The messages behind the system's turn that the model was trained with: that of spoken chat where the last turn is a
-    spoken question, none for the other tasks.
+    question and the user speaks in any turn, none for the other tasks.
 
     Args:
         messages (`list[dict]`): from [`read_conversation`].
@@ -165,8 +170,9 @@ def with_system_prompt(messages: list[dict], **system_prompt: str | None) -> lis
     Raises:
         ValueError: there is a `system_prompt`, but the messages have a system's turn already.
     """
+    is_chat = task_of(messages) in ("spoken", "written") and is_spoken(messages)
     # Keywords in a dictionary, because a prompt of None is not the same as none given
-    prompt = system_prompt.get("system_prompt", SPOKEN_CHAT_SYSTEM_PROMPT if task_of(messages) == "spoken" else None)
+    prompt = system_prompt.get("system_prompt", SPOKEN_CHAT_SYSTEM_PROMPT if is_chat else None)
     if any(message["role"] == "system" for message in messages):
         if system_prompt.get("system_prompt") is not None:
             raise ValueError("`system_prompt` is given, but the conversation has a turn of the system itself.")
@@ -206,7 +212,8 @@ def split_at_marks(messages: Sequence[dict], audios: Sequence | None = None) -> 
             `{"type": "audio", [one of "array", "raw", "audio", "bytes", "base64", "path", "url", "audio_url"],
             ["sampling_rate"]}` or `{"type": "audio", "codes": list[int]}`, as well as `{"type": "audio_url",
             "audio_url": {"url"}}` and `{"type": "input_audio", "input_audio": {"data"}}` of chat APIs, or a string
-            with marks `<|audio|>`, or an answer of the pipeline, which stands for its `"text"`.
+            with marks `<|audio|>`, or an answer of the pipeline, which stands for its `"text"` and, where the user
+            speaks in any turn, its `"audio_codes"`, as the models learn it.
         audios (`Sequence`, *optional*): the audios of the marks, and of the audio parts that name none, in order. They
             may be of any type, also lists of speech codes. One audio may come without a list around it.
 
@@ -218,6 +225,11 @@ def split_at_marks(messages: Sequence[dict], audios: Sequence | None = None) -> 
     """
     contents = list(map(_to_parts, messages))
     normalized = [{**message, "content": content} for message, content in zip(messages, contents)]
+    if not is_spoken(normalized):
+        # Answers to written questions are text, which is read aloud afterwards
+        for message, of_message in zip(messages, normalized):
+            if _is_answer(message["content"]):
+                of_message["content"] = [part for part in of_message["content"] if part["type"] == "text"]
     unnamed = [part for m in normalized for part in m["content"] if part["type"] == "audio" and part["audio"] is None]
     if isinstance(audios, (str, bytes, dict)) or getattr(audios, "ndim", None) == 1:
         audios = [audios]
@@ -232,14 +244,23 @@ def split_at_marks(messages: Sequence[dict], audios: Sequence | None = None) -> 
     return normalized
 
 
+def _is_answer(content: Any) -> bool:
+    """Whether the content of a message is an answer of the pipeline, and no part."""
+    return isinstance(content, dict) and "type" not in content
+
+
 def _to_parts(message: dict) -> list[dict]:
     if not isinstance(message, dict):
         raise ValueError(f"A message must be a dictionary, got {message!r:.200}.")
     content = message.get("content")
-    if isinstance(content, dict):
-        # One part, or an answer of the pipeline, of which only the text counts: its speech would be encoded to other
-        # codes than the model wrote, and is five times as long.
-        content = [content] if "type" in content else content.get("text")
+    if _is_answer(content):
+        # The codes that the model wrote, because its speech would be encoded to others
+        codes = content.get("audio_codes")
+        speech = [{"type": "audio", "codes": list(codes)}] if codes is not None and len(codes) else []
+        text = content.get("text")
+        content = [{"type": "text", "text": text}, *speech] if speech and text else speech or text
+    elif isinstance(content, dict):
+        content = [content]
     if not isinstance(message.get("role"), str) or not isinstance(content, (str, list, tuple)):
         raise ValueError(
             f'A message needs a "role" and a "content", a string, a list of parts or an answer; got {message!r:.200}.'

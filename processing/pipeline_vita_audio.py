@@ -188,15 +188,16 @@ class VitaAudioPipeline(Pipeline):
                   [`load_audio`];
                 - a written question, a string that neither is a file or an address nor is named like one;
                 - a conversation as [`VitaAudioProcessor.apply_chat_template`] takes it, whose last turn is the user's.
-                  An earlier answer of this pipeline may be the content of a turn, and stands for its text. A last turn
-                  that begins with `ASR_PROMPT` asks for the text of its audio, one with `TTS_PROMPT` for the speech of
-                  its text;
+                  An earlier answer of this pipeline may be the content of a turn, and stands for its text and, where
+                  the user speaks in any turn, its speech. A last turn that begins with `ASR_PROMPT` asks for the text
+                  of its audio, one with `TTS_PROMPT` for the speech of its text;
                 - a row of a dataset with `"messages"` (and `"audios"`) or with an `"audio"`.
 
                 A written question is first answered in text, as the models learn it, and the text is then spoken.
             system_prompt (`str`, *optional*):
-                The system's turn before the last turn, where the conversation has none. By default it is
-                `SPOKEN_CHAT_SYSTEM_PROMPT` before a spoken question and left out otherwise; None leaves it out.
+                The system's turn before all others, where the conversation has none. By default it is
+                `SPOKEN_CHAT_SYSTEM_PROMPT` where the user speaks in any turn and asks something in the last, and left
+                out otherwise; None leaves it out.
             voice (*optional*):
                 A recording of the voice to speak in, of any kind that an audio may be; a [`VoicePrompt`] of
                 [`read_voice`] spares encoding it with each call. It goes before the system's turn, as

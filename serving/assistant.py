@@ -16,6 +16,7 @@ from transformers import ProcessorMixin
 
 from processing.conversation_vita_audio import (
     TTS_PROMPT,
+    SpeechCodes,
     audio_parts,
     is_conversation,
     read_conversation,
@@ -143,7 +144,13 @@ class Answer(AsyncIterator[Piece]):
         """
         if seconds is None:
             return answer_message(self.text, self.audio_codes)
-        return answer_message(self.text_at(seconds), self.audio_codes[: int(seconds / SECONDS_PER_CODE)])
+        text = self.text_at(seconds)
+        # The models never learn answers that begin with speech
+        return answer_message(text, self.codes_at(seconds)) if text or not self.text else None
+
+    def codes_at(self, seconds: float) -> list[int]:
+        """The codes of the first so many seconds of the answer's speech."""
+        return self.audio_codes[: int(seconds / SECONDS_PER_CODE)]
 
     async def cancel(self) -> None:
         """Stops the model and the codec for this answer; nothing more comes."""
@@ -223,8 +230,9 @@ class Answer(AsyncIterator[Piece]):
                     for part in parts
                     if isinstance(part, int) and vocabulary.is_code(part)
                 ]
+                # Also where nobody wants to hear them: a later turn reads all that the model wrote
+                self.audio_codes += codes
                 if codes and has_speech:
-                    self.audio_codes += codes
                     self._speaking.put(codes)
         finally:
             await stream.aclose()
@@ -472,8 +480,14 @@ class Assistant:
 
     def _check_characters(self, messages: list[dict]) -> None:
         """Raises PromptTooLong for texts whose tokens need not be counted, which would keep all others waiting."""
-        parts = [part for message in messages for part in message["content"] if part["type"] == "text"]
-        num_characters = sum(len(part["text"]) for part in parts)
+        parts = [part for message in messages for part in message["content"]]
+        num_characters = sum(len(part["text"]) for part in parts if part["type"] == "text")
+        num_codes = sum(len(part["audio"]) for part in parts if isinstance(part.get("audio"), SpeechCodes))
+        if num_codes > self.engine.max_length:
+            raise PromptTooLong(
+                f"The conversation has {num_codes} codes of earlier answers, and the model has positions for "
+                f"{self.engine.max_length}."
+            )
         if num_characters > self.max_characters:
             raise PromptTooLong(
                 f"The conversation has {num_characters} characters, and the model has no room for more than "

@@ -16,12 +16,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.requests import Request
 
 from processing.audio_vita_audio import load_audio
+from processing.conversation_vita_audio import is_spoken
 
 from .answering import Endpoint, Mode, RequestBody, Sender, Tolerance, sampling_options
 from .api_errors import ApiError
 from .assistant import Answer, AnswerOptions
 from .audio_formats import SpeechEncoder, encode_speech
-from .history import is_spoken, typed_as_text
+from .history import typed_as_text
 from .server import RunningAnswer, Server
 
 
@@ -273,6 +274,9 @@ class ChatCompletions(Endpoint):
                 parts.append({"type": "audio", "audio": samples})
             if message.audio is not None:
                 parts += self._earlier_answer(message, f"messages[{number}].audio.id")
+                # A model may have ended at once
+                if not parts:
+                    continue
             if not parts:
                 raise ApiError(
                     f"Missing required parameter: 'messages[{number}].content'.",

@@ -11,14 +11,9 @@ def answer_message(text: str, audio_codes: list[int]) -> dict | None:
     return {"role": "assistant", "content": content} if content else None
 
 
-def is_spoken(messages: list[dict]) -> bool:
-    """Whether anybody but the assistant speaks in a conversation."""
-    return any(part["type"] == "audio" for m in messages if m["role"] != "assistant" for part in m["content"])
-
-
 def typed_as_text(messages: list[dict]) -> list[dict]:
     """
-    A conversation in which nobody but the assistant speaks, without its speech: answers to written questions alone are
+    A conversation in which the user does not speak, without its speech: answers to written questions alone are
     text, which is read aloud afterwards. An answer that was speech alone is left out.
     """
     written = [{**m, "content": [part for part in m["content"] if part["type"] == "text"]} for m in messages]

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from processing.conversation_vita_audio import SPOKEN_CHAT_SYSTEM_PROMPT
+from processing.conversation_vita_audio import is_spoken as user_speaks
 
-from . import history
 from .api_errors import ApiError
 from .assistant import Answer
+from .history import answer_message, typed_as_text
 from .realtime_audio import encode_audio
 from .realtime_events import AudioFormat, MessageItem
 
@@ -143,7 +144,10 @@ class AnswerItem(Item):
     def to_message(self) -> dict | None:
         if self.status == "in_progress":
             return None
-        return self.answer.message(self.heard_seconds)
+        if self.status == "completed" or self.heard_seconds is not None:
+            return self.answer.message(self.heard_seconds)
+        # What the client never got was not said
+        return answer_message("".join(part.text for part in self.content), self.answer.codes_at(self.sent_seconds))
 
 
 class Conversation:
@@ -269,8 +273,8 @@ def with_instructions(instructions: str, messages: list[dict], is_spoken: bool =
     The messages behind a system's turn of the instructions. The models were trained with that of spoken chat only
     where the user speaks: in one of these messages or, if `is_spoken`, in the next one.
     """
-    if not (is_spoken or history.is_spoken(messages)):
-        messages = history.typed_as_text(messages)
+    if not (is_spoken or user_speaks(messages)):
+        messages = typed_as_text(messages)
         if instructions == SPOKEN_CHAT_SYSTEM_PROMPT:
             return messages
     return [{"role": "system", "content": [{"type": "text", "text": instructions}]}, *messages]

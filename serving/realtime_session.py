@@ -11,6 +11,8 @@ import logging
 import time
 from contextlib import suppress
 
+from processing.conversation_vita_audio import is_spoken
+
 from .api_errors import ApiError, server_error
 from .assistant import Answer, AnswerOptions, Hearing
 from .engine import PromptTooLong
@@ -534,7 +536,8 @@ class RealtimeSession:
         self._make_room()
         messages = self._conversation.messages(self._config.instructions)
         is_preparing = self._preparing is not None and not self._preparing.done()
-        if messages and not is_preparing and not self._input.is_turn:
+        # Whether a conversation that was only typed goes on in speech, which has another prompt, nobody knows
+        if is_spoken(messages) and not is_preparing and not self._input.is_turn:
             self._preparing = asyncio.create_task(self._read_ahead(messages))
 
     def _make_room(self) -> None:

@@ -48,18 +48,20 @@ class MadeUpAssistant(Assistant):
     Attributes:
         gate (`asyncio.Event`): answers go on where it is set, as it is at first.
         answers (`list[MadeUpAnswer]`): all that were begun.
+        asked (`list[list[dict]]`): the conversations that were to be answered.
     """
 
     model_name, input_sampling_rate, output_sampling_rate, max_audio_seconds = "owner/made-up", 16000, 16000, 30.0
 
     def __init__(self, num_pieces=10, seconds=0.0, error=None, is_cut_off=False):
         self.num_pieces, self.seconds, self.error, self.is_cut_off = num_pieces, seconds, error, is_cut_off
-        self.gate, self.answers = asyncio.Event(), []
+        self.gate, self.answers, self.asked = asyncio.Event(), [], []
         self.gate.set()
         # 0.64 s of noise, which no codec makes smaller
         self.chunk = np.random.default_rng(0).uniform(-0.5, 0.5, 10240).astype(np.float32)
 
     def answer(self, messages, options=None, *, conversation_id=None, with_audio=True):
+        self.asked.append(messages)
         return MadeUpAnswer(self)
 
     def speak(self, text, options=None):

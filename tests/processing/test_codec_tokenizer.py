@@ -120,3 +120,8 @@ def test_parts_that_do_not_fit_are_refused(other, message):
 def test_a_codec_of_an_older_version_is_said_to_be_one():
     with pytest.raises(ValueError, match="hears by a convolutional encoder, which is gone"):
         VitaAudioCodecConfig(codebook_size=2048, encoder_hidden_sizes=[8, 8, 8], encoder_depths=[1, 1, 1])
+    # one that has hardly an encoder but a tokenizer, with what older versions saved all the same
+    config = VitaAudioCodecConfig(
+        codebook_size=24, tokenizer_config=TOKENIZER, encoder_hidden_sizes=[8, 8, 8], num_mel_bins=80
+    )
+    assert not hasattr(config, "encoder_hidden_sizes")

@@ -249,6 +249,31 @@ def test_texts_without_spaces_are_cut_to_what_was_heard(assistant, question):
     assert asyncio.run(cut("他说 hello there 你好")) == ["", "他说", "他说 hello"]
 
 
+def test_what_was_written_is_read_later_also_where_it_was_not_heard(assistant, question):
+    async def ask():
+        silent = assistant.answer(spoken(question), with_audio=False)
+        text, samples = await collect(silent)
+        loud = assistant.answer(spoken(question))
+        await collect(loud)
+        return text, samples, silent.message(), loud
+
+    text, samples, message, loud = asyncio.run(ask())
+    assert text and not len(samples)
+    assert message == loud.message() and message["content"][1]["codes"]
+    # an answer that was interrupted before its first word is none
+    assert loud.message(0.1) is None and loud.message(1.0)["content"][1]["codes"] == loud.audio_codes[:12]
+
+
+def test_too_many_codes_of_earlier_answers_are_not_read(assistant):
+    answer = {"role": "assistant", "content": [{"type": "audio", "codes": [1] * 1500}]}
+
+    async def ask():
+        with pytest.raises(PromptTooLong, match="3000 codes of earlier answers, and the model has positions for 2048"):
+            assistant.answer([*spoken([1]), answer, *spoken([1]), answer, *spoken([1])])
+
+    asyncio.run(ask())
+
+
 def test_an_answer_that_is_cancelled_stops_the_model(assistant, question):
     async def interrupt():
         for num_pieces in (0, 1, 4):

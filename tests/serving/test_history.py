@@ -1,6 +1,7 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-from serving.history import answer_message, is_spoken, typed_as_text
+from processing.conversation_vita_audio import is_spoken
+from serving.history import answer_message, typed_as_text
 
 
 TEXT, SPEECH = {"type": "text", "text": "Four."}, {"type": "audio", "codes": [3, 1]}

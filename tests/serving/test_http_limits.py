@@ -238,6 +238,16 @@ def test_all_recordings_together_are_bounded(http_servers):
     assert response.json()["error"]["param"] == "messages[0].content[2].input_audio.data"
 
 
+def test_an_answer_with_nothing_in_it_is_left_out_of_later_turns(http_servers):
+    assistant = MadeUpAssistant(num_pieces=0)
+    address = http_servers.start(assistant)
+    ask = HELLO | {"modalities": ["text", "audio"], "audio": {"voice": "a", "format": "pcm16"}}
+    answer = httpx.post(address.url + CHAT, json=ask).json()["choices"][0]["message"]
+    messages = [*HELLO["messages"], {"role": "assistant", "audio": {"id": answer["audio"]["id"]}}, *HELLO["messages"]]
+    response = httpx.post(address.url + CHAT, json=HELLO | {"messages": messages})
+    assert response.status_code == 200 and [m["role"] for m in assistant.asked[-1]] == ["user", "user"]
+
+
 def test_spoken_answers_are_kept_for_a_while(http_servers):
     address = http_servers.start(MadeUpAssistant(), max_kept_answers=2, keep_answers_seconds=1)
     ask = HELLO | {"modalities": ["text", "audio"], "audio": {"voice": "a", "format": "pcm16"}}

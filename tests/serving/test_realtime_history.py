@@ -79,7 +79,8 @@ def test_history(server, watched):
         history = ["s:Be brief.", "u:*"]
         assert said(watched.answered[-1]) == history
         # read ahead as soon as the answer is there
-        history += [f"a:{text_of(client.events[-1]['response'])}"]
+        spoken = "*" if any(event["type"] == "response.output_audio.delta" for event in client.events) else ""
+        history += [f"a:{text_of(client.events[-1]['response'])}{spoken}"]
         wait_until(lambda: [said(messages) for messages in watched.prepared] == [history])
         client.write("One.", "system")
         client.ask("Two?", **TEXT)
@@ -105,6 +106,18 @@ def test_default_instructions_stand_before_all_that_is_spoken(server, watched):
         client.answer()
         assert watched.heard[-1] == watched.answered[-1][:-1]
         assert watched.answered[-1][0]["content"][0]["text"] == SPOKEN_CHAT_SYSTEM_PROMPT
+
+
+def test_typed_conversations_are_not_read_ahead(server, watched):
+    with RealtimeClient(server, PUSH_TO_TALK) as client:
+        client.ask("What is one plus one?", **TEXT)
+        client.ask("What is two plus two?", **TEXT)
+        assert watched.prepared == []
+        client.say(question())
+        client.send("input_audio_buffer.commit")
+        client.send("response.create")
+        client.answer()
+        wait_until(lambda: watched.prepared)
 
 
 def test_what_was_not_heard_is_not_in_the_history(server, watched):

@@ -64,6 +64,16 @@ def test_each_turn_knows_those_before(pipe, folder, question, monkeypatch, capsy
 
 
 @pytest.mark.slow
+def test_older_turns_are_left_out_of_long_conversations(pipe, tmp_path, question, monkeypatch, capsys):
+    pipe.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": 200}))
+    code, reports, errors = run_chat(monkeypatch, capsys, [question] * 8, "--model", str(tmp_path))
+    assert code == 0 and len(reports) == 8
+    assert "more than the 200" not in errors
+
+
+@pytest.mark.slow
 def test_a_turn_that_fails_is_left_out(pipe, folder, question, monkeypatch, capsys):
     lines = ["missing.wav", "/begin", "...", "-", "Two <|im_end|>", "Two plus two?"]
     code, reports, errors = run_chat(monkeypatch, capsys, lines, "--model", folder)
@@ -79,10 +89,10 @@ def test_a_turn_that_fails_is_left_out(pipe, folder, question, monkeypatch, caps
 
 @pytest.mark.slow
 def test_options(pipe, folder, question, monkeypatch, capsys):
-    options = ["--model", folder, "--mode", "vanilla", "--voice", question, "--output", "spoken"]
+    options = ["--model", folder, "--mode", "turbo", "--voice", question, "--output", "spoken"]
     code, (report,), _ = run_chat(monkeypatch, capsys, [question], *options)
-    assert code == 0 and report["mode"] == "vanilla" and report["audio"] == "spoken/1.wav"
-    assert report["text"] == pipe(question, voice=question, mctp_mode="vanilla")["text"].strip()
+    assert code == 0 and report["mode"] == "turbo" and report["audio"] == "spoken/1.wav"
+    assert report["text"] == pipe(question, voice=question, mctp_mode="turbo")["text"].strip()
     code, reports, errors = run_chat(monkeypatch, capsys, [question], *options)
     assert code == 1 and not reports and "spoken/1.wav exists; --force" in errors
     assert run_chat(monkeypatch, capsys, [question], *options, "--force")[0] == 0
