@@ -97,7 +97,7 @@ ASSEMBLING = Step(
     ],
 )
 CODEC_EVALUATION = Step(
-    *("codec_evaluation", 0.2),
+    *("codec_evaluation", 0.7),
     [
         *("training.evaluation.evaluate_codec", "--codec", "{model}/audio_tokenizer", "--corpus_dir", "{run}/corpus"),
         *("--num_clips", "200", "--output", f"{{model}}/{CODEC_RESULTS_FILE}"),
@@ -116,24 +116,24 @@ MINI = Recipe(
     [
         CORPUS,
         training_step(
-            *("mini", "tokenizer", 1.5, "training.codec.tokenizer", ["--corpus_dir", "{run}/corpus"]),
+            *("mini", "tokenizer", 1.9, "training.codec.tokenizer", ["--corpus_dir", "{run}/corpus"]),
             [*SHORT_TRAINING, "--quantize_after", "2"],
         ),
         training_step(
-            *("mini", "decoder", 3.5, "training.codec.decoder"),
+            *("mini", "decoder", 3.9, "training.codec.decoder"),
             ["--corpus_dir", "{run}/corpus", "--codec_name_or_path", "{run}/tokenizer/codec"],
             short(4),
         ),
         stage_step(
-            *("mini", 1, 3.0, ["--codec_name_or_path", "{run}/decoder/codec"]),
+            *("mini", 1, 1.1, ["--codec_name_or_path", "{run}/decoder/codec"]),
             [*SHORT_TRAINING, "--text_config", json.dumps(SMALL_LANGUAGE_MODEL), "--text_vocab_size", "600"],
         ),
-        stage_step("mini", 2, 0.3, after(1), SHORT_TRAINING),
-        stage_step("mini", 3, 0.7, after(2), SHORT_TRAINING),
-        stage_step("mini", 4, 2.0, after(3), SHORT_TRAINING),
+        stage_step("mini", 2, 0.2, after(1), SHORT_TRAINING),
+        stage_step("mini", 3, 0.6, after(2), SHORT_TRAINING),
+        stage_step("mini", 4, 3.2, after(3), SHORT_TRAINING),
         ASSEMBLING,
         CODEC_EVALUATION,
-        Step("evaluation", 0.8, EVALUATION, SHORT_EVALUATION),
+        Step("evaluation", 1.7, EVALUATION, SHORT_EVALUATION),
     ],
     "vita-audio-mini",
 )
