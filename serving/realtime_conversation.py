@@ -146,8 +146,11 @@ class AnswerItem(Item):
             return None
         if self.status == "completed" or self.heard_seconds is not None:
             return self.answer.message(self.heard_seconds)
-        # What the client never got was not said
-        return answer_message("".join(part.text for part in self.content), self.answer.codes_at(self.sent_seconds))
+        # What the client never got was not said, and no answer begins with speech
+        text = "".join(part.text or "" for part in self.content)
+        if self.answer.text and not text:
+            return None
+        return answer_message(text, self.answer.codes_at(self.sent_seconds))
 
 
 class Conversation:

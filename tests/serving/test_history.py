@@ -1,7 +1,13 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
+from types import SimpleNamespace
+
+import pytest
+
 from processing.conversation_vita_audio import is_spoken
+from serving.assistant import Answer
 from serving.history import answer_message, typed_as_text
+from serving.realtime_conversation import AnswerItem, Part
 
 
 TEXT, SPEECH = {"type": "text", "text": "Four."}, {"type": "audio", "codes": [3, 1]}
@@ -24,3 +30,19 @@ def test_where_nobody_else_speaks_answers_are_text():
     assert typed_as_text([WRITTEN, speech_alone, WRITTEN]) == [WRITTEN, WRITTEN]
     # the messages themselves stay
     assert answer["content"] == [TEXT, SPEECH]
+
+
+@pytest.mark.parametrize("status", ["cancelled", "failed"])
+def test_of_an_answer_that_was_stopped_later_turns_read_what_was_sent(status):
+    answer = SimpleNamespace(text="The sum of seven and six", audio_codes=list(range(30)))
+    answer.codes_at = lambda seconds: Answer.codes_at(answer, seconds)
+
+    def message(kind, text, sent_seconds=0.0):
+        item = AnswerItem("item_1", "assistant", [Part(kind, text)], status, answer=answer, sent_seconds=sent_seconds)
+        return item.to_message()
+
+    assert message("output_text", "The sum")["content"] == [{"type": "text", "text": "The sum"}]
+    speech = {"type": "audio", "codes": list(range(10))}
+    assert message("output_audio", "The sum", 0.8)["content"] == [{"type": "text", "text": "The sum"}, speech]
+    # nothing was sent, or speech whose text was not
+    assert message("output_text", None) is None and message("output_audio", "", 0.8) is None
