@@ -255,8 +255,9 @@ def _to_parts(message: dict) -> list[dict]:
     content = message.get("content")
     if _is_answer(content):
         # The codes that the model wrote, because its speech would be encoded to others
-        codes = content.get("audio_codes")
-        speech = [{"type": "audio", "codes": list(codes)}] if codes is not None and len(codes) else []
+        codes = content.get("audio_codes") if message.get("role") == "assistant" else None
+        codes = codes.tolist() if hasattr(codes, "tolist") else codes
+        speech = [{"type": "audio", "codes": list(codes)}] if codes else []
         text = content.get("text")
         content = [{"type": "text", "text": text}, *speech] if speech and text else speech or text
     elif isinstance(content, dict):

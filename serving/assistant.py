@@ -30,7 +30,7 @@ from processing.streaming_vita_audio import TokenReader
 
 from .codec_worker import CodecWorker
 from .engine import Engine, EngineOverloaded, EngineUnavailable, GenerationRequest, PromptTooLong
-from .history import answer_message
+from .history import SHARE_OF_CONVERSATION, answer_message
 from .spoken_text import sentences_of
 
 
@@ -150,7 +150,8 @@ class Answer(AsyncIterator[Piece]):
 
     def codes_at(self, seconds: float) -> list[int]:
         """The codes of the first so many seconds of the answer's speech."""
-        return self.audio_codes[: int(seconds / SECONDS_PER_CODE)]
+        # 29 codes are 2.32 s, and 2.32 / 0.08 is a little less than 29
+        return self.audio_codes[: int(seconds / SECONDS_PER_CODE + 1e-6)]
 
     async def cancel(self) -> None:
         """Stops the model and the codec for this answer; nothing more comes."""
@@ -442,15 +443,15 @@ class Assistant:
 
     def has_room(self, messages: list[dict], heard: Any) -> bool:
         """
-        Whether another spoken turn fits behind a conversation into what the model was trained with, one as long as
-        `heard`, which [`Hearing.finish`] returned.
+        Whether another spoken turn and its answer fit behind a conversation into what the model was trained with, one
+        as long as `heard`, which [`Hearing.finish`] returned.
 
         Raises:
             ValueError: see [`VitaAudioProcessor.build_prompt`].
         """
         turn = {"role": "user", "content": [{"type": "audio", "audio": heard}]}
         request = self.request_of(with_system_prompt(read_conversation([*messages, turn])))
-        return len(request.input_ids) <= self.max_prompt_tokens
+        return len(request.input_ids) <= SHARE_OF_CONVERSATION * self.max_prompt_tokens
 
     async def forget(self, conversation_id: str) -> None:
         """Frees what is kept of a conversation."""

@@ -273,7 +273,8 @@ class ChatCompletions(Endpoint):
                 seconds_left -= len(samples) / self.server.assistant.input_sampling_rate
                 parts.append({"type": "audio", "audio": samples})
             if message.audio is not None:
-                parts += self._earlier_answer(message, f"messages[{number}].audio.id")
+                # which has the text that clients may repeat as the content
+                parts = self._earlier_answer(message, f"messages[{number}].audio.id")
                 # A model may have ended at once
                 if not parts:
                     continue

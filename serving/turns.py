@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from hub_cards.command_line import explain, fail
 
-from .history import answer_message, typed_as_text
+from .history import SHARE_OF_CONVERSATION, answer_message, typed_as_text
 from .speech import check_output, check_voice, describe, load_prepared_pipeline, respond, showing_answer_warnings
 from .spoken_text import can_be_said
 
@@ -85,13 +85,14 @@ def as_asked(conversation: list[dict]) -> list[dict]:
 
 
 def with_room(pipe: VitaAudioPipeline, history: list[dict], message: dict) -> list[dict]:
-    """The turns so far, without the older half where all are longer than what the model was trained with."""
+    """The turns so far, without the older half where all and an answer are more than the model was trained with."""
     from processing.conversation_vita_audio import read_conversation, with_system_prompt
 
     processor = pipe.processor
+    max_tokens = SHARE_OF_CONVERSATION * processor.tokenizer.model_max_length
     while history:
         messages = with_system_prompt(read_conversation(as_asked([*history, message])))
-        if processor.build_prompt(messages)["input_ids"].shape[1] <= processor.tokenizer.model_max_length:
+        if processor.build_prompt(messages)["input_ids"].shape[1] <= max_tokens:
             break
         users = [place for place, turn in enumerate(history) if turn["role"] == "user"]
         history = history[users[-(-len(users) // 2)] :] if len(users) > 1 else []

@@ -218,6 +218,10 @@ def test_an_earlier_answer_is_read_as_it_was_written(tiny):
     parts = [{"type": "text", "text": answer["text"]}, {"type": "audio", "codes": answer["audio_codes"]}]
     expected = prompt_of(tiny, [audio, {"role": "assistant", "content": parts}, audio])
     assert prompt_of(tiny, [audio, turn, audio]) == expected
+    turn["content"] = answer | {"audio_codes": torch.tensor(answer["audio_codes"])}
+    assert prompt_of(tiny, [audio, turn, audio]) == expected
+    # the user says only what it says
+    assert prompt_of(tiny, [user(answer)]) == prompt_of(tiny, [user(answer["text"])])
     # where the user does not speak, answers are text that is read aloud afterwards
     written = [user("One"), {"role": "assistant", "content": answer["text"]}, user("Two")]
     assert prompt_of(tiny, [user("One"), turn, user("Two")]) == prompt_of(tiny, written)

@@ -173,7 +173,7 @@ def test_a_pause_is_read_as_the_end(assistant, question):
 
 def test_room_for_another_turn(assistant):
     history = [*spoken([1] * 100), {"role": "assistant", "content": "Yes."}]
-    assert assistant.has_room(history, [1] * 140) and not assistant.has_room(history, [1] * 400)
+    assert assistant.has_room(history, [1] * 140) and not assistant.has_room(history, [1] * 260)
 
 
 def test_texts_are_spoken_sentence_by_sentence(assistant, pipe):
@@ -262,6 +262,8 @@ def test_what_was_written_is_read_later_also_where_it_was_not_heard(assistant, q
     assert message == loud.message() and message["content"][1]["codes"]
     # an answer that was interrupted before its first word is none
     assert loud.message(0.1) is None and loud.message(1.0)["content"][1]["codes"] == loud.audio_codes[:12]
+    for number in range(len(loud.audio_codes)):
+        assert len(loud.codes_at(number * 1280 / 16000)) == number
 
 
 def test_too_many_codes_of_earlier_answers_are_not_read(assistant):

@@ -228,7 +228,7 @@ def test_a_conversation_goes_on(server, watched):
     tokens = [answer["usage"]["input_tokens"] for answer in answers]
     assert max(tokens) <= watched.max_prompt_tokens
     # turns were left out more than once, and not at each turn
-    assert 1 < sum(later < earlier for earlier, later in zip(tokens, tokens[1:], strict=False)) < 4
+    assert 1 < sum(later < earlier for earlier, later in zip(tokens, tokens[1:], strict=False)) < 8
 
 
 def test_long_conversations_that_must_not_lose_turns(server, watched):

@@ -12,6 +12,7 @@ import pytest
 import soundfile
 from places import ROOT
 
+from modeling_vita_audio import VitaAudioForConditionalGeneration
 from serving.cli import main
 
 
@@ -68,9 +69,18 @@ def test_older_turns_are_left_out_of_long_conversations(pipe, tmp_path, question
     pipe.save_pretrained(tmp_path)
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": 200}))
+    num_tokens, generate = [], VitaAudioForConditionalGeneration.generate
+
+    def counting(model, **inputs):
+        num_tokens.append(inputs["input_ids"].shape[1])
+        return generate(model, **inputs)
+
+    monkeypatch.setattr(VitaAudioForConditionalGeneration, "generate", counting)
     code, reports, errors = run_chat(monkeypatch, capsys, [question] * 8, "--model", str(tmp_path))
     assert code == 0 and len(reports) == 8
     assert "more than the 200" not in errors
+    # the answer has room, too
+    assert max(num_tokens) <= 150 < 2 * max(num_tokens)
 
 
 @pytest.mark.slow
