@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Earlier answers as a later turn reads them: what the model wrote, text and speech, as in its training."""
 
-# How much of what a model was trained with a conversation may fill: the answer needs room, too, and few examples of the
-# training are longer. The shipped model answered spoken questions behind others as well as alone up to 380 tokens of
-# 512, and seldom from 480 on.
+# How much of what a model was trained with a conversation may fill: the answer needs room, too, and few examples of
+# the training are longer. The shipped model answered spoken questions behind others as well as alone up to 380 tokens
+# of 512, and seldom from 480 on.
 SHARE_OF_CONVERSATION = 0.75
 
 
