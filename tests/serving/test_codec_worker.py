@@ -267,14 +267,15 @@ async def listen(worker, recording, num_settled):
 
 @pytest.mark.slow
 def test_many_are_heard_while_others_are_spoken_to(worker, processor, codes):
-    recordings = [np.tile(QUESTION, 3)[1000 * row :] for row in range(8)]
+    # a block of 4 s, and the 0.64 s that a stream waits for, have come before their ends
+    recordings = [np.tile(QUESTION, 4)[1000 * row :] for row in range(8)]
 
     async def main():
         speakings = [worker.speak() for _ in range(4)]
         for speaking in speakings:
             speaking.put(codes)
             speaking.end()
-        # a block of 4 s
+        # the codes of a block
         heard = await asyncio.gather(*(listen(worker, recording, 50) for recording in recordings))
         return heard, await asyncio.gather(*map(read_all, speakings))
 
