@@ -30,7 +30,7 @@ from processing.streaming_vita_audio import TokenReader
 
 from .codec_worker import CodecWorker
 from .engine import Engine, EngineOverloaded, EngineUnavailable, GenerationRequest, PromptTooLong
-from .history import SHARE_OF_CONVERSATION, answer_message
+from .history import answer_message, has_room
 from .spoken_text import sentences_of
 
 
@@ -144,8 +144,13 @@ class Answer(AsyncIterator[Piece]):
         """
         if seconds is None:
             return answer_message(self.text, self.audio_codes)
-        text = self.text_at(seconds)
-        # The models never learn answers that begin with speech
+        return self.beginning(self.text_at(seconds), seconds)
+
+    def beginning(self, text: str, seconds: float) -> dict | None:
+        """
+        The turn of no more than `text` and so many seconds of the speech, None if that is nothing. The models never
+        learn answers that begin with speech.
+        """
         return answer_message(text, self.codes_at(seconds)) if text or not self.text else None
 
     def codes_at(self, seconds: float) -> list[int]:
@@ -449,9 +454,7 @@ class Assistant:
         Raises:
             ValueError: see [`VitaAudioProcessor.build_prompt`].
         """
-        turn = {"role": "user", "content": [{"type": "audio", "audio": heard}]}
-        request = self.request_of(with_system_prompt(read_conversation([*messages, turn])))
-        return len(request.input_ids) <= SHARE_OF_CONVERSATION * self.max_prompt_tokens
+        return has_room(self.processor, [*messages, {"role": "user", "content": [{"type": "audio", "audio": heard}]}])
 
     async def forget(self, conversation_id: str) -> None:
         """Frees what is kept of a conversation."""
@@ -480,7 +483,10 @@ class Assistant:
         return messages
 
     def _check_characters(self, messages: list[dict]) -> None:
-        """Raises PromptTooLong for texts whose tokens need not be counted, which would keep all others waiting."""
+        """
+        Raises PromptTooLong for texts and earlier answers whose tokens need not be counted, which would keep all
+        others waiting.
+        """
         parts = [part for message in messages for part in message["content"]]
         num_characters = sum(len(part["text"]) for part in parts if part["type"] == "text")
         num_codes = sum(len(part["audio"]) for part in parts if isinstance(part.get("audio"), SpeechCodes))

@@ -16,13 +16,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.requests import Request
 
 from processing.audio_vita_audio import load_audio
-from processing.conversation_vita_audio import is_spoken
 
 from .answering import Endpoint, Mode, RequestBody, Sender, Tolerance, sampling_options
 from .api_errors import ApiError
 from .assistant import Answer, AnswerOptions
 from .audio_formats import SpeechEncoder, encode_speech
-from .history import typed_as_text
+from .history import as_asked
 from .server import RunningAnswer, Server
 
 
@@ -286,7 +285,7 @@ class ChatCompletions(Endpoint):
                 )
             role = "system" if message.role == "developer" else message.role
             conversation.append({"role": role, "content": parts})
-        return conversation if is_spoken(conversation) else typed_as_text(conversation)
+        return as_asked(conversation)
 
     def _samples(self, audio: InputAudio, param: str, seconds_left: float) -> np.ndarray:
         assistant = self.server.assistant

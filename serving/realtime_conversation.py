@@ -13,7 +13,7 @@ from processing.conversation_vita_audio import is_spoken as user_speaks
 
 from .api_errors import ApiError
 from .assistant import Answer
-from .history import answer_message, typed_as_text
+from .history import typed_as_text
 from .realtime_audio import encode_audio
 from .realtime_events import AudioFormat, MessageItem
 
@@ -146,11 +146,8 @@ class AnswerItem(Item):
             return None
         if self.status == "completed" or self.heard_seconds is not None:
             return self.answer.message(self.heard_seconds)
-        # What the client never got was not said, and no answer begins with speech
-        text = "".join(part.text or "" for part in self.content)
-        if self.answer.text and not text:
-            return None
-        return answer_message(text, self.answer.codes_at(self.sent_seconds))
+        # What the client never got was not said
+        return self.answer.beginning("".join(part.text or "" for part in self.content), self.sent_seconds)
 
 
 class Conversation:

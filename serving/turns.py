@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from hub_cards.command_line import explain, fail
 
-from .history import SHARE_OF_CONVERSATION, answer_message, typed_as_text
+from .history import answer_message, as_asked, has_room
 from .speech import check_output, check_voice, describe, load_prepared_pipeline, respond, showing_answer_warnings
 from .spoken_text import can_be_said
 
@@ -60,7 +60,8 @@ def chat(arguments: argparse.Namespace) -> int:
                 try:
                     check_output(output, arguments.force or not arguments.output, is_folder_new=True)
                     message, source = read_turn(pipe, line)
-                    history = with_room(pipe, history, message)
+                    heard = as_history(pipe, message, source)
+                    history = with_room(pipe, history, heard)
                     report, codes = respond(arguments, pipe, line, as_asked([*history, message]), source, output)
                 except Exception as error:
                     # what may be a bug ends the command, with its traceback
@@ -73,29 +74,15 @@ def chat(arguments: argparse.Namespace) -> int:
             # flushed, so that a program that reads from a pipe gets each answer at once
             print(json.dumps(report) if arguments.json else describe(report), flush=True)
             answer = answer_message(report["text"], codes)
-            history += [as_history(pipe, message, source), *([] if answer is None else [answer])]
+            history += [heard, *([] if answer is None else [answer])]
     return int(failed and not is_live)
-
-
-def as_asked(conversation: list[dict]) -> list[dict]:
-    """The conversation as the model gets it, apart from the system's turn."""
-    from processing.conversation_vita_audio import is_spoken
-
-    return conversation if is_spoken(conversation) else typed_as_text(conversation)
 
 
 def with_room(pipe: VitaAudioPipeline, history: list[dict], message: dict) -> list[dict]:
     """The turns so far, without the older half where all and an answer are more than the model was trained with."""
-    from processing.conversation_vita_audio import read_conversation, with_system_prompt
-
-    processor = pipe.processor
-    max_tokens = SHARE_OF_CONVERSATION * processor.tokenizer.model_max_length
-    while history:
-        messages = with_system_prompt(read_conversation(as_asked([*history, message])))
-        if processor.build_prompt(messages)["input_ids"].shape[1] <= max_tokens:
-            break
-        users = [place for place, turn in enumerate(history) if turn["role"] == "user"]
-        history = history[users[-(-len(users) // 2)] :] if len(users) > 1 else []
+    while history and not has_room(pipe.processor, as_asked([*history, message])):
+        turns = [place for place, turn in enumerate([*history, message]) if turn["role"] == "user"]
+        history = history[turns[len(turns) // 2] :]
     return history
 
 

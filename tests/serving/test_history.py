@@ -1,7 +1,5 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-from types import SimpleNamespace
-
 import pytest
 
 from processing.conversation_vita_audio import is_spoken
@@ -34,8 +32,8 @@ def test_where_nobody_else_speaks_answers_are_text():
 
 @pytest.mark.parametrize("status", ["cancelled", "failed"])
 def test_of_an_answer_that_was_stopped_later_turns_read_what_was_sent(status):
-    answer = SimpleNamespace(text="The sum of seven and six", audio_codes=list(range(30)))
-    answer.codes_at = lambda seconds: Answer.codes_at(answer, seconds)
+    answer = Answer.__new__(Answer)
+    answer.text, answer.audio_codes = "The sum of seven and six", list(range(30))
 
     def message(kind, text, sent_seconds=0.0):
         item = AnswerItem("item_1", "assistant", [Part(kind, text)], status, answer=answer, sent_seconds=sent_seconds)

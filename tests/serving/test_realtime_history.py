@@ -218,7 +218,7 @@ def test_a_conversation_goes_on(server, watched):
     """Beyond what the shipped model was trained with, too."""
     with RealtimeClient(server, PUSH_TO_TALK) as client:
         answers = []
-        for _ in range(14):
+        for _ in range(8):
             client.say(question())
             client.send("input_audio_buffer.commit")
             client.send("response.create")
@@ -228,7 +228,7 @@ def test_a_conversation_goes_on(server, watched):
     tokens = [answer["usage"]["input_tokens"] for answer in answers]
     assert max(tokens) <= watched.max_prompt_tokens
     # turns were left out more than once, and not at each turn
-    assert 1 < sum(later < earlier for earlier, later in zip(tokens, tokens[1:], strict=False)) < 8
+    assert 1 < sum(later < earlier for earlier, later in zip(tokens, tokens[1:], strict=False)) < 4
 
 
 def test_long_conversations_that_must_not_lose_turns(server, watched):

@@ -31,13 +31,13 @@ def assert_equal(ours, others):
     assert ours[1].keys() == others[1].keys()
     for name, gradient in ours[1].items():
         # beside the largest ones, as the gradients of random weights are of all sizes
-        limit = 1e-3 * gradient.abs().max().item()
+        limit = 1e-4 * gradient.abs().max().item()
         torch.testing.assert_close(gradient, others[1][name], atol=limit, rtol=0, msg=name)
 
 
 def test_the_logits_of_few_columns_are_in_memory_at_once(monkeypatch):
     monkeypatch.setattr(loss_vita_audio, "LOSS_COLUMNS", 16)
-    model, rows = tiny_model(tiny_processor()), []
+    model, rows = tiny_model(tiny_processor(), seed=4), []
     at_once = losses_and_gradients(model)
     model.lm_head.register_forward_hook(lambda head, args, output: rows.append(len(output)))
     model.gradient_checkpointing_enable()
