@@ -88,7 +88,7 @@ FOR_THE_CARD_ALONE = ("repo_id", "revision", "license", "language")
 # Entries that are the same in all records of a run, unless its settings were changed
 COMPARED_ENTRIES = (
     *("stage", "starts_from", "dataset", "tasks", "num_examples", "dtype", "text_vocab_size", "codec"),
-    *("interleave_tts", "rewards", "recognizer"),
+    *("interleave_tts", "num_disturbed_copies", "rewards", "recognizer"),
 )
 
 

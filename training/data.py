@@ -4,6 +4,7 @@
 
 import copy
 import hashlib
+import io
 import json
 import os
 import uuid
@@ -11,10 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import soundfile as sf
 import torch
 from accelerate import PartialState
 from accelerate.logging import get_logger
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
@@ -23,6 +25,7 @@ from processing import VitaAudioProcessor
 from processing.codec_vita_audio import SpeechCodec
 from processing.conversation_vita_audio import AUDIO_MARK
 
+from .codec.augmentation import heard_elsewhere
 from .conversations import TTS, has_tts_prompt, list_lengths, reference_of, task_of
 from .speech_input import SpeechInput
 
@@ -31,6 +34,8 @@ logger = get_logger(__name__)
 
 # Clips in one file of the cache. A run that is killed loses at most as many.
 CLIPS_PER_FILE = 512
+# In the key of a recording's disturbed copy, between that of the recording and the copy's number
+COPY_MARK = "-disturbed-"
 
 
 def codec_fingerprint(codec: SpeechCodec) -> str:
@@ -59,6 +64,19 @@ def audio_key(content: bytes) -> str:
     """Hash of an audio file, by which its codes are found."""
     # The content and not the path, so that a file that was moved or copied is not encoded again.
     return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def disturb(audio: str | dict, key: str, processor: VitaAudioProcessor) -> dict:
+    """
+    `audio` in another voice and place, which are drawn by `key`, as a row `{"bytes", "path"}` of an audio column.
+    """
+    sampling_rate = processor.audio_tokenizer.config.sampling_rate
+    waveform = processor.load_audio(audio)
+    # a hash that is the same in every process
+    seed = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=4).digest(), "little")
+    content = io.BytesIO()
+    sf.write(content, heard_elsewhere(waveform, sampling_rate, seed), sampling_rate, format="WAV", subtype="PCM_16")
+    return {"bytes": content.getvalue(), "path": None}
 
 
 class SpeechCodeCache:
@@ -164,6 +182,24 @@ def hash_audios(conversations: Dataset) -> tuple[list[list[str]], dict[str, int]
     return keys, sizes, places
 
 
+def add_disturbed_copies(
+    conversations: Dataset, keys: list[list[str]], num_copies: int
+) -> tuple[Dataset, list[list[str]]]:
+    """
+    Puts `num_copies` of each conversation in which a user is heard behind all `conversations`. In `keys`, which are
+    those of each conversation's audios, a copy has another key for what the user says, and for nothing else.
+    """
+    roles = [roles_of_audios(messages) for messages in conversations["messages"]]
+    heard = [row for row, row_roles in enumerate(roles) if "user" in row_roles]
+    copied_keys = [
+        [f"{key}{COPY_MARK}{number}" if role == "user" else key for key, role in zip(keys[row], roles[row])]
+        for number in range(1, num_copies + 1)
+        for row in heard
+    ]
+    copies = [conversations.select(heard)] * num_copies
+    return concatenate_datasets([conversations, *copies]), keys + copied_keys
+
+
 def without_long_examples(examples: Dataset, max_length: int) -> Dataset:
     """
     Raises:
@@ -191,6 +227,7 @@ def build_training_dataset(
     num_proc: int | None = None,
     speech_input: SpeechInput | None = None,
     interleave_tts: bool = False,
+    num_disturbed_copies: int = 0,
 ) -> Dataset:
     """
     Turns conversations into training examples.
@@ -205,6 +242,8 @@ def build_training_dataset(
         speech_input ([`SpeechInput`], *optional*): of a processor that hears by features, takes the audios of users.
         interleave_tts: whether the assistant writes the text before it speaks it where it is asked to read a text
             aloud, interleaved as in its answers. The original trains so.
+        num_disturbed_copies: how many more examples are made of each conversation with a user's recordings, in which
+            these are heard in other voices and places.
 
     Returns:
         [`Dataset`] with the columns `input_ids` and `labels`, lists of one length.
@@ -216,11 +255,15 @@ def build_training_dataset(
     keys, sizes, places = hash_audios(conversations)
 
     def read(key: str) -> str | dict:
-        row, place = places[key]
-        return conversations[row]["audios"][place]
+        original_key, _, number = key.partition(COPY_MARK)
+        row, place = places[original_key]
+        original = conversations[row]["audios"][place]
+        return disturb(original, key, processor) if number else original
 
     if (speech_input is not None) != processor.hears_features:
         raise ValueError("`speech_input` is needed with a processor that hears by features, and with no other.")
+    if speech_input is not None and num_disturbed_copies:
+        raise ValueError("`num_disturbed_copies` is for processors that hear by codes.")
     heard, coded = {}, sizes
     if speech_input is not None:
         all_audios = [
@@ -234,6 +277,8 @@ def build_training_dataset(
         ):
             if role != "assistant" and key not in heard:
                 heard[key] = speech_input.add(conversations, row, place)
+    all_conversations, keys = add_disturbed_copies(conversations, keys, num_disturbed_copies)
+    coded |= {key: sizes[key.partition(COPY_MARK)[0]] for row in keys for key in row if COPY_MARK in key}
     cache = SpeechCodeCache(cache_dir, processor.audio_tokenizer)
     cache.encode(coded, read, processor)
     codes = cache.codes
@@ -257,7 +302,7 @@ def build_training_dataset(
         example = tokenizing_processor.build_training_example(messages, audios)
         return example if speech_input is None else speech_input.mark(example, numbers)
 
-    examples = conversations.map(
+    examples = all_conversations.map(
         build_example,
         with_indices=True,
         input_columns="messages",

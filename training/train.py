@@ -149,6 +149,13 @@ class VitaAudioScriptArguments(ModelConfig):
             "to other instructions stay speech alone."
         },
     )
+    num_disturbed_copies: int = field(
+        default=0,
+        metadata={
+            "help": "How many more times the conversations with users' recordings are trained on in each epoch, each "
+            "time in other voices and places: tempo, pitch, rooms, telephones and noise."
+        },
+    )
     # With about 1000 tokens the words of a small domain are mostly single tokens.
     text_vocab_size: int = field(
         default=1000,
@@ -197,6 +204,8 @@ class VitaAudioScriptArguments(ModelConfig):
         # A larger vocabulary than this is a mistake, and its embeddings would fill the memory.
         if not 1 <= self.text_vocab_size <= 2**20:
             raise ValueError(f"`text_vocab_size` must be between 1 and {2**20}, got {self.text_vocab_size}.")
+        if self.num_disturbed_copies < 0:
+            raise ValueError(f"`num_disturbed_copies` must be at least 0, got {self.num_disturbed_copies}.")
         dtype = getattr(torch, self.dtype, None)
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise ValueError(f"`dtype` must be a type of torch such as float32 or bfloat16, got {self.dtype!r:.200}.")
@@ -420,6 +429,8 @@ def describe_origin(script_args: VitaAudioScriptArguments, num_examples: int) ->
         origin["text_vocab_size"] = script_args.text_vocab_size
     if script_args.interleave_tts:
         origin["interleave_tts"] = True
+    if script_args.num_disturbed_copies:
+        origin["num_disturbed_copies"] = script_args.num_disturbed_copies
     given = {"license": script_args.license, "language": script_args.language}
     return origin | {name: value for name, value in given.items() if value is not None}
 
@@ -515,6 +526,8 @@ def run(script_args: VitaAudioScriptArguments, training_args: VitaAudioSFTConfig
             training_args.dataset_num_proc,
             speech_input,
             script_args.interleave_tts,
+            # held-out conversations are heard as they were recorded
+            script_args.num_disturbed_copies if name == "train" else 0,
         )
         for name, split in conversations.items()
     }

@@ -21,6 +21,7 @@ from tiny_corpus import write_corpus
 from tiny_models import tiny_codec, tiny_processor
 from waiting import wait_until
 
+from processing.conversation_vita_audio import AUDIO_MARK
 from training import temporary
 from training.conversations import load_conversations
 from training.data import (
@@ -308,3 +309,33 @@ def test_what_is_too_long_is_left_out(corpus, processor, tmp_path):
     assert sorted(len(ids) for ids in shorter["input_ids"]) == [length for length in lengths if length <= lengths[-3]]
     with pytest.raises(ValueError, match=f"the shortest has {lengths[0]} tokens"):
         build_training_dataset(conversations, processor, tmp_path, max_length=5)
+
+
+def test_copies_have_what_users_say_in_other_voices_and_places(corpus, processor, tmp_path):
+    conversations = load_conversations(str(corpus), "train")
+
+    def build(name, **kwargs):
+        return build_training_dataset(conversations, processor, tmp_path / name, **kwargs)
+
+    plain, copied = build("plain"), build("copied", num_disturbed_copies=2)
+    heard = [row for row, messages in enumerate(conversations["messages"]) if AUDIO_MARK in messages[-2]["content"]]
+    assert 0 < len(heard) < len(plain)
+    assert len(copied) == len(plain) + 2 * len(heard)
+    assert copied[: len(plain)] == plain[:]
+    changed = []
+    for place, row in enumerate(heard):
+        first, second = copied[len(plain) + place], copied[len(plain) + len(heard) + place]
+        prompts = [
+            [token for token, label in zip(example["input_ids"], example["labels"]) if label == -100]
+            for example in (plain[row], first, second)
+        ]
+        # an encoder with random weights does not hear each of them differently
+        changed.append(prompts[0] != prompts[1] != prompts[2] != prompts[0])
+        # what is learnt is the same: the assistant's text, and its speech as it was recorded
+        for example in (first, second):
+            assert [label for label in example["labels"] if label != -100] == [
+                label for label in plain[row]["labels"] if label != -100
+            ]
+    assert any(changed)
+    # each run draws the same
+    assert build("again", num_disturbed_copies=2)[:] == copied[:]

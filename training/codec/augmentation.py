@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the training of a tokenizer hears of clips: other voices and tempos, rooms, telephones and noise."""
 
+import random
+
 import numpy as np
 from audiomentations import (
     AddColorNoise,
@@ -59,6 +61,23 @@ def other_places() -> Compose:
             Gain(-20.0, 10.0, p=0.8),
         ]
     )
+
+
+def heard_elsewhere(waveform: np.ndarray, sampling_rate: int, seed: int) -> np.ndarray:
+    """
+    `waveform` as another voice says it in another place, float32 `(num_samples,)` within [-1, 1]; the same one for the
+    same `seed`, and other random numbers go on as if nothing had been drawn.
+    """
+    # audiomentations draws from both
+    states = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    try:
+        heard = other_places()(other_voices()(waveform, sampling_rate), sampling_rate)
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+    return np.clip(heard, -1.0, 1.0).astype(np.float32)
 
 
 def keep_alignment(waveform: np.ndarray, num_samples: int) -> np.ndarray:

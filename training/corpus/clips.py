@@ -64,24 +64,26 @@ def register_source(function: Callable[[], Iterable[Recording]]) -> Callable[[],
 
 
 @cache
-def draw_voices(text: str, count: int) -> tuple[Voice, ...]:
-    """`count` different training voices for `text`, drawn by weight; always the same ones for the same text."""
+def draw_voices(text: str, count: int, voices: tuple[Voice, ...] = TRAINING_VOICES) -> tuple[Voice, ...]:
+    """`count` different ones of `voices` for `text`, drawn by weight; always the same ones for the same text."""
     rng = random.Random(stable_hash("voices", text))
     # Weighted sampling without replacement (Efraimidis and Spirakis, 2006): the largest of u ** (1 / weight).
-    ranked = sorted(TRAINING_VOICES, key=lambda voice: rng.random() ** (1 / voice.weight), reverse=True)
+    ranked = sorted(voices, key=lambda voice: rng.random() ** (1 / voice.weight), reverse=True)
     return tuple(ranked[:count])
 
 
-def voice_clips(text: str, split: str, count: int) -> list[Clip]:
-    """The clips of `text` by `count` training voices."""
-    return [Clip(text, voice.name, split) for voice in draw_voices(text, count)]
+def voice_clips(text: str, split: str, count: int, voices: tuple[Voice, ...] = TRAINING_VOICES) -> list[Clip]:
+    """The clips of `text` by `count` of the training voices."""
+    return [Clip(text, voice.name, split) for voice in draw_voices(text, count, voices)]
 
 
-def training_recordings(text: str, num_voices: int, by_joe: bool = True) -> Iterator[Recording]:
+def training_recordings(
+    text: str, num_voices: int, by_joe: bool = True, voices: tuple[Voice, ...] = TRAINING_VOICES
+) -> Iterator[Recording]:
     """`text` said by training voices, to be written down, and by the fixed joe, whose speech is learnt as well."""
     if by_joe:
         yield Recording(Clip(text, JOE.name, "train"), (ASR, TTS))
-    for clip in voice_clips(text, "train", num_voices):
+    for clip in voice_clips(text, "train", num_voices, voices):
         yield Recording(clip, (ASR,))
 
 

@@ -17,7 +17,7 @@ from hub_cards.results import GENERAL_SPLIT
 from .clips import TTS, Clip, Recording, register_source, training_recordings, unseen_voice_recording
 from .questions import all_questions, capitalized, stable_hash
 from .sentences import all_sentences
-from .voices import JOE
+from .voices import JOE, QUICK_VOICES, TRAINING_VOICES
 from .words import all_short_texts
 
 
@@ -25,7 +25,11 @@ WORDNET_FOLDER, WORDNET_PACKAGE = Path("/usr/share/wordnet"), "wordnet-base"
 WORDNET_FILES = ("data.noun", "data.verb", "data.adj", "data.adv")
 
 # How many texts are drawn; joe says the first `NUM_BY_JOE` of the training texts as well.
-NUM_TRAINING, NUM_BY_JOE, NUM_HELD_OUT = 5400, 3400, 300
+NUM_TRAINING, NUM_BY_JOE, NUM_HELD_OUT = 24_000, 10_000, 300
+# Of so many texts the held-out ones are drawn, so that they stay the same where `NUM_TRAINING` grows.
+NUM_WITH_HELD_OUT = 5700
+# The first training texts are said by any voice, the rest by the quick ones.
+NUM_BY_ANY_VOICE = 5000
 # Definitions are written in another way than anybody speaks, so they are one text in five.
 SHARE_OF_DEFINITIONS = 0.2
 MIN_WORDS, MAX_WORDS = 3, 14
@@ -105,23 +109,27 @@ def wordnet_texts() -> tuple[tuple[str, ...], tuple[str, ...]]:
 @cache
 def general_texts() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The training texts and the held-out texts, drawn by their hashes."""
-    total = NUM_TRAINING + NUM_HELD_OUT
-    shares = (total - round(SHARE_OF_DEFINITIONS * total), round(SHARE_OF_DEFINITIONS * total))
-    drawn = [
-        text
-        for texts, number in zip(wordnet_texts(), shares)
-        for text in sorted(texts, key=lambda text: stable_hash("general", text))[:number]
-    ]
-    # another hash, so that the held-out ones have as many definitions as all
-    drawn.sort(key=lambda text: stable_hash("general held out", text))
-    return tuple(drawn[NUM_HELD_OUT:]), tuple(drawn[:NUM_HELD_OUT])
+    ranked = [sorted(texts, key=lambda text: stable_hash("general", text)) for texts in wordnet_texts()]
+
+    def draw(number: int) -> list[str]:
+        num_definitions = round(SHARE_OF_DEFINITIONS * number)
+        texts = [
+            text for kind, share in zip(ranked, (number - num_definitions, num_definitions)) for text in kind[:share]
+        ]
+        # another hash, so that the first ones have as many definitions as all
+        return sorted(texts, key=lambda text: stable_hash("general held out", text))
+
+    held_out = tuple(draw(NUM_WITH_HELD_OUT)[:NUM_HELD_OUT])
+    training = tuple(text for text in draw(NUM_TRAINING + NUM_HELD_OUT) if text not in set(held_out))
+    return training, held_out
 
 
 @register_source
 def general() -> Iterator[Recording]:
     training, held_out = general_texts()
     for number, text in enumerate(training):
-        yield from training_recordings(text, num_voices=1, by_joe=number < NUM_BY_JOE)
+        voices = TRAINING_VOICES if number < NUM_BY_ANY_VOICE else QUICK_VOICES
+        yield from training_recordings(text, 1, number < NUM_BY_JOE, voices)
     for text in held_out:
         yield unseen_voice_recording(text, GENERAL_SPLIT)
         yield Recording(Clip(text, JOE.name, GENERAL_SPLIT), (TTS,))

@@ -78,6 +78,9 @@ TRAINING_VOICES = (
     *(Voice(f"kokoro-{name}", "kokoro", setting, weight=0.6) for name, setting in KOKORO_SETTINGS.items()),
 )
 
+# For the bulk of the texts: Kokoro takes 1.3 s for a clip, the others 0.01 to 0.3 s.
+QUICK_VOICES = tuple(voice for voice in TRAINING_VOICES if voice.engine != "kokoro")
+
 # What an engine runs or imports, and the package (Debian's or pip's) that brings it.
 PROGRAMS = {
     "espeak-ng": ("espeak-ng", "espeak-ng"),

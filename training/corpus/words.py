@@ -35,7 +35,7 @@ from .sentences import VOCABULARY, all_sentences
 
 # How many training voices say each, beside joe. A word alone has nothing around it that helps, and letters are the
 # hardest of all.
-VOICES_PER_WORD, VOICES_PER_LETTER, VOICES_PER_SHORT_TEXT = 6, 12, 2
+VOICES_PER_WORD, VOICES_PER_LETTER, VOICES_PER_SHORT_TEXT = 14, 16, 3
 NUM_SPELLINGS, NUM_DIGIT_STRINGS, NUM_CUTTINGS = 150, 250, 300
 
 ORDINALS = (
