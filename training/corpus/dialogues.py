@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """
 Dialogues of two to four turns: a question with its follow-ups, and questions that have nothing to do with each other.
+Some have five or six turns, of both kinds.
 
 They are made of recordings that the other tasks have as well. Held-out dialogues have held-out wordings only, all
 spoken by training voices, and four turns each.
@@ -24,6 +25,7 @@ MODES = {SPOKEN: 0.65, WRITTEN: 0.2, MIXED: 0.15}
 NUM_WITH_FOLLOW_UPS, NUM_INDEPENDENT = 2400, 2400
 NUM_HELD_OUT_WITH_FOLLOW_UPS, NUM_HELD_OUT_INDEPENDENT = 60, 120
 MAX_TURNS = HELD_OUT_TURNS = 4
+NUM_LONG, LONG_TURNS = 800, (5, 6)
 # The share of training dialogues with follow-ups in which a question of another kind comes first.
 SHARE_WITH_ANOTHER_QUESTION = 0.3
 
@@ -86,9 +88,9 @@ class _Asker:
         text, answer = self.rng.choice(possible)
         return self.turn(text, answer, follow_up_clips(text), voice)
 
-    def with_follow_ups(self, number: int) -> list[Turn]:
+    def with_follow_ups(self, number: int, voice: str | None = None) -> list[Turn]:
         """An opening question and up to `number` follow-ups, each of which may follow on the one before."""
-        turns = [self.question(self.openers)]
+        turns = [self.question(self.openers, voice)]
         while len(turns) <= number and (turn := self.follow_up(turns[-1].fact, turns[0].clip.voice)) is not None:
             turns.append(turn)
         return turns
@@ -101,6 +103,14 @@ class _Asker:
             if turn.fact not in [other.fact for other in turns]:
                 turns.append(turn)
         return turns
+
+    def mixed(self, number: int) -> list[Turn]:
+        """`number` turns, some of them follow-ups."""
+        turns = [self.question(self.kinds)]
+        while len(turns) < number:
+            voice = turns[0].clip.voice
+            turns += self.with_follow_ups(1, voice) if self.rng.random() < 0.5 else [self.question(self.kinds, voice)]
+        return turns[:number]
 
 
 def _in_mode(turns: list[Turn], split: str, mode: str, rng: random.Random) -> Dialogue:
@@ -127,6 +137,8 @@ def training_dialogues() -> Iterator[Dialogue]:
         yield _in_mode(turns, "train", draw_mode(), rng)
     for _ in range(NUM_INDEPENDENT):
         yield _in_mode(asker.independent(rng.randint(2, MAX_TURNS)), "train", draw_mode(), rng)
+    for _ in range(NUM_LONG):
+        yield _in_mode(asker.mixed(rng.randint(*LONG_TURNS)), "train", draw_mode(), rng)
 
 
 def held_out_dialogues() -> Iterator[Dialogue]:
