@@ -48,6 +48,10 @@ class ContentPart(_Part):
 
 class EarlierAudio(_Part):
     id: str
+    # in an answer that is sent back whole; the speech itself is known by its id
+    data: str | None = None
+    expires_at: int | None = None
+    transcript: str | None = None
 
 
 def as_parts(content: Any) -> Any:
@@ -300,7 +304,9 @@ class ChatCompletions(Endpoint):
     def _earlier_answer(self, message: Message, param: str) -> list[dict]:
         if message.role != "assistant":
             raise ApiError("Only answers of the assistant have an 'audio'.", param=param, code="invalid_value")
-        parts = self.kept.get(message.audio.id)
+        parts, transcript = self.kept.get(message.audio.id), message.audio.transcript
+        if parts is None and transcript:
+            return [{"type": "text", "text": transcript}]
         if parts is None:
             raise ApiError(
                 f"There is no spoken answer {message.audio.id!r:.100}, or it has expired. Send its transcript as "

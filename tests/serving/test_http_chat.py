@@ -133,7 +133,7 @@ def test_an_earlier_spoken_answer_is_referred_to_by_its_id(client, http_server, 
         {"role": "developer", "content": "Be brief."},
         {"role": "user", "content": [{"type": "text", "text": "Hello."}]},
         # as the client has it, with all fields of an answer
-        answer.choices[0].message.model_dump() | {"audio": {"id": answer.choices[0].message.audio.id}},
+        answer.choices[0].message.model_dump(),
         {"role": "user", "content": "What is two plus two?", "name": "somebody"},
     ]
     completion = client.chat.completions.create(model=MODEL, messages=messages)
@@ -146,7 +146,12 @@ def test_an_earlier_spoken_answer_is_referred_to_by_its_id(client, http_server, 
     client.chat.completions.create(model=MODEL, messages=[spoken(), messages[2], spoken()])
     written, speech = heard[1]["content"]
     assert written == {"type": "text", "text": text} and len(speech["codes"]) == len(samples) / 24000 * 12.5
+    # once the server has forgotten the speech, there is still its text
+    heard.clear()
     messages[2]["audio"]["id"] = "audio_of_another_server"
+    client.chat.completions.create(model=MODEL, messages=[spoken(), messages[2], spoken()])
+    assert heard[1]["content"] == [{"type": "text", "text": text}]
+    messages[2]["audio"] = {"id": "audio_of_another_server"}
     with pytest.raises(openai.NotFoundError, match="transcript") as error:
         client.chat.completions.create(model=MODEL, messages=messages)
     assert error.value.param == "messages[2].audio.id" and error.value.code == "audio_not_found"
