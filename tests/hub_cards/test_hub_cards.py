@@ -64,6 +64,7 @@ LOG_HISTORY = [
 RESULTS = {
     "recognizer": "whisper-tiny.en",
     "default_mode": "boost",
+    "mctp_verify": [0.5, 0.0],
     "recognizer_wer_on_tts_references": 0.03125,
     "modes": {
         mode: {
@@ -114,6 +115,7 @@ def test_card_of_a_stage(folder, stage):
     assert (
         f"**Stage {stage} of 4" in text and "| `learning_rate` | 0.00125 |" in text and "12,345 conversations" in text
     )
+    assert "The default mode is boost. All modes check what the modules write by `mctp_verify=[0.5, 0.0]`." in text
     assert "| steps taken | 40 |" in text and "| processes | 2 (cpu) |" in text
     for k in range(1, stage):
         assert f"[`me/mini`](https://huggingface.co/me/mini/tree/stage{k}) at `stage{k}`" in text

@@ -243,6 +243,8 @@ def evaluate(args: argparse.Namespace) -> tuple[dict, list[dict]]:
         "default_mode": getattr(model.generation_config, "mctp_mode", None) or "vanilla",
         "normalizer": CORPUS,
     }
+    if getattr(model.generation_config, "mctp_verify", None) is not None:
+        results["mctp_verify"] = model.generation_config.mctp_verify
     if args.split != TEST_SPLIT:
         results["split"] = args.split
     elif any(row["split"] is None for of_set in rows.values() for row in of_set):

@@ -73,6 +73,8 @@ def test_score_counts_words_and_answers(corpus_dir):
 def test_the_command_writes_figures_picture_and_table(model, processor, corpus_dir, tiny_ctc_dir, tmp_path):
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
+    defaults = tmp_path / "model" / "generation_config.json"
+    defaults.write_text(json.dumps(json.loads(defaults.read_text()) | {"mctp_verify": [0.5, 0.0]}))
     readme = tmp_path / "README.md"
     readme.write_text("# Title\n<!-- results table -->\nold\n<!-- end of results table -->\nend\n")
     command = ["--model", str(tmp_path / "model"), "--corpus_dir", str(corpus_dir), "--modes", "vanilla", "turbo"]
@@ -82,6 +84,7 @@ def test_the_command_writes_figures_picture_and_table(model, processor, corpus_d
     evaluate_held_out.main(command)
     results = json.loads((tmp_path / "model" / "results.json").read_text())
     assert list(results["modes"]) == ["vanilla", "turbo"] and results["normalizer"] == "corpus"
+    assert results["mctp_verify"] == [0.5, 0.0]
     assert results["modes"]["turbo"]["sqa"]["conversations"] == 3
     second = results["second_recognizer"]
     assert second["name"] == results["recognizer"] == tiny_ctc_dir.name
