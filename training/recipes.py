@@ -107,6 +107,7 @@ CODEC_EVALUATION = Step(
 EVALUATION = [
     *("training.evaluation.evaluate_held_out", "--model", "{model}", "--corpus_dir", "{run}/corpus"),
     *("--limit", "500", "--mctp_mode", "vanilla", "boost", "--log_dir", "{run}/evaluation"),
+    *("--second_recognizer", "whisper-tiny.en"),
 ]
 SHORT_EVALUATION = ["--limit", "1", "--max_new_tokens", "8"]
 

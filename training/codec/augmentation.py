@@ -25,9 +25,9 @@ def other_voices() -> Compose:
     """Changes that speech remains undisturbed by: its tempo and its pitch, which make it the voice of another one."""
     return Compose(
         [
-            TimeStretch(0.8, 1.25, leave_length_unchanged=False, p=0.35),
+            TimeStretch(0.8, 1.25, leave_length_unchanged=False, p=0.4),
             # the formants move with the pitch
-            PitchShift(-4.0, 4.0, p=0.4),
+            PitchShift(-5.0, 5.0, p=0.6),
         ]
     )
 
