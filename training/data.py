@@ -25,7 +25,6 @@ from processing import VitaAudioProcessor
 from processing.codec_vita_audio import SpeechCodec
 from processing.conversation_vita_audio import AUDIO_MARK
 
-from .codec.augmentation import heard_elsewhere
 from .conversations import TTS, has_tts_prompt, list_lengths, reference_of, task_of
 from .speech_input import SpeechInput
 
@@ -70,6 +69,9 @@ def disturb(audio: str | dict, key: str, processor: VitaAudioProcessor) -> dict:
     """
     `audio` in another voice and place, which are drawn by `key`, as a row `{"bytes", "path"}` of an audio column.
     """
+    # here, because evaluation reads recordings with this module and needs no audiomentations
+    from .augmentation import heard_elsewhere
+
     sampling_rate = processor.audio_tokenizer.config.sampling_rate
     waveform = processor.load_audio(audio)
     # a hash that is the same in every process

@@ -10,7 +10,8 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import WhisperFeatureExtractor
 
-from .augmentation import keep_alignment, other_places, other_voices
+from training.augmentation import keep_alignment, other_places, other_voices
+
 from .recordings import read_clip
 
 

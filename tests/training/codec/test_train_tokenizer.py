@@ -20,8 +20,8 @@ from transformers import AutoModel, WhisperFeatureExtractor
 
 from processing.codec_vita_audio import encode
 from processing.configuration_glm4_voice_tokenizer import Glm4VoiceTokenizerConfig
+from training.augmentation import keep_alignment, other_places, other_voices
 from training.codec import tokenizer
-from training.codec.augmentation import keep_alignment, other_places, other_voices
 from training.codec.recordings import read_clips
 from training.codec.tokenizer_clips import TokenizerClips, read_phonemes
 from training.codec.tokenizer_model import Glm4VoiceTokenizerForPreTraining, normalize_over_time, quantization_grid

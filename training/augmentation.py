@@ -1,6 +1,6 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What the training of a tokenizer hears of clips: other voices and tempos, rooms, telephones and noise."""
+"""What training hears of recordings: other voices and tempos, rooms, telephones and noise."""
 
 import random
 
