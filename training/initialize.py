@@ -11,6 +11,7 @@ from modeling_vita_audio import VitaAudioConfig, VitaAudioForConditionalGenerati
 from modeling_vita_audio.interleaving_vita_audio import SpeechVocabulary
 from processing import VitaAudioFeatureExtractor, VitaAudioProcessor
 from processing.codec_vita_audio import SpeechCodec
+from processing.modeling_glm4_voice_speech_encoder import Glm4VoiceSpeechEncoder
 
 from .speech_input import SenseVoice
 from .tokenizer import add_audio_tokens, train_tokenizer
@@ -18,6 +19,24 @@ from .tokenizer import add_audio_tokens, train_tokenizer
 
 # GPUs are fast on matrices whose sizes are multiples of this. The vocabulary of the released checkpoints is one, too.
 VOCAB_MULTIPLE = 8
+
+
+@torch.no_grad()
+def start_from_codebook(model: VitaAudioForConditionalGeneration, codec: SpeechCodec) -> None:
+    """
+    Gives the speech tokens embeddings that are a random projection of the vectors in the codec's codebook, as large as
+    random ones are. Codes that sound alike then begin alike, so that rare ones need not be learnt one by one. Nothing
+    changes where the codec has no such vectors.
+    """
+    encoder = getattr(codec, "tokenizer", None)
+    if not isinstance(encoder, Glm4VoiceSpeechEncoder):
+        return
+    vectors = encoder.codebook.weight.float()
+    vectors = (vectors - vectors.mean(0)) / vectors.std()
+    embeddings, start = model.get_input_embeddings().weight, model.config.speech_token_offset
+    projection = torch.randn(vectors.shape[1], embeddings.shape[1]) / vectors.shape[1] ** 0.5
+    scale = model.config.text_config.initializer_range
+    embeddings[start : start + len(vectors)] = scale * vectors @ projection
 
 
 def build_from_nothing(
@@ -58,6 +77,7 @@ def build_from_nothing(
     if attn_implementation is not None:
         config._attn_implementation = attn_implementation
     model = VitaAudioForConditionalGeneration(config)
+    start_from_codebook(model, codec)
     if sensevoice is not None:
         sensevoice.load_into(model)
     return model, VitaAudioProcessor.from_codec(tokenizer, codec, extractor)
