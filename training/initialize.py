@@ -19,14 +19,18 @@ from .tokenizer import add_audio_tokens, train_tokenizer
 
 # GPUs are fast on matrices whose sizes are multiples of this. The vocabulary of the released checkpoints is one, too.
 VOCAB_MULTIPLE = 8
+# How much larger embeddings that come from a codebook are than random ones. In stage 1 of the mini recipe on 14,000
+# general sentences, held-out ASR had after 500 steps a loss of 4.89 from random embeddings, and of 4.81, 4.70 and 4.71
+# from those of the codebook at the scales 1, 4 and 10; TTS after 200 steps 5.05 from random ones and 4.63 at 4.
+CODEBOOK_SCALE = 4.0
 
 
 @torch.no_grad()
 def start_from_codebook(model: VitaAudioForConditionalGeneration, codec: SpeechCodec) -> None:
     """
-    Gives the speech tokens embeddings that are a random projection of the vectors in the codec's codebook, as large as
-    random ones are. Codes that sound alike then begin alike, so that rare ones need not be learnt one by one. Nothing
-    changes where the codec has no such vectors.
+    Gives the speech tokens embeddings that are a random projection of the vectors in the codec's codebook. Codes that
+    sound alike then begin alike, so that rare ones need not be learnt one by one. Nothing changes where the codec has
+    no such vectors.
     """
     encoder = getattr(codec, "tokenizer", None)
     if not isinstance(encoder, Glm4VoiceSpeechEncoder):
@@ -35,7 +39,7 @@ def start_from_codebook(model: VitaAudioForConditionalGeneration, codec: SpeechC
     vectors = (vectors - vectors.mean(0)) / vectors.std()
     embeddings, start = model.get_input_embeddings().weight, model.config.speech_token_offset
     projection = torch.randn(vectors.shape[1], embeddings.shape[1]) / vectors.shape[1] ** 0.5
-    scale = model.config.text_config.initializer_range
+    scale = CODEBOOK_SCALE * model.config.text_config.initializer_range
     embeddings[start : start + len(vectors)] = scale * vectors @ projection
 
 

@@ -35,7 +35,7 @@ def test_codes_that_are_near_each_other_begin_alike():
     speech, others = speech_and_other_rows(codec)
     grid = likeness(codec.tokenizer.codebook.weight)
     assert (likeness(speech) * grid).mean() > 0.95
-    assert speech.std() == pytest.approx(0.02, rel=0.1) and others.std() == pytest.approx(0.02, rel=0.1)
+    assert speech.std() == pytest.approx(0.08, rel=0.1) and others.std() == pytest.approx(0.02, rel=0.1)
 
 
 def test_codes_of_a_codec_that_tells_no_vectors_begin_at_random():
