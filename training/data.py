@@ -253,6 +253,10 @@ def build_training_dataset(
     Raises:
         ValueError: an audio or a conversation is bad, or all of them are too long.
     """
+    if (speech_input is not None) != processor.hears_features:
+        raise ValueError("`speech_input` is needed with a processor that hears by features, and with no other.")
+    if speech_input is not None and num_disturbed_copies:
+        raise ValueError("`num_disturbed_copies` is for processors that hear by codes.")
     # Codes are made for each recording and not for each conversation, because conversations share recordings.
     keys, sizes, places = hash_audios(conversations)
 
@@ -262,10 +266,6 @@ def build_training_dataset(
         original = conversations[row]["audios"][place]
         return disturb(original, key, processor) if number else original
 
-    if (speech_input is not None) != processor.hears_features:
-        raise ValueError("`speech_input` is needed with a processor that hears by features, and with no other.")
-    if speech_input is not None and num_disturbed_copies:
-        raise ValueError("`num_disturbed_copies` is for processors that hear by codes.")
     heard, coded = {}, sizes
     if speech_input is not None:
         all_audios = [

@@ -119,9 +119,9 @@ def general_texts() -> tuple[tuple[str, ...], tuple[str, ...]]:
         # another hash, so that the first ones have as many definitions as all
         return sorted(texts, key=lambda text: stable_hash("general held out", text))
 
-    held_out = tuple(draw(NUM_WITH_HELD_OUT)[:NUM_HELD_OUT])
-    training = tuple(text for text in draw(NUM_TRAINING + NUM_HELD_OUT) if text not in set(held_out))
-    return training, held_out
+    held_out = dict.fromkeys(draw(NUM_WITH_HELD_OUT)[:NUM_HELD_OUT])
+    training = tuple(text for text in draw(NUM_TRAINING + NUM_HELD_OUT) if text not in held_out)
+    return training, tuple(held_out)
 
 
 @register_source
