@@ -11,6 +11,7 @@ a codec that hears and cannot speak yet: `training.codec.decoder` trains its voi
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import prod
@@ -66,6 +67,12 @@ class TokenizerArguments:
         default=None,
         metadata={"help": "How many clips are read, the first by their ids, which are hashes; all by default."},
     )
+    max_clips_of_voice: int | None = field(
+        default=None,
+        metadata={
+            "help": "Of a voice that has more clips, so many are read; all by default. Codes are for all voices."
+        },
+    )
     quantize_after: int = field(default=400, metadata={"help": "Steps without quantisation."})
     distillation_weight: float = field(
         default=1.0, metadata={"help": "Weight of the loss on Whisper's states beside that on phonemes."}
@@ -78,8 +85,9 @@ class TokenizerArguments:
     def __post_init__(self):
         if not self.levels or min(self.levels) < 2:
             raise ValueError(f"`levels` must be 2 or more in each dimension, got {self.levels}.")
-        if self.num_clips is not None and self.num_clips < 1:
-            raise ValueError(f"`num_clips` must be at least 1, got {self.num_clips}.")
+        for name in ("num_clips", "max_clips_of_voice"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}.")
 
 
 class QuantizationStart(TrainerCallback):
@@ -195,13 +203,25 @@ def join_phonemes(ids: Iterable[int], phonemes: list[str]) -> str:
     return " ".join(phonemes[number - 1].replace(" ", WORD_BREAK) for number in ids)
 
 
+def limit_voices(clips: list[dict], max_clips: int | None) -> list[dict]:
+    """`clips` without those of a voice behind its first `max_clips`."""
+    counts: Counter[str] = Counter()
+    kept = []
+    for clip in clips:
+        counts[clip["voice"]] += 1
+        if max_clips is None or counts[clip["voice"]] <= max_clips:
+            kept.append(clip)
+    return kept
+
+
 def main(argv: list[str] | None = None) -> None:
     run_with_settings((TokenizerArguments, TrainingArguments), PROG, argv, run)
 
 
 def run(args: TokenizerArguments, training_args: TrainingArguments) -> None:
     corpus_dir = Path(args.corpus_dir)
-    clips = sorted(read_clips(corpus_dir, args.max_seconds), key=lambda clip: clip["id"])[: args.num_clips]
+    clips = sorted(read_clips(corpus_dir, args.max_seconds), key=lambda clip: clip["id"])
+    clips = limit_voices(clips, args.max_clips_of_voice)[: args.num_clips]
     phonemes = read_phonemes(clips)
     config = Glm4VoiceTokenizerConfig(**SIZES, codebook_size=prod(args.levels), latent_dim=len(args.levels))
     teacher = whisper_encoder()

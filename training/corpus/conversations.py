@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from processing.conversation_vita_audio import ASR_PROMPT, AUDIO_MARK, SPOKEN_CHAT_SYSTEM_PROMPT, TTS_PROMPT
 
 # These modules register their sources when they are imported.
-from . import follow_ups, general, passages, sentences, words  # noqa: F401
+from . import follow_ups, fragments, general, passages, sentences, words  # noqa: F401
 from .clips import ASR, SOURCES, TTS, Clip, Recording
 from .dialogues import WRITTEN, Dialogue, all_dialogues
 from .noise import REPEAT_ANSWER, noise_clips

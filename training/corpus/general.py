@@ -37,7 +37,6 @@ MIN_WORDS, MAX_WORDS = 3, 14
 _PLAIN = re.compile(r"[A-Za-z]+(?:'[a-z]+)?(?:,? [A-Za-z]+(?:'[a-z]+)?)*")
 # Short forms that a synthesizer would have to guess, beside capitals in a row and words without a vowel
 _SHORT_FORMS = set("etc esp usu eg ie vs cf".split())
-_WORD = re.compile(r"[a-z]+")
 # Texts with a word that begins with one of these are left out: nobody should hear them from a model that repeats its
 # training.
 UNWANTED_STEMS = tuple(
@@ -47,7 +46,8 @@ UNWANTED_STEMS = tuple(
     "fart anus anal rectum buttock naked nude incest pedophil molest tortur slaughter terroris hitler holocaust jew "
     "muslim islam hindu christian catholic slave lynch racis racial coloured semen sperm coit copulat intercourse "
     "cunt cock heroin cocaine marijuana opium abort hang strangl stab corpse hooker harlot strumpet hell retard moron "
-    "idiot imbecile cripple lust virgin poison execut overdos assault assail mistress drunk gay weapon bomb".split()
+    "idiot imbecile cripple lust virgin poison execut overdos assault assail mistress drunk gay weapon bomb "
+    "labia".split()
 )
 
 
@@ -71,6 +71,11 @@ def is_wanted(text: str) -> bool:
     )
 
 
+def plain_words(text: str) -> tuple[str, ...]:
+    """What two texts have in common that differ in capitals and punctuation alone."""
+    return tuple(re.findall("[a-z]+", text.lower()))
+
+
 def split_gloss(gloss: str) -> tuple[list[str], list[str]]:
     """The quoted examples and the definitions of a gloss, the text behind the bar of a line of WordNet's files."""
     examples = re.findall(r'"([^"]*)"', gloss)
@@ -90,7 +95,7 @@ def wordnet_texts() -> tuple[tuple[str, ...], tuple[str, ...]]:
     check_wordnet()
     # a wordless comparison, so that one text does not come with a comma and without
     elsewhere = (*(question.text for question in all_questions()), *(sentence.text for sentence in all_sentences()))
-    taken = {tuple(_WORD.findall(text.lower())) for text in (*elsewhere, *all_short_texts())}
+    taken = {plain_words(text) for text in (*elsewhere, *all_short_texts())}
     kept: tuple[list[str], list[str]] = ([], [])
     for name in WORDNET_FILES:
         for line in (WORDNET_FOLDER / name).read_text(encoding="utf-8").splitlines():
@@ -98,7 +103,7 @@ def wordnet_texts() -> tuple[tuple[str, ...], tuple[str, ...]]:
             if not line.startswith(" "):
                 for texts, found in zip(kept, split_gloss(line.partition("| ")[2])):
                     for text in found:
-                        words = tuple(_WORD.findall(text.lower()))
+                        words = plain_words(text)
                         if words not in taken and is_wanted(text):
                             taken.add(words)
                             texts.append(capitalized(text) + ".")

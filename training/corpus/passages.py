@@ -19,8 +19,8 @@ from .sentences import all_sentences
 from .voices import JOE
 
 
-NUM_BY_JOE, NUM_BY_OTHERS, NUM_HELD_OUT = 1350, 500, 150
-SENTENCES_BY_JOE, SENTENCES_BY_OTHERS, SENTENCES_HELD_OUT = (2, 5), (2, 3), 5
+NUM_BY_JOE, NUM_LONG_BY_JOE, NUM_BY_OTHERS, NUM_HELD_OUT = 1350, 800, 500, 150
+SENTENCES_BY_JOE, SENTENCES_OF_LONG, SENTENCES_BY_OTHERS, SENTENCES_HELD_OUT = (2, 5), (4, 5), (2, 3), 5
 # The rest are of the templates, whose sentences are the easier ones.
 SHARE_OF_GENERAL = 0.3
 
@@ -38,8 +38,9 @@ def training_passages() -> tuple[tuple[str, ...], tuple[str, ...]]:
     # so many that a draw from both has the share of general English
     general = general[: round(len(simple) * SHARE_OF_GENERAL / (1 - SHARE_OF_GENERAL))]
     sentences = [*simple, *general]
+    by_joe = _join(sentences, NUM_BY_JOE, SENTENCES_BY_JOE, "joe")
     return (
-        tuple(_join(sentences, NUM_BY_JOE, SENTENCES_BY_JOE, "joe")),
+        (*by_joe, *_join(sentences, NUM_LONG_BY_JOE, SENTENCES_OF_LONG, "long joe")),
         tuple(_join(sentences, NUM_BY_OTHERS, SENTENCES_BY_OTHERS, "others")),
     )
 

@@ -31,11 +31,12 @@ from .questions import (
     capitalized,
 )
 from .sentences import VOCABULARY, all_sentences
+from .voices import TRAINING_VOICES
 
 
-# How many training voices say each, beside joe. A word alone has nothing around it that helps, and letters are the
-# hardest of all.
-VOICES_PER_WORD, VOICES_PER_LETTER, VOICES_PER_SHORT_TEXT = 14, 16, 3
+# How many training voices say each, beside joe. A word alone has nothing around it that helps; letters, and the words
+# that people say alone most, are said by all voices.
+VOICES_PER_WORD, VOICES_PER_SHORT_TEXT = 14, 3
 NUM_SPELLINGS, NUM_DIGIT_STRINGS, NUM_CUTTINGS = 150, 250, 300
 
 ORDINALS = (
@@ -47,9 +48,10 @@ COMMON_WORDS = (
     "yes no please thanks sorry okay maybe again stop start help wait right wrong who what where when "
     "why how here there now then much many more less plus minus equal hour minute second week month year"
 ).split()
+OFTEN_ALONE = {*NUMBERS, *DAYS, *MONTHS}
 TENS = "thirty forty fifty sixty seventy eighty ninety hundred thousand million".split()
 # A fragment that ends with one of these sounds cut off in the middle.
-_UNFINISHED = set("a an the and of to in on at is are was were has than or my some not one".split())
+UNFINISHED = set("a an the and of to in on at is are was were has than or my some not one".split())
 
 
 @cache
@@ -138,7 +140,7 @@ def cuttings() -> list[str]:
         start = rng.randint(0, max(len(words) - length, 0))
         cut = words[start : start + length]
         # neither a whole sentence, nor a pause in the middle of a fragment
-        if len(cut) < len(words) and cut[-1].lower() not in _UNFINISHED and "," not in " ".join(cut):
+        if len(cut) < len(words) and cut[-1].lower() not in UNFINISHED and "," not in " ".join(cut):
             texts[capitalized(" ".join(cut)) + "."] = None
     return list(texts)
 
@@ -149,14 +151,15 @@ SHORT_TEXTS = (spellings, digit_strings, dates_and_times, phrases, cuttings)
 @register_source
 def words() -> Iterator[Recording]:
     for text in all_words():
-        yield from training_recordings(text, VOICES_PER_WORD)
+        is_often_alone = text.rstrip(".") in OFTEN_ALONE or text.rstrip(".").lower() in OFTEN_ALONE
+        yield from training_recordings(text, len(TRAINING_VOICES) if is_often_alone else VOICES_PER_WORD)
         yield unseen_voice_recording(text, WORDS_SPLIT)
 
 
 @register_source
 def letters() -> Iterator[Recording]:
     for text in all_letters():
-        yield from training_recordings(text, VOICES_PER_LETTER)
+        yield from training_recordings(text, len(TRAINING_VOICES))
         yield unseen_voice_recording(text, WORDS_SPLIT)
 
 

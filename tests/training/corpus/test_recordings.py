@@ -11,6 +11,7 @@ import pytest
 from processing.conversation_vita_audio import AUDIO_MARK
 from training.corpus import general, words
 from training.corpus.clips import hold_out
+from training.corpus.fragments import NUM_FRAGMENTS, NUM_ROWS, WORDS_PER_ROW, fragments, rows_of_words
 from training.corpus.general import general_texts, is_wanted, split_gloss
 from training.corpus.passages import held_out_passages, training_passages
 from training.corpus.questions import NUMBERS
@@ -18,7 +19,7 @@ from training.corpus.sentences import all_sentences
 from training.corpus.voices import HELD_OUT_VOICE, JOE, TRAINING_VOICES
 
 
-MAX_CLIPS = 75_000
+MAX_CLIPS = 95_000
 
 
 def plain(text):
@@ -31,7 +32,7 @@ def of_split(recordings, split):
 
 @pytest.mark.slow
 def test_the_corpus_is_not_too_large(recordings):
-    assert 70_000 < len(recordings) <= MAX_CLIPS
+    assert 90_000 < len(recordings) <= MAX_CLIPS
     assert len({recording.clip.id for recording in recordings}) == len(recordings)
 
 
@@ -107,6 +108,24 @@ def test_short_texts_are_what_they_are_called():
     held_out = words.all_short_texts()
     assert sum(held_out.values()) == pytest.approx(0.1 * len(held_out), abs=5)
     assert {"Monday the third.", "Half past eleven.", "In the garden."} & set(held_out)
+
+
+@pytest.mark.slow
+def test_fragments_and_rows_are_of_training_texts_and_said_nowhere_else():
+    training, held_out = general_texts()
+    joined, known = " | ".join(training).lower(), {plain(text) for text in (*held_out, *words.all_short_texts())}
+    cut = fragments()
+    assert len(set(cut)) == len(cut) == NUM_FRAGMENTS
+    for text in cut:
+        assert 1 <= len(text.split()) <= 5 and text[0].isupper() and text[-1] == "." and text[-2].isalpha()
+        assert text[:-1].lower() in joined and plain(text) not in known
+    # "Soldiers" begins a text and is no word of it without its first letter
+    texts_words = set(re.findall(r"\b[a-z]+\b", joined))
+    rows = rows_of_words()
+    assert len(rows) == NUM_ROWS
+    for text in rows:
+        row = text[:-1].lower().split(", ")
+        assert len(row) == WORDS_PER_ROW and texts_words.issuperset(row)
 
 
 def test_what_is_held_out_does_not_depend_on_the_order():
