@@ -63,6 +63,10 @@ def other_places() -> Compose:
     )
 
 
+# The processor refuses what is quieter than 1e-4 as silent
+MIN_PEAK = 1e-3
+
+
 def heard_elsewhere(waveform: np.ndarray, sampling_rate: int, seed: int) -> np.ndarray:
     """
     `waveform` as another voice says it in another place, float32 `(num_samples,)` within [-1, 1]; the same one for the
@@ -77,6 +81,10 @@ def heard_elsewhere(waveform: np.ndarray, sampling_rate: int, seed: int) -> np.n
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
+    # Of noise a filter may leave next to nothing, and then the gain less
+    peak = np.abs(heard).max()
+    if 0 < peak < MIN_PEAK:
+        heard = heard * (MIN_PEAK / peak)
     return np.clip(heard, -1.0, 1.0).astype(np.float32)
 
 

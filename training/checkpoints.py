@@ -59,6 +59,7 @@ RECORDED_SETTINGS = (
 # Further settings that change the weights. They are recorded if they are not the default ones.
 RARE_SETTINGS = (
     "mctp_loss_weight",
+    "heard_code_noise",
     "mctp_detach",
     "beta",
     "epsilon",

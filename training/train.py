@@ -37,6 +37,7 @@ from processing.export import export_repository
 from processing.interleaving_vita_audio import check_interleave_pattern
 
 from .checkpoints import last_complete_checkpoint
+from .code_noise import codebook_of
 from .conversations import conversation_texts, load_conversations
 from .data import build_training_dataset
 from .hub import create_repository_of, describe_start, find_checkpoint, hub_revision, place_of
@@ -507,6 +508,8 @@ def run(script_args: VitaAudioScriptArguments, training_args: VitaAudioSFTConfig
     with loading_whole_weights(training_args):
         model, processor = load_model_and_processor(script_args, training_args, conversations["train"], checkpoint)
     check_can_train(model, training_args)
+    if training_args.heard_code_noise > 0:
+        codebook_of(processor)
     # The processor makes the examples, so it gets the layout before they are made.
     if training_args.interleave_pattern is not None:
         check_interleave_pattern(training_args.interleave_pattern)

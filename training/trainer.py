@@ -28,6 +28,7 @@ from .adapters import (
     train_in_float32,
 )
 from .checkpoints import CompleteCheckpointsMixin
+from .code_noise import CodeNoise, codebook_of
 from .collator import PackedRowsCollator
 from .conversations import list_lengths
 from .hub import HubMixin
@@ -106,6 +107,13 @@ class VitaAudioSFTConfig(SFTConfig):
             "default they do so in models that hear by features, as the original has it."
         },
     )
+    heard_code_noise: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of the speech codes in users' turns that become near ones in training, anew in each step, "
+            "so that the model also understands voices that the codec's tokenizer knows less well."
+        },
+    )
     interleave_pattern: list[int] | None = field(
         default=None,
         metadata={
@@ -163,6 +171,8 @@ class VitaAudioSFTConfig(SFTConfig):
         for name in ("mctp_learning_rate_multiplier", "mctp_loss_weight"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
+        if not 0 <= self.heard_code_noise < 1:
+            raise ValueError(f"`heard_code_noise` must be at least 0 and below 1, got {self.heard_code_noise}.")
         if self.liger_kernel_config is not None and not self.use_liger_kernel:
             raise ValueError("`liger_kernel_config` has no effect without `use_liger_kernel`.")
         for name, (accepted, reason) in REFUSED_SETTINGS.items():
@@ -341,6 +351,10 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
             self.data_collator = PackedRowsCollator(
                 pad_token_id=self._tokenizer.pad_token_id, pad_to_multiple_of=args.pad_to_multiple_of
             )
+        self.code_noise = None
+        if args.heard_code_noise > 0:
+            codebook = codebook_of(self.processing_class)
+            self.code_noise = CodeNoise(codebook, base.config.speech_token_offset, args.heard_code_noise)
         if speech_input is not None:
             self.data_collator = SpeechInputCollator(self.data_collator, speech_input)
         layout = list(self.processing_class.interleave_pattern)
@@ -444,6 +458,8 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
             "mctp_loss_weight": self.args.mctp_loss_weight,
             "mctp_detach": self.args.mctp_detach,
         }
+        if self.code_noise is not None and model.training:
+            inputs["input_ids"] = self.code_noise(inputs["input_ids"], inputs["labels"])
         # The outputs are always needed, because they have the parts of the loss, which are logged.
         loss, outputs = Trainer.compute_loss(
             self, model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch

@@ -25,3 +25,10 @@ def test_a_seed_says_how_a_recording_is_heard_and_nothing_else_changes():
         assert other.dtype == np.float32 and np.abs(other).max() <= 1.0 and other.std() > 0.003
         # people talk at most a quarter slower or faster
         assert 0.7 < len(other) / len(waveform) < 1.3
+
+
+def test_quiet_noise_stays_audible():
+    """A recording that a filter left silent would stop a training."""
+    quiet = 2e-4 * np.random.default_rng(0).standard_normal(8000).astype(np.float32)
+    assert all(np.abs(heard_elsewhere(quiet, 16_000, seed)).max() > 1e-4 for seed in range(30))
+    assert not heard_elsewhere(np.zeros(8000, np.float32), 16_000, 1).any()
