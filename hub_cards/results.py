@@ -111,6 +111,8 @@ def eval_results(results: dict, dataset_id: str | None) -> list[EvalResult]:
             # The model-index needs a type and a name, also for data that are not on the Hub.
             dataset_type="custom" if package else dataset_id or "custom",
             dataset_name=package or dataset_id or corpus_name,
+            # Figures of one task and data set are told apart by this.
+            dataset_config=name,
             # `split` is in the results only where another split than the held-out one was scored.
             dataset_split=results.get("split", split) if split == TEST_SPLIT and not package else split,
             metric_type=METRICS[figure].type,

