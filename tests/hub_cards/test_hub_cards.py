@@ -151,7 +151,7 @@ def test_figures_of_humans_and_of_sound_are_in_the_card(folder):
     tts = {"conversations": 3, "wer": 0.5, "dnsmos": 3.14159, "speaker_similarity": 0.8765}
     dialogue = {"conversations": 9, "speech_accuracy": 0.625, "speech_accuracy_turn_2": 0.375}
     results = {
-        "modes": {"boost": {"human_words": human, "tts": tts, "dialogue": dialogue}},
+        "modes": {"boost": {"asr": {"wer": 0.01}, "human_words": human, "tts": tts, "dialogue": dialogue}},
         "recognizer": "whisper-base",
         "dnsmos_of_references": 3.5,
         "speaker_similarity_of_references": 0.9,
@@ -183,6 +183,9 @@ def test_figures_of_humans_and_of_sound_are_in_the_card(folder):
     assert ("custom", "asterisk-core-sounds-en-g722", "accuracy", 0.75) in found
     assert {("me/corpus", "me/corpus", "mos", 3.1416), ("me/corpus", "me/corpus", "wer", 0.5)} < found
     assert not any(value == 0.4 for *_, value in found)
+    # the Hub joins figures of one task, data set, configuration and split
+    places = {result.task_name: result.unique_identifier for result in card.data.eval_results}
+    assert len(set(places.values())) == len(places) == 4
 
 
 def test_published_benchmarks(folder, tmp_path, capsys):
