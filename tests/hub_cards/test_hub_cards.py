@@ -151,7 +151,9 @@ def test_figures_of_humans_and_of_sound_are_in_the_card(folder):
     tts = {"conversations": 3, "wer": 0.5, "dnsmos": 3.14159, "speaker_similarity": 0.8765}
     dialogue = {"conversations": 9, "speech_accuracy": 0.625, "speech_accuracy_turn_2": 0.375}
     results = {
-        "modes": {"boost": {"asr": {"wer": 0.01}, "human_words": human, "tts": tts, "dialogue": dialogue}},
+        "modes": {
+            "boost": {"human_words": human, "human_prompts": {"wer": 0.7}, "tts": tts, "dialogue": dialogue},
+        },
         "recognizer": "whisper-base",
         "dnsmos_of_references": 3.5,
         "speaker_similarity_of_references": 0.9,
