@@ -44,16 +44,17 @@ def with_underscores(argument: str) -> str:
 
 
 def parse_tolerance(text: str) -> float | list[float]:
-    """`--mctp_verify`: a number from 0 to 1, or two with a comma between them, for text and for speech."""
+    """`--mctp_verify`: a number from 0 to 1, or two or three with commas between them, as `generate` has it."""
     try:
         numbers = [float(number) for number in text.split(",")]
     except ValueError:
         numbers = []
-    if len(numbers) not in (1, 2) or not all(0 <= number <= 1 for number in numbers):
+    if len(numbers) not in (1, 2, 3) or not all(0 <= number <= 1 for number in numbers):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no number from 0 to 1, nor two of them for text and speech, such as 1,0.3"
+            f"{text!r} is no number from 0 to 1, nor two or three of them for text, speech and the first speech, such "
+            "as 1,0.3 or 1,0.3,0"
         )
-    return numbers if len(numbers) == 2 else numbers[0]
+    return numbers if len(numbers) > 1 else numbers[0]
 
 
 def run_command(command: Callable[[list[str] | None], int | None], prog: str, argv: list[str] | None = None) -> int:

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What one generation has written so far, and what `generate` returns."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.utils import ModelOutput
 
 from .compatibility_vita_audio import gives_new_cache_name
-from .verification_vita_audio import verify_drafts
+from .verification_vita_audio import Tolerances, verify_drafts
 
 
 @gives_new_cache_name
@@ -112,7 +111,7 @@ class DecodingState:
         self,
         all_logits: torch.Tensor,
         drafts: list[tuple[torch.LongTensor, torch.Tensor | None]],
-        tolerance_of: Callable[[torch.LongTensor], torch.Tensor],
+        tolerances: Tolerances,
     ) -> int:
         """
         Writes the drafts that the language model keeps, up to the first that it rejects in any row, in whose place it
@@ -124,7 +123,7 @@ class DecodingState:
             drafts (`list[tuple[torch.LongTensor, torch.Tensor or None]]`):
                 For each draft its tokens `(batch_size,)` and, in sampling, the probabilities that they were drawn
                 from, `(batch_size, vocab_size)`.
-            tolerance_of (`Callable`): the tolerances `(batch_size,)` of drafts `(batch_size,)`.
+            tolerances ([`Tolerances`]): those of drafts.
 
         Returns:
             `int`: how many drafts were rejected, always the last ones. One that ends the last row counts as rejected,
@@ -134,7 +133,8 @@ class DecodingState:
         *logits_of_drafts, logits_after = all_logits[:, -len(drafts) - 1 :].unbind(1)
         for index, (logits, (draft, draft_probs)) in enumerate(zip(logits_of_drafts, drafts)):
             logits, scores = self.score(self.input_ids, logits)
-            is_kept, tokens = verify_drafts(draft, draft_probs, scores, tolerance_of(draft))
+            place = self.input_ids.shape[1] - self.prompt_length
+            is_kept, tokens = verify_drafts(draft, draft_probs, scores, tolerances(draft, place))
             # `write` changes which rows are unfinished, but this token still counts for those that were so before it
             unfinished_rows = self.unfinished_rows
             self.write(self.pad_finished_rows(torch.where(is_kept, draft, tokens)), logits, scores)

@@ -18,7 +18,7 @@ from .compatibility_vita_audio import CACHE, rename_cache
 from .decoding_vita_audio import DecodingState, VitaAudioGenerateOutput
 from .growing_cache_vita_audio import GrowingCache
 from .rows_apart_vita_audio import RowsApart, can_part, move_columns
-from .verification_vita_audio import are_sure, resolve_mctp_verify, tolerances_of
+from .verification_vita_audio import Tolerances, are_sure, resolve_mctp_verify
 
 
 # The decoding modes of the paper (arXiv 2505.03739) as schedules [main, mctp, main, mctp, ...]
@@ -94,12 +94,13 @@ class VitaAudioGenerationMixin(GenerationMixin):
             modules 1, 2, ... write the next `mctp` ones, and so on; the last pair repeats for ever. The names are
             `"vanilla"` [1, 0], which is the language model alone, `"balance"` [1, 4, 3, 8, 4, 10],
             `"boost"` [1, 10, 4, 10] and `"turbo"` [1, 10].
-        mctp_verify (`bool`, `float` or a pair of these):
+        mctp_verify (`bool`, `float`, or two or three of these):
             How strictly the language model checks, in its next forward, what the modules write. The modules then write
             drafts, at the positions that the schedule has for them. In greedy search a draft is kept if its
             probability by the language model is at least this share of the likeliest token's; for sampling see
-            [`verify_drafts`]. A pair has one number for text and one for speech: a draft is speech if it is a code or
-            a delimiter of speech.
+            [`verify_drafts`]. Of two numbers one is for text and one for speech: a draft is speech if it is a code or
+            a delimiter of speech. A third number is for the speech that modules write after the first forward. With 0
+            there, it does not wait for a check.
 
             `True` or 1.0 is lossless: greedy search gives exactly what `"vanilla"` gives (except where rounding
             decides between two tokens that score alike), and sampling has the distribution of `"vanilla"`. `False` or
@@ -358,18 +359,14 @@ class VitaAudioGenerationMixin(GenerationMixin):
             )
             return VitaAudioGenerateOutput(**output) if generation_config.return_dict_in_generate else output
         state = DecodingState(input_ids, logits_processor, stopping_criteria, generation_config, streamer)
-        tolerances = resolve_mctp_verify(generation_config.mctp_verify)
-        # Where every draft is kept, there is nothing to verify
-        if max(tolerances) == 0:
+        tolerances = Tolerances(generation_config.mctp_verify, generation_config.mctp_mode, self.config)
+        if not tolerances.is_verified:
             return self._sample_unverified(state, generation_config, synced_gpus, model_kwargs)
         if synced_gpus:
             raise ValueError(
                 "`mctp_verify` cannot run with sharded weights (`synced_gpus`): how many forwards it takes depends "
                 "on the tokens, so the processes would wait for one another for ever."
             )
-        tolerance_of = partial(tolerances_of, tolerances=tolerances, config=self.config)
-        # Then it makes no difference to what is written which of the next tokens are drafted
-        is_lossless = min(tolerances) == 1
         if can_part(state, model_kwargs[CACHE]):
             rows = RowsApart(
                 input_ids,
@@ -377,11 +374,10 @@ class VitaAudioGenerationMixin(GenerationMixin):
                 stopping_criteria,
                 generation_config,
                 self._turns(generation_config),
-                tolerance_of,
-                is_lossless,
+                tolerances,
             )
             return self._sample_rows_apart(rows, generation_config, model_kwargs)
-        return self._sample_verified(state, generation_config, tolerance_of, min(tolerances), model_kwargs)
+        return self._sample_verified(state, generation_config, tolerances, model_kwargs)
 
     def _sample_unverified(
         self, state: DecodingState, generation_config: GenerationConfig, synced_gpus: bool, model_kwargs: dict
@@ -416,8 +412,7 @@ class VitaAudioGenerationMixin(GenerationMixin):
         self,
         state: DecodingState,
         generation_config: GenerationConfig,
-        tolerance_of: Callable,
-        min_tolerance: float,
+        tolerances: Tolerances,
         model_kwargs: dict,
     ) -> VitaAudioGenerateOutput | torch.LongTensor:
         forward, mctp_logits = self._decoding_steps(generation_config, model_kwargs)
@@ -428,7 +423,7 @@ class VitaAudioGenerationMixin(GenerationMixin):
         while True:
             state.record_forward(outputs)
             # Write what the language model keeps, and one token of its own
-            num_rejected = state.verify(outputs.logits, drafts, tolerance_of)
+            num_rejected = state.verify(outputs.logits, drafts, tolerances)
             # Roll back: the language model has read the rejected drafts
             cache.crop(-num_rejected)
             for name in ("attention_mask", "position_ids"):
@@ -438,7 +433,7 @@ class VitaAudioGenerationMixin(GenerationMixin):
                 break
             # Draft the next tokens with the modules. The last token that was written is still unread, and so are they
             num_before = state.input_ids.shape[1] - 1
-            drafts = self._draft(state, generation_config, mctp_logits, tolerance_of, min_tolerance, model_kwargs)
+            drafts = self._draft(state, generation_config, mctp_logits, tolerances, model_kwargs)
             if state.is_finished:
                 break
             num_unread = state.input_ids.shape[1] - num_before + len(drafts)
@@ -463,8 +458,7 @@ class VitaAudioGenerationMixin(GenerationMixin):
         state: DecodingState,
         generation_config: GenerationConfig,
         mctp_logits: Callable,
-        tolerance_of: Callable,
-        min_tolerance: float,
+        tolerances: Tolerances,
         model_kwargs: dict,
     ) -> list[tuple[torch.LongTensor, torch.Tensor | None]]:
         """
@@ -483,8 +477,9 @@ class VitaAudioGenerationMixin(GenerationMixin):
             logits, scores = state.score(draft_ids, logits)
             tokens = state.choose(scores)
             # Asked only where there can be such: a GPU would have to be waited for
-            can_be_free = min_tolerance == 0 and not drafts
-            if can_be_free and bool(((tolerance_of(tokens) == 0) | ~state.unfinished_rows.bool()).all()):
+            can_be_free = tolerances.can_be_free and not drafts
+            place = draft_ids.shape[1] - state.prompt_length
+            if can_be_free and bool(((tolerances(tokens, place) == 0) | ~state.unfinished_rows.bool()).all()):
                 state.num_drafted += state.unfinished_rows
                 state.num_accepted += state.unfinished_rows
                 state.write(tokens, logits, scores)
@@ -497,7 +492,8 @@ class VitaAudioGenerationMixin(GenerationMixin):
             draft_ids = torch.cat([draft_ids, tokens[:, None]], dim=-1)
             # Drafts in rows that have ended count for nothing
             state.num_drafted += state.unfinished_rows
-            if min_tolerance == 1 and not (are_sure(tokens, scores) & state.unfinished_rows.bool()).any():
+            # Then it makes no difference to what is written which of the next tokens are drafted
+            if tolerances.is_lossless and not (are_sure(tokens, scores) & state.unfinished_rows.bool()).any():
                 return drafts
 
     def _sample_rows_apart(

@@ -11,7 +11,7 @@ ordinary batch.
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from transformers.generation.stopping_criteria import (
 
 from .cache_vita_audio import VitaAudioCache
 from .decoding_vita_audio import DecodingState, VitaAudioGenerateOutput
-from .verification_vita_audio import are_sure, verify_drafts
+from .verification_vita_audio import Tolerances, are_sure, verify_drafts
 
 
 # Processors of transformers that look at nothing but the scores, so they take those of different lengths at once
@@ -93,8 +93,7 @@ class RowsApart:
         logits_processor, stopping_criteria, generation_config: as [`GenerationMixin._sample`] gets them.
         turns (`Iterator[tuple[int, bool]]`): for each new token the module that gives it, and whether it can only be
             speech.
-        tolerance_of (`Callable`): the tolerances of drafts, in their shape.
-        is_lossless (`bool`): whether all tolerances are 1.
+        tolerances ([`Tolerances`]): those of drafts.
     """
 
     def __init__(
@@ -104,12 +103,11 @@ class RowsApart:
         stopping_criteria: StoppingCriteriaList,
         generation_config: GenerationConfig,
         turns: Iterator[tuple[int, bool]],
-        tolerance_of: Callable[[torch.LongTensor], torch.Tensor],
-        is_lossless: bool,
+        tolerances: Tolerances,
     ):
         self.batch_size, self.prompt_length = input_ids.shape
         self.logits_processor, self.stopping_criteria = logits_processor, stopping_criteria
-        self.tolerance_of, self.is_lossless, self.do_sample = tolerance_of, is_lossless, generation_config.do_sample
+        self.tolerances, self.do_sample = tolerances, generation_config.do_sample
         self.max_length = stopping_criteria.max_length or float("inf")
         pad_token_id = generation_config._pad_token_tensor
         # Without one, all rows end at the same length, and what stands behind an end is never seen
@@ -170,7 +168,7 @@ class RowsApart:
         for row, room in rooms.items():
             while self.counts[row] < room and self.turn(row, self.counts[row])[0] > 0:
                 self.counts[row] += 1
-        if self.is_lossless:
+        if self.tolerances.is_lossless:
             # The modules run for all rows if they do for one. So a row whose schedule has no drafts here gets some as
             # well, which change nothing but how often the language model has to run
             most = max(self.counts)
@@ -207,7 +205,7 @@ class RowsApart:
         else:
             tokens = scores.argmax(dim=-1)
         self.ids[rows, places] = tokens
-        if self.is_lossless:
+        if self.tolerances.is_lossless:
             for row, is_sure in zip(row_numbers, are_sure(tokens, scores).tolist()):
                 if not is_sure:
                     self.counts[row] = index + 1
@@ -257,7 +255,8 @@ class RowsApart:
             draft_probs = torch.stack([*self.draft_probs, *(num_columns - len(self.draft_probs)) * [no_probs]], dim=1)
             draft_probs = draft_probs[of_rows, of_columns]
         drafts_here = drafts[of_rows, of_columns]
-        is_kept, tokens = verify_drafts(drafts_here, draft_probs, scores, self.tolerance_of(drafts_here))
+        tolerances = self.tolerances(drafts_here, grid[of_rows, of_columns] - self.prompt_length)
+        is_kept, tokens = verify_drafts(drafts_here, draft_probs, scores, tolerances)
         # As a table of rows and columns again
         are_kept = torch.zeros_like(grid)
         are_kept[of_rows, of_columns] = (is_kept & (of_columns < counts[of_rows])).long()

@@ -15,36 +15,58 @@ from .configuration_vita_audio import VitaAudioConfig
 SURE_PROBABILITY = 0.7
 
 
-def resolve_mctp_verify(mctp_verify: Any) -> tuple[float, float]:
+def resolve_mctp_verify(mctp_verify: Any) -> tuple[float, float, float]:
     """
     Args:
-        mctp_verify (`bool`, `float` or a pair of these): see [`VitaAudioGenerationMixin`].
+        mctp_verify (`bool`, `float` or two or three of these): see [`VitaAudioGenerationMixin`].
 
     Returns:
-        `tuple[float, float]`: the tolerances of text and of speech. 1.0 is lossless, 0.0 keeps every draft.
+        `tuple[float, float, float]`: the tolerances of text, of speech, and of the speech that modules write after the
+        first forward. 1.0 is lossless, 0.0 keeps every draft.
 
     Raises:
         ValueError: it is something else.
     """
-    pair = mctp_verify if isinstance(mctp_verify, list | tuple) else (mctp_verify, mctp_verify)
+    numbers = mctp_verify if isinstance(mctp_verify, list | tuple) else (mctp_verify, mctp_verify)
     # True and False are numbers in Python, and mean the same as 1.0 and 0.0. A NaN is in no range
-    if len(pair) != 2 or not all(isinstance(number, Real) and 0 <= number <= 1 for number in pair):
+    if len(numbers) not in (2, 3) or not all(isinstance(number, Real) and 0 <= number <= 1 for number in numbers):
         raise ValueError(
-            "`mctp_verify` must be True, False, a number from 0 to 1 or a pair of such numbers, for text and for "
-            f"speech, got {mctp_verify!r:.200}."
+            "`mctp_verify` must be True, False, a number from 0 to 1, or two or three such numbers, for text, for "
+            f"speech and for the first speech, got {mctp_verify!r:.200}."
         )
-    return float(pair[0]), float(pair[1])
+    return float(numbers[0]), float(numbers[1]), float(numbers[-1])
 
 
-def tolerances_of(drafts: torch.LongTensor, tolerances: tuple[float, float], config: VitaAudioConfig) -> torch.Tensor:
+class Tolerances:
     """
-    The tolerance of each draft, in the shape of `drafts`. A code or a delimiter of speech is speech, all else is text:
-    what a draft is, and not where it stands, because an answer may have text where the layout has speech.
+    The tolerance of each draft. A code or a delimiter of speech is speech, all else is text: what a draft is, and not
+    where it stands, because an answer may have text where the layout has speech.
+
+    Args:
+        mctp_verify (`bool`, `float` or two or three of these): as [`resolve_mctp_verify`] takes it.
+        schedule (`list[int]`): of decoding, as [`resolve_mctp_mode`] gives it; it says what the first forward brings.
+        config ([`VitaAudioConfig`]): says which ids are speech.
     """
-    start, text, speech = config.speech_token_offset, *tolerances
-    is_speech = (drafts >= start) & (drafts < start + config.num_speech_tokens)
-    is_speech = is_speech | (drafts == config.begin_audio_token_id) | (drafts == config.end_audio_token_id)
-    return torch.where(is_speech, speech, text)
+
+    def __init__(self, mctp_verify: Any, schedule: list[int], config: VitaAudioConfig):
+        self.text, self.speech, self.first_speech = numbers = resolve_mctp_verify(mctp_verify)
+        self.num_first = sum(schedule[:2])
+        self.config = config
+        # With zeros alone nothing is checked, and with one somewhere a draft may need no check
+        self.is_verified, self.is_lossless, self.can_be_free = max(numbers) > 0, min(numbers) == 1, min(numbers) == 0
+
+    def __call__(self, drafts: torch.LongTensor, places: torch.LongTensor | int) -> torch.Tensor:
+        """
+        Args:
+            drafts (`torch.LongTensor`): tokens of any shape.
+            places (`torch.LongTensor` of that shape, or `int`): how many new tokens each has before it.
+        """
+        start = self.config.speech_token_offset
+        is_speech = (drafts >= start) & (drafts < start + self.config.num_speech_tokens)
+        for token_id in (self.config.begin_audio_token_id, self.config.end_audio_token_id):
+            is_speech = is_speech | (drafts == token_id)
+        is_first = torch.as_tensor(places, device=drafts.device) < self.num_first
+        return torch.where(is_speech, torch.where(is_first, self.first_speech, self.speech), self.text)
 
 
 def verify_drafts(
@@ -108,4 +130,4 @@ def are_sure(drafts: torch.LongTensor, scores: torch.Tensor) -> torch.BoolTensor
     return scores.log_softmax(dim=-1).gather(1, drafts[:, None]).squeeze(1).exp() >= SURE_PROBABILITY
 
 
-__all__ = ["are_sure", "resolve_mctp_verify", "tolerances_of", "verify_drafts"]
+__all__ = ["Tolerances", "are_sure", "resolve_mctp_verify", "verify_drafts"]

@@ -135,8 +135,8 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="TOLERANCE",
         type=parse_tolerance,
         help="what the language model keeps of the modules' tokens: those with at least this share of the likeliest "
-        "one's probability, from 1 (lossless) to 0 (all), or two such numbers for text and speech, such as 1,0.3 "
-        "(default: the model's)",
+        "one's probability, from 1 (lossless) to 0 (all), or two such numbers for text and speech, such as 1,0.3, "
+        "or a third for the speech after the first forward (default: the model's)",
     )
     generation.add_argument("--max_new_tokens", type=int, help="the most tokens to write")
     generation.add_argument(

@@ -39,7 +39,7 @@ class GenerationRequest:
             The most tokens to write.
         mctp_mode (`str` or `list[int]`, *optional*):
             As of `generate`; the model's by default.
-        mctp_verify (`bool`, `float` or a pair of these, *optional*):
+        mctp_verify (`bool`, `float`, or two or three of these, *optional*):
             As of `generate`; the model's by default. Engines on vLLM take no tolerance between 0 and 1.
         do_sample (`bool`, *optional*), temperature (`float`, *optional*), top_p (`float`, *optional*):
             As of `generate`; the model's by default.

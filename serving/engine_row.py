@@ -4,7 +4,7 @@
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 
 from modeling_vita_audio import VitaAudioCache
 from modeling_vita_audio.growing_cache_vita_audio import GrowingCache
-from modeling_vita_audio.verification_vita_audio import are_sure, verify_drafts
+from modeling_vita_audio.verification_vita_audio import Tolerances, are_sure, verify_drafts
 
 from .engine import GenerationRequest
 
@@ -30,8 +30,7 @@ class Row:
         max_length (`int`): the most tokens, the prompt's included.
         config (`GenerationConfig`): its options, complete and checked.
         is_prefill (`bool`): whether the prompt is read and nothing written.
-        tolerances (`tuple[float, float]`): those of text and speech; with zeros what modules write is not verified.
-        tolerance_of (`Callable`): the tolerances of drafts, in their shape.
+        tolerances ([`Tolerances`]): those of what modules write.
     """
 
     def __init__(
@@ -43,16 +42,13 @@ class Row:
         max_length: int,
         config: GenerationConfig,
         is_prefill: bool,
-        tolerances: tuple[float, float],
-        tolerance_of: Callable[[torch.LongTensor], torch.Tensor],
+        tolerances: Tolerances,
     ):
         self.request, self.keys, self.processors, self.turns = request, keys, processors, turns
         self.max_length, self.config, self.is_prefill = max_length, config, is_prefill
         self.ids = list(request.input_ids)
         self._turns_so_far: list[tuple[int, bool]] = []
-        self.is_verified, self.is_lossless = max(tolerances) > 0, min(tolerances) == 1
-        self.can_be_free = min(tolerances) == 0
-        self.tolerance_of = tolerance_of
+        self.tolerances = tolerances
         # Drafts that the language model has to check stand at the end of `ids`. In sampling there are the
         # probabilities `(1, vocab_size)` that each draft was drawn from
         self.num_drafts, self.draft_probs, self.is_sure = 0, [], True
@@ -70,13 +66,17 @@ class Row:
         self.loop, self.queue = asyncio.get_running_loop(), asyncio.Queue()
 
     @property
+    def place(self) -> int:
+        """How many new tokens there are, drafts among them."""
+        return len(self.ids) - len(self.request.input_ids)
+
+    @property
     def next_turn(self) -> tuple[int, bool]:
         """Which module writes the next token, and whether it can only be speech."""
-        place = len(self.ids) - len(self.request.input_ids)
-        if place >= len(self._turns_so_far):
-            self._turns_so_far += itertools.islice(self.turns, place + 1 - len(self._turns_so_far))
-        module_idx, is_speech = self._turns_so_far[place]
-        if self.is_verified and module_idx > 0:
+        if self.place >= len(self._turns_so_far):
+            self._turns_so_far += itertools.islice(self.turns, self.place + 1 - len(self._turns_so_far))
+        module_idx, is_speech = self._turns_so_far[self.place]
+        if self.tolerances.is_verified and module_idx > 0:
             # After a draft that was rejected, the first module is next again, wherever the schedule is: the language
             # model has read all but its own last token and what modules wrote after it. It writes one token after the
             # drafts, for which there must be room
@@ -131,14 +131,15 @@ class Row:
         no check and none before it does.
         """
         token = self.choose(scores)
-        if self.can_be_free and self.num_drafts == 0 and self.tolerance_of(torch.tensor([token])) == 0:
+        can_be_free = self.tolerances.can_be_free and self.num_drafts == 0
+        if can_be_free and self.tolerances(torch.tensor([token]), self.place) == 0:
             self.write(token)
             return [token]
         self.ids.append(token)
         self.num_drafts += 1
         if self.config.do_sample:
             self.draft_probs.append(scores.softmax(dim=-1))
-        if self.is_lossless:
+        if self.tolerances.is_lossless:
             self.is_sure = bool(are_sure(torch.tensor([token], device=scores.device), scores))
         return []
 
@@ -158,7 +159,8 @@ class Row:
             else:
                 token = torch.tensor([draft], device=scores.device)
                 generator = self.random(scores.device) if self.config.do_sample else None
-                is_kept, own_token = verify_drafts(token, draft_probs, scores, self.tolerance_of(token), generator)
+                tolerances = self.tolerances(token, self.place)
+                is_kept, own_token = verify_drafts(token, draft_probs, scores, tolerances, generator)
                 token = draft if is_kept else int(own_token)
             self.write(token)
             written.append(token)

@@ -17,7 +17,6 @@ import math
 import threading
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from functools import partial
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -27,7 +26,7 @@ from transformers.cache_utils import Cache
 from modeling_vita_audio import VitaAudioCache
 from modeling_vita_audio.compatibility_vita_audio import CACHE
 from modeling_vita_audio.growing_cache_vita_audio import GrowingCache
-from modeling_vita_audio.verification_vita_audio import resolve_mctp_verify, tolerances_of
+from modeling_vita_audio.verification_vita_audio import Tolerances
 
 from .engine import EngineOverloaded, GenerationRequest, check_lengths
 from .engine_row import Row, common_prefix, prefix_keys
@@ -179,7 +178,6 @@ class TransformersEngine:
 
     def _submit(self, request: GenerationRequest, is_prefill: bool) -> Row:
         config, processors = self._options_of(request)
-        tolerances = resolve_mctp_verify(config.mctp_verify)
         row = Row(
             request,
             prefix_keys(request, self.model.config.context_audio_token_id),
@@ -188,8 +186,7 @@ class TransformersEngine:
             min(len(request.input_ids) + request.max_new_tokens, self.max_length),
             config,
             is_prefill,
-            tolerances,
-            partial(tolerances_of, tolerances=tolerances, config=self.model.config),
+            Tolerances(config.mctp_verify, config.mctp_mode, self.model.config),
         )
         with self._has_work:
             if self._is_closing:
@@ -468,7 +465,7 @@ class TransformersEngine:
             logits = self._of_speech_alone(rows, logits)
         tokens = logits.argmax(dim=-1).tolist()
         for index, (row, token) in enumerate(zip(rows, tokens)):
-            is_draft = row.is_verified and row.next_turn[0] > 0
+            is_draft = row.tolerances.is_verified and row.next_turn[0] > 0
             if len(row.processors) > 0 or row.config.do_sample or is_draft:
                 try:
                     scores = row.score(logits[index : index + 1])

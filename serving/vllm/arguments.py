@@ -23,13 +23,13 @@ def is_lossless(mctp_verify: bool | float | list[float]) -> bool:
     Raises:
         ValueError: it is no tolerance, or one between 0 and 1.
     """
-    tolerances = resolve_mctp_verify(mctp_verify)
-    if tolerances not in ((0, 0), (1, 1)):
+    tolerances = set(resolve_mctp_verify(mctp_verify))
+    if tolerances not in ({0}, {1}):
         raise ValueError(
             f"vLLM's rejection sampler compares drafts with the likeliest token or draws exactly, so it knows no "
-            f"tolerance as `mctp_verify` {tolerances}. Give 1.0 (lossless) or 0.0, or use the engine on transformers."
+            f"tolerance as `mctp_verify` {mctp_verify}. Give 1.0 (lossless) or 0.0, or use the engine on transformers."
         )
-    return tolerances == (1, 1)
+    return tolerances == {1}
 
 
 def engine_arguments(

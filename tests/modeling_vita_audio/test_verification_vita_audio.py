@@ -14,7 +14,7 @@ from transformers.generation import BaseStreamer
 
 from modeling_vita_audio import VitaAudioForConditionalGeneration
 from modeling_vita_audio.generation_vita_audio import modules_in_turn
-from modeling_vita_audio.verification_vita_audio import resolve_mctp_verify, tolerances_of, verify_drafts
+from modeling_vita_audio.verification_vita_audio import Tolerances, resolve_mctp_verify, verify_drafts
 
 
 # Seconds for each few, which the quick check has not
@@ -97,16 +97,26 @@ def assert_equals_single_runs(model, **kwargs):
 
 
 def test_what_the_argument_may_be():
-    for given, expected in ((True, (1, 1)), (False, (0, 0)), (0.3, (0.3, 0.3)), (1, (1, 1)), ([0, 0.5], (0, 0.5))):
+    for given, expected in (
+        *((True, (1, 1, 1)), (False, (0, 0, 0)), (0.3, (0.3, 0.3, 0.3)), (1, (1, 1, 1))),
+        *(([0, 0.5], (0, 0.5, 0.5)), ((0.5, 0.2, 0), (0.5, 0.2, 0))),
+    ):
         assert resolve_mctp_verify(given) == expected
+    for given in ([], [0.5], [0, 0, 0, 0], [0, 2], "0.5", None, float("nan"), [1, 1, -0.1]):
+        with pytest.raises(ValueError, match="`mctp_verify` must be"):
+            resolve_mctp_verify(given)
 
 
 def test_text_and_speech_have_their_own_tolerance():
     config = random_model(1).config
     drafts = torch.tensor([[0, 97, 98], [99, 100, 119]])
-    torch.testing.assert_close(
-        tolerances_of(drafts, (0.25, 0.75), config), torch.tensor([[0.25, 0.25, 0.75], [0.75, 0.75, 0.75]])
-    )
+    expected = torch.tensor([[0.25, 0.25, 0.75], [0.75, 0.75, 0.75]])
+    torch.testing.assert_close(Tolerances((0.25, 0.75), [1, 3], config)(drafts, 2), expected)
+    # the third one is for speech at the places of the first forward, here 0 to 3
+    with_first = Tolerances((0.25, 0.75, 0.5), [1, 3, 4, 10], config)
+    torch.testing.assert_close(with_first(drafts, 4), expected)
+    places = torch.tensor([[0, 3, 3], [4, 3, 5]])
+    torch.testing.assert_close(with_first(drafts, places), torch.tensor([[0.25, 0.25, 0.5], [0.75, 0.5, 0.75]]))
 
 
 def test_greedy_keeps_by_the_share_of_the_likeliest():
@@ -167,7 +177,10 @@ def reference_verified(model, prompt, schedule, tolerances, max_new_tokens):
             drafts.append(int(scores_of(tokens + drafts, len(drafts) + 1).argmax()))
         for draft in drafts:
             probs = scores_of(tokens, 0).softmax(0)
-            tolerance = tolerances[1 if draft in (98, 99) or draft >= 100 else 0]
+            text, speech, first_speech = *tolerances, *tolerances[1:] * (len(tolerances) == 2)
+            if len(tokens) - len(prompt) < sum(schedule[:2]):
+                speech = first_speech
+            tolerance = speech if draft in (98, 99) or draft >= 100 else text
             tokens.append(draft)
             if probs[draft] < tolerance * probs.max():
                 tokens[-1] = int(probs.argmax())
@@ -179,7 +192,7 @@ def reference_verified(model, prompt, schedule, tolerances, max_new_tokens):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_mctp_modules", [1, 4, 10])
-@pytest.mark.parametrize("tolerances", [(1.0, 1.0), (0.5, 0.5), (0.05, 0.8), (0.9, 0.0)])
+@pytest.mark.parametrize("tolerances", [(1.0, 1.0), (0.5, 0.5), (0.05, 0.8), (0.9, 0.0), (0.5, 0.4, 0.0)])
 def test_greedy_tokens_are_those_of_the_definition(num_mctp_modules, tolerances):
     model = random_model(num_mctp_modules)
     for schedule in schedules(num_mctp_modules)[1:]:
@@ -241,20 +254,25 @@ class ForwardsAtTokens(BaseStreamer):
     def end(self): ...
 
 
-@pytest.mark.parametrize("tolerance, forwards", [((0.5, 0.0), [1] * 11), (0.0, [1] * 11), (0.5, None)])
-def test_speech_that_is_not_checked_does_not_wait(tolerance, forwards):
+@pytest.mark.parametrize("tolerance", [(0.5, 0.0), 0.0, 0.5, (0.5, 0.5, 0.0)])
+def test_speech_that_is_not_checked_does_not_wait(tolerance):
     model, prompt = random_model(10, interleave_pattern=[1, 10]), random_prompt(7)
     kwargs = {"mctp_mode": "turbo", "mctp_speech_only_head": True, "mctp_verify": tolerance, "max_new_tokens": 30}
     with CountForwards(model) as count:
         streamer = ForwardsAtTokens(count)
         tokens = new_tokens(model, prompt, streamer=streamer, **kwargs)
     assert len(streamer.forwards) == 30
-    if forwards is None:
+    if tolerance == 0.5:
         # the first token is the language model's, and the others wait for its second forward
         assert streamer.forwards[0] == 1 and 1 not in streamer.forwards[1:]
     else:
-        assert streamer.forwards[:11] == forwards
-        assert tokens == new_tokens(model, prompt, **kwargs | {"mctp_verify": 0.0})
+        assert streamer.forwards[:11] == [1] * 11
+        unverified = new_tokens(model, prompt, **kwargs | {"mctp_verify": 0.0})
+        if tolerance == (0.5, 0.5, 0.0):
+            # after the first chunk there is a check
+            assert tokens[0][:11] == unverified[0][:11] and tokens != unverified
+        else:
+            assert tokens == unverified
 
 
 # --- rows that keep different numbers ---
@@ -262,7 +280,7 @@ def test_speech_that_is_not_checked_does_not_wait(tolerance, forwards):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_mctp_modules", [1, 4, 10])
-@pytest.mark.parametrize("tolerance", [1.0, 0.4, (0.8, 0.1)])
+@pytest.mark.parametrize("tolerance", [1.0, 0.4, (0.8, 0.1), (0.8, 0.4, 0.0)])
 def test_rows_of_a_batch_equal_their_single_runs(num_mctp_modules, tolerance):
     model = random_model(num_mctp_modules)
     for schedule in schedules(num_mctp_modules)[1:]:

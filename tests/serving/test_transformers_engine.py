@@ -91,7 +91,7 @@ def test_tolerance_is_that_of_generate_for_each_request(penalty):
     cases = [
         (ids, mode, verify)
         for ids, mode in zip(prompts(8), 2 * modes)
-        for verify in (True, 0.4, [0.9, 0.1], [0.5, 0.0], [0.0, 0.5], 0.05, False)
+        for verify in (True, 0.4, [0.9, 0.1], [0.5, 0.0], [0.0, 0.5], [0.9, 0.4, 0.0], 0.05, False)
     ]
     expected = [alone(model, ids, mctp_mode=mode, mctp_verify=verify) for ids, mode, verify in cases]
 
@@ -128,11 +128,12 @@ def test_tolerance_is_that_of_generate_for_each_request(penalty):
     assert sampled[0] == sampled[1] != sampled[2]
 
 
-def test_speech_that_is_not_checked_does_not_wait():
+@pytest.mark.parametrize("verify", [[0.5, 0.0], [0.5, 0.5, 0.0]], ids=str)
+def test_speech_that_is_not_checked_does_not_wait(verify):
     model = random_model(10, interleave_pattern=[1, 10])
     model.generation_config.mctp_speech_only_head = True
     (ids,) = prompts(1)
-    options = {"mctp_mode": "turbo", "mctp_verify": [0.5, 0.0], "max_new_tokens": 30}
+    options = {"mctp_mode": "turbo", "mctp_verify": verify, "max_new_tokens": 30}
     has_first_burst = threading.Event()
 
     def wait_for_reader(module, args, kwargs):

@@ -140,7 +140,8 @@ def main(argv: list[str] | None = None) -> None:
         type=parse_tolerance,
         default=list(TOLERANCES),
         metavar="TOLERANCE",
-        help=f"numbers from 0 to 1, or pairs such as 1,0.3 for text and speech (default: {TOLERANCES})",
+        help="numbers from 0 to 1, two such as 1,0.3 for text and speech, or three with the first speech (default: "
+        f"{TOLERANCES})",
     )
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=["sqa", "tts"], help="what is scored")
     parser.add_argument("--split", default=TEST_SPLIT, help=f"of the conversations (default: {TEST_SPLIT})")
