@@ -62,7 +62,13 @@ def corpus_dir(tmp_path_factory, speech):
     return folder
 
 
-@pytest.mark.parametrize("name, value", [("levels", [3, 1]), ("num_clips", 0)])
+def test_a_voice_has_no_more_clips_than_it_may():
+    clips = [{"id": number, "voice": voice} for number, voice in enumerate(["joe", "amy", "joe", "joe", "amy"])]
+    assert [clip["id"] for clip in tokenizer.limit_voices(clips, 2)] == [0, 1, 2, 4]
+    assert tokenizer.limit_voices(clips, None) == clips
+
+
+@pytest.mark.parametrize("name, value", [("levels", [3, 1]), ("num_clips", 0), ("max_clips_of_voice", 0)])
 def test_bad_settings_are_named(name, value):
     with pytest.raises(ValueError, match=f"`{name}` must be .*, got {re.escape(str(value))}"):
         tokenizer.TokenizerArguments("corpus", **{name: value})
