@@ -31,8 +31,8 @@ def resolve_mctp_verify(mctp_verify: Any) -> tuple[float, float, float]:
     # True and False are numbers in Python, and mean the same as 1.0 and 0.0. A NaN is in no range
     if len(numbers) not in (2, 3) or not all(isinstance(number, Real) and 0 <= number <= 1 for number in numbers):
         raise ValueError(
-            "`mctp_verify` must be True, False, a number from 0 to 1, or two or three such numbers, for text, for "
-            f"speech and for the first speech, got {mctp_verify!r:.200}."
+            "`mctp_verify` must be True, False, a number from 0 to 1 or two or three such numbers, for text, "
+            f"for speech and for the first speech, got {mctp_verify!r:.200}."
         )
     return float(numbers[0]), float(numbers[1]), float(numbers[-1])
 
