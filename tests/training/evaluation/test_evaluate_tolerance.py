@@ -35,7 +35,7 @@ def test_the_curve_lies_between_lossless_and_unverified(model_dir, corpus_dir, t
     assert (tmp_path / "results.png").exists()
 
 
-@pytest.mark.parametrize("tolerance", ["2", "-0.1", "nan", "0.5,0.5,0.5", "half"])
+@pytest.mark.parametrize("tolerance", ["2", "-0.1", "nan", "0.5,0.5,0.5,0.5", "half"])
 def test_what_is_no_tolerance_is_refused(tolerance, tmp_path, capsys):
     with pytest.raises(SystemExit):
         evaluate_tolerance.main(["--model", "no", "--corpus_dir", "no", f"--mctp_verify={tolerance}"])
