@@ -20,6 +20,8 @@ from audiomentations import (
     TimeStretch,
 )
 
+from processing.audio_vita_audio import MIN_AMPLITUDE
+
 
 def other_voices() -> Compose:
     """Changes that speech remains undisturbed by: its tempo and its pitch, which make it the voice of another one."""
@@ -63,8 +65,8 @@ def other_places() -> Compose:
     )
 
 
-# The processor refuses what is quieter than 1e-4 as silent
-MIN_PEAK = 1e-3
+# The processor refuses what is quieter than `MIN_AMPLITUDE` as silent
+MIN_PEAK = 10 * MIN_AMPLITUDE
 
 
 def heard_elsewhere(waveform: np.ndarray, sampling_rate: int, seed: int) -> np.ndarray:

@@ -5,6 +5,7 @@
 import torch
 
 from processing import VitaAudioProcessor
+from processing.codec_vita_audio import SpeechCodec
 from processing.modeling_glm4_voice_speech_encoder import Glm4VoiceSpeechEncoder
 
 
@@ -14,19 +15,27 @@ NUM_NEAR = 8
 CODES_AT_ONCE = 1024
 
 
+def vectors_of_codes(codec: SpeechCodec) -> torch.Tensor | None:
+    """The vectors in a codec's codebook, float32 `(codebook_size, latent_dim)`; None where it has no such vectors."""
+    encoder = getattr(codec, "tokenizer", None)
+    if not isinstance(encoder, Glm4VoiceSpeechEncoder):
+        return None
+    return encoder.codebook.weight.detach().float().cpu()
+
+
 def codebook_of(processor: VitaAudioProcessor) -> torch.Tensor:
     """
-    The vectors of the codes, float32 `(codebook_size, latent_dim)`.
+    The vectors of the codes that a model hears, as of [`vectors_of_codes`].
 
     Raises:
         ValueError: the model hears by features, or its codec does not say which codes are near each other.
     """
-    encoder = getattr(processor.audio_tokenizer, "tokenizer", None)
-    if processor.hears_features or not isinstance(encoder, Glm4VoiceSpeechEncoder):
+    vectors = None if processor.hears_features else vectors_of_codes(processor.audio_tokenizer)
+    if vectors is None:
         raise ValueError(
             "`heard_code_noise` is for models that hear by codes, of a codec whose codebook has a vector for each."
         )
-    return encoder.codebook.weight.detach().float().cpu()
+    return vectors
 
 
 class CodeNoise:

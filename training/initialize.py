@@ -11,8 +11,8 @@ from modeling_vita_audio import VitaAudioConfig, VitaAudioForConditionalGenerati
 from modeling_vita_audio.interleaving_vita_audio import SpeechVocabulary
 from processing import VitaAudioFeatureExtractor, VitaAudioProcessor
 from processing.codec_vita_audio import SpeechCodec
-from processing.modeling_glm4_voice_speech_encoder import Glm4VoiceSpeechEncoder
 
+from .code_noise import vectors_of_codes
 from .speech_input import SenseVoice
 from .tokenizer import add_audio_tokens, train_tokenizer
 
@@ -32,10 +32,9 @@ def start_from_codebook(model: VitaAudioForConditionalGeneration, codec: SpeechC
     sound alike then begin alike, so that rare ones need not be learnt one by one. Nothing changes where the codec has
     no such vectors.
     """
-    encoder = getattr(codec, "tokenizer", None)
-    if not isinstance(encoder, Glm4VoiceSpeechEncoder):
+    vectors = vectors_of_codes(codec)
+    if vectors is None:
         return
-    vectors = encoder.codebook.weight.float()
     vectors = (vectors - vectors.mean(0)) / vectors.std()
     embeddings, start = model.get_input_embeddings().weight, model.config.speech_token_offset
     projection = torch.randn(vectors.shape[1], embeddings.shape[1]) / vectors.shape[1] ** 0.5

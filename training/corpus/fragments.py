@@ -16,7 +16,7 @@ from .general import general_texts, plain_words
 from .questions import all_questions, capitalized
 from .sentences import all_sentences
 from .voices import QUICK_VOICES, TRAINING_VOICES
-from .words import UNFINISHED, all_letters, all_short_texts, all_words
+from .words import UNFINISHED, all_letters, all_short_texts, all_words, cut_out
 
 
 NUM_FRAGMENTS, NUM_ROWS = 8000, 4000
@@ -42,13 +42,11 @@ def fragments() -> list[str]:
     elsewhere = {plain_words(text) for text in said}
     texts: dict[str, None] = {}
     while len(texts) < NUM_FRAGMENTS:
-        words = rng.choice(general_texts()[0]).rstrip(".").split()
-        length = rng.randint(1, MAX_WORDS)
-        start = rng.randint(0, max(len(words) - length, 0))
-        cut = words[start : start + length]
-        text = capitalized(" ".join(cut).rstrip(",")) + "."
-        if len(cut) < len(words) and cut[-1].lower() not in BEFORE_OTHERS and plain_words(text) not in elsewhere:
-            texts[text] = None
+        cut = cut_out(rng, general_texts()[0], (1, MAX_WORDS))
+        if cut and cut[-1].lower() not in BEFORE_OTHERS:
+            text = capitalized(" ".join(cut).rstrip(",")) + "."
+            if plain_words(text) not in elsewhere:
+                texts[text] = None
     return list(texts)
 
 

@@ -9,7 +9,7 @@ tenth of all else is held out, and tested in that voice in the split `test_short
 
 import random
 import string
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 from hub_cards.results import SHORT_SPLIT, WORDS_SPLIT
@@ -48,7 +48,7 @@ COMMON_WORDS = (
     "yes no please thanks sorry okay maybe again stop start help wait right wrong who what where when "
     "why how here there now then much many more less plus minus equal hour minute second week month year"
 ).split()
-OFTEN_ALONE = {*NUMBERS, *DAYS, *MONTHS}
+OFTEN_ALONE = {capitalized(word) + "." for word in (*NUMBERS, *DAYS, *MONTHS)}
 TENS = "thirty forty fifty sixty seventy eighty ninety hundred thousand million".split()
 # A fragment that ends with one of these sounds cut off in the middle.
 UNFINISHED = set("a an the and of to in on at is are was were has than or my some not one".split())
@@ -129,18 +129,24 @@ def phrases() -> list[str]:
     return [capitalized(phrase) + "." for phrase in (*listed, *things)]
 
 
+def cut_out(rng: random.Random, texts: Sequence[str], lengths: tuple[int, int]) -> list[str]:
+    """Words in a row out of one of `texts`, of a number between `lengths`; none where these would be all of it."""
+    words = rng.choice(texts).rstrip(".?").split()
+    length = rng.randint(*lengths)
+    start = rng.randint(0, max(len(words) - length, 0))
+    cut = words[start : start + length]
+    return cut if len(cut) < len(words) else []
+
+
 def cuttings() -> list[str]:
     """Two to four words in a row out of training sentences."""
     rng = random.Random("vita-audio cuttings")
     sentences = [sentence.text for sentence in all_sentences() if sentence.split == "train"]
     texts: dict[str, None] = {}
     while len(texts) < NUM_CUTTINGS:
-        words = rng.choice(sentences).rstrip(".?").split()
-        length = rng.randint(2, 4)
-        start = rng.randint(0, max(len(words) - length, 0))
-        cut = words[start : start + length]
+        cut = cut_out(rng, sentences, (2, 4))
         # neither a whole sentence, nor a pause in the middle of a fragment
-        if len(cut) < len(words) and cut[-1].lower() not in UNFINISHED and "," not in " ".join(cut):
+        if cut and cut[-1].lower() not in UNFINISHED and "," not in " ".join(cut):
             texts[capitalized(" ".join(cut)) + "."] = None
     return list(texts)
 
@@ -151,8 +157,7 @@ SHORT_TEXTS = (spellings, digit_strings, dates_and_times, phrases, cuttings)
 @register_source
 def words() -> Iterator[Recording]:
     for text in all_words():
-        is_often_alone = text.rstrip(".") in OFTEN_ALONE or text.rstrip(".").lower() in OFTEN_ALONE
-        yield from training_recordings(text, len(TRAINING_VOICES) if is_often_alone else VOICES_PER_WORD)
+        yield from training_recordings(text, len(TRAINING_VOICES) if text in OFTEN_ALONE else VOICES_PER_WORD)
         yield unseen_voice_recording(text, WORDS_SPLIT)
 
 
