@@ -167,24 +167,32 @@ async def ask(port: int, model: str, questions: list[np.ndarray]) -> list[dict]:
     return answers
 
 
-async def measure_load(port: int, model: str, questions: list[np.ndarray], num_clients: int) -> dict:
-    """What clients see that all ask at once, `len(questions)` questions each, beginning at another one each."""
-    orders = [questions[i % len(questions) :] + questions[: i % len(questions)] for i in range(num_clients)]
-    start = time.perf_counter()
-    results = await asyncio.gather(*(ask(port, model, order) for order in orders))
-    seconds = time.perf_counter() - start
+async def measure_load(
+    port: int, model: str, questions: list[np.ndarray], num_clients: int, num_rounds: int = 1
+) -> dict:
+    """
+    What clients see that all ask at once, `len(questions)` questions each, beginning at another one each; and that in
+    each of `num_rounds`, whose answers are counted together.
+    """
+    shifts = [i % len(questions) for i in range(num_clients)]
+    orders = [questions[shift:] + questions[:shift] for shift in shifts]
+    results, seconds = [], 0.0
+    for _ in range(num_rounds):
+        start = time.perf_counter()
+        results += await asyncio.gather(*(ask(port, model, order) for order in orders))
+        seconds += time.perf_counter() - start
     texts = [[answer["text"] for answer in answers] for answers in results]
-    firsts = sorted(answer["first_audio_seconds"] for answers in results for answer in answers)
+    firsts = [answer["first_audio_seconds"] for answers in results for answer in answers]
     num_tokens = sum(answer["num_tokens"] for answers in results for answer in answers)
     audio_seconds = sum(answer["audio_seconds"] for answers in results for answer in answers)
     return {
         "num_answers": len(firsts),
         "first_audio_seconds": statistics.median(firsts),
-        "first_audio_seconds_p95": firsts[min(round(0.95 * len(firsts)), len(firsts) - 1)],
+        "first_audio_seconds_p95": float(np.percentile(firsts, 95)),
         "tokens_per_second": num_tokens / seconds,
         "real_time_factor": seconds / audio_seconds,
         # in the order of `questions`
-        "texts": [row[-i % len(questions) :] + row[: -i % len(questions)] for i, row in enumerate(texts)],
+        "texts": [row[-shift:] + row[:-shift] if shift else row for shift, row in zip(shifts * num_rounds, texts)],
     }
 
 
@@ -222,13 +230,17 @@ def seconds_of_command(model: str, samples: np.ndarray) -> float:
     return json.loads(output)["first_chunk_seconds"]
 
 
-def measure_clients(server: ServerProcess, numbers: list[int]) -> tuple[dict[str, dict], list[np.ndarray]]:
+def measure_clients(
+    server: ServerProcess, numbers: list[int], num_rounds: int
+) -> tuple[dict[str, dict], list[np.ndarray]]:
     """By each number of clients at once what they see; and what they asked."""
     model = server.model_name()
     questions = [server.speech(text) for text in QUESTIONS]
     # the first answers find nothing mapped or cached
     asyncio.run(measure_load(server.port, model, questions[:2], 2))
-    rows = {str(number): asyncio.run(measure_load(server.port, model, questions, number)) for number in numbers}
+    rows = {
+        str(number): asyncio.run(measure_load(server.port, model, questions, number, num_rounds)) for number in numbers
+    }
     (alone, *_), (expected, *_) = rows.values(), rows[str(numbers[0])]["texts"]
     for row in rows.values():
         row["ratio"] = row["tokens_per_second"] / alone["tokens_per_second"]
@@ -239,7 +251,7 @@ def measure_clients(server: ServerProcess, numbers: list[int]) -> tuple[dict[str
 
 def measure(args: argparse.Namespace) -> dict:
     with ServerProcess(args.model) as server:
-        rows, questions = measure_clients(server, args.clients)
+        rows, questions = measure_clients(server, args.clients, args.rounds)
         pause = np.zeros(round(0.1 * RATE), dtype=np.int16)
         spoken = np.concatenate([part for question in questions for part in (question, pause)])
         long_question = spoken[: round(LONG_QUESTION_SECONDS * RATE)]
@@ -260,7 +272,7 @@ def measure_comparison(args: argparse.Namespace) -> dict:
     servers = {}
     for name in args.engine:
         with ServerProcess(args.model, name) as server:
-            servers[name], _ = measure_clients(server, args.clients)
+            servers[name], _ = measure_clients(server, args.clients, args.rounds)
     engines = measure_engines(args.engine, args.model, args.clients, args.rounds)
     return {"engines": engines, "servers": servers, **describe_machine(torch.device("cpu"))}
 
@@ -333,7 +345,7 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--model", default="pretrained/vita-audio-mini", help="folder or Hub id")
     parser.add_argument("--engine", nargs="+", choices=("transformers", "vllm"), help="engines that are compared")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16], help="the first is what ratios are to")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of which medians are taken")
+    parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured (default: 3)")
     add_output_dir(parser, "the results as JSON and PNG")
     parser.add_argument("--readme", type=Path, help="README whose section is filled in")
     args = parser.parse_args(argv)

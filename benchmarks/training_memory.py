@@ -467,6 +467,8 @@ def run(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     if not (args.configs or args.check or args.write):
         parser.error("give a YAML file of a run, --check or --write")
+    if args.readme is not None and not args.write:
+        parser.error("--readme has an effect with --write alone")
     config = VitaAudioConfig() if args.model is None else VitaAudioConfig.from_pretrained(args.model)
     for path in args.configs:
         memory = compute_memory(config, *read_settings(path))

@@ -154,7 +154,7 @@ SMOLLM2_135M = Recipe(
         ),
         ASSEMBLING,
         CODEC_EVALUATION,
-        Step("evaluation", None, EVALUATION, SHORT_EVALUATION),
+        Step("evaluation", None, [*EVALUATION, "--device", "cuda"], [*SHORT_EVALUATION, "--device", "cpu"]),
     ],
     "vita-audio-smollm2-135m",
 )

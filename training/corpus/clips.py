@@ -16,8 +16,8 @@ from .questions import stable_hash
 from .voices import HELD_OUT_VOICE, JOE, TRAINING_VOICES, Voice
 
 
-# A part of every clip's id. Raise it whenever the signal processing in `render` changes, so that all clips are made
-# anew.
+# A part of every clip's id. Raise it whenever the signal processing in `render` or the settings of a voice change, or
+# texts move from one split to another, so that all clips are made anew.
 RENDERING_VERSION = 2
 
 ASR, TTS = "asr", "tts"

@@ -21,6 +21,7 @@ from datasets import Audio, Dataset
 
 from hub_cards.command_line import naming
 from processing.conversation_vita_audio import (
+    AUDIO_MARK,
     recognition_conversation,
     split_at_marks,
     spoken_conversation,
@@ -272,7 +273,8 @@ def build_item(row: dict) -> Item:
     if not normalize_corpus_text(row["reference"]):
         raise ValueError(f"The conversation {row['id']} has no words to be measured by; give it a `reference`.")
     messages = split_at_marks(prompt, row["audios"][: count_marks(prompt)])
-    return Item(row["id"], messages, row["reference"], tuple(row["accepted_answers"]))
+    accepted = tuple(row["accepted_answers"])
+    return Item(row["id"], messages, row["reference"], accepted, is_spoken=AUDIO_MARK in answer["content"])
 
 
 def list_answers(answers: str | dict | Sequence[str] | None) -> list[str]:

@@ -39,6 +39,7 @@ from .harness import (
     SPEAKING_TASKS,
     ResponseLog,
     add_mode_argument,
+    add_verify_argument,
     check_modes,
     listen,
     load_for_scoring,
@@ -62,6 +63,8 @@ from .report import (
 
 
 PROG = "training.evaluation.evaluate_benchmarks"
+# Of `response_settings`, what is the same in all results of a folder
+MODEL_STATE = ("weights", "codec", "processor")
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,14 @@ def evaluate_benchmarks(args: argparse.Namespace) -> dict:
     # before the work, because a folder with results of another model is refused
     results = read_results(args.output_dir, model_name)
     sets = load_sets(args)
+    for scored in sets:
+        for of_mode in results["benchmarks"].get(scored.name, {}).values():
+            before, now = (of_mode["dataset"], of_mode["split"]), (scored.dataset, scored.split)
+            if before != now:
+                raise ValueError(
+                    f"{args.output_dir} has results of {before[0]}, split '{before[1]}', under the name "
+                    f"{scored.name}, which {now[0]}, split '{now[1]}', has as well: name another --output_dir."
+                )
     # It is loaded before the model, so that one that is missing is an error at once.
     recognizer = None
     if any(scored.is_spoken for scored in sets):
@@ -158,10 +169,12 @@ def evaluate_benchmarks(args: argparse.Namespace) -> dict:
     model, processor = load_for_scoring(args.model, args.revision, args.dtype, args.device)
     modes = args.mctp_mode or [getattr(model.generation_config, "mctp_mode", None) or "vanilla"]
     check_modes(modes, model)
+    if args.mctp_verify is not None:
+        model.generation_config.mctp_verify = args.mctp_verify
     settings = response_settings(model, processor, args.batch_size, args.max_new_tokens)
-    weights = settings["weights"]
+    state = {name: settings[name] for name in MODEL_STATE}
     # Once more, because the weights are known now: a model of the same name may have been trained further.
-    read_results(args.output_dir, model_name, weights)
+    read_results(args.output_dir, model_name, state)
     for scored in sets:
         of_set = settings | {"items": items_fingerprint(scored.items)}
         measured = {
@@ -169,7 +182,7 @@ def evaluate_benchmarks(args: argparse.Namespace) -> dict:
             for mode in modes
         }
         # read again: another benchmark may have ended meanwhile
-        results = read_results(args.output_dir, model_name, weights)
+        results = read_results(args.output_dir, model_name, state)
         results["benchmarks"].setdefault(scored.name, {}).update(measured)
         write_atomically(args.output_dir / "results.json", json.dumps(results, indent=2) + "\n")
     return results
@@ -209,8 +222,10 @@ def evaluate_in_mode(
     figures, lines = score(scored.task, scored.items, responses.rows, transcripts.rows, scored.normalizer)
     write_atomically(args.output_dir / f"{name}.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     print(name, json.dumps(figures), flush=True)
+    tolerance = getattr(model.generation_config, "mctp_verify", None)
     return {
         **figures,
+        **({} if tolerance is None else {"mctp_verify": tolerance}),
         "dataset": scored.dataset,
         "split": scored.split,
         "normalizer": scored.normalizer,
@@ -231,23 +246,23 @@ def write_report(results: dict, output_dir: Path, readme: Path | None) -> None:
         fill_section(readme, BENCHMARK_TABLE, table)
 
 
-def read_results(output_dir: Path, model: str, weights: str | None = None) -> dict:
+def read_results(output_dir: Path, model: str, state: dict[str, str] | None = None) -> dict:
     """
     Reads what the folder's `results.json` has so far.
 
     Args:
         model: The model's name.
-        weights: A hash of its weights, once they are loaded.
+        state: Hashes of what `MODEL_STATE` names, once it is loaded.
 
     Raises:
-        ValueError: The file is of another model, or of other weights.
+        ValueError: The file is of another model, or of other weights or another processor.
     """
-    path = output_dir / "results.json"
+    path, state = output_dir / "results.json", state or {}
     if not path.exists():
-        return {"model": model, "weights": weights, "benchmarks": {}}
+        return {"model": model, **state, "benchmarks": {}}
     results = read_json(path)
-    is_ours = {"benchmarks", "model", "weights"} <= results.keys() and results["model"] == model
-    if not is_ours or weights not in (None, results["weights"]):
+    is_ours = {"benchmarks", "model", *MODEL_STATE} <= results.keys() and results["model"] == model
+    if not is_ours or any(results[name] != value for name, value in state.items()):
         raise ValueError(f"{path} has other results than benchmarks of {model} as it is: name another --output_dir.")
     return results
 
@@ -300,6 +315,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--output_dir", required=True, type=Path, help="where the results and all responses go")
     add_mode_argument(parser, "the model's own")
+    add_verify_argument(parser)
     parser.add_argument("--written_questions", action="store_true", help="ask the questions in text, not in speech")
     parser.add_argument(
         "--without_voice", action="store_true", help="do not prompt with a recording of the voice to speak with"

@@ -36,9 +36,12 @@ from .harness import (
     NUM_QUALITY_ITEMS,
     SPEAKING_TASKS,
     ResponseLog,
+    add_device_arguments,
     add_mode_argument,
+    add_verify_argument,
     build_prompts,
     check_modes,
+    check_results_file,
     listen,
     load_for_scoring,
     log_path,
@@ -48,7 +51,7 @@ from .harness import (
     response_settings,
     score,
 )
-from .normalizers import CORPUS
+from .normalizers import CORPUS, NORMALIZERS
 from .quality import SpeechQuality
 from .recognition import PipelineRecognizer, WhisperRecognizer, load_recognizer
 from .recordings import HUMAN_SETS, load_recordings
@@ -61,8 +64,6 @@ PROG = "training.evaluation.evaluate_held_out"
 # fast the codec is as well.
 SPEED_SETS = tuple(dict.fromkeys(["sqa", "tts", "sqa_unseen_voice", "dialogue", "tqa", *SETS]))
 NUM_SPEED_ITEMS = 20
-# Of answers, whose speed is not measured
-BATCH_SIZE = 16
 # Of these it counts, too, how many are entirely right
 WORD_SETS = ("asr_words", "human_words")
 # What a second recogniser can find otherwise, and how the names of such figures begin
@@ -166,12 +167,13 @@ def measure_speed(
     work_seconds, speech_seconds = {mode: [] for mode in modes}, {mode: [] for mode in modes}
     for item, mode in tqdm(list(product(items, modes)), desc="speed"):
         start = time.perf_counter()
-        inputs = build_prompts(processor, [item])
+        inputs = build_prompts(processor, [item]).to(model.device)
         # `tokens_per_second` is of `generate` alone. The encoding of the prompt counts for `real_time_factor`.
         encoded = time.perf_counter()
         sequences = model.generate(**inputs, do_sample=False, mctp_mode=modes[mode], **generate_kwargs)
+        # the copy waits for the device
+        new_ids = sequences[:, inputs["input_ids"].shape[1] :].cpu()
         generate_seconds[mode] += time.perf_counter() - encoded
-        new_ids = sequences[:, inputs["input_ids"].shape[1] :]
         (response,) = processor.post_process_generation(new_ids)
         (waveform,) = processor.decode_audio([response["audio_codes"]])
         work_seconds[mode].append(time.perf_counter() - start)
@@ -191,14 +193,16 @@ def evaluate(args: argparse.Namespace) -> tuple[dict, list[dict]]:
     is_heard = any(SETS[name].task in SPEAKING_TASKS for name in sets)
     recognizer = load_recognizer(args.recognizer) if is_heard else None
     second = load_recognizer(args.second_recognizer) if is_heard and args.second_recognizer else None
-    model, processor = load_for_scoring(args.model, dtype=torch.float32)
+    model, processor = load_for_scoring(args.model, dtype=args.dtype, device=args.device)
+    if args.mctp_verify is not None:
+        model.generation_config.mctp_verify = args.mctp_verify
     quality = SpeechQuality(load_references(processor, rows)) if is_heard else None
     if args.mctp_mode is not None:
         check_modes(args.mctp_mode, model)
     mode_names = {name_of_mode(mode): mode for mode in args.mctp_mode or possible_modes(model)}
     settings_of_sets = {}
     if args.log_dir is not None:
-        settings = response_settings(model, processor, BATCH_SIZE, args.max_new_tokens)
+        settings = response_settings(model, processor, args.batch_size, args.max_new_tokens)
         settings_of_sets = {name: settings | {"items": items_fingerprint(items)} for name, items in sets.items()}
 
     def open_log(kind: str, set_name: str, mode: str | list[int], **how: str | dict | None) -> ResponseLog:
@@ -215,18 +219,18 @@ def evaluate(args: argparse.Namespace) -> tuple[dict, list[dict]]:
             task = SETS[name].task
             responses, transcripts = open_log("responses", name, mode), ResponseLog()
             items, desc = sets[name], f"{mode_name} {name}"
-            respond(model, processor, items, responses, BATCH_SIZE, desc=desc, **generate_kwargs)
+            respond(model, processor, items, responses, args.batch_size, desc=desc, **generate_kwargs)
             if task in SPEAKING_TASKS:
                 how = {"recognizer": args.recognizer, "quality": quality.of_references}
                 transcripts = open_log("transcripts", name, mode, **how)
                 listen(processor, recognizer, items, responses.rows, transcripts, desc, quality)
             modes[mode_name][name], of_set = score(
-                task, items, responses.rows, transcripts.rows, with_exact=name in WORD_SETS
+                task, items, responses.rows, transcripts.rows, args.normalizer, with_exact=name in WORD_SETS
             )
             if task in SPEAKING_TASKS and second is not None:
                 heard = open_log("transcripts", name, mode, recognizer=args.second_recognizer)
                 listen(processor, second, items, responses.rows, heard, desc)
-                figures, _ = score(task, items, responses.rows, heard.rows)
+                figures, _ = score(task, items, responses.rows, heard.rows, args.normalizer)
                 modes_of_second[mode_name][name] = {
                     figure: value for figure, value in figures.items() if figure.startswith(HEARD_FIGURES)
                 }
@@ -241,7 +245,7 @@ def evaluate(args: argparse.Namespace) -> tuple[dict, list[dict]]:
         "model": model.config.model_type,
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "default_mode": getattr(model.generation_config, "mctp_mode", None) or "vanilla",
-        "normalizer": CORPUS,
+        "normalizer": args.normalizer,
     }
     if getattr(model.generation_config, "mctp_verify", None) is not None:
         results["mctp_verify"] = model.generation_config.mctp_verify
@@ -254,22 +258,25 @@ def evaluate(args: argparse.Namespace) -> tuple[dict, list[dict]]:
         results |= {f"{name}_of_references": value for name, value in quality.of_references.items()}
     spoken = [row for row in rows.get("tts", ()) if spoken_audios(row)]
     if spoken:
-        results["recognizer_wer_on_tts_references"] = wer_on_references(recognizer, processor, spoken)
+        results["recognizer_wer_on_tts_references"] = wer_on_references(recognizer, processor, spoken, args.normalizer)
     if second is not None:
         results["second_recognizer"] = {"name": second.name, "modes": modes_of_second}
         if spoken:
-            wer = wer_on_references(second, processor, spoken)
+            wer = wer_on_references(second, processor, spoken, args.normalizer)
             results["second_recognizer"]["wer_on_tts_references"] = wer
     return results | {"modes": modes}, lines
 
 
 def wer_on_references(
-    recognizer: WhisperRecognizer | PipelineRecognizer, processor: VitaAudioProcessor, rows: list[dict]
+    recognizer: WhisperRecognizer | PipelineRecognizer,
+    processor: VitaAudioProcessor,
+    rows: list[dict],
+    normalizer: str = CORPUS,
 ) -> float:
     """The errors that are the recogniser's own: it hears the speech that the model learnt from."""
     rate = processor.feature_extractor.sampling_rate
     heard = [recognizer(processor.load_audio(spoken_audios(row)[-1]), rate) for row in rows]
-    return word_error_rate([row["reference"] for row in rows], heard)
+    return word_error_rate([row["reference"] for row in rows], heard, normalizer)
 
 
 def possible_modes(model: VitaAudioForConditionalGeneration) -> list[str]:
@@ -296,15 +303,23 @@ def main(argv: list[str] | None = None) -> None:
         f"--sets {' '.join(HUMAN_SETS)}",
     )
     add_mode_argument(parser, "all that the model has modules for")
+    add_verify_argument(parser)
     parser.add_argument(
         "--sets", nargs="+", choices=list(SETS), help="what is scored (default: all that have conversations)"
     )
     parser.add_argument("--split", default=TEST_SPLIT, help=f"of the conversations (default: {TEST_SPLIT})")
     parser.add_argument("--limit", type=int, default=150, help="at most so many conversations of each set")
     parser.add_argument("--max_new_tokens", type=int, default=1024)
+    add_device_arguments(parser)
     parser.add_argument(
         "--recognizer",
         help="model of faster-whisper or transformers, by name or folder, or whisper-tiny.en; Whisper base by default",
+    )
+    parser.add_argument(
+        "--normalizer",
+        choices=NORMALIZERS,
+        default=CORPUS,
+        help=f"what texts go through before they are compared (default: {CORPUS})",
     )
     parser.add_argument("--second_recognizer", help="another one, whose figures are reported beside; none by default")
     parser.add_argument(
@@ -316,13 +331,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--lines", type=Path, help="JSONL file for every single answer")
     parser.add_argument("--readme", type=Path, help="README whose table is filled from the results")
     args = parser.parse_args(argv)
-    for name in ("limit", "max_new_tokens"):
+    for name in ("limit", "max_new_tokens", "batch_size"):
         if getattr(args, name) < 1:
             parser.error(f"--{name} must be at least 1, got {getattr(args, name)}")
     if args.corpus_dir is None and not set(args.sets or SETS) <= set(HUMAN_SETS):
         parser.error(f"--corpus_dir is needed for other --sets than {', '.join(HUMAN_SETS)}")
     check_place(args.model)
     output_dir = args.output_dir or Path(args.model)
+    check_results_file(output_dir / RESULTS_FILE)
     # The folders are made before the work, so that one that cannot be written fails at once. None is made for a model
     # on the Hub, because an empty folder of its name would hide it.
     if args.output_dir is None and not output_dir.is_dir():

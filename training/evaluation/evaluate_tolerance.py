@@ -30,9 +30,11 @@ from .evaluate_held_out import load_sets, timed_items
 from .harness import (
     SPEAKING_TASKS,
     ResponseLog,
+    add_device_arguments,
     add_mode_argument,
     build_prompts,
     check_modes,
+    check_results_file,
     listen,
     load_for_scoring,
     name_of_mode,
@@ -76,7 +78,8 @@ def measure_speed(
         inputs = build_prompts(processor, [item]).to(model.device)
         for point, of_point in zip(points, sums):
             num_forwards, start = 0, time.perf_counter()
-            sequences = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens, **point)
+            # the copy waits for the device
+            sequences = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens, **point).cpu()
             of_point["seconds"] += time.perf_counter() - start
             of_point["tokens"] += sequences.shape[1] - inputs["input_ids"].shape[1]
             of_point["forwards"] += num_forwards
@@ -96,7 +99,7 @@ def evaluate(args: argparse.Namespace) -> dict:
     sets = {name: build_items(rows_of_set) for name, rows_of_set in rows.items()}
     is_heard = any(SETS[name].task in SPEAKING_TASKS for name in sets)
     recognizer = load_recognizer(args.recognizer) if is_heard else None
-    model, processor = load_for_scoring(args.model, dtype=torch.float32)
+    model, processor = load_for_scoring(args.model, dtype=args.dtype, device=args.device)
     check_modes(args.mctp_mode, model)
     points = [{"mctp_mode": "vanilla", "mctp_verify": False}]
     points += [{"mctp_mode": mode, "mctp_verify": verify} for mode in args.mctp_mode for verify in args.mctp_verify]
@@ -108,9 +111,8 @@ def evaluate(args: argparse.Namespace) -> dict:
         label = f"{name_of_mode(point['mctp_mode'])} {point['mctp_verify']}"
         for name, items in sets.items():
             responses, transcripts = ResponseLog(), ResponseLog()
-            respond(
-                model, processor, items, responses, desc=f"{label} {name}", **point, max_new_tokens=args.max_new_tokens
-            )
+            settings = point | {"desc": f"{label} {name}", "max_new_tokens": args.max_new_tokens}
+            respond(model, processor, items, responses, args.batch_size, **settings)
             if SETS[name].task in SPEAKING_TASKS:
                 codes = {item.id: (item.id, *responses.rows[item.id]["audio_codes"]) for item in items}
                 transcripts.append([heard[key] for key in codes.values() if key in heard])
@@ -147,17 +149,19 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--split", default=TEST_SPLIT, help=f"of the conversations (default: {TEST_SPLIT})")
     parser.add_argument("--limit", type=int, default=150, help="at most so many conversations of each set")
     parser.add_argument("--max_new_tokens", type=int, default=256)
+    add_device_arguments(parser)
     parser.add_argument("--recognizer", help="as evaluate_held_out; Whisper base by default")
     parser.add_argument("--output_dir", type=Path, help="whose results.json gets the curve; the model's by default")
     parser.add_argument("--readme", type=Path, help="README whose table is filled from the results")
     args = parser.parse_args(argv)
-    for name in ("limit", "max_new_tokens"):
+    for name in ("limit", "max_new_tokens", "batch_size"):
         if getattr(args, name) < 1:
             parser.error(f"--{name} must be at least 1, got {getattr(args, name)}")
     check_place(args.model)
     output_dir = args.output_dir or Path(args.model)
     if args.output_dir is None and not output_dir.is_dir():
         parser.error(f"--output_dir is needed: {args.model} is no folder here that results could be written to.")
+    check_results_file(output_dir / RESULTS_FILE)
     with no_empty_folder(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)
         results = (read_json(output_dir / RESULTS_FILE) or {"modes": {}}) | {"tolerance": evaluate(args)}

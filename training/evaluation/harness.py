@@ -22,8 +22,9 @@ import torch
 from tqdm import tqdm
 from transformers import BatchFeature, PreTrainedConfig
 
-from hub_cards.command_line import check_place, naming
+from hub_cards.command_line import check_place, naming, parse_tolerance
 from hub_cards.json_lines import read_json_lines
+from hub_cards.model_card import read_json
 from modeling_vita_audio import MCTP_MODES, VitaAudioConfig, VitaAudioForConditionalGeneration
 from modeling_vita_audio.generation_vita_audio import resolve_mctp_mode
 from processing import VitaAudioProcessor
@@ -99,10 +100,22 @@ def response_settings(
     return {
         "weights": codec_fingerprint(model),
         "codec": codec_fingerprint(processor.audio_tokenizer),
+        "processor": processor_fingerprint(processor),
+        "device": model.device.type,
         "generation": model.generation_config.to_diff_dict(),
         "batch_size": batch_size,
         "max_new_tokens": max_new_tokens,
     }
+
+
+def processor_fingerprint(processor: VitaAudioProcessor) -> str:
+    """Hash of how a processor writes a prompt and what it hears in a recording, before its codec."""
+    tokenizer = processor.tokenizer
+    parts = [
+        *(processor.chat_template, processor.interleave_pattern, processor.feature_extractor.to_dict()),
+        *(sorted(tokenizer.get_vocab().items()), sorted(tokenizer.get_added_vocab())),
+    ]
+    return hashlib.blake2b(json.dumps(parts, sort_keys=True, default=str).encode(), digest_size=12).hexdigest()
 
 
 def log_path(folder: Path, name: str, settings: dict) -> Path:
@@ -359,6 +372,23 @@ def read_sets(
     return {task: [rows[index] for index in draw(len(rows), limit)] for task, rows in sets.items() if rows}
 
 
+def check_results_file(path: Path) -> None:
+    """
+    Raises:
+        ValueError: it has benchmarks, which scores of held-out conversations would take the place of.
+    """
+    if "benchmarks" in (read_json(path) or {}):
+        raise ValueError(f"{path} has results of benchmarks: name another --output_dir.")
+
+
+def add_device_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="cpu", help="such as cpu or cuda:0 (default: cpu)")
+    parser.add_argument(
+        "--dtype", default="float32", help="of the model's weights, or auto for as they are stored (default: float32)"
+    )
+    parser.add_argument("--batch_size", type=int, default=16, help="prompts that go through the model at once")
+
+
 def add_mode_argument(parser: argparse.ArgumentParser, default: str) -> None:
     """Adds `--mctp_mode`, whose `default` is said in words."""
     parser.add_argument(
@@ -367,6 +397,16 @@ def add_mode_argument(parser: argparse.ArgumentParser, default: str) -> None:
         type=parse_mode,
         metavar="MODE",
         help=f"one or several of {', '.join(MCTP_MODES)}, or lists such as 1,10,4,10 (default: {default})",
+    )
+
+
+def add_verify_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--mctp_verify",
+        type=parse_tolerance,
+        metavar="TOLERANCE",
+        help="how strictly what modules write is checked, as in generate: 1 is lossless, 0 checks nothing, two or "
+        "three such as 0.5,0.2,0 are for text, speech and the first speech (default: the model's own)",
     )
 
 

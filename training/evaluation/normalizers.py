@@ -24,11 +24,15 @@ CORPUS, WHISPER_ENGLISH = NORMALIZERS = ("corpus", "whisper_english")
 # table, which comes with checkpoints of Whisper only.
 SPELLINGS_PACKAGE = "whisper_normalizer"
 
-_SMALL_NUMBERS = (
+SMALL_NUMBERS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen"
 ).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_ORDINALS = {
+    **{"one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth", "nine": "ninth"},
+    "twelve": "twelfth",
+}
 _SIGNS = {"+": "plus", "-": "minus", "−": "minus", "–": "minus", "=": "is"}
 # One spelling for words of the corpus that are spoken alike but written in several ways. This is for the corpus only:
 # in other texts "passed" is not "past", so scores with this table cannot be compared with those that others publish.
@@ -85,15 +89,26 @@ def number_to_words(number: int) -> str:
     'three hundred forty two'
     """
     if number < 20:
-        return _SMALL_NUMBERS[number]
+        return SMALL_NUMBERS[number]
     if number < 100:
-        tens = _TENS[number // 10 - 2]
-        return tens if number % 10 == 0 else f"{tens} {_SMALL_NUMBERS[number % 10]}"
+        tens = TENS[number // 10 - 2]
+        return tens if number % 10 == 0 else f"{tens} {SMALL_NUMBERS[number % 10]}"
     for size, name in ((1000, "thousand"), (100, "hundred")):
         if size <= number < size * 1000:
             words = f"{number_to_words(number // size)} {name}"
             return words if number % size == 0 else f"{words} {number_to_words(number % size)}"
-    return " ".join(_SMALL_NUMBERS[int(digit)] for digit in str(number))
+    return " ".join(SMALL_NUMBERS[int(digit)] for digit in str(number))
+
+
+def ordinal_to_words(number: int) -> str:
+    """English words of 0 <= number < 1,000,000, as a place in a row.
+
+    >>> ordinal_to_words(21), ordinal_to_words(40)
+    ('twenty first', 'fortieth')
+    """
+    *words, last = number_to_words(number).split()
+    ordinal = _ORDINALS.get(last) or (f"{last[:-1]}ieth" if last.endswith("y") else f"{last}th")
+    return " ".join([*words, ordinal])
 
 
 def _clock_to_words(match: re.Match) -> str:
@@ -108,7 +123,9 @@ def _clock_to_words(match: re.Match) -> str:
 
 
 def normalize_corpus_text(text: str) -> str:
-    """The normalizer `CORPUS`: lower case, digits, clock times and signs as words, one spelling, no punctuation.
+    """
+    The normalizer `CORPUS`: lower case, digits, clock times and signs as words, one spelling, no punctuation. What is
+    written 3.14 is a time of day, because recognisers write times so.
 
     >>> normalize_corpus_text("What's 7+5? It is 3:30, or 4 o'clock.")
     'what is seven plus five it is three thirty or four oclock'
@@ -118,8 +135,11 @@ def normalize_corpus_text(text: str) -> str:
     text = re.sub(r"\b(\d{1,2})[:.](\d{2})\b(\s*o'?\s?clock)?", _clock_to_words, text)
     # "1,000" is one number.
     text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)
+    # "2.5" is read digit by digit behind its point
+    text = re.sub(r"(?<=\d)\.(\d+)", lambda match: f" point {' '.join(match[1])}", text)
+    text = re.sub(r"\b(\d+)(?:st|nd|rd|th)\b", lambda match: ordinal_to_words(int(match[1])), text)
     # "-" is spoken where a number follows; elsewhere it joins words. "+" and "=" are always spoken.
-    text = re.sub(r"(?<=[\w\s])([+=]|[-−–](?=\s*\d))", lambda match: f" {_SIGNS[match[1]]} ", text)
+    text = re.sub(r"(?:^|(?<=[\w\s]))([+=]|[-−–](?=\s*\d))", lambda match: f" {_SIGNS[match[1]]} ", text)
     text = re.sub(r"\d+", lambda match: f" {number_to_words(int(match[0]))} ", text)
     text = " ".join(re.sub(r"[^\w']|_", " ", text).split())
     # The table comes before apostrophes go, because some of its words have one.

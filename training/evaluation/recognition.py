@@ -13,6 +13,9 @@ from training.packages import package_folder
 
 # Whisper reads windows of 30 seconds; in longer speech it needs timestamps to find where the next window begins.
 WHISPER_WINDOW_SECONDS = 30
+# Nobody says more than about four words a second, of which few are two tokens. Whisper has room for 448 tokens, its
+# prompt's among them, and CTranslate2 ends at half of what it is told.
+TOKENS_PER_SECOND, MAX_TOKENS = 8, 220
 
 # For the error of a package that is missing
 SCORING = "scoring", "pip install vita-audio[eval]"
@@ -42,6 +45,8 @@ DEFAULT_RECOGNIZER = "whisper-base"
 class WhisperRecognizer:
     """
     Writes down English speech with a Whisper model of faster-whisper. Whisper base had no part in any training here.
+    The same speech has the same text each time: what is hard to understand is not heard again with sampling, and where
+    a text goes round in circles it ends after as many tokens as somebody could say in that time.
 
     Args:
         model (`str`): One of `PACKAGED`, or a name or folder of a faster-whisper model.
@@ -65,13 +70,16 @@ class WhisperRecognizer:
         """Text of a mono float waveform `(num_samples,)` at `sampling_rate` Hz."""
         if sampling_rate != self.sampling_rate:
             waveform = soxr.resample(waveform, sampling_rate, self.sampling_rate)
+        seconds = len(waveform) / self.sampling_rate
         segments, _ = self.model.transcribe(
             waveform.astype(np.float32),
             language="en",
             beam_size=5,
+            temperature=0.0,
+            max_new_tokens=2 * min(10 + round(TOKENS_PER_SECOND * seconds), MAX_TOKENS),
             # With its own text of the window before as a prompt, Whisper may repeat itself.
             condition_on_previous_text=False,
-            without_timestamps=True,
+            without_timestamps=seconds <= WHISPER_WINDOW_SECONDS,
         )
         return " ".join(segment.text.strip() for segment in segments)
 
@@ -98,7 +106,12 @@ class PipelineRecognizer:
         if sampling_rate != self.sampling_rate:
             waveform = soxr.resample(waveform, sampling_rate, self.sampling_rate)
         is_long = len(waveform) > WHISPER_WINDOW_SECONDS * self.sampling_rate
-        options = {"return_timestamps": True} if is_long and self.pipeline.type == "seq2seq_whisper" else {}
+        options = {}
+        if self.pipeline.type == "seq2seq_whisper":
+            options = {"return_timestamps": is_long}
+            if getattr(self.pipeline.model.generation_config, "is_multilingual", False):
+                # it would guess a language for each clip
+                options["generate_kwargs"] = {"language": "en"}
         audio = {"raw": waveform.astype(np.float32), "sampling_rate": self.sampling_rate}
         return self.pipeline(audio, **options)["text"].strip()
 

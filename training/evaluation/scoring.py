@@ -12,7 +12,12 @@ from collections.abc import Sequence
 
 import jiwer
 
-from .normalizers import CORPUS, find_normalizer
+from .normalizers import CORPUS, SMALL_NUMBERS, TENS, find_normalizer
+
+
+# A number that goes on before or behind is another one: "five" is not in "twenty five", "two" not in "two hundred"
+SIZES = ("hundred", "thousand")
+NUMBER_WORDS = {*SMALL_NUMBERS, *TENS, *SIZES}
 
 
 def word_error_rate(references: Sequence[str], hypotheses: Sequence[str], normalizer: str = CORPUS) -> float:
@@ -57,22 +62,45 @@ def answer_is_right(
     """Whether `text` gives the answer `gold` (a short phrase, or a list of accepted ones), compared word by word.
 
     With the `reference` sentence an answer that stands at its beginning or end must stand there in `text` too, so that
-    "Hot is the opposite of cold" does not pass for the answer "cold".
+    "Hot is the opposite of cold" does not pass for the answer "cold". A reference that is nothing but the answer asks
+    for no place.
     """
     normalize = find_normalizer(normalizer)
-    # With spaces around, "seven" is not found in "seventeen".
-    words = f" {normalize(text)} "
-    accepted = [normalize(phrase) for phrase in ([gold] if isinstance(gold, str) else gold)]
+    words = normalize(text).split()
+    accepted = [normalize(phrase).split() for phrase in ([gold] if isinstance(gold, str) else gold)]
     if not accepted or not all(accepted):
         raise ValueError(f"gold must be a phrase or a list of phrases with words, got {gold!r}.")
-    matches = str.__contains__
-    if reference is not None:
-        full = f" {normalize(reference)} "
-        if any(full.endswith(f" {phrase} ") for phrase in accepted):
-            matches = str.endswith
-        elif any(full.startswith(f" {phrase} ") for phrase in accepted):
-            matches = str.startswith
-    return any(matches(words, f" {phrase} ") for phrase in accepted)
+    full = [] if reference is None else normalize(reference).split()
+    at_end, at_start = False, False
+    if full not in accepted:
+        at_end = any(full[-len(phrase) :] == phrase for phrase in accepted)
+        at_start = not at_end and any(full[: len(phrase)] == phrase for phrase in accepted)
+    for phrase in accepted:
+        last = len(words) - len(phrase)
+        for start in range(last + 1):
+            is_in_place = (start == last or not at_end) and (start == 0 or not at_start)
+            if is_in_place and _stands_at(words, phrase, start):
+                return True
+    return False
+
+
+def _stands_at(words: list[str], phrase: list[str], start: int) -> bool:
+    """Whether `phrase` is found from `start` on, and not as a part of a longer number or behind its minus."""
+    end = start + len(phrase)
+    if words[start:end] != phrase:
+        return False
+    before, after = ["", "", *words[:start]][-2:], [*words[end:], ""][0]
+    if phrase[0] in NUMBER_WORDS and before[1] == "minus":
+        # "ten minus five" has a five, "it is minus five" has none
+        return before[0] in NUMBER_WORDS
+    return not (_is_one_number(before[1], phrase[0]) or _is_one_number(phrase[-1], after))
+
+
+def _is_one_number(first: str, second: str) -> bool:
+    """Whether two neighbouring words are of one number, such as "twenty five", "two hundred" or "hundred one"."""
+    if second in SIZES:
+        return first in NUMBER_WORDS
+    return second in NUMBER_WORDS and (first in SIZES or (first in TENS and second in SMALL_NUMBERS[1:10]))
 
 
 def answer_accuracy(

@@ -3,6 +3,7 @@
 """The forms of benchmarks; the command scores as `evaluate_held_out`, goes on after a kill, refuses bad input."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -294,6 +295,22 @@ def test_results_of_other_weights_are_not_mixed(run, processor, tmp_path):
             with pytest.raises(ValueError, match="other results than benchmarks of model as it is:"):
                 run(*arguments)
     assert len(list((tmp_path / "out" / "responses").iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_results_of_other_datasets_and_templates_are_not_mixed(run, model, processor, forms_dir, tmp_path):
+    folder = tmp_path / "model"
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    arguments = ["libritts_test_clean", tmp_path / "out", "--limit", "2", "--model", str(folder)]
+    figures = run(*arguments, "--mctp_verify", "0.5,0")["benchmarks"]["libritts_test_clean"]["boost"]
+    assert figures["mctp_verify"] == [0.5, 0.0]
+    other = shutil.copytree(forms_dir / "libritts_test_clean", tmp_path / "other")
+    with pytest.raises(ValueError, match="results of libritts_test_clean, split '.*', under the name"):
+        run(*arguments, "--dataset_name", str(other))
+    (folder / "chat_template.jinja").write_text((folder / "chat_template.jinja").read_text() + "{# other #}")
+    with pytest.raises(ValueError, match="other results than benchmarks of model as it is:"):
+        run(*arguments)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
 import json
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hub_cards.model_card import write_model_card
 from hub_cards.results import codec_table
 from processing.export import export_repository
 from training import train
-from training.evaluation import evaluate_held_out
+from training.evaluation import evaluate_held_out, evaluate_tolerance
 from training.evaluation.benchmarks import build_item
 from training.evaluation.harness import score
 from training.evaluation.report import CODEC_TABLE, fill_section, percentage, results_table
@@ -53,6 +54,16 @@ def test_an_item_is_the_conversation_without_its_answer(corpus_dir):
     assert item.accepted_answers == ("four", "4")
 
 
+def test_an_answer_in_text_alone_is_not_listened_to(corpus_dir):
+    (row,) = evaluate_held_out.load_sets(corpus_dir, limit=1)["sqa"]
+    assert build_item(row).is_spoken
+    user, answer = row["messages"]
+    row["messages"] = [user, {**answer, "content": "Two plus two is four."}]
+    item = build_item(row)
+    responses, transcripts = {item.id: {"text": "It is four."}}, {item.id: {"heard": ""}}
+    assert score("sqa", [item], responses, transcripts)[0] == {"conversations": 1, "text_accuracy": 1.0}
+
+
 def test_score_counts_words_and_answers(corpus_dir):
     rows = evaluate_held_out.load_sets(corpus_dir, limit=2)["asr"]
     items = list(map(build_item, rows))
@@ -62,7 +73,8 @@ def test_score_counts_words_and_answers(corpus_dir):
     # "three" for "two", "five" for "four" in ten words; 4 and 3 of 2 * 20 characters
     assert figures == {"conversations": 2, "wer": 0.2, "cer": pytest.approx(7 / 40)}
     transcripts = {item.id: {"heard": ""} for item in items}
-    figures, lines = score("sqa", items, responses, transcripts)
+    spoken = [replace(item, is_spoken=True) for item in items]
+    figures, lines = score("sqa", spoken, responses, transcripts)
     assert figures == {"conversations": 2, "text_accuracy": 0.5, "speech_accuracy": 0.0}
     assert [line["heard"] for line in lines] == ["", ""]
     figures, _ = score("tts", items, responses, {items[0].id: {"heard": texts[0]}, items[1].id: {"heard": ""}})
@@ -141,7 +153,8 @@ def test_the_card_of_the_model_shows_what_was_measured(model, processor, corpus_
     write_model_card(folder)
     card = folder / "README.md"
     arguments = ["--model", str(folder), "--corpus_dir", str(corpus_dir), "--mode", "vanilla", "--limit", "1"]
-    arguments += ["--sets", "asr", "--max_new_tokens", "8"]
+    arguments += ["--sets", "asr", "--max_new_tokens", "8", "--mctp_verify", "0.5,0", "--batch_size", "2"]
+    arguments += ["--normalizer", "whisper_english", "--dtype", "auto"]
 
     def said(*more):
         evaluate_held_out.main([*arguments, *more])
@@ -152,6 +165,8 @@ def test_the_card_of_the_model_shows_what_was_measured(model, processor, corpus_
     assert f"The results are in {tmp_path / 'out' / 'results.json'}." in said("--output_dir", str(tmp_path / "out"))
     assert missing in card.read_text()
     assert f"The results are in {folder / 'results.json'}." in said()
+    results = json.loads((folder / "results.json").read_text())
+    assert (results["mctp_verify"], results["normalizer"]) == ([0.5, 0.0], "whisper_english")
     assert "Measured on held-out data" in card.read_text() and missing not in card.read_text()
     card.write_text("---\nlicense: mit\n---\nMine.\n")
     assert f"`vita-audio card {folder} --overwrite`" in said() and card.read_text().endswith("Mine.\n")
@@ -173,6 +188,13 @@ def test_usage_names_the_command_that_was_typed(module, typed, monkeypatch, caps
         module.main(["--no_such_option", "1"])
     err = capsys.readouterr().err
     assert f"{typed or module.PROG}: error: " in err and (typed is None or module.PROG not in err)
+
+
+def test_results_of_benchmarks_are_not_written_over(tmp_path):
+    (tmp_path / "results.json").write_text(json.dumps({"model": "m", "weights": "w", "benchmarks": {}}))
+    for module in (evaluate_held_out, evaluate_tolerance):
+        with pytest.raises(ValueError, match="has results of benchmarks: name another --output_dir"):
+            module.main(["--model", "some/model", "--output_dir", str(tmp_path), "--corpus_dir", "no/corpus"])
 
 
 def test_other_sets_than_of_humans_need_a_corpus(tmp_path, capsys):

@@ -12,7 +12,7 @@ import soundfile
 from places import MINI
 
 from training.evaluation.benchmarks import BenchmarkItems, load_benchmark_dataset, read_benchmark
-from training.evaluation.harness import ResponseLog, respond
+from training.evaluation.harness import ResponseLog, respond, response_settings
 from training.evaluation.normalizers import CORPUS
 from training.evaluation.recognition import PipelineRecognizer, WhisperRecognizer, load_recognizer
 from training.evaluation.scoring import word_error_rate
@@ -53,6 +53,24 @@ def test_what_a_kill_wrote_half_is_dropped(tmp_path):
     path.write_bytes(b"nonsense\n" + whole)
     with pytest.raises(ValueError, match="line 1 is not JSON.*Remove the file"):
         ResponseLog(path)
+
+
+def test_another_template_is_another_setting(model, processor):
+    settings, template = response_settings(model, processor, 2, 8), processor.chat_template
+    assert settings == response_settings(model, processor, 2, 8)
+    try:
+        processor.chat_template = template + " "
+        assert settings["processor"] != response_settings(model, processor, 2, 8)["processor"]
+    finally:
+        processor.chat_template = template
+
+
+@pytest.mark.slow
+def test_speech_that_is_hard_to_understand_has_one_text():
+    """Heard with sampling, this gets another text now and then."""
+    samples, rate = soundfile.read(MINI / "sample_question.wav", dtype="float32")
+    recognizer = load_recognizer("whisper-tiny.en")
+    assert len({recognizer(np.concatenate([samples[::-1]] * 3), rate) for _ in range(6)}) == 1
 
 
 @pytest.mark.slow

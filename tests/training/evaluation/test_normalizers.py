@@ -31,8 +31,8 @@ def test_each_makes_its_own_of_a_text(text, whisper, corpus):
 def test_scores_are_those_of_the_normalizer():
     references, hypotheses = ["He passed the twentieth house."], ["He past the 20th house"]
     assert word_error_rate(references, hypotheses, WHISPER_ENGLISH) == pytest.approx(1 / 5)
-    # "20th" is "twenty th" to it
-    assert word_error_rate(references, hypotheses) == pytest.approx(2 / 5)
+    # to it, "passed" and "past" are the same as well
+    assert word_error_rate(references, hypotheses) == 0
     assert character_error_rate(["passed"], ["past"], WHISPER_ENGLISH) == pytest.approx(3 / 6)
     assert character_error_rate(["passed"], ["past"]) == 0
     assert answer_is_right("It was Doctor Brown.", "Dr. Brown", normalizer=WHISPER_ENGLISH)

@@ -42,6 +42,8 @@ def test_what_is_exact_has_the_words_of_its_reference_and_no_more():
         ("Mr. Dashwood", "mister dashwood"),
         ("1,250 cats", "one thousand two hundred fifty cats"),
         ("99:99", "ninety nine ninety nine"),
+        ("-5 degrees, or 2.5", "minus five degrees or two point five"),
+        ("The 1st, 3rd, 12th, 20th and 101st", "the first third twelfth twentieth and one hundred first"),
         ("Bob's hat", "bobs hat"),
         ("  ?! ", ""),
     ],
@@ -137,6 +139,31 @@ def test_an_answer_is_compared_word_by_word():
     assert not answer_is_right("", "paris")
     with pytest.raises(ValueError, match="gold"):
         answer_is_right("Paris", "?")
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "is_right"),
+    [
+        ("It is 25.", "five", False),
+        ("It is 25.", "twenty", False),
+        ("It is 200.", "two", False),
+        ("It is 105.", "one hundred", False),
+        ("It is 105.", "five", False),
+        ("It is 25.", "25", True),
+        ("It is -5.", "five", False),
+        ("It is -5.", "-5", True),
+        ("Ten minus five is what you asked.", "five", True),
+        ("It is 3:30.", "three thirty", True),
+        ("Five, or 25?", "five", True),
+    ],
+)
+def test_a_number_is_no_part_of_another(text, gold, is_right):
+    assert answer_is_right(text, gold) == is_right
+
+
+def test_a_reference_that_is_the_answer_asks_for_no_place():
+    assert answer_is_right("Paris is the capital of France.", "Paris", "Paris.")
+    assert not answer_is_right("Paris is the capital of France.", "Paris", "It is Paris.")
 
 
 def test_an_answer_stands_where_the_reference_has_it():
