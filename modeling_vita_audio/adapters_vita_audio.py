@@ -5,8 +5,11 @@
 import importlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from transformers import GenerationConfig, PreTrainedModel
@@ -98,9 +101,10 @@ def load_adapted(cls: type[PreTrainedModel], adapter: Adapter, base: str | None 
         raise FileNotFoundError(
             f"The adapter '{adapter.place}' was trained on the model '{base}', which is not here. {HOW_TO_NAME}"
         )
-    model = cls.from_pretrained(base, **kwargs)
+    with without_adapter(base, adapter) as place:
+        model = cls.from_pretrained(place, **kwargs)
     config = adapter.read(CONFIG_NAME) or {}
-    model.grow_mctp_modules(max(config.get("num_mctp_modules", 0), model.config.num_mctp_modules))
+    add_modules(model, config.get("num_mctp_modules", 0), settings)
     model.config.interleave_pattern = config.get("interleave_pattern", model.config.interleave_pattern)
     if (generation_config := adapter.read(GENERATION_CONFIG_NAME)) is not None:
         model.generation_config = GenerationConfig.from_dict(generation_config)
@@ -117,6 +121,47 @@ def load_adapted(cls: type[PreTrainedModel], adapter: Adapter, base: str | None 
     # The processor and the pipeline's code are in the adapter's folder, too
     model.name_or_path = model.config._name_or_path = adapter.place
     return model.eval()
+
+
+@contextmanager
+def without_adapter(base: str, adapter: Adapter) -> Iterator[str]:
+    """
+    The place of the model that an adapter was trained on. Where that is the adapter's own folder, it is a folder with
+    links to its other files, as anything else would find the adapter again.
+
+    Raises:
+        ValueError: the adapter names its own repository on the Hub.
+    """
+    if os.path.isdir(base) and os.path.isdir(adapter.place) and os.path.samefile(base, adapter.place):
+        with TemporaryDirectory() as folder:
+            for path in Path(base).resolve().iterdir():
+                if not path.name.startswith("adapter_"):
+                    (Path(folder) / path.name).symlink_to(path, target_is_directory=path.is_dir())
+            yield folder
+    elif base == adapter.place:
+        raise ValueError(f"The adapter '{base}' names itself as the model that it was trained on. {HOW_TO_NAME}")
+    else:
+        yield base
+
+
+def add_modules(model: PreTrainedModel, num_mctp_modules: int, settings: dict) -> None:
+    """
+    Gives a model as many MCTP modules as its adapter was trained with.
+
+    Args:
+        settings: of the adapter, whose `modules_to_save` says which modules it brings whole.
+
+    Raises:
+        ValueError: a module would begin as a copy of one whose layers are quantised, which cannot be copied.
+    """
+    numbers = range(model.config.num_mctp_modules, num_mctp_modules)
+    can_copy, whole = model.can_copy_layers(), settings.get("modules_to_save") or ()
+    if not can_copy and any(f"mctp_modules.{number}" not in whole for number in numbers):
+        raise ValueError(
+            "The adapter has MCTP modules that are copies of the model's, whose layers would be quantised and cannot "
+            "be copied. Load it without `quantization_config`, or with 'int8' or 'int4'."
+        )
+    model.grow_mctp_modules(max(num_mctp_modules, model.config.num_mctp_modules), as_copies=can_copy)
 
 
 __all__ = ["ADAPTER_CONFIG_FILE", "Adapter", "find_adapter", "load_adapted"]

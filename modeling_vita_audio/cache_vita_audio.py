@@ -61,6 +61,19 @@ class ColumnBuffer:
             self.columns.set(function(self.columns.read()))
 
 
+def check_can_crop(layers: list[CacheLayerMixin]):
+    """
+    Raises:
+        ValueError: a layer quantises what it holds, of which nothing can be taken back.
+    """
+    # All such layers of transformers have this method, and no base class of all its releases
+    if names := {type(layer).__name__ for layer in layers if hasattr(layer, "_quantize")}:
+        raise ValueError(
+            f"Tokens cannot be taken back from a cache of {', '.join(sorted(names))}, as `mctp_verify` does with "
+            "drafts that are rejected. Use another `cache_implementation`, or `mctp_verify=False`."
+        )
+
+
 def crop_layer(layer: CacheLayerMixin, tokens_to_remove: int):
     """
     Does what [`CacheLayerMixin.crop`] does, also for static layers, which have no such method in transformers 5.19,

@@ -361,13 +361,16 @@ def convert_config(folder: Path, hears_features: bool = False) -> VitaAudioConfi
             f"{folder / CONFIG_NAME} has {released['num_hidden_layers']} layers (`num_hidden_layers`), of which "
             f"{num_modules} are MCTP modules (`num_nextn_predict_layers`). That leaves no language model."
         )
+    # transformers 4.48 takes "type" as well as "rope_type"
+    scaling = dict(released.get("rope_scaling") or {})
+    rope_type = scaling.pop("type", "default")
     text_config = Qwen2Config(
         **{key: released[key] for key in TEXT_CONFIG_KEYS if key in released},
         num_hidden_layers=num_layers,
         rope_parameters={
             # transformers 5 has one dictionary where 4.48 has the keys `rope_scaling` and `rope_theta`
-            "rope_type": "default",
-            **(released.get("rope_scaling") or {}),
+            "rope_type": rope_type,
+            **scaling,
             "rope_theta": released.get("rope_theta", 10000.0),
         },
     )

@@ -13,7 +13,7 @@ from transformers import DynamicCache, GenerationConfig, GenerationMixin, Logits
 from transformers.generation import GenerateDecoderOnlyOutput, GenerationMode
 from transformers.generation.streamers import BaseStreamer
 
-from .cache_vita_audio import VitaAudioCache
+from .cache_vita_audio import VitaAudioCache, check_can_crop
 from .compatibility_vita_audio import CACHE, rename_cache
 from .decoding_vita_audio import DecodingState, VitaAudioGenerateOutput
 from .growing_cache_vita_audio import GrowingCache
@@ -326,6 +326,8 @@ class VitaAudioGenerationMixin(GenerationMixin):
 
     def _prepare_cache_for_generation(self, generation_config: GenerationConfig, model_kwargs: dict, *args: Any):
         is_given = model_kwargs.get(CACHE) is not None
+        # Whoever has given it goes on with it, so it must have all rows in the end
+        generation_config._is_cache_given = is_given
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)
         cache = model_kwargs.get(CACHE)
         # Layers that are moved to the CPU and back are copied anyway
@@ -367,6 +369,7 @@ class VitaAudioGenerationMixin(GenerationMixin):
                 "`mctp_verify` cannot run with sharded weights (`synced_gpus`): how many forwards it takes depends "
                 "on the tokens, so the processes would wait for one another for ever."
             )
+        check_can_crop(model_kwargs[CACHE].layers)
         if can_part(state, model_kwargs[CACHE]):
             rows = RowsApart(
                 input_ids,

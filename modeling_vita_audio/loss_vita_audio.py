@@ -8,8 +8,8 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.masking_utils import find_packed_sequence_indices
 
 
-# Columns whose logits are in memory at once in training with gradient checkpointing. For the 168072 words of the
-# released models these are 0.6 GB in bfloat16 and float32, and fewer columns would leave a GPU idle
+# Columns whose logits are in memory at once in training with gradient checkpointing, and without gradients. For the
+# 168072 words of the released models these are 0.6 GB in bfloat16 and float32; fewer columns would leave a GPU idle
 LOSS_COLUMNS = 512
 
 
@@ -91,15 +91,18 @@ class VitaAudioLossMixin:
 
     def _summed_cross_entropy(self, hidden_states: torch.Tensor, targets: torch.LongTensor) -> torch.Tensor:
         """Takes hidden states `(num_targets, hidden_size)` and targets `(num_targets,)`; trainers may replace it."""
-        if not (self.gradient_checkpointing and self.training):
+        needs_grad = torch.is_grad_enabled()
+        if needs_grad and not (self.gradient_checkpointing and self.training):
             return self._cross_entropy_of_part(hidden_states, targets)
         # The logits of a large vocabulary take much memory, so they are computed part by part, and again in the
-        # backward pass. With ZeRO-3, all processes have to call the head equally often, however many targets they have
+        # backward pass, if there is one. With ZeRO-3, all processes have to call the head equally often, however many
+        # targets they have
         num_columns = len(targets) if is_deepspeed_zero3_enabled() else LOSS_COLUMNS
-        losses = [
-            self._gradient_checkpointing_func(self._cross_entropy_of_part, *part)
-            for part in zip(hidden_states.split(num_columns or 1), targets.split(num_columns or 1))
-        ]
+        parts = zip(hidden_states.split(num_columns or 1), targets.split(num_columns or 1))
+        if needs_grad:
+            losses = [self._gradient_checkpointing_func(self._cross_entropy_of_part, *part) for part in parts]
+        else:
+            losses = [self._cross_entropy_of_part(*part) for part in parts]
         return torch.stack(losses).sum()
 
     def _cross_entropy_of_part(self, hidden_states: torch.Tensor, targets: torch.LongTensor) -> torch.Tensor:

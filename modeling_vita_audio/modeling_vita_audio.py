@@ -553,13 +553,20 @@ class VitaAudioForConditionalGeneration(VitaAudioLossMixin, VitaAudioPreTrainedM
         """See [`VitaAudioModel.get_audio_features`]."""
         return self.model.get_audio_features(*args, **kwargs)
 
-    def grow_mctp_modules(self, num_mctp_modules: int):
+    def can_copy_layers(self) -> bool:
+        """Whether the next MCTP module can be a copy, as it cannot be of layers whose weights are quantised."""
+        modules = self.model.mctp_modules
+        return not getattr(self, "is_quantized", False) or (len(modules) > 0 and type(modules[-1].proj) is nn.Linear)
+
+    def grow_mctp_modules(self, num_mctp_modules: int, as_copies: bool = True):
         """
         Adds MCTP modules before a training stage that needs more of them. The layer of the first module is a copy of
         the language model's last layer; every later module is a copy of the module before it.
 
         Args:
             num_mctp_modules (`int`): the new number of modules, at least the present one.
+            as_copies (`bool`, defaults to `True`): whether they are copies. Otherwise all of their weights are random,
+                as before those of a checkpoint are put in.
 
         Raises:
             ValueError: if the model has more modules already.
@@ -569,12 +576,13 @@ class VitaAudioForConditionalGeneration(VitaAudioLossMixin, VitaAudioPreTrainedM
             raise ValueError(f"Cannot grow from {len(modules)} MCTP modules to {num_mctp_modules}.")
         while len(modules) < num_mctp_modules:
             module = VitaAudioMCTPModule(language_model).to(device=self.device, dtype=self.dtype)
-            if len(modules) > 0:
+            if as_copies and len(modules) > 0:
                 module.load_state_dict(modules[-1].state_dict())
             else:
                 # The norms and the projection of the first module have nothing to be copied from
                 module.apply(self._init_weights)
-                module.layer.load_state_dict(language_model.layers[-1].state_dict())
+                if as_copies:
+                    module.layer.load_state_dict(language_model.layers[-1].state_dict())
             modules.append(module.train(self.training))
         self.config.num_mctp_modules = num_mctp_modules
 

@@ -4,11 +4,13 @@
 Weights of 8 or 4 bits: torchao quantises, saves and loads them, and torch's own CPU kernels multiply with them.
 
 torchao 0.18 makes floating point weights of them before each product on a CPU, which is slower than not to quantise,
-and its plain 4-bit weights it multiplies, and makes, only with a package for GPUs. torch has had kernels for the CPU
-all along, so layers are given them here. On other devices torchao does all.
+and its plain 4-bit weights it multiplies, and makes, only on a GPU and with the package mslk. torch has had kernels
+for the CPU all along, so layers are given them here. On other devices torchao does all, but for 4-bit weights without
+mslk, which become floating point ones before each product.
 """
 
 import importlib
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -83,9 +85,14 @@ def import_torchao(module: str) -> Any:
         raise ImportError("Quantised weights need torchao: `pip install torchao`.") from error
 
 
+def has_mslk() -> bool:
+    """Whether torchao can make and multiply plain 4-bit weights on a GPU."""
+    return importlib.util.find_spec("mslk") is not None
+
+
 @contextmanager
 def quantizing_on_cpu(quantization_config: Any) -> Iterator[None]:
-    """Lets torchao make plain 4-bit weights on a CPU meanwhile, which it does only with the package mslk for GPUs."""
+    """Lets torchao make plain 4-bit weights meanwhile where it does not: on a CPU, and without the package mslk."""
     is_int4 = type(getattr(quantization_config, "quant_type", None)).__name__ == "Int4WeightOnlyConfig"
     if not is_int4:
         yield
@@ -96,7 +103,7 @@ def quantizing_on_cpu(quantization_config: Any) -> Iterator[None]:
 
     def quantize_weight(module: nn.Linear, config: Any, **kwargs: Any) -> nn.Linear:
         weight = module.weight
-        if weight.device.type != "cpu" or config.int4_packing_format != "plain":
+        if (weight.device.type != "cpu" and has_mslk()) or config.int4_packing_format != "plain":
             return handler(module, config, **kwargs)
         # As torchao does, a weight is left as it is where groups do not fit in
         if weight.shape[1] % config.group_size == 0:
@@ -175,6 +182,13 @@ class QuantizedLinear(nn.Linear):
         """Keeps what the kernel reads beside the weight, outside of what is saved."""
         raise NotImplementedError
 
+    def torchao_multiplies(self) -> bool:
+        """Whether torchao can multiply with the weight on other devices than a CPU."""
+        return True
+
+    def has_kernel(self, device: torch.device) -> bool:
+        return device.type == "cpu"
+
     def kernel(self, rows: torch.Tensor) -> torch.Tensor:
         """Products `(num_rows, out_features)` of bfloat16 rows `(num_rows, in_features)`, without the bias."""
         raise NotImplementedError
@@ -184,13 +198,13 @@ class QuantizedLinear(nn.Linear):
         raise NotImplementedError
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        if input.device.type != "cpu":
+        if input.device.type != "cpu" and self.torchao_multiplies():
             return super().forward(input)
         rows = input.reshape(-1, input.shape[-1])
         is_few = len(rows) <= MAX_KERNEL_ROWS[type(self.weight).__name__]
         # The kernels have no backward
         needs_grad = torch.is_grad_enabled() and rows.requires_grad
-        if is_few and not needs_grad and rows.dtype == torch.bfloat16:
+        if is_few and not needs_grad and rows.dtype == torch.bfloat16 and self.has_kernel(rows.device):
             products = self.kernel(rows.contiguous())
         else:
             products = torch.cat(
@@ -255,8 +269,18 @@ class Int4Linear(QuantizedLinear):
     def fits(weight: torch.Tensor) -> bool:
         return weight.act_pre_scale is None and weight.activation_dtype == torch.bfloat16
 
+    def torchao_multiplies(self) -> bool:
+        return has_mslk()
+
+    def has_kernel(self, device: torch.device) -> bool:
+        # A layer that was made on another device, and moved here, has nothing packed
+        return super().has_kernel(device) and self.packed is not None
+
     def prepare(self) -> None:
         weight, parts = self.weight, []
+        if weight.device.type != "cpu":
+            self.register_buffer("packed", None, persistent=False)
+            return
         padding = -weight.shape[0] % INT4_ROW_MULTIPLE
         for start in range(0, weight.shape[0], NUM_WEIGHT_ROWS):
             # The kernel counts from 0 to 15

@@ -84,9 +84,9 @@ class RowsApart:
     What a generation has written so far whose rows differ in length. The language model has read all tokens of a row
     but the last one.
 
-    A row that has ended is let out of the batch, so that the others are faster. Only where `generate` returns the
-    cache it goes on with padding, as in transformers: its drafts are padding and are kept, but it never becomes the
-    longest row.
+    A row that has ended is let out of the batch, so that the others are faster. Only where somebody has the cache
+    afterwards, because `generate` returns it or was given it, the row goes on with padding, as in transformers: its
+    drafts are padding and are kept, but it never becomes the longest row.
 
     Args:
         input_ids (`torch.LongTensor` of shape `(batch_size, prompt_length)`): the prompts.
@@ -106,6 +106,7 @@ class RowsApart:
         tolerances: Tolerances,
     ):
         self.batch_size, self.prompt_length = input_ids.shape
+        input_ids = input_ids.long()
         self.logits_processor, self.stopping_criteria = logits_processor, stopping_criteria
         self.tolerances, self.do_sample = tolerances, generation_config.do_sample
         self.max_length = stopping_criteria.max_length or float("inf")
@@ -128,7 +129,7 @@ class RowsApart:
         # In sampling, for each draft what it was drawn from, `(batch_size, vocab_size)`, zeros where a row has none
         self.draft_probs: list[torch.Tensor] = []
         is_recorded = generation_config.return_dict_in_generate
-        self.has_output = is_recorded
+        self.keeps_rows = is_recorded or generation_config._is_cache_given
         self.logits = [] if is_recorded and generation_config.output_logits else None
         self.scores = [] if is_recorded and generation_config.output_scores else None
         self.attentions = () if is_recorded and generation_config.output_attentions else None
@@ -136,8 +137,8 @@ class RowsApart:
 
     @property
     def is_finished(self) -> bool:
-        # Only an output has a cache, in which the rows that have ended have their padding, too
-        return not self.unfinished_rows and (not self.has_output or len(set(self.places)) == 1)
+        # In a cache that somebody goes on with, the rows that have ended have their padding, too
+        return not self.unfinished_rows and (not self.keeps_rows or len(set(self.places)) == 1)
 
     def turn(self, row: int, num_ahead: int) -> tuple[int, bool]:
         """Which module writes the token that is `num_ahead` behind a row's next one; whether it can only be speech."""
@@ -149,7 +150,7 @@ class RowsApart:
     def let_out(self) -> list[int]:
         """Lets the rows that have ended out of the batch; returns the others, by their places in the batch before."""
         staying = list(range(self.batch_size))
-        if self.has_output or len(self.unfinished_rows) in (0, self.batch_size):
+        if self.keeps_rows or len(self.unfinished_rows) in (0, self.batch_size):
             return staying
         for row in set(staying) - set(self.unfinished_rows):
             self.let_out_rows[int(self.original_rows[row])] = self.ids[row, : self.places[row]]

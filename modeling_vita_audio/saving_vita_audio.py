@@ -49,6 +49,8 @@ FIRST_SUFFIX = ".first" + UNFINISHED_SUFFIX
 # Whether a process of another machine still runs cannot be seen from here, so what it writes on a shared disk is left
 # alone for as long as the longest save may take
 LONGEST_SAVE_SECONDS = 24 * 3600
+# The clocks of files, of processes and of this module differ by less
+START_TOLERANCE_SECONDS = 2.0
 
 # What `config.storage_dtype` may be, see `saved_whole`
 STORAGE_DTYPES = ("float16", "bfloat16", "float32")
@@ -163,11 +165,12 @@ def leftovers(folder: Path) -> list[Path]:
         # The name of a machine may have dashes, so the parts are cut off from the right
         host, _, number = path.name[1:].rpartition("-")[0].rpartition("-")
         is_ours = host == socket.gethostname()
-        if is_ours and number.isdigit() and is_running(int(number)):
-            continue
         # another process may remove it meanwhile
         with suppress(FileNotFoundError):
-            if is_ours or time.time() - path.stat().st_mtime > LONGEST_SAVE_SECONDS:
+            written = path.stat().st_mtime
+            if is_ours and number.isdigit() and is_running(int(number), since=written):
+                continue
+            if is_ours or time.time() - written > LONGEST_SAVE_SECONDS:
                 paths.append(path)
     return paths
 
@@ -180,7 +183,8 @@ def remove_leftovers(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def is_running(pid: int) -> bool:
+def is_running(pid: int, since: float) -> bool:
+    """Whether a process that was there at a time, in seconds since the epoch, is still there."""
     try:
         # Signal 0 does nothing but ask whether the process is there
         os.kill(pid, 0)
@@ -188,7 +192,20 @@ def is_running(pid: int) -> bool:
         return False
     except OSError:
         pass  # the process is another user's
-    return True
+    # Numbers come again: in a container that was restarted, the new process has that of the one that was killed
+    start = start_of_process(pid)
+    return start is None or start <= since + START_TOLERANCE_SECONDS
+
+
+def start_of_process(pid: int) -> float | None:
+    """When a process began, in seconds since the epoch; None where that cannot be known, as outside of Linux."""
+    try:
+        # The name, in brackets, may have anything in it. The time is the 22nd field, in ticks since the machine began
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        seconds = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + seconds
+    except (OSError, AttributeError, ValueError, IndexError):
+        return None
 
 
 def is_free(folder: Path) -> bool:

@@ -20,7 +20,7 @@ from tiny_models import tiny_model, tiny_processor, tiny_tokenizer
 from transformers import AutoModel, AutoTokenizer
 
 from modeling_vita_audio import VitaAudioForConditionalGeneration
-from modeling_vita_audio.convert_vita_audio_to_hf import convert, main
+from modeling_vita_audio.convert_vita_audio_to_hf import convert, convert_config, main
 from processing import VitaAudioProcessor
 from processing.export import export_repository
 
@@ -150,6 +150,15 @@ def test_names_of_the_released_layout(tmp_path):
     }
     # Two layers of the language model and one for each module
     assert {name.split(".")[2] for name in names if ".layers." in name} == {"0", "1", "2", "3", "4"}
+
+
+@pytest.mark.parametrize("key", ["type", "rope_type"])
+def test_the_scaling_of_positions_is_taken_by_both_of_its_names(tmp_path, key):
+    config = read(RELEASED_FIXTURE / "config.json")
+    scaling = {"factor": 4.0, "original_max_position_embeddings": 64}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"rope_scaling": {key: "yarn", **scaling}}))
+    parameters = convert_config(tmp_path).text_config.rope_parameters
+    assert {"rope_type": "yarn", **scaling}.items() <= parameters.items()
 
 
 @pytest.mark.slow

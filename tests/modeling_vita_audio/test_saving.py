@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import peft
@@ -14,7 +15,7 @@ from full_disk import CONTEXT, on_full_disk
 from tiny_models import tiny_codec, tiny_model, tiny_processor
 
 from modeling_vita_audio import VitaAudioForConditionalGeneration
-from modeling_vita_audio.saving_vita_audio import replaced_whole, written_whole
+from modeling_vita_audio.saving_vita_audio import is_free, leftovers, replaced_whole, written_whole
 
 
 MAKERS = {"model": lambda: tiny_model(tiny_processor()), "processor": tiny_processor, "codec": tiny_codec}
@@ -173,6 +174,17 @@ def test_a_file_or_folder_is_replaced_whole(tmp_path, is_folder):
         write("half", fails=True)
     assert list(tmp_path.iterdir()) == [path]
     assert contents(tmp_path) == {"results/second.txt" if is_folder else "results": b"second"}
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="when a process began is read from there")
+def test_a_number_that_came_again_is_of_another_process(tmp_path):
+    """As in a container that was restarted: host and number are those of the process that was killed."""
+    left = tmp_path / f".{socket.gethostname()}-{os.getpid()}-abc.first.unfinished"
+    left.mkdir()
+    assert leftovers(tmp_path) == [] and not is_free(tmp_path)
+    before = time.time() - 7 * 24 * 3600
+    os.utime(left, (before, before))
+    assert leftovers(tmp_path) == [left] and is_free(tmp_path)
 
 
 def test_a_processor_leaves_the_shards_of_its_model(tmp_path):

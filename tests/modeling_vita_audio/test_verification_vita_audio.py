@@ -9,10 +9,11 @@ import pytest
 import torch
 from modeling_fixtures import left_pad, random_model, random_prompt, reference_logits, schedules
 from places import MINI
-from transformers import AutoTokenizer, LogitsProcessor, LogitsProcessorList
+from transformers import AutoTokenizer, DynamicCache, LogitsProcessor, LogitsProcessorList
 from transformers.generation import BaseStreamer
 
 from modeling_vita_audio import VitaAudioForConditionalGeneration
+from modeling_vita_audio.cache_vita_audio import VitaAudioCache
 from modeling_vita_audio.generation_vita_audio import modules_in_turn
 from modeling_vita_audio.verification_vita_audio import Tolerances, resolve_mctp_verify, verify_drafts
 
@@ -457,3 +458,44 @@ def test_sampled_rows_have_the_distribution_of_the_formula():
                     statistic, cells = statistic + (count - expected) ** 2 / expected, cells + 1
         # the mean of Pearson's statistic and four of its standard deviations
         assert cells > 5 and statistic < cells + 4 * (2 * cells) ** 0.5
+
+
+@pytest.mark.parametrize("mctp_verify", [True, 0.5])
+@pytest.mark.parametrize("make_cache", [VitaAudioCache, lambda config: DynamicCache(config=config.text_config)])
+def test_a_cache_that_is_handed_in_keeps_all_rows(make_cache, mctp_verify):
+    """As with transformers' own loop, whoever has handed it in goes on with it, without an output that has it."""
+    model = random_model(4)
+    # Some rows end before others, and some in the same forward
+    options = {"eos_token_id": 1, "mctp_mode": [1, 4], "mctp_verify": mctp_verify, "return_dict_in_generate": False}
+    for seed in range(4):
+        inputs = left_pad([random_prompt(length, seed=seed + length) for length in (3, 12, 7)])
+        cache = make_cache(model.config)
+        first = generate(model, inputs, cache=cache, **options)
+        assert cache.get_seq_length() == first.shape[1] - 1
+        assert all(layer.keys.shape[0] == 3 for layer in cache.layers)
+        # Padding behind an end is hidden, as from a prompt that is padded there
+        mask = torch.cat([inputs["attention_mask"], first[:, inputs["input_ids"].shape[1] :].ne(0)], dim=1)
+        # Beside it comes the last token, which the model has not read yet
+        step = torch.full((3, 1), 2)
+        mask = torch.cat([mask, torch.ones(3, 1)], dim=1).long()
+        ids = torch.cat([first, step], dim=1)
+        position_ids = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        expected = model(ids, attention_mask=mask, position_ids=position_ids).logits[:, -1]
+        unread = {"input_ids": ids[:, -2:], "attention_mask": mask, "position_ids": position_ids[:, -2:]}
+        logits = model(**unread, cache=cache).logits[:, -1]
+        torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
+
+
+def test_prompts_of_int32_are_fine():
+    model, inputs = random_model(4), left_pad([random_prompt(3), random_prompt(5)])
+    options = {"mctp_mode": [1, 4], "mctp_verify": True}
+    expected = new_tokens(model, inputs, **options)
+    assert new_tokens(model, inputs | {"input_ids": inputs["input_ids"].int()}, **options) == expected
+
+
+def test_a_quantised_cache_is_refused():
+    cache = VitaAudioCache(random_model(4).config)
+    # What makes these layers what they are, whatever package quantises
+    cache.layers[0]._quantize = None
+    with pytest.raises(ValueError, match="Tokens cannot be taken back from a cache of .*`mctp_verify=False`"):
+        generate(random_model(4), random_prompt(3), cache=cache, mctp_verify=True, mctp_mode=[1, 4])

@@ -44,6 +44,13 @@ def test_the_logits_of_few_columns_are_in_memory_at_once(monkeypatch):
     assert_equal(at_once, losses_and_gradients(model))
     # once in the forward and once in the backward pass; 3 rows of 40 have 117 targets, or fewer in the modules
     assert max(rows) == 16 and sum(rows) == 2 * sum(3 * (39 - k) for k in range(11))
+    # without gradients, as in an evaluation during training, whether or not they are computed again in training
+    rows.clear()
+    model.gradient_checkpointing_disable()
+    with torch.no_grad():
+        input_ids = torch.arange(40).repeat(3, 1)
+        model.eval()(input_ids, labels=input_ids, skip_logits=True)
+    assert max(rows) == 16
 
 
 @pytest.mark.parametrize(

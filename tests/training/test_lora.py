@@ -326,6 +326,18 @@ def test_it_loads_by_peft_and_by_itself_and_decodes_as_it_was_trained(start, tra
     assert_same_outputs(trainer.model, PeftModel.from_pretrained(base, folder), start)
 
 
+def test_an_adapter_may_lie_in_the_folder_of_its_model(start, trained, tmp_path):
+    """As PEFT's `save_pretrained` leaves it where it is told the model's folder."""
+    folder = shutil.copytree(start[0] / str(NUM_MODULES), tmp_path / "both")
+    model = PeftModel.from_pretrained(VitaAudioForConditionalGeneration.from_pretrained(folder), trained[1])
+    model.save_pretrained(folder)
+    config = json.loads((folder / "adapter_config.json").read_text()) | {"base_model_name_or_path": str(folder)}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    loaded = VitaAudioForConditionalGeneration.from_pretrained(folder)
+    assert_same_outputs(trained[0].model, loaded, start)
+    assert loaded.name_or_path == str(folder)
+
+
 def test_an_adapter_can_be_for_an_adapter(start, trained, tmp_path):
     model = VitaAudioForConditionalGeneration.from_pretrained(trained[1])
     trainer = make_trainer(start, tmp_path, 4, model)

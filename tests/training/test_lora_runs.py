@@ -15,7 +15,7 @@ import torch
 from places import ROOT
 from tiny_corpus import write_config, write_corpus
 from tiny_models import TEXTS, tiny_codec
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import BitsAndBytesConfig, Qwen2Config, Qwen2ForCausalLM
 from waiting import wait_until
 
 from hub_cards.command_line import run_command
@@ -134,6 +134,30 @@ def test_new_modules_beside_a_quantised_language_model(folder, tmp_path, number,
     # each has an adapter of its own in its weights
     assert not any(weight.equal(other) for weight, other in zip(weights, of_base, strict=True))
     assert not weights[0].equal(weights[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_an_adapter_with_modules_of_its_own_beside_quantised_weights(folder, tmp_path, is_whole):
+    """What it brings whole needs no copy; what is an adapter of copies cannot be had there."""
+    model = VitaAudioForConditionalGeneration.from_pretrained(MINI)
+    model.model.mctp_modules, model.config.num_mctp_modules = model.model.mctp_modules[:1], 1
+    shutil.copytree(MINI, tmp_path / "model")
+    model.save_pretrained(tmp_path / "model")
+    settings = ADAPTER | {"model_name_or_path": str(tmp_path / "model"), "stage": 3, "num_mctp_modules": 3}
+    train(folder, tmp_path / "run", **settings, train_new_modules_whole=is_whole)
+    arguments = {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+    if not is_whole:
+        with pytest.raises(ValueError, match="would be quantised and cannot be copied"):
+            VitaAudioForConditionalGeneration.from_pretrained(tmp_path / "run", **arguments)
+        return
+    quantized = VitaAudioForConditionalGeneration.from_pretrained(tmp_path / "run", **arguments)
+    loaded = VitaAudioForConditionalGeneration.from_pretrained(tmp_path / "run")
+    assert quantized.config.num_mctp_modules == 3
+    for ours, theirs in zip(quantized.model.mctp_modules[1:], loaded.model.mctp_modules[1:], strict=True):
+        weight = dict(ours.named_parameters())
+        expected = theirs.proj.weight.to(quantized.dtype)
+        assert any(value.shape == expected.shape and value.equal(expected) for value in weight.values())
 
 
 @pytest.mark.slow
