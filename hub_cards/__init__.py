@@ -6,3 +6,6 @@
 WRITTEN_BY_US = (
     "<!-- Written by `vita-audio card` from the files of this folder. To edit it, delete this line first. -->"
 )
+CORPUS_CARD_WRITTEN_BY_US = (
+    "<!-- Written by `hub_cards.publish_corpus` from the files of a corpus. To edit it, delete this line first. -->"
+)

@@ -94,6 +94,12 @@ def name_as_typed(command: str, prog: str) -> str:
     return f"{typed} {command}" if typed == "vita-audio" else prog
 
 
+def install_command(extras: str) -> str:
+    """What installs `extras` of this package, such as `train`: from the checkout that this is, or from the index."""
+    is_checkout = (Path(__file__).parents[1] / "setup.py").is_file()
+    return f'pip install -e ".[{extras}]"' if is_checkout else f'pip install "vita-audio[{extras}]"'
+
+
 def is_path(name: str) -> bool:
     """Whether a name is a path on this machine, even one of nothing, and no Hub id USER/NAME."""
     folder = os.path.dirname(name)

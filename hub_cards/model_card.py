@@ -9,13 +9,14 @@ Writes the card of a model, from the files in its folder alone:
   `training.evaluation.evaluate_benchmarks`, say how good it is;
 - `codec_results.json`, which `training.evaluation.evaluate_codec` writes, says what the codec takes from speech;
 - `reproduction.json` and `training_logs.png`, which `training.reproduce` writes, say how all of it was made;
-- the card that is there has licence and languages and, if the model is a converted release, its origin.
+- the card that is there has licence and languages and, where no training was recorded, the origin.
 
 If a file is missing, the card says so.
 """
 
 import json
 import math
+import re
 from pathlib import Path
 
 import jsonschema
@@ -38,6 +39,7 @@ from .schemas import (
     ADAPTER,
     CODEC_RESULTS,
     CONFIG,
+    INDEX,
     REPRODUCTION,
     RESULTS,
     TRAINER_STATE,
@@ -51,6 +53,8 @@ CARD_FILE = "README.md"
 # What PEFT calls the files of an adapter
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
+# What transformers calls weights in one file, and the index of those in several
+WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 PROCESSOR_FILE = "processor_config.json"
 TRAINING_RECORD_FILE = "training_args.json"
 TRAINER_STATE_FILE = "trainer_state.json"
@@ -62,14 +66,13 @@ LOSSES_PICTURE = "losses.png"
 SAMPLE_QUESTION = "sample_question.wav"
 REPRODUCTION_FILE = "reproduction.json"
 LOGS_FILE, LOGS_PICTURE = "training_logs.json", "training_logs.png"
-# `vita-audio export` copies these, so that the card of the new folder says the same. The picture of the losses is not
-# among them, because it is drawn with every card.
+# What was measured with the weights as they are. The codec's results are none of it.
+MEASURED_FILES = (RESULTS_FILE, RESULTS_PICTURE, BENCHMARKS_FILE)
+# `copied_card` takes these along. The picture of the losses is not among them, because it is drawn with every card.
 FILES_OF_THE_CARD = (
     TRAINING_RECORD_FILE,
     TRAINER_STATE_FILE,
-    RESULTS_FILE,
-    RESULTS_PICTURE,
-    BENCHMARKS_FILE,
+    *MEASURED_FILES,
     CODEC_RESULTS_FILE,
     SAMPLE_QUESTION,
     REPRODUCTION_FILE,
@@ -88,12 +91,15 @@ SCHEMAS = {
     CODEC_RESULTS_FILE: CODEC_RESULTS,
     ADAPTER_CONFIG_FILE: ADAPTER,
     REPRODUCTION_FILE: REPRODUCTION,
+    INDEX_FILE: INDEX,
 }
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.jinja"
 
 # The releases of transformers that the code of a repository was tested with, as in `setup.py`
 TESTED_RELEASES = ">=5.19,<5.25"
+# The releases of torchao that quantised weights were tested with, as in the extra `quantization` of `setup.py`
+TESTED_TORCHAO = ">=0.18,<0.19"
 
 DEFAULT_LICENSE, DEFAULT_LANGUAGE = "apache-2.0", ["en"]
 TAGS = ["vita-audio", "speech-language-model", "automatic-speech-recognition", "text-to-speech"]
@@ -132,7 +138,9 @@ def render_model_card(
     state = read_json(folder / TRAINER_STATE_FILE) or {}
     results = read_json(folder / RESULTS_FILE)
     metadata = metadata_of(folder / CARD_FILE)
-    if repo_id is None:
+    quantization = describe_quantization(config)
+    # Training writes no quantised models: what it has pushed are the weights that these were made of.
+    if repo_id is None and quantization is None:
         # A recorded branch is one of the recorded repository, so it counts only together with that.
         repo_id, revision = record.get("repo_id"), revision or record.get("revision")
     if repo_id is not None:
@@ -142,15 +150,16 @@ def render_model_card(
     model_id = repo_id or folder.resolve().name
     name = model_id.rpartition("/")[2]
     log_history = state.get("log_history", [])
-    # Only the card says what was converted. A training record means that the weights have changed since.
-    if converted_from is None and not record and metadata.get("base_model_relation") == CONVERTED:
-        # The Hub takes a list as well
-        bases = metadata.get("base_model")
-        converted_from = next(iter(bases), None) if isinstance(bases, list) else bases
-    base_model, relation = (
-        converted_from or base_model_of(record, repo_id),
-        CONVERTED if converted_from else "finetune",
-    )
+    # A training record means that the weights have changed since what the card says of their origin.
+    bases, relation = ([], None) if record else (metadata.get("base_model"), metadata.get("base_model_relation"))
+    # The Hub takes a list as well
+    origin = next(iter(bases), None) if isinstance(bases, list) else bases
+    if converted_from is None and relation == CONVERTED:
+        converted_from = origin
+    base_model = converted_from or base_model_of(record, repo_id)
+    if base_model is None and isinstance(origin, str) and is_hub_id(origin):
+        base_model = origin
+    relation = CONVERTED if converted_from else "merge" if relation == "merge" else "finetune"
     adapter = read_json(folder / ADAPTER_CONFIG_FILE)
     if adapter is not None:
         base_model, relation = adapter.get("base_model_name_or_path"), "adapter"
@@ -166,9 +175,11 @@ def render_model_card(
     if results:
         evaluations += eval_results(results, dataset.get("repo_id"))
         second = results.get("second_recognizer")
+    # What the card had before counts more than what the run was told: `--license` may have changed it.
+    license = license or metadata.get("license") or record.get("license") or DEFAULT_LICENSE
     data = ModelCardData(
-        # What the card had before counts more than what the run was told: `--license` may have changed it.
-        license=license or metadata.get("license") or record.get("license") or DEFAULT_LICENSE,
+        license=license,
+        **details_of_license(license, metadata),
         language=language or metadata.get("language") or record.get("language") or DEFAULT_LANGUAGE,
         library_name="transformers" if adapter is None else "peft",
         pipeline_tag="audio-to-audio",
@@ -197,7 +208,10 @@ def render_model_card(
         config=config,
         has_processor=(folder / PROCESSOR_FILE).is_file(),
         tested_releases=TESTED_RELEASES,
-        num_parameters=count_parameters(folder, "model*.safetensors"),
+        tested_torchao=TESTED_TORCHAO,
+        # Quantised weights are packed, several to a number, and have scales beside them.
+        num_parameters=None if quantization else count_parameters(folder, "model*.safetensors"),
+        quantization=quantization,
         adapter=adapter,
         base_model=base_model,
         num_adapter_parameters=count_parameters(folder, ADAPTER_WEIGHTS_FILE),
@@ -302,6 +316,22 @@ def base_model_of(record: dict, repo_id: str | None) -> str | None:
     """The Hub id that a run started from or, if that is a stage in the same repository, the base model of it."""
     starts_from = (record.get("starts_from") or {}).get("repo_id")
     return record.get("base_model") if starts_from in (None, repo_id) else starts_from
+
+
+def details_of_license(license: str | None, metadata: dict) -> dict:
+    """The name and the link that a card has of the licence `other`, as long as it keeps its licence."""
+    names = ("license_name", "license_link") if license == metadata.get("license") else ()
+    return {name: metadata[name] for name in names if name in metadata}
+
+
+def describe_quantization(config: dict) -> dict | None:
+    """The method by which the weights were quantised and, of torchao, their bits; None where they are as trained."""
+    quantization = config.get("quantization_config")
+    if quantization is None:
+        return None
+    # torchao writes the class of its configuration, such as Int4WeightOnlyConfig
+    bits = re.search(r"Int(\d+)WeightOnlyConfig", json.dumps(quantization))
+    return {"method": quantization.get("quant_method"), "bits": bits and bits[1]}
 
 
 def read_model_config(folder: Path) -> dict:

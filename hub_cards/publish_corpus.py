@@ -5,7 +5,7 @@
     python -m hub_cards.publish_corpus --corpus_dir corpus --repo_id user/corpus [--private]
 
 `training.train --dataset_name user/corpus` reads it back. If a run was stopped, the next one sends only the files that
-the Hub has not got yet.
+the Hub has not got yet. A card there that was edited by hand keeps its text.
 """
 
 import argparse
@@ -19,9 +19,10 @@ import soundfile
 from datasets import Audio, Dataset, DatasetDict, Features, List, Value
 from huggingface_hub import DatasetCard, HfApi
 
+from . import CORPUS_CARD_WRITTEN_BY_US
 from .command_line import ArgumentParser, run_command
+from .corpus_rows import CLIPS, CONVERSATIONS, read_rows
 from .dataset_card import DURATIONS_PICTURE, render_dataset_card
-from .json_lines import read_json_lines
 from .model_card import CARD_FILE, DEFAULT_LANGUAGE, DEFAULT_LICENSE
 from .plots import plot_durations
 from .push import call_hub, create_repository
@@ -30,7 +31,6 @@ from .secret_scan import check_for_secrets, environment_secrets
 
 
 PROG = "hub_cards.publish_corpus"
-CONVERSATIONS, CLIPS = "conversations", "clips"
 # The columns are fixed, because rows may leave some out, and all splits must have the same ones.
 FEATURES = {
     CONVERSATIONS: Features(
@@ -63,17 +63,8 @@ FEATURES = {
         }
     ),
 }
-FIELDS = {
-    CONVERSATIONS: {"messages": list},
-    CLIPS: {**dict.fromkeys(("path", "text", "voice", "split"), str), "duration": (int, float)},
-}
 # A run that is stopped loses at most one shard.
 MAX_SHARD_SIZE = "200MB"
-
-
-def read_rows(path: Path) -> list[dict]:
-    """The rows of `conversations.jsonl` or `clips.jsonl`; none if there is no such file."""
-    return [row for _, row in read_json_lines(path, FIELDS[path.stem])] if path.is_file() else []
 
 
 def build_dataset(corpus_dir: Path, name: str, rows: list[dict]) -> DatasetDict:
@@ -81,7 +72,7 @@ def build_dataset(corpus_dir: Path, name: str, rows: list[dict]) -> DatasetDict:
     Args:
         corpus_dir: that the rows' paths are relative to.
         name: `"conversations"` or `"clips"`.
-        rows: of the file of that name.
+        rows: of the file of that name, as [`read_rows`] has them.
 
     Raises:
         FileNotFoundError: an audio file is missing.
@@ -115,7 +106,7 @@ def build_dataset(corpus_dir: Path, name: str, rows: list[dict]) -> DatasetDict:
             else {"audios": list(map(checked, row.get("audios") or []))}
         )
         columns = {column: row.get(column) for column in FEATURES[name]} | audios
-        splits.setdefault(row.get("split", "train"), []).append(columns)
+        splits.setdefault(row["split"], []).append(columns)
     # `datasets` makes audio of paths without decoding it only where they are cast
     of_paths = Features(
         FEATURES[name] | ({"audio": Value("string")} if name == CLIPS else {"audios": List(Value("string"))})
@@ -129,23 +120,30 @@ def publish_corpus(
     corpus_dir: Path,
     repo_id: str,
     private: bool | None = None,
-    license: str = DEFAULT_LICENSE,
-    language: list[str] = DEFAULT_LANGUAGE,
+    license: str | None = None,
+    language: list[str] | None = None,
 ) -> str:
     """
-    Sends a folder with `conversations.jsonl` and, where `training.corpus.render` has written it, `clips.jsonl`.
+    Sends a folder with `conversations.jsonl` and, where there is one, `clips.jsonl`.
+
+    Args:
+        corpus_dir: the folder.
+        repo_id: of the dataset; created if there is none.
+        private: whether a new dataset is private; by default as the owner's account has it.
+        license, language: as of [`render_dataset_card`].
 
     Returns:
         `str`: the dataset's id.
 
     Raises:
         FileNotFoundError: there is no such folder, or audio files are missing.
-        ValueError: there is a secret in the rows, one names what is no audio in the folder, or `license` or `language`
-            is not as the Hub has it.
+        ValueError: there is a secret in the rows, one is malformed or names what is no audio in the folder, or
+            `license` or `language` is not as the Hub has it.
         PushError: the Hub refused, or could not be reached.
     """
     # Everything that can be wrong with the corpus is checked before the first request to the Hub.
-    check_fields({"license": license, "language": language}, "the card")
+    given = {key: value for key, value in (("license", license), ("language", language)) if value}
+    check_fields(given, "the card")
     rows = {name: read_rows(corpus_dir / f"{name}.jsonl") for name in (CONVERSATIONS, CLIPS)}
     if not rows[CONVERSATIONS]:
         raise FileNotFoundError(f"{corpus_dir} has no {CONVERSATIONS}.jsonl with conversations.")
@@ -157,11 +155,20 @@ def publish_corpus(
     api = HfApi()
     repo_id = create_repository(repo_id, private, api, repo_type="dataset")
     for name, part in parts.items():
-        push = partial(part.push_to_hub, repo_id, name, set_default=name == CONVERSATIONS)
+        push = partial(part.push_to_hub, repo_id, name)
         call_hub(partial(push, commit_message=f"Upload {name}", max_shard_size=MAX_SHARD_SIZE), repo_id, api)
-    # The metadata that `datasets` has written about the configurations is kept.
+    # The metadata that `datasets` has written about the configurations is kept. A new card has nothing else.
     card = call_hub(partial(DatasetCard.load, repo_id), repo_id, api)
-    card = render_dataset_card(repo_id, rows[CONVERSATIONS], rows[CLIPS], license, language, card.data.to_dict())
+    for configuration in card.data["configs"]:
+        # `set_default` of `push_to_hub` takes the mark away from a configuration that has it already (datasets 5.2).
+        if configuration["config_name"] == CONVERSATIONS:
+            configuration["default"] = True
+    if card.text.strip() and CORPUS_CARD_WRITTEN_BY_US not in card.text:
+        print(f"The card of {repo_id} was edited by hand, so its text stays as it is.", file=sys.stderr)
+        for key, value in given.items():
+            card.data[key] = value
+    else:
+        card = render_dataset_card(repo_id, rows[CONVERSATIONS], rows[CLIPS], license, language, card.data.to_dict())
     # In a folder of their own, card and picture are one commit, and `corpus_dir` gets no files that it did not have.
     with tempfile.TemporaryDirectory() as folder:
         card.save(Path(folder) / CARD_FILE)
@@ -181,8 +188,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--repo_id", required=True, help="of the dataset; created if there is none")
     # None, not False, leaves the choice to the settings of the owner's account.
     parser.add_argument("--private", action="store_true", default=None, help="make a new dataset private")
-    parser.add_argument("--license", default=DEFAULT_LICENSE, help="of the sentences and voices")
-    parser.add_argument("--language", nargs="+", default=DEFAULT_LANGUAGE)
+    parser.add_argument(
+        "--license",
+        help="of the texts and voices, such as mit (default: as the card there has it; of what training.corpus.render "
+        f"has made, {DEFAULT_LICENSE})",
+    )
+    parser.add_argument("--language", nargs="+", help=f"such as {DEFAULT_LANGUAGE[0]} (default: likewise)")
     args = parser.parse_args(argv)
     # Without its cache, `datasets` uses a temporary folder that is deleted at the end.
     datasets.disable_caching()

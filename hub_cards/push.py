@@ -9,13 +9,13 @@ import glob
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from httpx2 import RequestError
-from huggingface_hub import HfApi, constants
+from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -32,9 +32,11 @@ from .model_card import (
     ADAPTER_WEIGHTS_FILE,
     CARD_FILE,
     FILES_OF_THE_CARD,
+    INDEX_FILE,
     LOSSES_PICTURE,
     PROCESSOR_FILE,
     TRAINING_RECORD_FILE,
+    WEIGHTS_FILE,
     check_metadata,
     is_ours,
     load_card,
@@ -52,6 +54,8 @@ SENT_SUFFIXES = {".safetensors", ".json", ".jinja", ".py", ".md", ".txt", ".mode
 SENT_NAMES = {"LICENSE", "NOTICE"}
 # Further files of checkpoints, if those are pushed
 CHECKPOINT_SUFFIXES = {".pt", ".pth"}
+# This file is written last into a checkpoint's folder. Without it, the checkpoint is not whole.
+COMPLETE_FILE = "complete"
 # The names that transformers gives them, in the folder of a run and on the Hub
 CHECKPOINT_FOLDERS = ("checkpoint-*", "last-checkpoint")
 # In turn: a save of the trainer that is going on, the model that adapters are for, the logs of TensorBoard and of
@@ -62,7 +66,7 @@ NEVER_SENT_FOLDERS = ("unfinished", "base", "runs", "wandb", "__pycache__")
 # model.
 REPLACED_FILES = [
     "model*.safetensors",
-    "model.safetensors.index.json",
+    INDEX_FILE,
     ADAPTER_CONFIG_FILE,
     ADAPTER_WEIGHTS_FILE,
     LOSSES_PICTURE,
@@ -115,8 +119,8 @@ def plan_push(folder: str | Path, with_checkpoints: bool = False, secrets: dict[
         secrets: by their names, values that must not be in a file, besides those of the environment.
 
     Raises:
-        FileNotFoundError: the folder has no model, or not the speech codec that its processor names; links do not
-            count.
+        FileNotFoundError: the folder has no model, not all files of its weights, or not the speech codec that its
+            processor names; links do not count.
         ValueError: the model is of another type, or an adapter of a model that is not on the Hub; or there is a secret
             in a file, which is named, the secret is not.
     """
@@ -144,6 +148,8 @@ def plan_push(folder: str | Path, with_checkpoints: bool = False, secrets: dict[
                 f"{folder / PROCESSOR_FILE} names a speech codec, but there is no {name} among the regular files of "
                 f"{folder}."
             )
+    for name in fnmatch.filter(files, f"*{INDEX_FILE}"):
+        check_shards(folder, name, files)
     secrets = (secrets or {}) | environment_secrets()
     # The search for secrets comes last, because it reads all files.
     for path in files:
@@ -151,8 +157,29 @@ def plan_push(folder: str | Path, with_checkpoints: bool = False, secrets: dict[
     return PushPlan(files, left_out)
 
 
+def check_shards(folder: Path, index: str, files: Iterable[str]) -> None:
+    """
+    Raises:
+        FileNotFoundError: `files` lack one that an index of weights in several files names.
+        ValueError: the index is malformed.
+    """
+    place = index.removesuffix(INDEX_FILE)
+    # Beside weights in one file, nobody reads the index.
+    if f"{place}{WEIGHTS_FILE}" in files:
+        return
+    shards = {place + shard for shard in read_json(folder / index)["weight_map"].values()}
+    if missing := sorted(shards.difference(files)):
+        raise FileNotFoundError(
+            f"{folder / index} names {', '.join(missing[:3])}{', ...' * (len(missing) > 3)}, which "
+            f"{'is' if len(missing) == 1 else 'are'} not among the regular files of {folder}, so the weights are not "
+            "whole."
+        )
+
+
 def walk(folder: Path, root: Path, files: dict[str, int], left_out: list[str], with_checkpoints: bool) -> None:
-    suffixes = SENT_SUFFIXES | (CHECKPOINT_SUFFIXES if with_checkpoints else set())
+    suffixes, names = SENT_SUFFIXES, SENT_NAMES
+    if with_checkpoints:
+        suffixes, names = suffixes | CHECKPOINT_SUFFIXES, names | {COMPLETE_FILE}
     for path in sorted(folder.iterdir()):
         name = path.relative_to(root).as_posix()
         target = path.resolve()
@@ -169,7 +196,7 @@ def walk(folder: Path, root: Path, files: dict[str, int], left_out: list[str], w
                 walk(path, root, files, left_out, with_checkpoints)
         elif not path.is_file():
             left_out.append(f"{name} (no regular file)")
-        elif not path.name.startswith(".") and (path.suffix in suffixes or path.name in SENT_NAMES):
+        elif not path.name.startswith(".") and (path.suffix in suffixes or path.name in names):
             files[name] = path.stat().st_size
         else:
             left_out.append(name)
@@ -191,7 +218,8 @@ def push_folder(
 
     Args:
         folder: folder of the model.
-        repo_id: Hub id such as `"user/name"`; the repository is created if there is none.
+        repo_id: Hub id such as `"user/name"`, or a name alone, which is one of the token's owner; the repository is
+            created if there is none.
         revision: branch, created if there is none. By default the main one and, before it, that of the model's stage.
         private: whether a new repository is private; by default as the owner's account has it.
         commit_message: the first line of the commit.
@@ -209,6 +237,9 @@ def push_folder(
     # Before the card is written, because a folder without a model shall not get one
     read_model_config(folder)
     revisions = branches_of(folder, revision)
+    if "/" not in repo_id:
+        # The commands on the card need the whole id.
+        repo_id = f"{owner_of_token(repo_id, api)}/{repo_id}"
     if is_ours(folder / CARD_FILE):
         # The example on the card loads the model from the first branch.
         write_model_card(folder, repo_id=repo_id, revision=revisions[0])
@@ -241,21 +272,28 @@ def push_folder(
 
 def describe_push(folder: str | Path, repo_id: str, revision: str | None = None) -> str:
     """
-    Says what [`push_folder`] would send. Does not ask the Hub, and writes nothing.
+    Says what [`push_folder`] would send. Writes nothing, and asks the Hub only whose token it is where `repo_id` has
+    no owner.
 
     Raises:
-        FileNotFoundError, ValueError: as of [`push_folder`].
+        FileNotFoundError, ValueError, PushError: as of [`push_folder`].
     """
     folder = Path(folder)
     read_model_config(folder)
     revisions = branches_of(folder, revision)
+    owner = ""
+    if "/" not in repo_id:
+        if get_token():
+            repo_id = f"{owner_of_token(repo_id, HfApi())}/{repo_id}"
+        else:
+            owner = " of the account of your token (there is none here, so its name is not known)"
     path, plan = folder / CARD_FILE, plan_push(folder)
     card = render_model_card(folder, repo_id, revisions[0]) if is_ours(path) else load_card(path)
     check_metadata(card, path)
     # The card on disk may be missing or outdated, because only a real push writes it.
     plan.files[CARD_FILE] = len(str(card).encode())
     branches = " and ".join(branch or constants.DEFAULT_REVISION for branch in revisions)
-    return f"Would be sent to {repo_id}, {branches}:\n{plan}"
+    return f"Would be sent to {repo_id}{owner}, {branches}:\n{plan}"
 
 
 def branches_of(folder: Path, revision: str | None) -> list[str | None]:
@@ -281,6 +319,16 @@ def check_branch(revision: str | None) -> None:
 def default_revisions(record: dict) -> list[str | None]:
     """The branches that a model goes to by default: that of its stage, if it is one, and the main branch (None)."""
     return [f"stage{record['stage']}", None] if "stage" in record else [None]
+
+
+def owner_of_token(repo_id: str, api: HfApi) -> str:
+    """
+    The account that a token is of, for a `repo_id` that names no owner.
+
+    Raises:
+        PushError: there is no token, it is wrong, or the Hub could not be reached.
+    """
+    return call_hub(lambda: api.whoami()["name"], repo_id, api)
 
 
 def create_repository(

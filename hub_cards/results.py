@@ -147,6 +147,8 @@ def benchmark_results(benchmarks: dict) -> list[EvalResult]:
                     task_type=of_speech if figure in ("wer", "cer") else TASK_CATEGORIES["tqa"],
                     dataset_type=figures["dataset"] if is_hub_id(figures["dataset"]) else "custom",
                     dataset_name=name,
+                    # Benchmarks may be of one dataset, or all of none on the Hub; this tells them apart.
+                    dataset_config=name,
                     dataset_split=figures["split"],
                     metric_type=metric.type,
                     metric_name=f"{metric.title} ({mode})",

@@ -49,7 +49,11 @@ METADATA = {
 
 CONFIG = {
     "type": "object",
-    "properties": {"model_type": TEXT, "num_mctp_modules": COUNT},
+    "properties": {
+        "model_type": TEXT,
+        "num_mctp_modules": COUNT,
+        "quantization_config": {"type": ["object", "null"], "properties": {"quant_method": TEXT}},
+    },
 }
 
 # Null is a figure that could not be measured
@@ -137,6 +141,13 @@ TRAINING_RECORD = {
     },
     # The template shows these together, so one without the others would leave a gap.
     "dependentRequired": {"dataset": ["num_examples"], "settings": ["hardware", "versions"]},
+}
+
+# of weights in several files: the file of each tensor
+INDEX = {
+    "type": "object",
+    "required": ["weight_map"],
+    "properties": {"weight_map": {"type": "object", "additionalProperties": TEXT}},
 }
 
 ADAPTER = {"type": "object", "properties": {"base_model_name_or_path": TEXT_OR_NONE}}

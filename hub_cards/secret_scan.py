@@ -60,7 +60,7 @@ PATTERNS = {
 }
 
 # How the names of variables end whose values are secrets, such as HF_TOKEN
-SECRET_VARIABLE = re.compile(r"(TOKEN|SECRET|PASSWORD|API_KEY|ACCESS_KEY)$")
+SECRET_VARIABLE = re.compile(r"(TOKEN|SECRET|PASSWORD|_KEY)$")
 # In characters. Shorter values, such as "none" or "test", occur in files that have nothing to do with them.
 SHORTEST_SECRET = 12
 

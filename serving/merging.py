@@ -2,11 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes a whole model of an adapter and the model that it was trained on."""
 
-import shutil
 from pathlib import Path
 
 from hub_cards.command_line import naming
-from hub_cards.model_card import CARD_FILE, FILES_OF_THE_CARD, metadata_of, write_model_card
+from hub_cards.copied_card import write_copied_card
 from modeling_vita_audio import VitaAudioForConditionalGeneration
 from modeling_vita_audio.adapters_vita_audio import find_adapter, load_adapted
 from modeling_vita_audio.saving_vita_audio import written_whole
@@ -35,10 +34,6 @@ def merge(name_or_path: str, folder: Path, base: str | None = None, revision: st
     with naming(f"The adapter {name_or_path} with its model"):
         model = load_adapted(VitaAudioForConditionalGeneration, adapter, base)
         processor = VitaAudioProcessor.from_pretrained(name_or_path, revision=revision)
-    metadata = metadata_of(Path(name_or_path) / CARD_FILE)
     with written_whole(folder) as unfinished:
         export_repository(model, processor, unfinished)
-        for name in FILES_OF_THE_CARD:
-            if (Path(name_or_path) / name).is_file():
-                shutil.copyfile(Path(name_or_path) / name, unfinished / name)
-        write_model_card(unfinished, **{key: metadata[key] for key in ("license", "language") if key in metadata})
+        write_copied_card(name_or_path, unfinished, revision)

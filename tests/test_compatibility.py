@@ -66,6 +66,15 @@ def test_the_installation_takes_the_releases_that_were_tested():
     (line,) = re.findall(r'"(transformers[^"]*)"', (ROOT / "setup.py").read_text())
     assert Requirement(line).specifier == TESTED_RELEASES == model_card.TESTED_RELEASES
     assert TESTED_RELEASES.contains(transformers.__version__, prereleases=True)
+    (line,) = re.findall(r'"(torchao[^"]*)"', (ROOT / "setup.py").read_text())
+    assert Requirement(line).specifier == model_card.TESTED_TORCHAO
+
+
+def test_the_newest_of_all_is_tried_but_for_what_has_an_environment_of_its_own():
+    (line,) = re.findall(r"^names=.*$", (ROOT / ".ci" / "newest").read_text(), re.MULTILINE)
+    done = subprocess.run(["bash", "-c", f"{line}; echo $names"], cwd=ROOT, check=True, capture_output=True, text=True)
+    names = set(done.stdout.split())
+    assert {"transformers", "trl", "torchao", "ruff"} < names and not {"torch", "vllm"} & names
 
 
 def test_the_constraints_are_what_the_installation_takes():

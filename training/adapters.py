@@ -38,6 +38,7 @@ def adapt_to_stage(
     model: VitaAudioForConditionalGeneration,
     stage: int,
     num_modules_before: int,
+    num_modules: int,
     new_modules_whole: bool,
 ) -> LoraConfig:
     """
@@ -46,10 +47,12 @@ def adapt_to_stage(
 
     Args:
         peft_config (`LoraConfig`): what was asked for. Its `target_modules` are all linear layers by default.
-        model ([`VitaAudioForConditionalGeneration`]): the model with the modules of the stage.
+        model ([`VitaAudioForConditionalGeneration`]): the model with the modules of the stage. Without those that it
+            adds, errors are the same.
         stage: number of the stage.
         num_modules_before: how many MCTP modules the model had before this stage.
-        new_modules_whole: whether the modules that it has now beside them are trained whole; else they get adapters.
+        num_modules: how many it has in this stage.
+        new_modules_whole: whether the modules that it has then beside them are trained whole; else they get adapters.
 
     Returns:
         `LoraConfig`: a copy with other `target_modules` and `modules_to_save`.
@@ -62,7 +65,6 @@ def adapt_to_stage(
     if not isinstance(peft_config, LoraConfig):
         raise TypeError(f"`peft_config` must be a LoraConfig, got a {type(peft_config).__name__}.")
     peft_config = copy.deepcopy(peft_config)
-    num_modules = model.config.num_mctp_modules
     new = [f"mctp_modules.{index}" for index in range(num_modules_before, num_modules)]
     if new and not new_modules_whole and num_modules_before == 0:
         raise ValueError(

@@ -17,17 +17,18 @@ import torch
 import transformers
 import trl
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerState, TrainingArguments
 from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, sort_checkpoints
 
 from hub_cards.command_line import naming
 from hub_cards.model_card import TRAINING_RECORD_FILE, read_json
+from hub_cards.push import COMPLETE_FILE
 
 
-# This file is written last into a checkpoint's folder. Without it, the checkpoint is not whole.
-COMPLETE_FILE = "complete"
-
+# Of a group of parameters, what a run may change where it goes on. All else in it is the optimizer's own state.
+GROUP_SETTINGS = ("initial_lr", "weight_decay", "betas", "eps")
 # The settings that a record and its card show. No others are shown, because among them are tokens and paths of this
 # machine.
 RECORDED_SETTINGS = (
@@ -179,6 +180,11 @@ def last_complete_checkpoint(output_dir: str | os.PathLike) -> str | None:
     return None if newest is None else str(newest)
 
 
+def incomplete_checkpoints(output_dir: str | os.PathLike) -> list[Path]:
+    """Checkpoints that no run goes on from by itself: a kill has left them, or another trainer has made them."""
+    return [path for path in checkpoints_in(output_dir) if not (path / COMPLETE_FILE).is_file()]
+
+
 def checkpoints_in(folder: str | os.PathLike) -> list[Path]:
     """The checkpoints of a run. A folder that was renamed, such as `checkpoint-12-old`, is none."""
     paths = Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
@@ -201,6 +207,8 @@ class CompleteCheckpointsMixin:
 
     past: dict = {}
     is_finished = False
+    # `save_total_limit`, which `Trainer` itself does not see in a training
+    num_kept: int | None = None
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         """
@@ -212,6 +220,7 @@ class CompleteCheckpointsMixin:
         Raises:
             ValueError: a checkpoint is broken, or the run is over and was made with other settings.
         """
+        self.num_kept = self.args.save_total_limit
         # `Trainer` would take the newest checkpoint, whole or not.
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
@@ -248,7 +257,12 @@ class CompleteCheckpointsMixin:
             if changes:
                 changed = {"step": state.global_step, "settings": changes}
                 self.past = self.past | {"changes": [*self.past.get("changes", []), changed]}
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        # `Trainer` would delete older checkpoints before the next one is whole, and in the end the newest one
+        self.args.save_total_limit = None
+        try:
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        finally:
+            self.args.save_total_limit = self.num_kept
 
     def complete_record(self) -> dict:
         """The record of the run, with the changes of its settings on the way: all that made the weights."""
@@ -266,13 +280,34 @@ class CompleteCheckpointsMixin:
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None):
         with naming(f"The state of the optimizer in {checkpoint} (optimizer.pt, scheduler.pt)"):
+            groups = self.optimizer.param_groups
+            settings = [{name: group[name] for name in GROUP_SETTINGS if name in group} for group in groups]
+            base_lrs = getattr(self.lr_scheduler, "base_lrs", None)
             super()._load_optimizer_and_scheduler(checkpoint)
+            if checkpoint is not None and not self.is_deepspeed_enabled:
+                self._keep_settings(settings, base_lrs)
             # torch would notice wrong shapes in the first step only, and with a message that names no file.
             if checkpoint is not None and self.args.optim in PLAIN_OPTIMIZERS and not self.is_deepspeed_enabled:
                 for parameter, state in self.optimizer.state.items():
                     for name in ("exp_avg", "exp_avg_sq"):
                         if (value := state[name]).shape != parameter.shape:
                             raise ValueError(f"{name} of the shape {value.shape} for weights of {parameter.shape}")
+
+    def _keep_settings(self, settings: list[dict], base_lrs: list[float] | None) -> None:
+        """
+        Gives the optimizer the settings of this run, where those of the checkpoint have come with its state.
+
+        Args:
+            settings: of each group of parameters.
+            base_lrs: the learning rates of the groups, which the schedule multiplies.
+        """
+        for group, of_group in zip(self.optimizer.param_groups, settings, strict=True):
+            group |= of_group
+        if isinstance(self.lr_scheduler, LambdaLR):
+            self.lr_scheduler.base_lrs = base_lrs
+            for group, lr in zip(self.optimizer.param_groups, self.lr_scheduler.get_lr(), strict=True):
+                group["lr"] = lr
+            self.lr_scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
     def _load_rng_state(self, checkpoint: str | None):
         with naming(f"The state of the random numbers in {checkpoint} (rng_state*.pth)"):
@@ -313,8 +348,6 @@ class CompleteCheckpointsMixin:
             complete.unlink(missing_ok=True)
         # No process may write into the folder while it still counts as whole.
         self.accelerator.wait_for_everyone()
-        # `Trainer` would delete older checkpoints before this one is whole.
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             if self.args.should_save:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -326,7 +359,6 @@ class CompleteCheckpointsMixin:
             if self.args.should_save:
                 complete.touch()
         finally:
-            self.args.save_total_limit = limit
             # What is not whole, as on a full disk, would only take the room of the next checkpoint.
             if self.args.should_save and not complete.exists():
                 shutil.rmtree(folder, ignore_errors=True)
@@ -334,16 +366,17 @@ class CompleteCheckpointsMixin:
 
     def _delete_old_checkpoints(self, run_dir: str) -> None:
         """
-        Keeps `save_total_limit` checkpoints. Those that a killed run has written or deleted in part do not count.
+        Keeps `save_total_limit` checkpoints. Those that a killed run has written or deleted in part do not count, and
+        those of other trainers are left alone.
         """
-        limit = self.args.save_total_limit
+        limit = self.num_kept
         if not self.args.should_save or limit is None or limit <= 0:
             return
-        for path in checkpoints_in(run_dir):
-            if not (path / COMPLETE_FILE).is_file():
+        for path in incomplete_checkpoints(run_dir):
+            if (path / TRAINING_RECORD_FILE).is_file():
                 shutil.rmtree(path, ignore_errors=True)
         best = self.state.best_model_checkpoint and str(Path(self.state.best_model_checkpoint))
-        names = {path.name for path in checkpoints_in(run_dir)}
+        names = {path.name for path in checkpoints_in(run_dir) if (path / COMPLETE_FILE).is_file()}
         # By time, see `last_complete_checkpoint`
         checkpoints = sort_checkpoints(run_dir, use_mtime=True, best_model_checkpoint=best)
         checkpoints = [path for path in checkpoints if Path(path).name in names]

@@ -47,6 +47,7 @@ CONVERSATION_FEATURES = Features(
     {
         "messages": List({"role": Value("string"), "content": Value("string")}),
         "audios": List(Value("string")),
+        "reference": Value("string"),
     }
 )
 
@@ -72,7 +73,8 @@ def load_conversations(
         cache_dir: where `datasets` keeps what it reads from JSON lines.
 
     Returns:
-        [`Dataset`] with the columns `messages` (`role` and `content`) and `audios` (paths, or `bytes` and `path`).
+        [`Dataset`] with the columns `messages` (`role` and `content`), `audios` (paths, or `bytes` and `path`) and
+        `reference`, the text that an answer is measured by.
 
     Raises:
         FileNotFoundError: there is no such file, nor such a dataset.
@@ -102,7 +104,13 @@ def load_conversations(
         # The rows are checked without their audio, which may be too much to read for that: its number is enough.
         rows = zip(conversations.remove_columns("audios"), list_lengths(conversations, "audios"))
         rows = (row | {"audios": [None] * (num_audios or 0)} for row, num_audios in rows)
-        found = [row["task"] for row in complete_rows(rows, os.fspath(source))]
+        found, references = [], []
+        for row in complete_rows(rows, os.fspath(source)):
+            found.append(row["task"])
+            references.append(row["reference"])
+        others = [name for name in conversations.column_names if name not in CONVERSATION_FEATURES]
+        conversations = conversations.remove_columns([*others, *{"reference"} & set(conversations.column_names)])
+        conversations = conversations.add_column("reference", references)
         if tasks is not None:
             check_tasks(os.fspath(source), split, tasks, set(found))
             of_task = {task: [i for i, name in enumerate(found) if name == task] for task in set(tasks)}
@@ -111,7 +119,7 @@ def load_conversations(
         raise ValueError(
             f"{source} has no conversations of the split '{split}'" + (f" and the tasks {tasks}." if tasks else ".")
         )
-    return conversations.select_columns(["messages", "audios"])
+    return conversations
 
 
 def read_conversations(source: str | os.PathLike, split: str | None = ALL_SPLITS) -> Iterator[dict]:
@@ -216,7 +224,7 @@ def generate_rows(source: str, split: str, tasks: list[str] | None, changed: tup
             known_tasks.add(row["task"])
             # A task that is named twice is taken twice.
             for _ in range(1 if tasks is None else tasks.count(row["task"])):
-                yield {"messages": row["messages"], "audios": row["audios"]}
+                yield {name: row[name] for name in CONVERSATION_FEATURES}
     check_tasks(source, split, tasks, known_tasks)
 
 

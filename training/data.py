@@ -25,7 +25,7 @@ from processing import VitaAudioProcessor
 from processing.codec_vita_audio import SpeechCodec
 from processing.conversation_vita_audio import AUDIO_MARK
 
-from .conversations import TTS, has_tts_prompt, list_lengths, reference_of, task_of
+from .conversations import TTS, count_marks, has_tts_prompt, list_lengths, reference_of, task_of
 from .speech_input import SpeechInput
 
 
@@ -221,6 +221,44 @@ def without_long_examples(examples: Dataset, max_length: int) -> Dataset:
     return examples.select(fitting)
 
 
+def without_codec(processor: VitaAudioProcessor) -> VitaAudioProcessor:
+    """A copy for workers that tokenise: a codec on a GPU cannot be copied to another process."""
+    processor = copy.copy(processor)
+    processor.audio_tokenizer = None
+    return processor
+
+
+def check_conversations(conversations: Dataset, processor: VitaAudioProcessor, num_proc: int | None) -> None:
+    """
+    Finds conversations that no example can be made of, before all speech is encoded, which may take hours.
+
+    Raises:
+        ValueError: there is one; its number among the conversations and its beginning are named.
+    """
+    tokenizing_processor = without_codec(processor)
+
+    def find_problem(messages: list[dict]) -> dict:
+        try:
+            # any codes will do
+            tokenizing_processor.build_training_example(messages, [[0]] * count_marks(messages))
+        except ValueError as error:
+            return {"problem": str(error)}
+        return {"problem": ""}
+
+    problems = conversations.map(
+        find_problem,
+        input_columns="messages",
+        remove_columns=conversations.column_names,
+        num_proc=num_proc,
+        desc="Checking conversations",
+        new_fingerprint=uuid.uuid4().hex[:16],
+    )["problem"]
+    for number, problem in enumerate(problems):
+        if problem:
+            start = conversations[number]["messages"][0]["content"]
+            raise ValueError(f"The conversation {number + 1}, which begins {start!r:.80}, is no example: {problem}")
+
+
 def build_training_dataset(
     conversations: Dataset,
     processor: VitaAudioProcessor,
@@ -257,6 +295,7 @@ def build_training_dataset(
         raise ValueError("`speech_input` is needed with a processor that hears by features, and with no other.")
     if speech_input is not None and num_disturbed_copies:
         raise ValueError("`num_disturbed_copies` is for processors that hear by codes.")
+    check_conversations(conversations, processor, num_proc)
     # Codes are made for each recording and not for each conversation, because conversations share recordings.
     keys, sizes, places = hash_audios(conversations)
 
@@ -285,9 +324,7 @@ def build_training_dataset(
     cache.encode(coded, read, processor)
     codes = cache.codes
 
-    # Each of the `num_proc` workers gets a copy, and a codec on a GPU cannot be copied to another process.
-    tokenizing_processor = copy.copy(processor)
-    tokenizing_processor.audio_tokenizer = None
+    tokenizing_processor = without_codec(processor)
 
     def build_example(messages: list[dict], index: int) -> dict:
         audios, numbers = [], []

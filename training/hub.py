@@ -37,7 +37,15 @@ from hub_cards.model_card import (
     read_json,
     write_model_card,
 )
-from hub_cards.push import PushError, call_hub, check_branch, create_repository, default_revisions, push_folder
+from hub_cards.push import (
+    COMPLETE_FILE,
+    PushError,
+    call_hub,
+    check_branch,
+    create_repository,
+    default_revisions,
+    push_folder,
+)
 from modeling_vita_audio.saving_vita_audio import put_in_place
 
 from .checkpoints import check_optimizer_state, describe_machine, describe_settings
@@ -232,7 +240,7 @@ class PushCallback(TrainerCallback):
         staging = Path(args.output_dir) / f"{STAGING_PREFIX}{step}"
         shutil.rmtree(staging, ignore_errors=True)
         # Pickles are left out of the model, because only a run that goes on needs them: the optimizer's state is one.
-        leave_out = shutil.ignore_patterns("*.pt", "*.pth", "*.bin", "*.tmp", CARD_FILE)
+        leave_out = shutil.ignore_patterns("*.pt", "*.pth", "*.bin", "*.tmp", CARD_FILE, COMPLETE_FILE)
         shutil.copytree(checkpoint, staging, copy_function=link_or_copy, ignore=leave_out)
         save_state_without_folders(state, staging / TRAINER_STATE_FILE)
         with_checkpoints = self.strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
@@ -328,8 +336,13 @@ class HubMixin:
         output_dir = Path(self.args.output_dir)
         unfinished = output_dir / UNFINISHED_FOLDER
         try:
-            # Without `_internal_call`, `save_model` itself would push.
-            self.save_model(str(unfinished), _internal_call=True)
+            if self.is_finished and self.is_deepspeed_enabled:
+                # Nothing was trained, so there is no engine, whose `save_checkpoint` `save_model` would call
+                if self.args.should_save:
+                    self._save(str(unfinished))
+            else:
+                # Without `_internal_call`, `save_model` itself would push.
+                self.save_model(str(unfinished), _internal_call=True)
             if self.is_world_process_zero():
                 record = json.dumps(self.complete_record(), indent=2)
                 (unfinished / TRAINING_RECORD_FILE).write_text(record + "\n", encoding="utf-8")

@@ -5,6 +5,7 @@
 from collections.abc import Iterable
 
 import torch
+from tokenizers import AddedToken
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from modeling_vita_audio import VitaAudioConfig, VitaAudioForConditionalGeneration
@@ -14,7 +15,7 @@ from processing.codec_vita_audio import SpeechCodec
 
 from .code_noise import vectors_of_codes
 from .speech_input import SenseVoice
-from .tokenizer import add_audio_tokens, train_tokenizer
+from .tokenizer import CHAT_MARKS, add_audio_tokens, train_tokenizer
 
 
 # GPUs are fast on matrices whose sizes are multiples of this. The vocabulary of the released checkpoints is one, too.
@@ -91,7 +92,8 @@ def build_from_language_model(
 ) -> tuple[VitaAudioForConditionalGeneration, VitaAudioProcessor]:
     """
     Loads a language model of transformers, and enlarges its embeddings and its head by the speech vocabulary. The new
-    rows are random, with the mean and covariance of the old ones.
+    rows are random, with the mean and covariance of the old ones. `<|im_start|>` and `<|im_end|>` are among them where
+    its tokenizer has no such marks; answers end with the second, and with what ended them before.
 
     Args:
         name_or_path: such as `"Qwen/Qwen2.5-7B-Instruct"`.
@@ -111,6 +113,9 @@ def build_from_language_model(
             f"{name_or_path} has a model of the type {language_model.config.model_type!r}; stage 1 starts from a "
             "decoder-only language model such as Qwen2."
         )
+    # The chat template writes them, and an answer ends with the second
+    tokenizer.add_tokens([AddedToken(mark, special=True, normalized=False) for mark in CHAT_MARKS])
+    tokenizer.eos_token = CHAT_MARKS[-1]
     add_audio_tokens(tokenizer, codec.config.codebook_size, hears_features=sensevoice is not None)
     language_model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=VOCAB_MULTIPLE)
     vocabulary = SpeechVocabulary.from_tokenizer(tokenizer)
@@ -124,6 +129,9 @@ def build_from_language_model(
         model = VitaAudioForConditionalGeneration(config)
     model.model.language_model, model.lm_head = language_model.model, language_model.lm_head
     model.generation_config = language_model.generation_config
+    ends = model.generation_config.eos_token_id
+    ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+    model.generation_config.eos_token_id = list(dict.fromkeys([tokenizer.eos_token_id, *ends]))
     if sensevoice is None:
         return model, VitaAudioProcessor.from_codec(tokenizer, codec)
     for name in ("audio_tower", "multi_modal_projector"):

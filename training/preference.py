@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
+from accelerate.logging import get_logger
 from datasets import Dataset
 from torch import nn
 from trl import GRPOConfig, GRPOTrainer
@@ -26,14 +27,17 @@ from processing import VitaAudioProcessor
 from processing.conversation_vita_audio import AUDIO_MARK, split_at_marks
 
 from .checkpoints import CompleteCheckpointsMixin
-from .conversations import load_conversations, reference_of
+from .conversations import load_conversations
 from .data import SpeechCodeCache, hash_audios
+from .evaluation.normalizers import CORPUS, find_normalizer
 from .evaluation.recognition import load_recognizer
 from .hub import HubMixin, create_repository_of, describe_start, place_of
 from .rewards import REWARDS
 from .settings import checking_settings
-from .train import find_start, run_with_settings
+from .train import check_has_codec, find_start, run_with_settings
 
+
+logger = get_logger(__name__)
 
 PROG = "training.preference"
 
@@ -98,7 +102,7 @@ def build_preference_dataset(conversations: Dataset, processor: VitaAudioProcess
 
     Returns:
         [`Dataset`] with the columns `prompt`, the ids of the turns before the last one, and `reference`, the text that
-        is to be heard.
+        is to be heard. Conversations without words there are left out.
 
     Raises:
         ValueError: the processor hears by features; or no conversation ends with a spoken turn.
@@ -109,9 +113,19 @@ def build_preference_dataset(conversations: Dataset, processor: VitaAudioProcess
             "with `training.train`."
         )
     are_spoken = [AUDIO_MARK in messages[-1]["content"] for messages in conversations["messages"]]
-    conversations = conversations.select([index for index, is_spoken in enumerate(are_spoken) if is_spoken])
-    if len(conversations) == 0:
+    if not any(are_spoken):
         raise ValueError("No conversation ends with a spoken turn of the assistant, so there is nothing to reward.")
+    normalize = find_normalizer(CORPUS)
+    have_words = [bool(normalize(reference)) for reference in conversations["reference"]]
+    fitting = [index for index, is_fitting in enumerate(zip(are_spoken, have_words)) if all(is_fitting)]
+    if not fitting:
+        raise ValueError(
+            "No spoken turn at the end of a conversation says in words what is to be heard: write them beside its "
+            "audio, or as the `reference` of the row."
+        )
+    if len(fitting) < sum(are_spoken):
+        logger.warning(f"{sum(are_spoken) - len(fitting)} conversations have no words to be heard, and are left out.")
+    conversations = conversations.select(fitting)
     questions = [messages[:-1] for messages in conversations["messages"]]
     num_audios = [sum(message["content"].count(AUDIO_MARK) for message in messages) for messages in questions]
     keys, sizes, places = hash_audios(conversations)
@@ -123,8 +137,7 @@ def build_preference_dataset(conversations: Dataset, processor: VitaAudioProcess
     for messages, row in zip(questions, keys):
         codes = [cache.codes[key].tolist() for key in row]
         prompts.append(processor.build_prompt(split_at_marks(messages, codes))["input_ids"][0].tolist())
-    references = list(map(reference_of, conversations["messages"]))
-    return Dataset.from_dict({"prompt": prompts, "reference": references})
+    return Dataset.from_dict({"prompt": prompts, "reference": conversations["reference"]})
 
 
 class VitaAudioGRPOTrainer(CompleteCheckpointsMixin, HubMixin, GRPOTrainer):
@@ -278,15 +291,16 @@ def run(script_args: VitaAudioPreferenceArguments, training_args: VitaAudioGRPOC
     conversations = load_conversations(
         script_args.dataset_name, script_args.dataset_train_split, script_args.tasks, script_args.code_cache_dir
     )
-    recognizer = load_recognizer(script_args.recognizer)
     name_or_path, revision = script_args.model_name_or_path, script_args.model_revision
     check_place(name_or_path)
     kwargs = {"revision": revision, "trust_remote_code": training_args.trust_remote_code}
     with naming(f"The model {name_or_path}"):
         processor = VitaAudioProcessor.from_pretrained(name_or_path, **kwargs)
+        check_has_codec(processor, name_or_path)
         model = VitaAudioForConditionalGeneration.from_pretrained(
             name_or_path, revision=revision, dtype=torch.float32, attn_implementation=script_args.attn_implementation
         )
+    recognizer = load_recognizer(script_args.recognizer)
     examples = build_preference_dataset(conversations, processor, script_args.code_cache_dir)
     with checking_settings():
         trainer = VitaAudioGRPOTrainer(

@@ -14,8 +14,10 @@ from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer
 from processing.conversation_vita_audio import CHAT_TEMPLATE
 
 
-# Those of Qwen2 that the ChatML template needs
-TEXT_SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+# What the ChatML template writes before and behind each turn
+CHAT_MARKS = ["<|im_start|>", "<|im_end|>"]
+# Those of Qwen2
+TEXT_SPECIAL_TOKENS = ["<|endoftext|>", *CHAT_MARKS]
 AUDIO_SPECIAL_TOKENS = ["<|begin_of_audio|>", "<|end_of_audio|>", "<|audio|>"]
 # What stands for a row of continuous speech input, at its place in the vocabulary of VITA-Audio-Plus
 CONTEXT_TOKEN = "<|context_of_audio|>"

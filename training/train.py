@@ -24,7 +24,7 @@ from typing import Any
 
 import datasets
 import torch
-from transformers import AutoConfig, AutoModel, TrainingArguments, set_seed
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, TrainingArguments, set_seed
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from hub_cards.command_line import check_place, name_as_typed, naming, no_empty_folder, run_command
@@ -36,7 +36,8 @@ from processing.codec_vita_audio import SpeechCodec, check_codec
 from processing.export import export_repository
 from processing.interleaving_vita_audio import check_interleave_pattern
 
-from .checkpoints import last_complete_checkpoint
+from .adapters import adapt_to_stage
+from .checkpoints import incomplete_checkpoints, last_complete_checkpoint
 from .code_noise import codebook_of
 from .conversations import conversation_texts, load_conversations
 from .data import build_training_dataset
@@ -295,11 +296,7 @@ def load_model_and_processor(
             with naming(f"The model {name_or_path}"):
                 processor = VitaAudioProcessor.from_pretrained(name_or_path, revision=revision, **trust)
                 model = VitaAudioForConditionalGeneration.from_pretrained(name_or_path, **model_kwargs)
-            if processor.audio_tokenizer is None:
-                raise ValueError(
-                    f"The processor of {name_or_path} has no speech codec: `vita-audio export --codec` puts one into "
-                    "it."
-                )
+            check_has_codec(processor, name_or_path)
             return model, processor
         if stage > 1:
             raise ValueError(
@@ -335,6 +332,31 @@ def load_model_and_processor(
         )
     # The constructor made float32 weights, because unlike `from_pretrained` it takes no `dtype`.
     return model.to(model_kwargs["dtype"]), processor
+
+
+def check_has_codec(processor: VitaAudioProcessor, name_or_path: str) -> None:
+    if processor.audio_tokenizer is None:
+        raise ValueError(
+            f"The processor of {name_or_path} has no speech codec: `vita-audio export --codec` puts one into it."
+        )
+
+
+def check_can_push_adapter(name_or_path: str, revision: str | None) -> None:
+    """
+    Raises:
+        ValueError: an adapter for this model could not be pushed, because others do not have the model.
+    """
+    where = None
+    if Path(name_or_path).is_dir():
+        where = "is a folder here"
+    elif PreTrainedConfig.get_config_dict(name_or_path, revision=revision)[0].get("model_type") != "vita_audio":
+        where = "is a language model, of which the run makes a model of its own"
+    if where is not None:
+        raise ValueError(
+            f"`push_to_hub` with `use_peft` is for adapters of a model on the Hub, but {name_or_path} {where}. Push "
+            "the model first (`vita-audio push`) and start from there; or train without `push_to_hub`, and push what "
+            "`vita-audio merge` makes of the adapter."
+        )
 
 
 def write_base(
@@ -449,6 +471,12 @@ def find_start(training_args: VitaAudioSFTConfig) -> str | None:
     # transformers takes this setting for a text, so from the command line True comes as "True".
     if str(asked).lower() in ("none", "true"):
         checkpoint = last_complete_checkpoint(training_args.output_dir)
+        others = sorted(path.name for path in incomplete_checkpoints(training_args.output_dir))
+        if checkpoint is None and asked is None and others and training_args.process_index == 0:
+            print(
+                f"{training_args.output_dir} has {', '.join(others)}, which no run of ours has written to its end, so "
+                "this one begins anew. `resume_from_checkpoint` with its folder goes on from one all the same."
+            )
         if checkpoint is None and asked is not None:
             raise FileNotFoundError(f"There is no complete checkpoint in {training_args.output_dir} to resume from.")
     else:
@@ -494,6 +522,8 @@ def run_with_settings(
 
 
 def run(script_args: VitaAudioScriptArguments, training_args: VitaAudioSFTConfig) -> None:
+    if training_args.push_to_hub and script_args.use_peft:
+        check_can_push_adapter(script_args.model_name_or_path, script_args.model_revision)
     create_repository_of(training_args)
     checkpoint = find_start(training_args)
 
@@ -508,6 +538,17 @@ def run(script_args: VitaAudioScriptArguments, training_args: VitaAudioSFTConfig
     with loading_whole_weights(training_args):
         model, processor = load_model_and_processor(script_args, training_args, conversations["train"], checkpoint)
     check_can_train(model, training_args)
+    if script_args.use_peft:
+        num_modules = num_modules_of_stage(training_args.stage, training_args.num_mctp_modules)
+        # The trainer does so again; here it is for the errors, before speech is encoded
+        adapt_to_stage(
+            get_peft_config(script_args),
+            model,
+            training_args.stage,
+            model.config.num_mctp_modules,
+            num_modules,
+            training_args.train_new_modules_whole,
+        )
     if training_args.heard_code_noise > 0:
         codebook_of(processor)
     # The processor makes the examples, so it gets the layout before they are made.

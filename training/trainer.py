@@ -18,6 +18,7 @@ from trl import SFTConfig, SFTTrainer
 from hub_cards.command_line import naming
 from hub_cards.stages import STAGES
 from modeling_vita_audio import MCTP_MODES, VitaAudioForConditionalGeneration
+from processing import VitaAudioProcessor
 
 from .adapters import (
     adapt_to_stage,
@@ -218,10 +219,7 @@ def check_can_grow(model: VitaAudioForConditionalGeneration, stage: int, num_mct
             f"The model has {model.config.num_mctp_modules} MCTP modules, but stage {stage} is for {num_modules}. It "
             "starts from the model of the stage before."
         )
-    modules = model.model.mctp_modules
-    # A first module begins as a copy of a layer of the language model, later ones as copies of the first
-    can_copy = not getattr(model, "is_quantized", False) or (len(modules) > 0 and type(modules[-1].proj) is nn.Linear)
-    if len(modules) < num_modules and not can_copy:
+    if model.config.num_mctp_modules < num_modules and not model.can_copy_layers():
         raise ValueError(
             f"Stage {stage} adds MCTP modules, which begin as copies of layers, and quantised layers cannot be "
             "copied: train this stage without quantisation."
@@ -313,6 +311,9 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
         **kwargs,
     ):
         base = model.get_base_model() if isinstance(model, PeftModel) else model
+        if kwargs.get("processing_class") is None and isinstance(base, VitaAudioForConditionalGeneration):
+            # As TRL does
+            kwargs["processing_class"] = VitaAudioProcessor.from_pretrained(base.name_or_path)
         self._check_arguments(base, args, **kwargs)
         if not isinstance(model, PeftModel):
             check_can_train(base, args)
@@ -331,7 +332,12 @@ class VitaAudioSFTTrainer(CompleteCheckpointsMixin, HubMixin, SFTTrainer):
             num_modules_before = base.config.num_mctp_modules
             grow_for_stage(base, args.stage, args.num_mctp_modules)
             peft_config = adapt_to_stage(
-                peft_config, base, args.stage, num_modules_before, args.train_new_modules_whole
+                peft_config,
+                base,
+                args.stage,
+                num_modules_before,
+                base.config.num_mctp_modules,
+                args.train_new_modules_whole,
             )
         else:
             prepare_model_for_stage(base, args.stage, args.num_mctp_modules)

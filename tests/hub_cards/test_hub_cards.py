@@ -11,18 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from huggingface_hub import DatasetCard, ModelCard
+from huggingface_hub import ModelCard, constants
 from pictures import drawn_colors
 from places import ROOT
 from safetensors.numpy import save, save_file
 from tiny_models import tiny_model, tiny_processor
 
 from hub_cards import WRITTEN_BY_US, secret_scan
-from hub_cards.dataset_card import render_dataset_card
-from hub_cards.model_card import check_metadata, is_ours, render_model_card, write_model_card
+from hub_cards.model_card import TESTED_TORCHAO, check_metadata, is_ours, render_model_card, write_model_card
 from hub_cards.plots import draw_losses, plot_losses
 from hub_cards.push import describe_push, plan_push
-from hub_cards.results import loss_table
+from hub_cards.results import benchmark_results, loss_table
 from hub_cards.secret_scan import check_for_secrets
 from modeling_vita_audio import MCTP_MODES
 from processing.export import export_repository
@@ -214,6 +213,14 @@ def test_published_benchmarks(folder, tmp_path, capsys):
     assert "config.json has no benchmarks" in capsys.readouterr().err
 
 
+def test_benchmarks_of_one_dataset_are_not_joined():
+    """As the Hub joins figures of one task, data set, configuration and split."""
+    figures = {"dataset": "openslr/librispeech_asr", "split": "test", "wer": 0.1}
+    benchmarks = {name: {"boost": figures} for name in ("librispeech_test_clean", "librispeech_test_other")}
+    results = benchmark_results(benchmarks)
+    assert len({result.unique_identifier for result in results}) == 2
+
+
 def test_the_codec_has_a_table_of_its_own(folder):
     assert "### The codec" not in render_model_card(folder).text
     figures = {"clips": 9, "wer_original": 0.02, "wer_decoded": 0.05}
@@ -278,6 +285,23 @@ def test_the_snippet_runs_as_printed(folder, stage, monkeypatch, tmp_path, capsy
     assert ("'audio': " in capsys.readouterr().out) == (stage != 1)
 
 
+def test_quantised_weights_say_so(folder):
+    write_run(folder)
+    config = json.loads((folder / "config.json").read_text())
+    kind = {"default": {"_type": "Int4WeightOnlyConfig", "_data": {"group_size": 32}}}
+    quantization = {"quant_method": "torchao", "quant_type": kind}
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": quantization}))
+    text = render_model_card(folder).text
+    assert "Its weights are quantised to 4 bits (`int4`) by torchao" in text
+    assert f'soxr "torchao{TESTED_TORCHAO}"\n' in text
+    # packed ones are fewer, and there are scales beside them
+    assert "parameters, the speech codec not counted" not in text
+    # what the run has pushed are other weights
+    assert 'model="mini"' in text and 'model="me/boost"' in render_model_card(folder, "me/boost").text
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "bitsandbytes"}}))
+    assert "Its weights are quantised by bitsandbytes, which" in render_model_card(folder).text
+
+
 def test_a_converted_release(folder):
     write_model_card(folder, converted_from="VITA-MLLM/VITA-Audio-Boost", license="mit", language=["zh", "en"])
     for _ in range(2):
@@ -294,6 +318,27 @@ def test_a_converted_release(folder):
         (folder / "README.md").write_text(metadata)
         text = render_model_card(folder).text
         assert link in text if link else "Converted from" not in text
+
+
+def test_the_card_that_is_there_says_licence_and_origin(folder):
+    of_license = {"license": "other", "license_name": "mine", "license_link": "LICENSE"}
+    (folder / "README.md").write_text(
+        "---\n" + json.dumps(of_license | {"base_model": "a/b"}) + f"\n---\n{WRITTEN_BY_US}"
+    )
+    for _ in range(2):
+        write_model_card(folder)
+        data = ModelCard.load(folder / "README.md").data.to_dict()
+        assert (of_license | {"base_model": "a/b", "base_model_relation": "finetune"}).items() <= data.items()
+    # a name is one of its licence
+    write_model_card(folder, license="mit")
+    assert not {"license_name", "license_link"} & ModelCard.load(folder / "README.md").data.to_dict().keys()
+    # what was trained since counts more
+    write_run(folder)
+    assert render_model_card(folder).data.base_model == "Qwen/Qwen2.5-0.5B"
+    # what is no id of the Hub would never be pushed
+    (folder / "training_args.json").unlink()
+    (folder / "README.md").write_text(f"---\nbase_model: runs/mini/stage3\n---\n{WRITTEN_BY_US}")
+    assert render_model_card(folder).data.get("base_model") is None
 
 
 def test_a_card_that_was_edited_by_hand_is_kept(folder, capsys):
@@ -374,6 +419,13 @@ def test_what_is_sent_and_what_is_not(folder, capsys):
     assert "Would be sent to me/mini, trial:" in describe_push(folder, "me/mini", "trial")
     with_checkpoints = plan_push(folder, with_checkpoints=True).files
     assert "checkpoint-2/optimizer.pt" in with_checkpoints and "training_args.bin" not in with_checkpoints
+
+
+def test_a_name_without_an_owner_says_so_where_no_token_tells_it(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    assert main(["push", str(folder), "my-model", "--dry-run"]) == 0
+    assert "Would be sent to my-model of the account of your token (there is none here" in capsys.readouterr().out
 
 
 def test_links_and_what_is_no_file_stay_at_home(folder, tmp_path):
@@ -487,10 +539,17 @@ def test_our_own_folders_raise_no_false_alarm(tmp_path):
         check_for_secrets(tmp_path / "hashes.json", {})
 
 
-@pytest.mark.parametrize("secret", [TOKEN, "unpatterned-but-in-the-environment"])
-def test_secrets_are_refused_and_not_repeated(folder, secret, monkeypatch, capsys):
-    if secret != TOKEN:
-        monkeypatch.setenv("SOME_SERVICE_API_KEY", secret)
+@pytest.mark.parametrize(
+    "secret, variable",
+    [
+        (TOKEN, None),
+        ("unpatterned-but-in-the-environment", "SOME_SERVICE_API_KEY"),
+        ("unpatterned-and-of-the-engine", "VITA_AUDIO_ENGINE_KEY"),
+    ],
+)
+def test_secrets_are_refused_and_not_repeated(folder, secret, variable, monkeypatch, capsys):
+    if variable is not None:
+        monkeypatch.setenv(variable, secret)
     (folder / "training_notes.json").write_text(json.dumps({"report_to": secret}))
     for argv in (["--dry-run"], []):
         assert main(["push", str(folder), "me/mini", *argv]) == 1
@@ -506,6 +565,27 @@ def test_a_processor_without_its_codec_is_not_pushed(folder, name, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     missing = name if name == "config.json" else "*.safetensors"
     assert f"processor_config.json names a speech codec, but there is no audio_tokenizer/{missing}" in line
+
+
+@pytest.mark.parametrize("place", ["", "audio_tokenizer/"])
+def test_weights_of_which_a_part_is_missing_are_not_pushed(folder, place):
+    shards = [f"model-0000{k}-of-00002.safetensors" for k in (1, 2)]
+    (folder / place / "model.safetensors").rename(folder / place / shards[0])
+    index = folder / place / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": dict(zip("ab", shards))}))
+    with pytest.raises(
+        FileNotFoundError, match=f"index.json names {place}{shards[1]}, which is not among the regular"
+    ):
+        plan_push(folder)
+    shutil.copy(folder / place / shards[0], folder / place / shards[1])
+    assert f"{place}{shards[1]}" in plan_push(folder).files
+    # beside weights in one file, what an earlier save has left is of no use
+    (folder / place / shards[1]).rename(folder / place / "model.safetensors")
+    assert f"{place}model.safetensors" in plan_push(folder).files
+    index.write_text("{}")
+    (folder / place / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="index.json is not as our commands write it"):
+        plan_push(folder)
 
 
 def test_a_model_without_a_processor_is_not_said_to_answer(folder, tmp_path, monkeypatch, capsys):
@@ -620,21 +700,3 @@ def test_results_of_another_split_say_so(folder):
         (evaluation,) = card.data.eval_results
         assert evaluation.dataset_split == split.get("split", "test")
         assert ("Held-out" in evaluation.dataset_name) == (not split)
-
-
-def test_card_of_a_corpus():
-    rows = [{"task": task, "split": split} for task in ("asr", "tqa") for split in ("train", "train", "test")]
-    clips = [
-        {"voice": "joe", "split": "train", "duration": 1800.0},
-        {"voice": "amy", "split": "test", "duration": 900},
-    ]
-    configs = [{"config_name": "conversations", "default": True}]
-    card = render_dataset_card("me/corpus", rows, clips, "mit", ["en"], {"configs": configs, "license": "other"})
-    card = DatasetCard(str(card))
-    assert card.data.configs == configs and card.data.license == "mit" and card.data.size_categories == ["n<1K"]
-    assert card.data.task_categories == ["automatic-speech-recognition", "question-answering"]
-    assert "| asr | 2 | 1 |" in card.text and "| hours | 0.50 | 0.25 |" in card.text
-    assert "| joe | 1 | 0.50 |" in card.text and "All speech is synthetic" in card.text
-    assert 'load_dataset("me/corpus", "conversations", split="train")' in card.text
-    text = render_dataset_card("me/corpus", rows, [], "mit", ["en"]).text
-    assert "Voices and durations: not recorded" in text and "synthetic" not in text

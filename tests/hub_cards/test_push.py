@@ -343,6 +343,14 @@ def test_a_connection_that_drops_half_way(hub, exported, tmp_path):
     assert on_hub == local_files(exported)
 
 
+def test_a_name_without_an_owner_is_one_of_the_tokens(hub, exported, tmp_path):
+    push_folder(exported, "my-model", api=hub.api())
+    card = files_on_hub(hub, "vita/my-model", None, tmp_path)["README.md"].decode()
+    assert 'model="vita/my-model"' in card and '"my-model"' not in card
+    with pytest.raises(PushError, match="does not know the token"):
+        push_folder(exported, "my-model", api=hub.api(WRONG_TOKEN))
+
+
 def test_a_push_that_was_refused_goes_on_where_it_was(hub, exported, tmp_path):
     hub.fail(403, path="/commit/")
     with pytest.raises(PushError, match="The token may not write to vita/mini"):

@@ -12,7 +12,6 @@ import huggingface_hub
 import pytest
 import torch
 from full_disk import on_full_disk
-from huggingface_hub import HfApi
 from modeling_fixtures import RELEASED_FIXTURE, original_mctp_losses, random_model, random_prompt
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -23,6 +22,7 @@ from modeling_vita_audio import VitaAudioForConditionalGeneration
 from modeling_vita_audio.convert_vita_audio_to_hf import convert, convert_config, main
 from processing import VitaAudioProcessor
 from processing.export import export_repository
+from serving.cli import main as vita_audio
 
 
 def read(path: Path) -> dict:
@@ -452,27 +452,24 @@ def test_hub_id_is_downloaded(tmp_path, monkeypatch, capsys):
     assert "'someone/else' is no folder, and no Hub repository" in capsys.readouterr().err
     assert main([*arguments, "no folder"]) == 1
     assert "'no folder' is no folder, and no Hub repository" in capsys.readouterr().err
-    # Whether it may push is asked before anything is done
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    assert main([*arguments, str(RELEASED_FIXTURE), "--push_to_hub", "someone/pushed"]) == 1
-    assert "Token is required" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
 
 
-def test_push_to_hub(tmp_path, monkeypatch):
-    """There is no Hub here: what would be uploaded is looked at."""
-    calls = []
-    monkeypatch.setattr(HfApi, "whoami", lambda self: calls.append("whoami"))
-    monkeypatch.setattr(
-        HfApi, "create_repo", lambda self, name, exist_ok: calls.append(name) or type("Repo", (), {"repo_id": name})
-    )
-    monkeypatch.setattr(
-        HfApi,
-        "upload_folder",
-        lambda self, repo_id, folder_path: calls.append((repo_id, sorted(os.listdir(folder_path)))),
-    )
+def test_it_says_how_to_publish(tmp_path, capsys):
+    """As the commands of publishing have it, which write a card and look for secrets."""
     arguments = ["--input_dir", str(RELEASED_FIXTURE), "--output_dir", str(tmp_path / "out")]
-    assert main([*arguments, "--push_to_hub", "me/vita"]) == 0
-    assert calls == ["whoami", "me/vita", ("me/vita", sorted(os.listdir(tmp_path / "out")))]
-    assert {"model.safetensors", "modeling_vita_audio.py"} < set(calls[2][1])
+    with pytest.raises(SystemExit):
+        main([*arguments, "--push_to_hub", "me/vita"])
+    assert not (tmp_path / "out").exists()
+    assert main(arguments) == 0
+    _, card, push = capsys.readouterr().out.splitlines()
+    assert card == f"vita-audio card {tmp_path / 'out'} --converted_from REPO --license LICENSE"
+    run_card = card.replace("REPO", "VITA-MLLM/VITA-Audio-Boost").replace("LICENSE", "mit").split()[1:]
+    assert vita_audio(run_card) == 0
+    assert vita_audio([*push.replace("USER/NAME", "me/vita").split()[1:], "--dry_run"]) == 0
+    data = huggingface_hub.ModelCard.load(tmp_path / "out" / "README.md").data
+    assert (data.base_model, data.license) == ("VITA-MLLM/VITA-Audio-Boost", "mit")
+    # Nothing of ours is published of what goes back
+    back = ["--to_released", "--input_dir", str(tmp_path / "out"), "--output_dir", str(tmp_path / "back")]
+    capsys.readouterr()
+    assert main(back) == 0 and not capsys.readouterr().out

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 from full_disk import on_full_disk
+from huggingface_hub import ModelCard
 from places import ROOT
 
 from processing.conversation_vita_audio import recognition_conversation, synthesis_conversation
@@ -264,9 +265,14 @@ def test_quantized_weights(pipe, folder, question, capsys, tmp_path, quantizatio
     assert report["text"] == expected["text"].strip()
     assert_wav("answer.wav", expected)
     # in a folder of their own, which then says so itself
-    whole = str(tmp_path / "whole")
-    assert main(["export", whole, "--model", folder, "--quantization", quantization]) == 0
+    measured, whole = shutil.copytree(folder, tmp_path / "measured"), str(tmp_path / "whole")
+    (measured / "results.json").write_text('{"modes": {"boost": {"asr": {"wer": 0.125}}}}')
+    assert main(["export", whole, "--model", str(measured), "--quantization", quantization]) == 0
     capsys.readouterr()
+    card = Path(whole, "README.md").read_text()
+    assert f"(`{quantization}`) by torchao" in card and '"torchao' in card
+    # what was measured is of the weights as they were
+    assert not Path(whole, "results.json").exists() and "12.5%" not in card and "Not measured" in card
     assert run_json(capsys, "answer", question, "--model", whole)["text"] == report["text"]
     assert main(["answer", question, "--model", whole, "--quantization", quantization]) == 1
     assert "quantised already" in capsys.readouterr().err
@@ -281,6 +287,33 @@ def test_export(pipe, folder, tmp_path, capsys):
     assert main(["export", str(tmp_path / "out"), "--model", folder]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "out")
     assert "custom_pipelines" in json.loads((tmp_path / "out" / "config.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["a folder", pytest.param("the Hub", marks=pytest.mark.hub)])
+def test_an_export_keeps_what_the_card_says(place, folder, tmp_path, request):
+    model, environment = shutil.copytree(folder, tmp_path / "model"), os.environ | {"PYTHONPATH": str(ROOT)}
+    metadata = {
+        **{"license": "other", "license_name": "theirs", "license_link": "LICENSE", "language": ["zh", "en"]},
+        **{"base_model": "VITA-MLLM/VITA-Audio-Boost", "base_model_relation": "quantized"},
+    }
+    # by hand, as people do it
+    (model / "README.md").write_text(f"---\n{json.dumps(metadata)}\n---\nMine.\n")
+    (model / "results.json").write_text('{"modes": {"boost": {"asr": {"wer": 0.125}}}}')
+    if place == "the Hub":
+        hub = request.getfixturevalue("hub")
+        hub.api().create_repo("vita/mini")
+        hub.api().create_branch("vita/mini", branch="mine")
+        hub.api().upload_folder(repo_id="vita/mini", folder_path=model, revision="mine")
+        environment = hub.environment(tmp_path / "home", PYTHONPATH=str(ROOT))
+    options = ["--model", "vita/mini", "--revision", "mine"] if place == "the Hub" else ["--model", str(model)]
+    command = [sys.executable, "-m", "serving.cli", "export", *options, str(tmp_path / "out")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert metadata.items() <= card.data.to_dict().items()
+    assert "**Converted from [`VITA-MLLM/VITA-Audio-Boost`]" in card.text and "Mine." not in card.text
+    assert "| Speech recognition: word error rate | 12.5% |" in card.text
 
 
 def test_export_whose_card_fails_leaves_nothing(folder, tmp_path, capsys):
@@ -307,6 +340,18 @@ def test_what_a_command_lacks_is_named(command, package, extra, tmp_path):
     assert (
         f'`vita-audio {command}` needs {package}, which is not installed; `pip install -e ".[{extra}]"`' in run.stderr
     )
+
+
+def test_where_there_is_no_checkout_the_package_is_installed_by_its_name(tmp_path):
+    """The modules of the command line, as a wheel brings them."""
+    for name in ("hub_cards/__init__.py", "hub_cards/command_line.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    code = "from hub_cards.command_line import install_command; print(install_command('train'))"
+    command = [sys.executable, "-c", code]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.strip() == 'pip install "vita-audio[train]"', done.stderr
 
 
 def test_without_a_file_the_shipped_sample_is_answered():

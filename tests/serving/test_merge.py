@@ -57,6 +57,17 @@ def test_outputs_of_what_is_merged_are_those_of_the_adapter(adapter, tmp_path, c
 
 
 @pytest.mark.slow
+def test_what_is_merged_has_licence_and_origin_of_the_adapter(adapter, tmp_path):
+    named = shutil.copytree(adapter, tmp_path / "named")
+    of_license = {"license": "other", "license_name": "theirs", "license_link": "LICENSE"}
+    metadata = of_license | {"base_model": "vita/base", "base_model_relation": "adapter"}
+    (named / "README.md").write_text(f"---\n{json.dumps(metadata)}\n---\nMine.\n")
+    assert main(["merge", str(named), str(tmp_path / "merged")]) == 0
+    data = ModelCard.load(tmp_path / "merged" / "README.md").data.to_dict()
+    assert (of_license | {"base_model": "vita/base", "base_model_relation": "finetune"}).items() <= data.items()
+
+
+@pytest.mark.slow
 def test_the_base_can_be_another_one(adapter, tmp_path, capsys):
     moved = tmp_path / "moved"
     shutil.copytree(adapter, moved)

@@ -101,6 +101,10 @@ def test_two_processes_agree_with_one(folder, name):
         output = launch(folder, name, max_steps, script)
     assert (f"Going on from {folder / name / 'checkpoint-2'}, after step 2 of 3." in output) == (name != "cpu")
     one, two = folder / "one", folder / name
+    if name != "cpu":
+        # as after a kill between the last checkpoint and the end
+        (two / "model.safetensors").unlink()
+        assert "is over since step 3: nothing is trained." in launch(folder, name, 3, script)
     assert list((two / "checkpoint-2").glob(own_file))
     assert json.loads((two / "training_args.json").read_text())["hardware"]["processes"] == 2
 

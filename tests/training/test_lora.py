@@ -272,7 +272,7 @@ def test_where_the_language_model_is_frozen_no_gradient_goes_through_it(start, t
 
 def test_the_ears_of_plus_get_no_adapter(start):
     model = tiny_model(tiny_plus_processor())
-    config = adapt_to_stage(LORA, model, 4, 10, True)
+    config = adapt_to_stage(LORA, model, 4, 10, 10, True)
     names = adapted(name for name, _ in get_peft_model(model, config).named_parameters())
     assert not any("audio_tower" in name for name in names)
     assert {name.split(".")[1] for name in names} == {"language_model", "mctp_modules", "multi_modal_projector"}

@@ -216,3 +216,12 @@ def test_settings_without_effect_are_one_line(folder, tmp_path, settings, messag
     assert run_command(main, PROG, ["--config", str(config)]) == 1
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
+
+
+@pytest.mark.slow
+def test_layers_that_are_none_are_said_before_speech_is_encoded(folder, tmp_path, capsys):
+    settings = ADAPTER | {"lora_target_modules": ["qkv"], "code_cache_dir": str(tmp_path / "codes")}
+    config = write_config(tmp_path / "run.yaml", **settings_of(folder, tmp_path / "run", **settings))
+    assert run_command(main, PROG, ["--config", str(config)]) == 1
+    assert "`target_modules` {'qkv'} are no linear layers of what stage" in capsys.readouterr().err
+    assert not list((tmp_path / "codes").rglob("*.safetensors"))

@@ -273,7 +273,7 @@ def test_marks_without_audios_are_named_in_every_form(num_audios, with_audio_ins
 def test_no_audios_are_none_in_every_form(tmp_path):
     messages = [{"role": "user", "content": "Two plus two?"}, {"role": "assistant", "content": "Four."}]
     rows = [{"messages": messages, "audios": None}, {"messages": messages, "audios": []}]
-    features = Features(CONVERSATION_FEATURES | {"audios": List(Audio(decode=False))})
+    features = Features({"messages": CONVERSATION_FEATURES["messages"], "audios": List(Audio(decode=False))})
     Dataset.from_list(rows, features).save_to_disk(tmp_path / "saved")
     (tmp_path / "conversations.jsonl").write_text("\n".join(map(json.dumps, rows)))
     for source in (tmp_path / "saved", tmp_path):

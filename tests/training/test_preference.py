@@ -3,7 +3,9 @@
 import copy
 import json
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from datasets import Dataset
 from pictures import drawn_colors
@@ -15,6 +17,7 @@ from hub_cards.command_line import run_command
 from modeling_vita_audio import VitaAudioForConditionalGeneration
 from processing import VitaAudioProcessor
 from training.checkpoints import last_complete_checkpoint
+from training.conversations import load_conversations
 from training.preference import (
     PROG,
     VitaAudioGRPOConfig,
@@ -83,11 +86,27 @@ def test_questions_are_prompts_without_their_answers(start):
     assert sum("<|begin_of_audio|>" in text for text in texts) == 18
 
 
+def test_what_is_to_be_heard_is_the_reference_of_the_row(start, tmp_path):
+    _, processor, _ = start
+    soundfile.write(tmp_path / "a.wav", 0.1 * np.sin(np.arange(8000) / 9), 16000)
+    messages = [{"role": "user", "content": "<|audio|>"}, {"role": "assistant", "content": "<|audio|>"}]
+    row = {"messages": messages, "audios": ["a.wav", "a.wav"]}
+    rows = [row | {"reference": "It is four."}, row | {"id": "2"}]
+    (tmp_path / "conversations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    questions = build_preference_dataset(load_conversations(tmp_path), processor, tmp_path / "codes")
+    # the other one has no words
+    assert questions["reference"] == ["It is four."]
+
+
 def test_nothing_to_reward(start, tmp_path):
     _, processor, _ = start
     written = Dataset.from_dict({"messages": [[{"role": "assistant", "content": "Yes."}]], "audios": [[]]})
     with pytest.raises(ValueError, match="No conversation ends with a spoken turn"):
         build_preference_dataset(written, processor, tmp_path)
+    spoken = [{"role": "user", "content": "Hi!"}, {"role": "assistant", "content": "<|audio|>"}]
+    wordless = Dataset.from_dict({"messages": [spoken], "audios": [[]], "reference": ["?"]})
+    with pytest.raises(ValueError, match="says in words what is to be heard"):
+        build_preference_dataset(wordless, processor, tmp_path)
     with pytest.raises(ValueError, match="hear by features"):
         build_preference_dataset(written, tiny_plus_processor(), tmp_path)
 

@@ -28,6 +28,8 @@ from hub_cards.command_line import run_command
 from modeling_vita_audio import VitaAudioForConditionalGeneration
 from processing import VitaAudioProcessor
 from training.checkpoints import COMPLETE_FILE, last_complete_checkpoint
+from training.conversations import load_conversations
+from training.data import build_training_dataset
 from training.initialize import build_from_language_model
 from training.tokenizer import train_tokenizer
 from training.train import PROG, main
@@ -196,6 +198,19 @@ def test_what_cannot_be_trained_is_said_before_anything_is_encoded(folder, tmp_p
     assert code == 1 and "`padding_free=True` has an effect with flash attention alone" in err
     code, _, err = run_again(capsys, folder, tmp_path, resume_from_checkpoint=False)
     assert code == 1 and "To begin anew, give another `output_dir`" in err
+    shutil.copytree(folder / "corpus", tmp_path / "corpus")
+    lines = (tmp_path / "corpus" / "conversations.jsonl").read_text().splitlines(keepends=True)
+    messages = [{"role": "user", "content": "Hi!"}, {"role": "assistant", "content": "It is <|im_end|> four."}]
+    row = json.dumps({"id": "bad", "split": "train", "messages": messages})
+    (tmp_path / "corpus" / "conversations.jsonl").write_text("".join([*lines[:2], row + "\n", *lines[2:]]))
+    places = {"dataset_name": str(tmp_path / "corpus"), "code_cache_dir": str(tmp_path / "codes")}
+    for num_proc in (None, 2):
+        code, _, err = run_again(capsys, folder, tmp_path, **places, dataset_num_proc=num_proc)
+        assert code == 1 and "The conversation 3, which begins 'Hi!', is no example: " in err
+        assert "control mark <|im_end|>" in err
+    model = {"model_name_or_path": str(tmp_path), "text_config": None, "codec_name_or_path": None}
+    code, _, err = run_again(capsys, folder, tmp_path, **model, use_peft=True, push_to_hub=True)
+    assert code == 1 and f"for adapters of a model on the Hub, but {tmp_path} is a folder here" in err
     assert not list((tmp_path / "codes").rglob("*.safetensors"))
 
 
@@ -319,6 +334,31 @@ def test_a_codec_beside_a_model_that_has_one_is_refused(folder, tmp_path):
         main(["--config", str(write_config(tmp_path / "config.yaml", **settings))])
 
 
+@pytest.mark.slow
+def test_a_language_model_without_the_marks_of_a_chat_learns_to_end(folder, tmp_path):
+    """As Llama's base models, which end with a token of their own and have no ChatML."""
+    tokenizer = train_tokenizer(TEXTS, 300, 1)
+    size = len(tokenizer) - 6  # without those of chats and speech
+    text_tokenizer = type(tokenizer)(
+        vocab={token: i for token, i in tokenizer.get_vocab().items() if i < size},
+        merges=[tuple(merge) for merge in json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]],
+        eos_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
+    )
+    text_tokenizer.save_pretrained(tmp_path / "llm")
+    config = {k: v for k, v in TINY_TEXT_CONFIG.items() if k != "model_type"}
+    language_model = Qwen2ForCausalLM(Qwen2Config(vocab_size=size, **config))
+    language_model.generation_config.eos_token_id = text_tokenizer.eos_token_id
+    language_model.save_pretrained(tmp_path / "llm")
+    model, processor = build_from_language_model(str(tmp_path / "llm"), AutoModel.from_pretrained(folder / "codec"))
+    end = processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    messages = [{"role": "user", "content": "Hi!"}, {"role": "assistant", "content": "It is four."}]
+    example = processor.build_training_example(messages)
+    assert [label for label in example["labels"] if label != -100][-2:].count(end) == 1 and end >= size
+    assert model.generation_config.eos_token_id == [end, text_tokenizer.eos_token_id]
+    assert processor.tokenizer.eos_token_id == end < model.config.speech_token_offset
+
+
 def run_again(capsys, folder, tmp_path, **settings):
     """Starts the run in `tmp_path / "run"`, again, and returns what it prints."""
     settings = {"stage": 4, "max_steps": 2, "save_steps": 1} | settings
@@ -363,6 +403,83 @@ def test_a_run_says_that_it_is_over_or_goes_on_and_what_was_changed(folder, tmp_
     # and is still known when the run is looked at once more
     code, out, _ = run_again(capsys, folder, tmp_path, max_steps=3, learning_rate=5e-4)
     assert code == 0 and "is over since step 3" in out and changed in (tmp_path / "run" / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_settings_of_the_optimizer_that_were_changed_count_from_there_on(folder, tmp_path, capsys):
+    """All that the checkpoint has of them is what came before."""
+    schedule = {"lr_scheduler_type": "linear", "warmup_steps": 0}
+    run_again(capsys, folder, tmp_path, **schedule, mctp_learning_rate_multiplier=3.0)
+    settings = {"learning_rate": 1e-5, "weight_decay": 0.3, "adam_beta2": 0.9, "mctp_learning_rate_multiplier": 2.0}
+    code, *_ = run_again(capsys, folder, tmp_path, **schedule, **settings, max_steps=4)
+    assert code == 0
+    log = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"]
+    rates = [entry["learning_rate"] for entry in log if "learning_rate" in entry]
+    # those of two steps, and then of the last two of four
+    assert rates == pytest.approx([1e-3, 5e-4, 5e-6, 2.5e-6])
+    groups = torch.load(tmp_path / "run" / "checkpoint-4" / "optimizer.pt", weights_only=True)["param_groups"]
+    assert {group["weight_decay"] for group in groups} == {0.3, 0.0}
+    assert all(tuple(group["betas"]) == (0.9, 0.9) for group in groups)
+    assert {group["initial_lr"] for group in groups} == {1e-5, 2e-5}
+
+
+@pytest.mark.slow
+def test_with_the_best_checkpoint_the_newest_stays_too(folder, tmp_path, capsys):
+    settings = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 1, "save_total_limit": 1}
+    # the loss rises, so the first is the best
+    settings |= {"metric_for_best_model": "eval_loss", "greater_is_better": True, "max_steps": 3}
+    code, *_ = run_again(capsys, folder, tmp_path, **settings)
+    best = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["best_model_checkpoint"]
+    assert code == 0
+    assert {path.name for path in (tmp_path / "run").glob("checkpoint-*")} == {Path(best).name, "checkpoint-3"}
+    code, out, _ = run_again(capsys, folder, tmp_path, **settings)
+    assert code == 0 and "is over since step 3: nothing is trained." in out
+    # the model is the best one, also where the run was killed before it had written it
+    assert weights(tmp_path / "run") == weights(tmp_path / "run" / best) != weights(tmp_path / "run" / "checkpoint-3")
+    (tmp_path / "run" / "model.safetensors").unlink()
+    run_again(capsys, folder, tmp_path, **settings)
+    assert weights(tmp_path / "run") == weights(tmp_path / "run" / best)
+
+
+@pytest.mark.slow
+def test_losses_of_an_evaluation_are_those_of_the_held_out_conversations_alone(folder, tmp_path, capsys):
+    shutil.copytree(folder / "corpus", tmp_path / "corpus")
+    path = tmp_path / "corpus" / "conversations.jsonl"
+    path.write_text(path.read_text().replace('"split": "test"', '"split": "dev"'))
+    settings = {"dataset_name": str(tmp_path / "corpus"), "dataset_test_split": "dev", "eval_strategy": "steps"}
+    # what is done to the conversations that are trained on, and all others in one batch
+    settings |= {"num_disturbed_copies": 1, "heard_code_noise": 0.5, "gradient_accumulation_steps": 2}
+    settings |= {"eval_steps": 2, "per_device_eval_batch_size": 64, "mctp_loss_weight": 0.5}
+    code, *_ = run_again(capsys, folder, tmp_path, **settings)
+    assert code == 0
+    log = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"]
+    (logged,) = ({name: value for name, value in entry.items() if "loss" in name} for entry in log if "eval_loss" in entry)
+
+    model = AutoModel.from_pretrained(tmp_path / "run").eval()
+    processor = VitaAudioProcessor.from_pretrained(tmp_path / "run")
+    conversations = load_conversations(tmp_path / "corpus", "dev", cache_dir=tmp_path)
+    rows = build_training_dataset(conversations, processor, tmp_path / "codes", max_length=128)
+    assert len(rows) == 24
+    sums, numbers = torch.zeros(6), torch.zeros(6)
+    for row in rows:
+        ids, labels = torch.tensor([row["input_ids"]]), torch.tensor([row["labels"]])
+        with torch.no_grad():
+            outputs = model(ids, labels=labels)
+        targets = torch.tensor([(labels[:, shift:] != -100).sum() for shift in range(1, 7)])
+        sums += targets * torch.stack([outputs.lm_loss, *outputs.mctp_losses])
+        numbers += targets
+    lm_loss, *mctp_losses = (sums / numbers).tolist()
+    expected = {"eval_loss": lm_loss + 0.5 * sum(mctp_losses) / 5, "eval_lm_loss": lm_loss}
+    expected |= {f"eval_mctp_loss_{k}": loss for k, loss in enumerate(mctp_losses, 1)}
+    assert logged == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_checkpoints_of_others_are_named_and_left_alone(folder, tmp_path, capsys):
+    (tmp_path / "run" / "checkpoint-500").mkdir(parents=True)
+    code, out, _ = run_again(capsys, folder, tmp_path, save_total_limit=1)
+    assert code == 0 and "has checkpoint-500, which no run of ours has written to its end" in out
+    assert {path.name for path in (tmp_path / "run").glob("checkpoint-*")} == {"checkpoint-500", "checkpoint-2"}
 
 
 @pytest.mark.slow

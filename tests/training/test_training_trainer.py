@@ -14,6 +14,8 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from hub_cards import schemas
 from hub_cards.stages import STAGES
+from modeling_vita_audio import VitaAudioForConditionalGeneration
+from processing.export import export_repository
 from training.checkpoints import COMPLETE_FILE, last_complete_checkpoint
 from training.collator import PackedRowsCollator
 from training.data import build_training_dataset
@@ -29,6 +31,15 @@ def start(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trainer")
     model, processor, conversations = build_tiny_start(folder)
     return model, processor, build_training_dataset(conversations, processor, folder)
+
+
+def test_the_processor_is_by_default_that_of_the_model(start, tmp_path):
+    model, processor, examples = start
+    export_repository(copy.deepcopy(model), processor, tmp_path / "model")
+    model = VitaAudioForConditionalGeneration.from_pretrained(tmp_path / "model")
+    args = VitaAudioSFTConfig(output_dir=str(tmp_path / "run"), **TINY_SETTINGS | {"max_length": 128})
+    trainer = VitaAudioSFTTrainer(model, args, train_dataset=examples)
+    assert trainer.processing_class.tokenizer.get_vocab() == processor.tokenizer.get_vocab()
 
 
 def make_trainer(start, output_dir, stage, model=None, **settings):

@@ -1,9 +1,11 @@
 # Copyright 2026 The vita-audio authors.
 # SPDX-License-Identifier: Apache-2.0
+import itertools
 import json
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from processing.export import export_repository
 from training import train
 from training.evaluation import evaluate_held_out, evaluate_tolerance
 from training.evaluation.benchmarks import build_item
-from training.evaluation.harness import score
+from training.evaluation.harness import ResponseLog, respond, score
 from training.evaluation.report import CODEC_TABLE, fill_section, percentage, results_table
 
 
@@ -136,6 +138,47 @@ def test_the_command_writes_figures_picture_and_table(model, processor, corpus_d
     again = json.loads((tmp_path / "model" / "results.json").read_text())
     for mode, sets in results["modes"].items():
         assert all(again["modes"][mode][name] == sets[name] for name in ("asr", "tts", "sqa"))
+
+
+@pytest.mark.slow
+def test_each_recogniser_has_figures_of_its_own(model_dir, corpus_dir, tmp_path, monkeypatch):
+    class Recognizer:
+        def __init__(self, name):
+            self.name = name
+
+        def __call__(self, waveform, sampling_rate):
+            return f"Two plus two is {self.name}."
+
+    monkeypatch.setattr(evaluate_held_out, "load_recognizer", Recognizer)
+    command = ["--model", str(model_dir), "--corpus_dir", str(corpus_dir), "--output_dir", str(tmp_path)]
+    command += ["--mode", "boost", "--sets", "tts", "sqa", "--max_new_tokens", "24", "--limit", "2"]
+    evaluate_held_out.main([*command, "--recognizer", "four", "--second_recognizer", "five"])
+    results = json.loads((tmp_path / "results.json").read_text())
+    second = results["second_recognizer"]
+    assert (results["recognizer"], second["name"]) == ("four", "five")
+    # "four" is the last of five words in all that is to be said
+    heard = results["modes"]["boost"], second["modes"]["boost"]
+    assert [sets["tts"]["wer"] for sets in heard] == [0, 0.2]
+    assert [sets["sqa"]["speech_accuracy"] for sets in heard] == [1, 0]
+    assert (results["recognizer_wer_on_tts_references"], second["wer_on_tts_references"]) == (0, 0.2)
+
+
+def test_speed_is_work_per_speech(model, processor, corpus_dir, monkeypatch):
+    """By a clock on which a second goes by between two looks at it."""
+    ticks = itertools.count()
+    monkeypatch.setattr(evaluate_held_out, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    items = [build_item(row) for row in evaluate_held_out.load_sets(corpus_dir)["sqa"]]
+    kwargs = {"mctp_mode": "boost", "max_new_tokens": 24}
+    log = ResponseLog()
+    respond(model, processor, items, log, batch_size=1, **kwargs)
+    speech = processor.decode_audio([row["audio_codes"] for row in log.rows.values()])
+    seconds = sum(map(len, speech)) / 16000
+    assert len(items) == 3 and seconds > 0
+    modes = [kwargs.pop("mctp_mode")]
+    speed = evaluate_held_out.measure_speed(model, processor, items, modes, **kwargs)["boost"]
+    # reading the prompt, writing the answer and speaking it take a second each
+    num_tokens = sum(row["num_tokens"] for row in log.rows.values())
+    assert speed == {"tokens_per_second": num_tokens / 3, "real_time_factor": pytest.approx(9 / seconds)}
 
 
 def test_a_table_says_what_was_not_measured_in_a_mode():

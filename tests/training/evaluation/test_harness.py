@@ -12,7 +12,7 @@ import soundfile
 from places import MINI
 
 from training.evaluation.benchmarks import BenchmarkItems, load_benchmark_dataset, read_benchmark
-from training.evaluation.harness import ResponseLog, respond, response_settings
+from training.evaluation.harness import ResponseLog, measure_throughput, respond, response_settings
 from training.evaluation.normalizers import CORPUS
 from training.evaluation.recognition import PipelineRecognizer, WhisperRecognizer, load_recognizer
 from training.evaluation.scoring import word_error_rate
@@ -32,6 +32,16 @@ def test_responses_are_the_same_whatever_the_batch(model, processor, items):
     alone, together = ([(row["id"], row["text"], row["audio_codes"]) for row in log.rows.values()] for log in logs)
     assert alone == together
     assert len(alone) == len(items) and any(codes for _, _, codes in alone)
+
+
+def test_throughput_is_work_per_speech(items):
+    responses = {item.id: {"num_tokens": 10, "seconds": 2.0, "audio_seconds": 5.0} for item in items}
+    transcripts = {item.id: {"seconds": 1.0, "audio_seconds": 4.0} for item in items}
+    heard = measure_throughput("asr", items, responses, {})
+    assert heard == {"tokens_per_second": 5, "real_time_factor": pytest.approx(2 / 5)}
+    # decoding is work, too, and what counts is the speech that was made
+    spoken = measure_throughput("sqa", items, responses, transcripts)
+    assert spoken == {"tokens_per_second": 5, "real_time_factor": pytest.approx(3 / 4)}
 
 
 def test_a_bad_recording_is_named(model, processor, items):

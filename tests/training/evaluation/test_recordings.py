@@ -97,5 +97,7 @@ def test_sets_of_humans_are_scored_like_others(processor):
     texts = processor.tokenizer.batch_decode(inputs["input_ids"])
     assert all("Convert the speech to text.\n<|begin_of_audio|><|audio_" in text for text in texts)
     responses = {items[0].id: {"text": rows[0]["reference"]}, items[1].id: {"text": f"{rows[1]['reference']} no"}}
+    assert [row["reference"] for row in rows] == ["Wednesday", "Friday"]
     figures, _ = evaluate_held_out.score("asr", items, responses, {}, with_exact=True)
-    assert figures == {"conversations": 2, "wer": 0.5, "cer": pytest.approx(figures["cer"]), "accuracy": 0.5}
+    # three characters more than their fifteen
+    assert figures == {"conversations": 2, "wer": 0.5, "cer": pytest.approx(0.2), "accuracy": 0.5}
