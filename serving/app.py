@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.staticfiles import StaticFiles
 
 from .access import Gate
@@ -23,6 +23,9 @@ from .speech_api import Speech, Transcriptions
 
 
 PAGE = Path(__file__).with_name("page")
+
+# The methods of what is only read: those who watch a server ask for the head alone
+READING = ["GET", "HEAD"]
 
 
 def create_app(assistant: Assistant, settings: ServerSettings) -> FastAPI:
@@ -51,24 +54,24 @@ def create_app(assistant: Assistant, settings: ServerSettings) -> FastAPI:
     def describe(name: str) -> dict:
         return {"id": name, "object": "model", "created": int(server.started), "owned_by": "vita-audio"}
 
-    @app.get("/v1/models")
+    @app.api_route("/v1/models", methods=READING)
     async def models() -> dict:
         return {"object": "list", "data": [describe(name) for name in server.model_names]}
 
     # an id may have a slash
-    @app.get("/v1/models/{name:path}")
+    @app.api_route("/v1/models/{name:path}", methods=READING)
     async def model(name: str) -> dict:
         server.check_model(name)
         return describe(name)
 
-    @app.get("/health")
+    @app.api_route("/health", methods=READING)
     async def health() -> Response:
         status = "draining" if server.is_draining else "ok"
         return JSONResponse(
             {"status": status, "model": assistant.model_name}, status_code=503 if server.is_draining else 200
         )
 
-    @app.get("/metrics")
+    @app.api_route("/metrics", methods=READING)
     async def metrics() -> Response:
         return Response(server.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -90,8 +93,12 @@ def create_app(assistant: Assistant, settings: ServerSettings) -> FastAPI:
         return server_error().response()
 
     # otherwise the page below would answer them
-    @app.api_route("/v1/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
-    async def unknown_route(path: str) -> None:
+    @app.api_route("/v1/{path:path}", methods=[*READING, "POST", "PUT", "PATCH", "DELETE"])
+    async def unknown_route(request: Request) -> None:
+        for route in app.router.routes:
+            # of this path and other methods
+            if route.matches(request.scope)[0] is Match.PARTIAL:
+                raise HTTPException(405, headers={"Allow": ", ".join(sorted(route.methods))})
         raise HTTPException(404)
 
     # last, because it answers every path

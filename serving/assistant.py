@@ -70,9 +70,14 @@ class Piece:
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerOptions:
-    """Options of one answer, as of [`GenerationRequest`]; the model's by default."""
+    """
+    Options of one answer, as of [`GenerationRequest`]; the model's by default. `max_new_tokens` is of all generations
+    of the answer together. Where it is None, each of them has at most `max_tokens_at_once`, which is the pipeline's
+    default if that is None, too.
+    """
 
     max_new_tokens: int | None = None
+    max_tokens_at_once: int | None = None
     mctp_mode: str | list[int] | None = None
     mctp_verify: bool | float | list[float] | None = None
     do_sample: bool | None = None
@@ -161,8 +166,6 @@ class Answer(AsyncIterator[Piece]):
     async def cancel(self) -> None:
         """Stops the model and the codec for this answer; nothing more comes."""
         self._task.cancel()
-        if self._speaking is not None:
-            self._speaking.cancel()
         # Whoever waits for the next piece learns that there is none
         self._is_over = True
         while not self._queue.empty():
@@ -186,6 +189,9 @@ class Answer(AsyncIterator[Piece]):
 
     def _free(self) -> None:
         """Drops what it was made of. Sessions keep their answers, and the codec's state may have megabytes."""
+        if self._speaking is not None:
+            # The codec's thread has it as well, where it was not heard to its end
+            self._speaking.cancel()
         self._messages, self._request, self._speaking = [], None, None
 
     async def _write(self) -> None:
@@ -376,7 +382,8 @@ class Assistant:
         """
         messages = self._check(messages)
         given = {name: value for name, value in vars(options).items() if value is not None}
-        given = {"max_new_tokens": DEFAULT_MAX_NEW_TOKENS, "conversation_id": conversation_id, **given}
+        max_tokens_at_once = given.pop("max_tokens_at_once", DEFAULT_MAX_NEW_TOKENS)
+        given = {"max_new_tokens": max_tokens_at_once, "conversation_id": conversation_id, **given}
         if self.engine.num_waiting >= self.engine.max_queue_length:
             raise EngineOverloaded(f"{self.engine.num_waiting} requests are waiting already. Try again later.")
         if any(is_samples(part["audio"]) for part in audio_parts(messages)):
@@ -527,8 +534,13 @@ class Assistant:
             for part in message["content"]:
                 if part["type"] == "audio" and is_samples(part["audio"]):
                     listening = self.codec_worker.hear()
-                    listening.put(part["audio"])
-                    part = {"type": "audio", "audio": await listening.finish()}
+                    try:
+                        listening.put(part["audio"])
+                        part = {"type": "audio", "audio": await listening.finish()}
+                    except BaseException:
+                        # Nobody waits for the rest of it
+                        listening.cancel()
+                        raise
                 parts.append(part)
             encoded.append({**message, "content": parts})
         return encoded

@@ -18,8 +18,11 @@ from .vllm_requests import VLLMRequests
 # Requests that one process has with its server at once; vLLM has a queue of its own behind it
 MAX_OPEN_REQUESTS = 256
 
-# For the connection alone, in seconds: an answer may wait in the server's queue as long as it has to
+# For the connection alone, in seconds
 CONNECT_SECONDS = 10
+
+# How long a server may say nothing, in seconds, before it counts as gone. It says nothing to a request in its queue.
+SILENT_SECONDS = 300
 
 
 class HTTPEngine(VLLMRequests):
@@ -62,7 +65,7 @@ class HTTPEngine(VLLMRequests):
     async def _stream(self, request: GenerationRequest, sampling: dict[str, Any]) -> AsyncIterator[list[int]]:
         if self._client is None:
             limits = httpx2.Limits(max_connections=None, max_keepalive_connections=MAX_OPEN_REQUESTS)
-            timeout = httpx2.Timeout(None, connect=CONNECT_SECONDS)
+            timeout = httpx2.Timeout(SILENT_SECONDS, connect=CONNECT_SECONDS)
             self._client = httpx2.AsyncClient(headers=self._headers, limits=limits, timeout=timeout)
         sampling = dict(sampling)
         body = {

@@ -41,16 +41,16 @@ async def realtime(websocket: WebSocket, server: Server) -> None:
             server.check_model(model)
         if websocket.query_params.get("intent", "conversation") != "conversation":
             raise ApiError("There are no sessions of transcription alone here.", param="intent", code="invalid_value")
-        with server.session():
+        outbox = Outbox(websocket, server.settings.send_seconds)
+        with server.session(outbox):
             await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in websocket.scope["subprotocols"] else None)
-            await _serve(websocket, server)
+            await _serve(websocket, server, outbox)
     except ApiError as error:
         server.metrics.refused.labels(error.code).inc()
         await websocket.send_denial_response(error.response())
 
 
-async def _serve(websocket: WebSocket, server: Server) -> None:
-    outbox = Outbox(websocket, server.settings.send_seconds)
+async def _serve(websocket: WebSocket, server: Server, outbox: Outbox) -> None:
     session = RealtimeSession(server, outbox)
     session.start()
     reading = asyncio.create_task(_read(websocket, session, outbox, server.settings.idle_seconds))

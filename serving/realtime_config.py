@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from processing.conversation_vita_audio import SPOKEN_CHAT_SYSTEM_PROMPT
 
-from .realtime_events import VOICE, AudioFormat, SessionUpdate, Transcription, TurnDetection
+from .realtime_events import VOICE, AudioFormat, SessionUpdate, Transcription, TurnDetection, VitaAudio
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,7 @@ class SessionConfig:
     turn_detection: TurnDetection | None = field(default_factory=lambda: TurnDetection(type="server_vad"))
     transcription: Transcription | None = None
     mctp_mode: str | None = None
+    mctp_verify: bool | float | list[float] | None = None
 
     def updated(self, update: SessionUpdate) -> "SessionConfig":
         """The settings after an update: what it leaves out stays, and what is null in it has its default."""
@@ -40,7 +41,8 @@ class SessionConfig:
         if audio_input is not None and "transcription" in audio_input.model_fields_set:
             changes["transcription"] = audio_input.transcription
         if "vita_audio" in update.model_fields_set:
-            changes["mctp_mode"] = update.vita_audio and update.vita_audio.mctp_mode
+            decoding = update.vita_audio or VitaAudio(mctp_mode=None, mctp_verify=None)
+            changes |= {name: getattr(decoding, name) for name in decoding.model_fields_set}
         defaults = SessionConfig(model=self.model)
         # a client that has no instructions sends empty ones
         if "instructions" in changes and not (changes["instructions"] or "").strip():
@@ -78,7 +80,7 @@ class SessionConfig:
                 },
                 "output": {"format": self.output_format.to_dict(), "voice": VOICE, "speed": 1.0},
             },
-            "vita_audio": {"mctp_mode": self.mctp_mode},
+            "vita_audio": {"mctp_mode": self.mctp_mode, "mctp_verify": self.mctp_verify},
         }
 
 

@@ -105,11 +105,14 @@ class AnswerItem(Item):
         """How much of what was sent a client can have played by now."""
         return 0.0 if self.first_sent is None else min(self.sent_seconds, time.monotonic() - self.first_sent)
 
+    def is_playing(self) -> bool:
+        """Whether there is more of it to be played. What was interrupted is not played on."""
+        is_all_played = self.status != "in_progress" and self.played_seconds() >= self.sent_seconds
+        return self.heard_seconds is None and not is_all_played
+
     def interrupt(self) -> None:
         """The user has interrupted it. Until the client says how much was played, it is what time allows."""
-        is_speech = self.content[0].type == "output_audio"
-        is_playing = self.status == "in_progress" or self.played_seconds() < self.sent_seconds
-        if is_speech and is_playing and not self.is_truncated:
+        if self.content[0].type == "output_audio" and self.is_playing():
             self.heard_seconds = self.played_seconds()
 
     def truncate(self, audio_end_ms: int) -> None:
@@ -192,7 +195,8 @@ class Conversation:
         Puts an item after another one, or at the end, or first if that is `"root"`.
 
         Returns:
-            `list[str]`: of the oldest items, those that were removed because there were too many.
+            `list[str]`: of the oldest items, those that were removed because there were too many. The system's go
+                last.
 
         Raises:
             ApiError: there is no such previous item.
@@ -205,7 +209,8 @@ class Conversation:
             self.items.insert(self._place(previous_item_id, "previous_item_id") + 1, item)
         removed = []
         while len(self.items) > self.max_items:
-            oldest = next(other for other in self.items if other is not item)
+            others = [other for other in self.items if other is not item]
+            oldest = next((other for other in others if other.role != "system"), others[0])
             self.items.remove(oldest)
             removed.append(oldest.id)
         self._drop_old_audio()

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 from pydantic_core import PydanticCustomError
 
 from modeling_vita_audio.generation_vita_audio import MCTP_MODES
+from modeling_vita_audio.verification_vita_audio import resolve_mctp_verify
 
 from .api_errors import ApiError, check_number_of_values
 
@@ -108,10 +109,17 @@ def _check_metadata(value: dict[str, str] | None) -> dict[str, str] | None:
     return value
 
 
+def _check_tolerance(value: Any) -> Any:
+    if value is not None:
+        resolve_mctp_verify(value)
+    return value
+
+
 TokenLimit = Annotated[Any, AfterValidator(_check_token_limit)]
 Modalities = Annotated[list[str] | None, AfterValidator(_check_modalities)]
 Voice = Annotated[Any, AfterValidator(_check_voice)]
 Metadata = Annotated[dict[str, str] | None, AfterValidator(_check_metadata)]
+Tolerance = Annotated[Any, AfterValidator(_check_tolerance)]
 NoTools = only([], why="The model calls no tools.")
 NoToolChoice = only("auto", "none", why="The model calls no tools.")
 NoPrompt = only(why="Prompts are not stored here; say it in `instructions`.")
@@ -199,10 +207,11 @@ class AudioUpdate(Update):
     output: AudioOutput | None = None
 
 
-class VitaAudio(Fields):
-    """What this server has beyond the protocol."""
+class VitaAudio(Update):
+    """What this server has beyond the protocol: how answers are decoded, as of `generate`."""
 
     mctp_mode: Literal[*MCTP_MODES] | None = None
+    mctp_verify: Tolerance = None
 
 
 class SessionUpdate(Update):
@@ -438,6 +447,7 @@ __all__ = [
     "SessionUpdate",
     "Transcription",
     "TurnDetection",
+    "VitaAudio",
     "error_event",
     "new_id",
     "read_event",

@@ -67,8 +67,8 @@ class InputAudio:
     def take(self, samples: np.ndarray, detection: TurnDetection | None) -> Iterator[Literal["started", "stopped"]]:
         """
         Takes the next samples, float32 `(num_samples,)`. With `detection` it tells when a turn starts, before it is
-        heard, and when it has stopped; a turn that has stopped must be finished before the iterator goes on. Without,
-        all belongs to one turn.
+        heard, and when it has stopped; a turn that has stopped must be finished or dropped before the iterator goes
+        on. Without, all belongs to one turn.
         """
         self.position += len(samples)
         self._recent = np.concatenate([self._recent, samples])
@@ -132,10 +132,7 @@ class InputAudio:
         Raises:
             ValueError: the model cannot hear it, because it is silent or too short. The turn is gone.
         """
-        hearing, heard = self._hearing, self._heard
-        self._hearing, self._heard, self.quiet_since = None, [], None
-        if self._detector is not None:
-            self._detector.end_speech()
+        hearing, heard = self._end_turn()
         try:
             samples = to_int16(np.concatenate(heard))
             return await hearing.finish(), samples
@@ -143,12 +140,25 @@ class InputAudio:
             hearing.cancel()
             raise
 
+    def drop_turn(self) -> None:
+        """Throws the turn away, if there is one, and listens on."""
+        hearing, _ = self._end_turn()
+        if hearing is not None:
+            hearing.cancel()
+
     def clear(self) -> None:
         """Throws away what is not a finished turn."""
         if self._hearing is not None:
             self._hearing.cancel()
         self._hearing, self._heard, self._detector, self.quiet_since = None, [], None, None
         self._recent = np.zeros(0, np.float32)
+
+    def _end_turn(self) -> tuple[Hearing | None, list[np.ndarray]]:
+        hearing, heard = self._hearing, self._heard
+        self._hearing, self._heard, self.quiet_since = None, [], None
+        if self._detector is not None:
+            self._detector.end_speech()
+        return hearing, heard
 
     def _set_start(self, place: int) -> None:
         """Lets a turn start at a place, if the audio is still there."""

@@ -38,6 +38,11 @@ class Outbox:
         self._wake = asyncio.Event()
         self._has_shrunk = asyncio.Event()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether all was handed to the socket."""
+        return self._num_bytes == 0
+
     def put(self, event: dict, stream_id: str | None = None, sent: asyncio.Future | None = None) -> None:
         """
         Sends an event after those before it.
@@ -60,9 +65,9 @@ class Outbox:
 
     def discard(self, stream_id: str) -> None:
         """Throws away what has not been sent of a stream."""
-        kept = deque(event for event in self._events if event[1] != stream_id)
-        self._count(sum(len(text) for text, *_ in kept) - self._num_bytes)
-        self._events = kept
+        # what is being sent is none of the events, and still counts
+        self._count(-sum(len(text) for text, stream, _ in self._events if stream == stream_id))
+        self._events = deque(event for event in self._events if event[1] != stream_id)
 
     async def run(self) -> None:
         """

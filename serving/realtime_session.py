@@ -25,6 +25,7 @@ from .realtime_events import (
     ItemReference,
     MessageItem,
     ResponseOptions,
+    VitaAudio,
     error_event,
     new_id,
     read_event,
@@ -190,6 +191,8 @@ class RealtimeSession:
             if is_answered:
                 await self._respond(ResponseOptions(), since)
         except ApiError as error:
+            # the next turn may follow at once
+            self._input.drop_turn()
             self.refuse(error)
 
     async def _watch_silence(self) -> None:
@@ -200,7 +203,7 @@ class RealtimeSession:
             return
         if self._input.quiet_since is None:
             last = self._conversation.last_answer()
-            if last is not None and last.played_seconds() >= last.sent_seconds:
+            if last is not None and not last.is_playing():
                 self._input.quiet_since = self._input.position
             return
         start, end = (self._input.milliseconds(p) for p in (self._input.quiet_since, self._input.position))
@@ -239,7 +242,8 @@ class RealtimeSession:
         self._reader = AudioReader(self._config.input_format, self._assistant.input_sampling_rate)
 
     async def _commit(self, item_id: str) -> None:
-        """Makes an item of what was heard."""
+        """Makes an item of what was heard. Where there is no room for one, what was heard stays."""
+        self._check_room()
         try:
             encoded, samples = await self._input.finish()
         except Exception as error:
@@ -247,7 +251,6 @@ class RealtimeSession:
             raise
         rate = self._assistant.input_sampling_rate
         item = Item(item_id, "user", [Part("input_audio", audio=samples, sampling_rate=rate, encoded=encoded)])
-        self._check_room()
         self._put("input_audio_buffer.committed", previous_item_id=self._conversation.last_id(), item_id=item.id)
         self._add_item(item)
         if self._config.transcription is not None:
@@ -399,6 +402,7 @@ class RealtimeSession:
         instructions = options.instructions if has_instructions else config.instructions
         modalities = options.output_modalities or config.output_modalities
         max_output_tokens = options.max_output_tokens or config.max_output_tokens
+        decoding = options.vita_audio or VitaAudio()
         output = options.audio.output if options.audio is not None else None
         settings = ResponseSettings(
             with_audio=tuple(modalities) == ("audio",),
@@ -411,7 +415,11 @@ class RealtimeSession:
         )
         answer_options = AnswerOptions(
             max_new_tokens=None if max_output_tokens == "inf" else max_output_tokens,
-            mctp_mode=(options.vita_audio and options.vita_audio.mctp_mode) or config.mctp_mode,
+            # a text that is read aloud without a limit may have more than this in all
+            max_tokens_at_once=self._server.settings.max_new_tokens,
+            mctp_mode=decoding.mctp_mode or config.mctp_mode,
+            # false is a tolerance, too
+            mctp_verify=config.mctp_verify if decoding.mctp_verify is None else decoding.mctp_verify,
         )
         try:
             if options.input is None:

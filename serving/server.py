@@ -14,6 +14,7 @@ from .api_errors import ApiError, busy, unavailable
 from .assistant import Answer, Assistant, Piece
 from .engine import EngineOverloaded, EngineUnavailable, PromptTooLong
 from .metrics import Metrics
+from .realtime_outbox import Outbox
 from .settings import ServerSettings
 
 
@@ -41,7 +42,9 @@ class Server:
         self.started = time.time()
         self.is_draining = False
         self.num_running = 0
-        self._num_requests = self._num_sessions = 0
+        self._num_requests = 0
+        # Of the realtime sessions
+        self._outboxes: set[Outbox] = set()
         self._turns = asyncio.Semaphore(settings.max_answers)
 
     @property
@@ -64,23 +67,26 @@ class Server:
             )
 
     @contextmanager
-    def session(self) -> Iterator[None]:
+    def session(self, outbox: Outbox) -> Iterator[None]:
         """
         Counts a realtime session.
+
+        Args:
+            outbox ([`Outbox`]): with what it has to send.
 
         Raises:
             ApiError: there are as many as there may be, or the server is about to end.
         """
         self._check_not_draining()
-        if self._num_sessions >= self.settings.max_sessions:
+        if len(self._outboxes) >= self.settings.max_sessions:
             raise busy(f"All {self.settings.max_sessions} sessions of this server are taken.")
-        self._num_sessions += 1
-        self.metrics.sessions.set(self._num_sessions)
+        self._outboxes.add(outbox)
+        self.metrics.sessions.set(len(self._outboxes))
         try:
             yield
         finally:
-            self._num_sessions -= 1
-            self.metrics.sessions.set(self._num_sessions)
+            self._outboxes.discard(outbox)
+            self.metrics.sessions.set(len(self._outboxes))
 
     @contextmanager
     def request(self) -> Iterator[None]:
@@ -142,11 +148,17 @@ class Server:
                 await answer.cancel()
 
     async def drain(self) -> None:
-        """Refuses what is new, and returns when all answers have ended, or the settings' time for it has."""
+        """
+        Refuses what is new, and returns when all answers have ended and were sent, or the settings' time for it has.
+        """
         self.is_draining = True
         end = time.monotonic() + self.settings.drain_seconds
-        while (self.num_running or self._num_requests) and time.monotonic() < end:
+        while self._is_busy() and time.monotonic() < end:
             await asyncio.sleep(DRAIN_INTERVAL)
+
+    def _is_busy(self) -> bool:
+        # The end of an answer is still to be sent when it is made
+        return bool(self.num_running or self._num_requests) or not all(box.is_empty for box in self._outboxes)
 
     def _check_not_draining(self) -> None:
         if self.is_draining:

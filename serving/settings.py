@@ -53,7 +53,7 @@ class ServerSettings:
             How long spoken answers can be referred to by their id, and how many are kept: an hour, as OpenAI does;
             their text and codes are kept, some hundred bytes for a sentence.
         drain_seconds (`float`):
-            How long running answers may go on after Ctrl-C. Most answers last less.
+            How long running answers may go on, and be sent, after Ctrl-C. Most answers last less.
 
     Raises:
         ValueError: a setting is of no use, such as an empty key.

@@ -231,6 +231,8 @@ class TransformersEngine:
                 for row in self._rows:
                     row.finish(error)
                 self._rows, self._unsent = [], []
+                # Where the memory was full, the next step would fail like this one
+                self._kept.clear()
         for row in (*self._rows, *self._waiting):
             row.finish(EngineOverloaded("The server has ended."))
         self._rows = []
@@ -256,6 +258,8 @@ class TransformersEngine:
                 except Exception as error:
                     logger.exception("A request could not be begun.")
                     row.finish(error)
+                    # As where a step fails
+                    self._kept.clear()
             else:
                 stay.append(row)
         with self._has_work:

@@ -315,6 +315,26 @@ def test_answers_that_are_over_do_not_keep_the_codecs_state(assistant, question)
     assert asyncio.run(ask()) == [None, None]
 
 
+def test_answers_that_are_refused_leave_nothing_with_the_codec(assistant, question):
+    async def ask():
+        with pytest.raises(ValueError, match="shorter than"):
+            await collect(assistant.answer(spoken(question[:100])))
+        return list(assistant.codec_worker._speaking)
+
+    assert asyncio.run(ask()) == []
+
+
+def test_a_question_whose_answer_is_cancelled_is_not_encoded_on(assistant, question):
+    async def ask():
+        answer = assistant.answer(spoken(np.tile(question, 12)))
+        await asyncio.sleep(0.05)
+        being_encoded = len(assistant.codec_worker._listening)
+        await answer.cancel()
+        return being_encoded, len(assistant.codec_worker._listening)
+
+    assert asyncio.run(ask()) == (1, 0)
+
+
 def test_the_limit_of_the_length_is_reported(assistant, question):
     async def ask():
         answer = assistant.answer(spoken(question), AnswerOptions(max_new_tokens=12))

@@ -174,6 +174,7 @@ def test_options_reach_the_model(client, http_server, monkeypatch):
     ask(max_tokens=3, temperature=0.7, top_p=0.9, seed=-1, extra_body={"mctp_mode": "turbo", "mctp_verify": 0.5})
     assert vars(seen[0]) == {
         "max_new_tokens": 3,
+        "max_tokens_at_once": None,
         "mctp_mode": "turbo",
         "mctp_verify": 0.5,
         "do_sample": True,
@@ -184,6 +185,7 @@ def test_options_reach_the_model(client, http_server, monkeypatch):
     ask(temperature=0, max_completion_tokens=2, extra_body={"mctp_mode": [1, 4]})
     assert vars(seen[1]) == {
         "max_new_tokens": 2,
+        "max_tokens_at_once": None,
         "mctp_mode": [1, 4],
         "mctp_verify": None,
         "do_sample": False,

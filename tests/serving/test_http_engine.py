@@ -25,8 +25,8 @@ EOS_TOKEN_IDS = json.loads((MINI / "generation_config.json").read_text())["eos_t
 
 class EngineServer:
     """
-    Writes the numbers from 0 on, eleven at a time, with a pause behind each; prompts that begin with 9 are refused by
-    the status that follows.
+    Writes the numbers from 0 on, eleven at a time, with a pause behind each; after prompts that begin with 8 it writes
+    no more than eleven and is silent, and those that begin with 9 are refused by the status that follows.
     """
 
     def __init__(self):
@@ -49,16 +49,18 @@ class EngineServer:
         self.headers.append(request.headers.get("authorization"))
         if body["prompt"][0] == 9:
             return JSONResponse({"error": {"message": "It is refused."}}, status_code=body["prompt"][1])
-        return StreamingResponse(self.stream(body["max_tokens"]), media_type="text/event-stream")
+        return StreamingResponse(
+            self.stream(body["max_tokens"], body["prompt"][0] == 8), media_type="text/event-stream"
+        )
 
-    async def stream(self, number):
+    async def stream(self, number, is_silent):
         end = 0
         try:
             while end < number:
                 start, end = end, min(end + 11, number)
                 event = {"choices": [{"text": "", "token_ids": list(range(start, end))}]}
                 yield f"data: {json.dumps(event)}\n\n"
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(60 if is_silent else 0.01)
             yield "data: [DONE]\n\n"
         except asyncio.CancelledError:
             self.num_ended_early += 1
@@ -206,6 +208,19 @@ def test_a_server_that_has_gone_is_said_to_have_gone():
             await collect(engine.generate(GenerationRequest(input_ids=[1], max_new_tokens=2)))
 
     run(server, ask)
+
+
+def test_a_server_that_falls_silent_is_said_to_have_gone(server, monkeypatch):
+    monkeypatch.setattr("serving.http_engine.SILENT_SECONDS", 0.3)
+
+    async def ask(engine):
+        stream = engine.generate(GenerationRequest(input_ids=[8], max_new_tokens=50))
+        assert len(await anext(stream)) == 11
+        with pytest.raises(EngineUnavailable, match="does not answer .ReadTimeout."):
+            await anext(stream)
+        return await collect(engine.generate(GenerationRequest(input_ids=[1], max_new_tokens=2)))
+
+    assert run(server, ask) == [0, 1]
 
 
 def test_no_server_is_said_in_one_line(server):

@@ -228,8 +228,9 @@ def test_fields_of_forms(made_up):
 
 def test_routes_that_are_none(made_up):
     for method, path, status in (
-        ("GET", "/v1/chat/completions", 404),
-        ("POST", "/v1/models", 404),
+        ("GET", "/v1/chat/completions", 405),
+        ("DELETE", "/v1/audio/speech", 405),
+        ("POST", "/v1/models", 405),
         ("POST", "/v1/responses", 404),
         ("GET", "/v1/files/../../etc/passwd", 404),
         ("GET", "/..%2f..%2fsetup.py", 404),
@@ -239,6 +240,24 @@ def test_routes_that_are_none(made_up):
         ("POST", "/", 405),
     ):
         assert error_of(httpx.request(method, made_up.url + path), status)["type"] == "invalid_request_error"
+
+
+def test_the_methods_of_a_route_are_named(made_up):
+    for method, path, allowed in (
+        ("GET", CHAT, "POST"),
+        ("HEAD", CHAT, "POST"),
+        ("PUT", "/v1/models", "GET, HEAD"),
+        ("PATCH", "/v1/models/owner/made-up", "GET, HEAD"),
+    ):
+        response = httpx.request(method, made_up.url + path)
+        assert (response.status_code, response.headers["allow"]) == (405, allowed)
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/metrics", "/v1/models", "/v1/models/owner/made-up"])
+def test_the_head_of_what_is_read(made_up, path):
+    head, whole = (httpx.request(method, made_up.url + path) for method in ("HEAD", "GET"))
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == whole.headers["content-type"]
 
 
 def test_a_failure_of_ours_says_nothing_of_the_inside(http_servers, caplog):

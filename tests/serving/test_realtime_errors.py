@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import socket
+import time
 
 import numpy as np
 import pytest
@@ -67,6 +68,8 @@ WRONG = [
     (session(audio={"output": {"speed": 1.2}}), "invalid_value", "session.audio.output.speed", "1.0"),
     (session(audio={"output": {"voice": 5}}), "invalid_value", "session.audio.output.voice", "name"),
     (session(vita_audio={"mctp_mode": "fast"}), "invalid_value", "session.vita_audio.mctp_mode", "'turbo'"),
+    (session(vita_audio={"mctp_verify": [1]}), "invalid_value", "session.vita_audio.mctp_verify", "two or three"),
+    (session(vita_audio={"mctp_verify": "yes"}), "invalid_value", "session.vita_audio.mctp_verify", "from 0 to 1"),
     (audio_in(format={"type": "audio/mp3"}), "invalid_value", "session.audio.input.format", "'audio/pcmu'"),
     (audio_in(format={"type": "audio/pcm", "rate": 16000}), "invalid_value", "session.audio.input.format", "24000"),
     (
@@ -173,6 +176,7 @@ WRONG = [
         "response.audio.output.format",
         "'audio/pcm'",
     ),
+    (response(vita_audio={"mctp_verify": 2}), "invalid_value", "response.vita_audio.mctp_verify", "from 0 to 1"),
     (response(vita_audio={"mode": "boost"}), "unknown_parameter", "response.vita_audio", "mctp_mode"),
     (response(), "invalid_value", None, "nothing to answer"),
     ({"type": "response.cancel"}, "response_cancel_not_active", None, "no active response"),
@@ -405,6 +409,50 @@ def test_items_of_a_conversation(http_servers, truncation):
             assert client.until("conversation.item.deleted")["item_id"] == "a"
 
 
+def test_the_turns_of_the_system_are_removed_last(http_servers):
+    with RealtimeClient(http_servers.start(max_turns=3)) as client:
+        for role, name in (("user", "a"), ("system", "b"), ("system", "c"), ("user", "d"), ("system", "e")):
+            client.write(name, role, id=name)
+        assert [client.until("conversation.item.deleted")["item_id"] for _ in "a"] == ["d"]
+        # where there are no others
+        client.write("f", "system", id="f")
+        assert client.until("conversation.item.deleted")["item_id"] == "b"
+
+
+def test_a_recording_stays_where_there_is_no_room_for_it(http_servers):
+    with RealtimeClient(http_servers.start(max_turns=1), {"truncation": "disabled", **PUSH_TO_TALK}) as client:
+        client.write("Hello.", id="hello")
+        client.say(question())
+        client.send("input_audio_buffer.commit")
+        assert client.receive()["error"]["code"] == "too_many_items"
+        client.send("conversation.item.delete", item_id="hello")
+        client.until("conversation.item.deleted")
+        client.send("input_audio_buffer.commit")
+        client.send("response.create")
+        assert text_of(client.answer()) == ANSWER
+
+
+def test_speech_for_which_there_is_no_room_is_dropped(http_servers, assistant):
+    with RealtimeClient(http_servers.start(max_turns=1), {"truncation": "disabled"}) as client:
+        client.write("Hello.", id="hello")
+        turn = silence(0.5) + question() + silence(1)
+        for _ in range(2):
+            client.say(turn)
+            client.until("input_audio_buffer.speech_stopped")
+            assert client.receive()["error"]["code"] == "too_many_items"
+        assert assistant.codec_worker._listening == []
+        client.send("conversation.item.delete", item_id="hello")
+        client.until("conversation.item.deleted")
+        client.say(turn)
+        # of this turn alone
+        assert text_of(client.answer()) == ANSWER
+        start, stop = (
+            [e[f"audio_{end}_ms"] for e in client.events if e["type"] == f"input_audio_buffer.speech_{kind}"]
+            for kind, end in (("started", "start"), ("stopped", "end"))
+        )
+        assert len(start) == len(stop) == 3 and stop[2] - start[2] < 3000
+
+
 def test_slow_readers_are_let_go(http_servers):
     server = http_servers.start(send_seconds=0.5)
     # the client's own buffer holds one message
@@ -420,6 +468,49 @@ def test_slow_readers_are_let_go(http_servers):
         with pytest.raises(ConnectionClosed):
             for _ in range(20):
                 client.receive()
+
+
+def test_a_server_that_ends_sends_its_answers_to_the_end(http_servers):
+    server = http_servers.start()
+    with RealtimeClient(server, PUSH_TO_TALK, max_queue=1) as client:
+        fill_buffers(client, server)
+        client.send("response.create", response={"output_modalities": ["text"]})
+        finished = server.server.metrics.answers.labels("realtime", "finished")
+        wait_until(lambda: finished._value.get() == 1)
+        drained = asyncio.run_coroutine_threadsafe(server.server.drain(), http_servers.loop)
+        time.sleep(0.3)
+        assert not drained.done()
+        assert text_of(client.answer()) == ANSWER
+        drained.result(5)
+
+
+def test_what_is_thrown_away_is_not_counted_as_sent(http_servers):
+    server = http_servers.start()
+    with RealtimeClient(server, PUSH_TO_TALK, max_queue=1) as client:
+        outbox = fill_buffers(client, server)
+
+        async def has_audio():
+            return any(stream_id is not None for _, stream_id, _ in outbox._events)
+
+        client.send("response.create")
+        # behind what is being sent
+        wait_until(lambda: http_servers.call(has_audio()))
+        client.send("response.cancel")
+        assert client.answer()["status"] == "cancelled"
+        wait_until(lambda: outbox.is_empty)
+
+
+def fill_buffers(client: RealtimeClient, server):
+    """Lets the server send what nobody reads until the buffers of both sides are full, and returns its outbox."""
+    client.say(question())
+    client.send("input_audio_buffer.commit")
+    item_id = client.until("conversation.item.done")["item"]["id"]
+    (outbox,) = server.server._outboxes
+    # 0.1 MB each
+    while outbox._num_bytes < 2**19:
+        client.send("conversation.item.retrieve", item_id=item_id)
+        time.sleep(0.02)
+    return outbox
 
 
 def test_a_client_that_vanishes(http_servers):

@@ -4,8 +4,9 @@
 
 import time
 
+import numpy as np
 import pytest
-from realtime_client import ANSWER, PUSH_TO_TALK, RealtimeClient, question, silence, text_of
+from realtime_client import ANSWER, LONG, PUSH_TO_TALK, RealtimeClient, question, silence, text_of
 from waiting import wait_until
 
 from processing.conversation_vita_audio import SPOKEN_CHAT_SYSTEM_PROMPT
@@ -150,6 +151,27 @@ def test_what_was_not_heard_is_not_in_the_history(server, watched):
         assert asked == [*said(watched.heard[2]), "u:*"] == ["u:*", f"a:{heard}*", "u:*"]
         assert ANSWER.startswith(heard) and 0 < len(heard) < len(ANSWER)
         client.answer()
+
+
+def test_an_answer_that_was_interrupted_is_not_heard_on(server, watched):
+    detection = {"type": "server_vad", "create_response": False, "idle_timeout_ms": 5000}
+    with RealtimeClient(server, {"audio": {"input": {"turn_detection": detection}}}) as client:
+        client.write(LONG)
+        client.send("response.create")
+        response_id = client.until("response.created")["response"]["id"]
+        # a client that plays it is not there yet
+        while len(client.audio(response_id)) < 8 * 48000:
+            client.until("response.output_audio.delta")
+        for _ in range(2):
+            client.say(silence(0.5) + question() + silence(1))
+            client.until("input_audio_buffer.committed")
+            time.sleep(0.3)
+        first, second = watched.heard
+        assert len(first) == 3 and first == second[:3]
+        # silence counts as if it had been played to its end
+        noise = 0.001 * np.random.default_rng(0).standard_normal(24000 * 6)
+        client.say((noise * 32767).astype("<i2").tobytes())
+        client.until("input_audio_buffer.timeout_triggered")
 
 
 def test_a_truncated_answer_is_read_ahead(server, watched):

@@ -121,6 +121,15 @@ def test_limit_of_tokens(client):
     assert response["max_output_tokens"] == 2
 
 
+def test_no_limit_of_tokens_is_that_of_the_server(http_servers):
+    with RealtimeClient(http_servers.start(max_new_tokens=3)) as client:
+        # each of the eight sentences that are read aloud has so many
+        assert client.ask(LONG)["usage"]["output_tokens"] == 8 * 3
+        response = client.ask("What is seven plus six?", max_output_tokens="inf", **TEXT)
+        assert response["status"] == "incomplete" and response["usage"]["output_tokens"] == 3
+        assert client.ask("What is seven plus six?", max_output_tokens=2, **TEXT)["usage"]["output_tokens"] == 2
+
+
 def test_out_of_band(client):
     client.write("What is one plus one?", id="item_mine")
     response = {
@@ -344,10 +353,30 @@ def test_silence_counts_from_the_end_of_the_last_answer(http_server):
 def test_mode_and_instructions(http_server):
     with RealtimeClient(http_server, {"vita_audio": {"mctp_mode": "boost"}, "instructions": "Be brief."}) as client:
         session = client.events[-1]["session"]
-        assert session["vita_audio"] == {"mctp_mode": "boost"} and session["instructions"] == "Be brief."
+        assert session["vita_audio"] == {"mctp_mode": "boost", "mctp_verify": None}
+        assert session["instructions"] == "Be brief."
         response = client.ask("What is seven plus six?", vita_audio={"mctp_mode": "vanilla"}, instructions="", **TEXT)
         assert "thirteen" in text_of(response)
         # what an update leaves out stays; null is the default
         client.send("session.update", session={"type": "realtime", "vita_audio": None})
         session = client.until("session.updated")["session"]
-        assert session["vita_audio"] == {"mctp_mode": None} and session["instructions"] == "Be brief."
+        assert session["vita_audio"] == {"mctp_mode": None, "mctp_verify": None}
+        assert session["instructions"] == "Be brief."
+
+
+def test_tolerance(http_server, monkeypatch):
+    asked, engine = [], http_server.server.assistant.engine
+    generate = engine.generate
+    monkeypatch.setattr(engine, "generate", lambda request: asked.append(request) or generate(request))
+    with RealtimeClient(http_server, {"vita_audio": {"mctp_mode": "turbo", "mctp_verify": [1, 0.5]}}) as client:
+        # what an update leaves out stays
+        client.send("session.update", session={"type": "realtime", "vita_audio": {"mctp_mode": "boost"}})
+        session = client.until("session.updated")["session"]
+        assert session["vita_audio"] == {"mctp_mode": "boost", "mctp_verify": [1, 0.5]}
+        for options in ({}, {"vita_audio": {"mctp_verify": False}}, {"vita_audio": {"mctp_verify": True}}):
+            client.ask("What is seven plus six?", **options, **TEXT)
+        client.send("session.update", session={"type": "realtime", "vita_audio": {"mctp_verify": None}})
+        session = client.until("session.updated")["session"]
+        assert session["vita_audio"] == {"mctp_mode": "boost", "mctp_verify": None}
+    assert [request.mctp_verify for request in asked] == [[1, 0.5], False, True]
+    assert {request.mctp_mode for request in asked} == {"boost"}

@@ -423,6 +423,27 @@ def test_an_error_in_a_step_is_raised_to_its_readers_alone():
     assert run(model, broken) == alone(model, [1, 2, 3], mctp_mode="vanilla")
 
 
+@pytest.mark.parametrize("part", ["_step", "_begin"])
+def test_what_is_kept_makes_room_after_an_error(part):
+    model = random_model(2)
+
+    async def full(engine):
+        original = getattr(engine, part)
+
+        def in_full_memory(*args):
+            if engine._kept:
+                raise MemoryError
+            return original(*args)
+
+        setattr(engine, part, in_full_memory)
+        await collect(engine.generate(request_of([1, 2, 3], mctp_mode="vanilla", conversation_id="a")))
+        with pytest.raises(MemoryError):
+            await collect(engine.generate(request_of([4, 5], mctp_mode="vanilla")))
+        return await collect(engine.generate(request_of([1, 2, 3], mctp_mode="vanilla")))
+
+    assert run(model, full) == alone(model, [1, 2, 3], mctp_mode="vanilla")
+
+
 def test_a_token_that_cannot_be_chosen_is_an_error_of_its_request_alone():
     model, options = random_model(2), {"mctp_mode": [1, 2], "max_new_tokens": 200}
 
