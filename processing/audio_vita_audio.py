@@ -95,6 +95,9 @@ def load_audio(
         source = (decoded.sample_rate, decoded.data)
     if _has_rate(source):
         source_sampling_rate, source = source if _is_number(source[0]) else reversed(source)
+    # A dataset in the format of NumPy or PyTorch has arrays without axes for numbers
+    if getattr(source_sampling_rate, "ndim", None) == 0:
+        source_sampling_rate = source_sampling_rate.item()
     if isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(source, "read"):
         name, stream = _open(source)
         # this closes our own stream; a file object of the caller's has been copied and stays open
@@ -134,6 +137,8 @@ def is_one_audio(source: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
+    if getattr(value, "ndim", None) == 0:
+        value = value.item()
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
@@ -290,6 +295,8 @@ def _fetch(url: str) -> bytes:
         ascii_url = ascii_url._replace(query=urllib.parse.quote(parts.query, safe="/%:@!$&'()*+,;=~?"))
         opener = urllib.request.build_opener(_HttpOnly)
         with opener.open(ascii_url.geturl(), timeout=URL_TIMEOUT_SECONDS) as response:
+            # `Content-Length`; None of an answer in chunks, which end by themselves
+            length = response.length
             # `read1` returns after one call of the connection, so that the time of a slow one is checked
             while block := response.read1(BLOCK_BYTES):
                 content += block
@@ -297,6 +304,9 @@ def _fetch(url: str) -> bytes:
                     raise OSError(f"it has more than {MAX_BYTES} bytes")
                 if time.monotonic() - start > URL_TOTAL_SECONDS:
                     raise OSError(f"it takes more than {URL_TOTAL_SECONDS} s")
+            # which `read1` does not check
+            if length is not None and len(content) < length:
+                raise OSError(f"the connection ended early, after {len(content)} of {length} bytes")
     # Answers that are no HTTP and addresses that are none raise the last two
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise OSError(f"Cannot fetch audio from {url:.100}: {error!s:.200}") from error

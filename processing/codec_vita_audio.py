@@ -9,6 +9,7 @@ write it into a file with its configuration, register both with `AutoConfig` and
 """
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -210,7 +211,8 @@ def decode_chunks(
 
     Args:
         codec ([`SpeechCodec`]): the codec.
-        chunks (`list[list[int]]`): the next codes of each utterance, of equal length.
+        chunks (`list[list[int]]`): the next codes of each utterance, of equal length; each also as an array or a
+            tensor of one axis.
         decoder_states (`list`): of each, from `init_decoder_state` or the call before. Several must be
             [`JoinableDecoderState`]s that can be joined, which stay as they are. None for a whole utterance.
         is_final (`bool`): whether no more codes follow.
@@ -219,8 +221,12 @@ def decode_chunks(
         `list[tuple]`: of each, samples, float32 `np.ndarray` of shape `(num_samples,)` in [-1, 1], and the next state.
 
     Raises:
-        ValueError: a code is not one of the codec's.
+        ValueError: a code is not one of the codec's, or an utterance is no list of codes.
     """
+    chunks = [codes.tolist() if hasattr(codes, "tolist") else codes for codes in chunks]
+    for codes in chunks:
+        if not isinstance(codes, (list, tuple)) or not all(isinstance(code, Real) for code in codes):
+            raise ValueError(f"The codes of an utterance must be a list of whole numbers, got {codes!r:.100}.")
     codebook_size = codec.config.codebook_size
     # The vocabulary may have more speech tokens than the codec has codes
     for code in (code for codes in chunks for code in codes):

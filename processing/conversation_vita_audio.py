@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conversations: the prompts that the models are trained with, and their two written forms brought into one."""
 
+import array
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 
@@ -26,8 +27,12 @@ SPOKEN_CHAT_SYSTEM_PROMPT = "Your Name: Luke\nYour Gender: male\n\nRespond in a 
 LOCATION = re.compile(r"(https?|file|ftp|s3|hf)://|data:|-$")
 # Without spaces, a slash or a short ending makes a name; with spaces, only the ending of an audio file does
 FILE_NAME = re.compile(
-    r"\S*[/\\]\S*|\S*\.(?=\w*[a-z])\w{1,5}|.*\.(wav|wave|flac|ogg|oga|opus|mp3|m4a|mp4|aac|aiff?|webm|wma|amr)", re.I
+    r"[^\s/\\]*[/\\]\S*|\S*\.(?=\w*[a-z])\w{1,5}|.*\.(wav|wave|flac|ogg|oga|opus|mp3|m4a|mp4|aac|aiff?|webm|wma|amr)",
+    re.I,
 )
+# A file in base64, in both of its alphabets, longer than the name of a file can be. It may have line ends, but no
+# spaces, as between words
+BASE64_FILE = re.compile(r"[A-Za-z0-9+/_=\r\n-]{256,}")
 
 # ChatML without a default system turn. `generation` blocks hold what the model learns to write.
 CHAT_TEMPLATE = """\
@@ -84,9 +89,10 @@ def spoken_conversation(audio: Any, system_prompt: str | None = SPOKEN_CHAT_SYST
 def is_written(text: str) -> bool:
     """
     Whether a string is a question itself, and not the place of an audio: neither an address nor a file nor named like
-    one.
+    one, nor a file in base64.
     """
-    return not (LOCATION.match(text) or FILE_NAME.fullmatch(text.strip()) or os.path.exists(text))
+    is_file = FILE_NAME.fullmatch(text.strip()) or BASE64_FILE.fullmatch(text.strip())
+    return not (LOCATION.match(text) or is_file or os.path.exists(text))
 
 
 def is_conversation(inputs: Any) -> bool:
@@ -231,9 +237,7 @@ def split_at_marks(messages: Sequence[dict], audios: Sequence | None = None) -> 
             if _is_answer(message["content"]):
                 of_message["content"] = [part for part in of_message["content"] if part["type"] == "text"]
     unnamed = [part for m in normalized for part in m["content"] if part["type"] == "audio" and part["audio"] is None]
-    if isinstance(audios, (str, bytes, dict)) or getattr(audios, "ndim", None) == 1:
-        audios = [audios]
-    audios = list(audios) if audios is not None else []
+    audios = [] if audios is None else list(audios) if _is_several(audios, len(unnamed)) else [audios]
     if len(unnamed) != len(audios):
         raise ValueError(
             f"The messages have {len(unnamed)} marks {AUDIO_MARK}, but {len(audios)} audios came with them."
@@ -242,6 +246,17 @@ def split_at_marks(messages: Sequence[dict], audios: Sequence | None = None) -> 
     for part, audio in zip(unnamed, audios):
         part["audio"] = audio
     return normalized
+
+
+def _is_several(audios: Any, num_marks: int) -> bool:
+    """Whether `audios` are those of the marks, one for each, and not one audio without a list around it."""
+    if hasattr(audios, "ndim"):
+        # An array of objects or names, or the rows of a batch; one with channels is of one mark
+        kind = getattr(audios.dtype, "kind", "f")
+        return audios.ndim > 0 and (kind in "OU" or (audios.ndim > 1 and len(audios) == num_marks))
+    is_file = hasattr(audios, "read") or isinstance(audios, (str, bytes, bytearray, memoryview, array.array))
+    # A column of a dataset is a sequence
+    return isinstance(audios, (Sequence, Iterator)) and not is_file
 
 
 def _is_answer(content: Any) -> bool:

@@ -14,6 +14,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from .mp3_vita_audio import mp3_with_its_length
+
 
 # Shorter than this there is no word in it; 0.1 s is a little more than one speech code (0.08 s).
 MIN_AUDIO_SECONDS = 0.1
@@ -91,10 +93,17 @@ def decode_file(name: str, stream: BinaryIO, max_seconds: float) -> tuple[np.nda
     soundfile = import_package("soundfile")
     if not stream.seek(0, os.SEEK_END):
         raise ValueError(f"{name} is empty (0 bytes).")
+    if _is_chained(stream):
+        return _decode_media(name, stream, max_seconds, "it is several files, one behind the other")
     stream = _with_its_length(name, stream)
     stream.seek(0)
     try:
         file = soundfile.SoundFile(ForgivingStream(stream))
+        if file.format == "MP3":
+            file.close()
+            stream = mp3_with_its_length(name, stream, max_seconds)
+            stream.seek(0)
+            file = soundfile.SoundFile(ForgivingStream(stream))
     except soundfile.LibsndfileError as error:
         return _decode_media(name, stream, max_seconds, error.error_string)
     with file:
@@ -168,6 +177,24 @@ def _with_its_length(name: str, stream: BinaryIO) -> BinaryIO:
     # an odd length of GSM is entered as the even one below, with which libsndfile still reads the last block
     content[start - 4 : start] = struct.pack("<I", num_bytes - num_bytes % 2 if codec == GSM_FORMAT else num_bytes)
     return io.BytesIO(content)
+
+
+def _is_chained(stream: BinaryIO) -> bool:
+    """
+    Whether a file is several Ogg files, of which libsndfile reads the first: a stream begins behind pages of another.
+    """
+    position, has_begun = 0, False
+    while True:
+        stream.seek(position)
+        header = stream.read(27)
+        if len(header) < 27 or header[:4] != b"OggS":
+            return False
+        begins = header[5] & 2
+        if begins and has_begun:
+            return True
+        has_begun = not begins
+        # The last byte says how many follow, which add up to the size of the page
+        position += 27 + header[26] + sum(stream.read(header[26]))
 
 
 def _decode_media(name: str, stream: BinaryIO, max_seconds: float, problem: str) -> tuple[np.ndarray, int]:

@@ -20,7 +20,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 from .compatibility_vita_audio import attach_to_package
 from .configuration_glm4_voice_codec import Glm4VoiceCodecConfig
 from .modeling_glm4_voice_flow import Glm4VoiceCodeAttention, Glm4VoiceFlow
-from .modeling_glm4_voice_tokenizer import Glm4VoiceEncodingMixin
+from .modeling_glm4_voice_tokenizer import Glm4VoiceEncodingMixin, without_autocast
 from .modeling_glm4_voice_vocoder import (
     Glm4VoiceSnake,
     Glm4VoiceVocoder,
@@ -190,6 +190,7 @@ class Glm4VoiceCodec(Glm4VoiceEncodingMixin, Glm4VoiceCodecPreTrainedModel):
             state.speaker_embedding = speaker_embedding.to(self.device)
         return state
 
+    @without_autocast
     def voice_options(self, audio_values: torch.FloatTensor, audio_codes: torch.LongTensor) -> dict[str, torch.Tensor]:
         r"""
         Makes a voice prompt of a recording.
@@ -251,6 +252,7 @@ class Glm4VoiceCodec(Glm4VoiceEncodingMixin, Glm4VoiceCodecPreTrainedModel):
 
     @can_return_tuple
     @torch.no_grad()
+    @without_autocast
     def decode(
         self,
         audio_codes: torch.LongTensor,

@@ -5,7 +5,9 @@ Audio to codes with GLM-4-Voice's speech encoder, at once or while it comes in: 
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import wraps
 
 import torch
 from torch import nn
@@ -81,6 +83,20 @@ class Glm4VoiceCodecEncoderState:
         return replace(self, encoder=encoder, **lists)
 
 
+def without_autocast(method: Callable) -> Callable:
+    """
+    A method of a codec that computes in the types it is made for, also inside of `torch.autocast`: codes must not
+    depend on where it is called, and lower types are too coarse for pitch and phase.
+    """
+
+    @wraps(method)
+    def call(self, *args, **kwargs):
+        with torch.autocast(self.device.type, enabled=False):
+            return method(self, *args, **kwargs)
+
+    return call
+
+
 class Glm4VoiceEncodingMixin:
     """
     For a `PreTrainedModel` whose configuration has a `tokenizer_config`, `sampling_rate` and `hop_length`: its
@@ -109,6 +125,7 @@ class Glm4VoiceEncodingMixin:
 
     @can_return_tuple
     @torch.no_grad()
+    @without_autocast
     def encode(
         self,
         input_values: torch.FloatTensor,
@@ -202,6 +219,7 @@ class Glm4VoiceEncodingMixin:
 
     @can_return_tuple
     @torch.no_grad()
+    @without_autocast
     def encode_chunk(
         self, input_values: torch.FloatTensor, encoder_state: Glm4VoiceCodecEncoderState, is_final: bool = False
     ) -> Glm4VoiceCodecEncoderOutput:
@@ -320,4 +338,9 @@ class Glm4VoiceEncodingMixin:
         state.__dict__.update(vars(following))
 
 
-__all__ = ["Glm4VoiceCodecEncoderOutput", "Glm4VoiceCodecEncoderState", "Glm4VoiceEncodingMixin"]
+__all__ = [
+    "Glm4VoiceCodecEncoderOutput",
+    "Glm4VoiceCodecEncoderState",
+    "Glm4VoiceEncodingMixin",
+    "without_autocast",
+]

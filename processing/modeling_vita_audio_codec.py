@@ -19,7 +19,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .compatibility_vita_audio import attach_to_package
 from .configuration_vita_audio_codec import VitaAudioCodecConfig
-from .modeling_glm4_voice_tokenizer import Glm4VoiceEncodingMixin
+from .modeling_glm4_voice_tokenizer import Glm4VoiceEncodingMixin, without_autocast
 from .modeling_vita_audio_vocoder import VitaAudioCodecDecoderState, VitaAudioCodecVocoder
 from .saving_vita_audio import saved_whole
 
@@ -221,13 +221,14 @@ class VitaAudioCodec(Glm4VoiceEncodingMixin, VitaAudioCodecPreTrainedModel):
             ],
             log_f0=torch.full((batch_size, 1), math.nan, device=device),
             phase=torch.zeros(batch_size, 1, device=device, dtype=torch.double),
-            sample_position=torch.zeros(batch_size, 1, dtype=torch.long),
+            sample_position=torch.zeros(batch_size, 1, dtype=torch.long, device="cpu"),
             source=torch.zeros(batch_size, 2, 3 * config.synthesis_hop_length, device=device),
             frames=torch.zeros(batch_size, 3, config.synthesis_window, device=device),
         )
 
     @can_return_tuple
     @torch.no_grad()
+    @without_autocast
     def decode(
         self,
         audio_codes: torch.LongTensor,

@@ -91,7 +91,7 @@ class VitaAudioCodecDecoderState:
 @lru_cache
 def noise_loop() -> torch.Tensor:
     """Noise that depends on the position in the utterance alone, so that streaming equals offline decoding."""
-    return torch.randn(NOISE_PERIOD, generator=torch.Generator().manual_seed(0))
+    return torch.randn(NOISE_PERIOD, generator=torch.Generator().manual_seed(0), device="cpu")
 
 
 def pulse_train(phase: torch.Tensor, num_harmonics: torch.Tensor) -> torch.Tensor:
@@ -181,7 +181,7 @@ class VitaAudioCodecVocoder(nn.Module):
         # Multiples beyond the Nyquist frequency, 0.5, would alias
         harmonic = pulse_train((phase - phase.round()).float(), (0.48 * self.sampling_rate / f0).float())
         num_samples = log_f0.shape[1] * self.hop_length
-        noise = noise_loop()[(state.sample_position + torch.arange(num_samples)) % NOISE_PERIOD]
+        noise = noise_loop()[(state.sample_position + torch.arange(num_samples, device="cpu")) % NOISE_PERIOD]
         state.sample_position = state.sample_position + num_samples
         return harmonic, noise.to(log_f0.device)
 

@@ -540,6 +540,10 @@ class VitaAudioPipeline(Pipeline):
         return {"audio": audio, "sampling_rate": sampling_rate, "text": "", "audio_codes": [], "error": error}
 
     def _forward(self, model_inputs: dict, **generate_kwargs) -> dict:
+        for name in ("max_new_tokens", "max_length"):
+            # None is no limit of its own, and must not take the place of the default
+            if name in generate_kwargs and generate_kwargs[name] is None:
+                del generate_kwargs[name]
         given_config = generate_kwargs.get("generation_config")
         # As `generate` fills what a caller's configuration leaves open
         configs = [config for config in (given_config, self.model.generation_config) if config is not None]
@@ -570,12 +574,16 @@ class VitaAudioPipeline(Pipeline):
         if max_new_tokens is None:
             max_new_tokens = limits.get("max_length", configured("max_length")) - prompt_length
         # A row with one of these has ended by itself, also where another row has reached the limit
-        ends = [self.tokenizer.eos_token_id, *torch.tensor(configured("eos_token_id") or []).flatten().tolist()]
+        ends = [self.tokenizer.eos_token_id]
+        for own_ends in (configured("eos_token_id"), generate_kwargs.get("eos_token_id")):
+            ends += torch.as_tensor([] if own_ends is None else own_ends).flatten().tolist()
         generated_ids = sequences[:, prompt_length:]
-        is_full = generated_ids.shape[1] >= max_new_tokens
+        # Any other row has reached the limit of its length or time, unless the caller has named more reasons to end
+        stops = generate_kwargs.get("stopping_criteria") or limits.get("stop_strings", configured("stop_strings"))
+        may_be_whole = stops and generated_ids.shape[1] < max_new_tokens
         return {
             "generated_ids": generated_ids,
-            "is_cut_off": [is_full and not any(i in ends for i in row) for row in generated_ids.tolist()],
+            "is_cut_off": [not may_be_whole and not any(i in ends for i in row) for row in generated_ids.tolist()],
         }
 
     def postprocess(self, model_outputs: dict) -> dict:
@@ -607,7 +615,10 @@ def _warn(question: dict, text: str, seconds: float, is_cut_off: bool) -> None:
             "training."
         )
     elif is_cut_off:
-        message = "was cut off at the limit of its length; a larger `max_new_tokens` gives it room."
+        message = (
+            "was cut off at the limit of its length or time; a larger `max_new_tokens`, or `max_time` where there is "
+            "one, gives it room."
+        )
     elif not seconds and question["task"] != "asr":
         message = "has no speech. Ask in another way, or with another `system_prompt`."
     elif seconds and len(spoken) > MAX_CHARACTERS_PER_SECOND * seconds:

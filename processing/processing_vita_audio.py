@@ -52,7 +52,7 @@ from .interleaving_vita_audio import (
     num_audio_tokens,
 )
 from .modeling_vita_audio_codec import VitaAudioCodec
-from .prompt_options_vita_audio import OPTIONS, read_options, render, template_variables
+from .prompt_options_vita_audio import MODEL_KEYWORDS, OPTIONS, read_options, render, template_variables
 from .saving_vita_audio import HUB_KWARGS, check_weights, describe_misfit, keep_code, saved_whole
 
 
@@ -61,9 +61,6 @@ AUDIO_TOKENIZER_SUBFOLDER = "audio_tokenizer"
 
 # Codecs that come with this code, by model type; any other is one of transformers' own or brings its code with it.
 CODEC_CLASSES = {VitaAudioCodecConfig.model_type: VitaAudioCodec}
-
-# Keywords that a pipeline gives to `from_pretrained` of all its parts, though they are only for the model
-MODEL_KWARGS = ("dtype", "torch_dtype", "device_map", "attn_implementation", "quantization_config", "max_memory")
 
 IGNORED_LABEL = -100
 
@@ -266,12 +263,11 @@ class VitaAudioProcessor(ProcessorMixin):
                 Messages `{"role", "content"}`. A content is a string, or a list of parts `{"type": "text", "text":
                 str}` and `{"type": "audio", "array" | "raw" | "audio" | "bytes" | "base64" | "path" | "url" |
                 "audio_url": source}`, or with the `"codes"` (`list[int]`) of an audio. An `"array"` or `"raw"`, and an
-                `"audio"` that is an array at another rate than
-                the codec's, needs a `"sampling_rate"`. The parts `{"type": "audio_url", "audio_url": {"url"}}` and
-                `{"type": "input_audio", "input_audio": {"data"}}` are taken as well. A string has a mark `<|audio|>`
-                for each of its `audios`. An earlier turn of the assistant with text followed by an audio is
-                interleaved as in training; an answer of the pipeline, a dictionary with `"text"`, may stand for such a
-                turn.
+                `"audio"` that is an array at another rate than the codec's, needs a `"sampling_rate"`. The parts
+                `{"type": "audio_url", "audio_url": {"url"}}` and `{"type": "input_audio", "input_audio": {"data"}}`
+                are taken as well. A string has a mark `<|audio|>` for each of its `audios`. An earlier turn of the
+                assistant with text followed by an audio is interleaved as in training; an answer of the pipeline, a
+                dictionary with `"text"`, may stand for such a turn.
             audios (`list` or `list[list]`, *optional*):
                 The audios of the marks, for each conversation of a batch.
             tokenize (`bool`, defaults to `False`), return_dict (`bool`, defaults to `False`), return_tensors:
@@ -632,14 +628,19 @@ class VitaAudioProcessor(ProcessorMixin):
 
         Args:
             generated_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)` or `list[list[int]]`):
-                The new tokens, without the prompt.
+                The new tokens, without the prompt. A NumPy array or a list of rows that are arrays or tensors will do.
 
         Returns:
             `list[dict]`: for each row `"text"` (`str`) and `"audio_codes"` (`list[int]`).
+
+        Raises:
+            ValueError: `generated_ids` has no rows, but ids.
         """
-        rows = generated_ids.tolist() if isinstance(generated_ids, torch.Tensor) else generated_ids
         results = []
-        for row in rows:
+        for row in generated_ids:
+            row = row.tolist() if hasattr(row, "tolist") else row
+            if not isinstance(row, (list, tuple)):
+                raise ValueError(f"`generated_ids` must be rows of ids, [[...], ...], got {row!r:.100} for a row.")
             text_ids, codes = self.speech_vocabulary.split(row)
             results.append({"text": self.decode_text(text_ids), "audio_codes": codes})
         return results
@@ -653,14 +654,14 @@ class VitaAudioProcessor(ProcessorMixin):
         Waveforms of speech codes.
 
         Args:
-            audio_codes (`list[list[int]]`): the codes of each utterance. An utterance without codes has an empty
-                waveform.
+            audio_codes (`list[list[int]]`): the codes of each utterance, also as an array or a tensor. An utterance
+                without codes has an empty waveform.
 
         Returns:
             `list[np.ndarray]`: float32 of shape `(num_samples,)` in [-1, 1] at `output_sampling_rate` Hz.
 
         Raises:
-            ValueError: a code is not one of the codec's.
+            ValueError: a code is not one of the codec's, or an utterance is no list of codes.
         """
         return [self.decode_audio_chunk(codes)[0] for codes in audio_codes]
 
@@ -717,9 +718,9 @@ class VitaAudioProcessor(ProcessorMixin):
         """
         Does what [`ProcessorMixin.from_pretrained`] does, with two differences. If the folder or repository has the
         model's `config.json`, `interleave_pattern` is the one that this says. And keywords of the model, such as
-        `dtype`, which a pipeline gives to all its parts, have no effect on the codec.
+        `dtype`, which a pipeline gives to all its parts, have no effect and are not kept.
         """
-        kwargs = {name: value for name, value in kwargs.items() if name not in MODEL_KWARGS}
+        kwargs = {name: value for name, value in kwargs.items() if name not in MODEL_KEYWORDS}
         processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         keep_code(cls.remote_code, str(pretrained_model_name_or_path), **kwargs)
         return processor

@@ -42,6 +42,17 @@ CHOICES = {
     "padding_side": ("left", "right"),
 }
 
+# Keywords of a model's `from_pretrained`, which a pipeline gives to that of all its parts: a tokenizer would keep them
+MODEL_KEYWORDS = frozenset(
+    """
+    adapter_kwargs adapter_name allow_all_kernels attn_implementation device_map device_mesh disable_mmap
+    distributed_config dtype experts_implementation fusion_config generation_config ignore_mismatched_sizes
+    kernel_config key_mapping load_in_4bit load_in_8bit low_cpu_mem_usage max_memory offload_buffers offload_folder
+    offload_state_dict output_loading_info quantization_config state_dict torch_dtype tp_plan tp_size tqdm_class
+    use_kernels use_safetensors variant weights_only
+    """.split()
+)
+
 
 def template_variables(chat_template: str) -> set[str]:
     """
@@ -122,4 +133,4 @@ def ungrouped(kwargs: dict) -> Iterator[tuple[str, Any]]:
 
 attach_to_package(__name__)
 
-__all__ = ["OPTIONS", "read_options", "render", "template_variables"]
+__all__ = ["MODEL_KEYWORDS", "OPTIONS", "read_options", "render", "template_variables"]

@@ -25,10 +25,13 @@ from recordings import recording
 
 from processing import audio_vita_audio, media_vita_audio
 from processing.audio_vita_audio import load_audio
+from processing.mp3_vita_audio import read_header
 
 
 CASES = FIXTURES / "audio"
 TONE = (0.3 * np.sin(np.arange(8000) / 20)).astype(np.float32)
+# A second at 48 kHz, from 300 Hz on and below what a telephone lets through
+CHIRP = (0.3 * np.sin(2 * np.pi * np.cumsum(np.linspace(300, 1500, 48000)) / 48000)).astype(np.float32)
 
 
 @pytest.mark.parametrize(
@@ -132,6 +135,12 @@ def server():
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
+            if self.path == "/broken":
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(wav.getvalue())))
+                self.end_headers()
+                self.wfile.write(wav.getvalue()[:9000])
+                return
             if self.path == "/redirect":
                 self.send_response(302)
                 self.send_header("Location", "ftp://127.0.0.1/a.wav")
@@ -183,6 +192,11 @@ def test_a_url_has_bounds(server, path, message, monkeypatch):
     assert time.monotonic() - start < 8
 
 
+def test_a_url_whose_connection_breaks_off_is_no_audio(server):
+    with pytest.raises(OSError, match="Cannot fetch audio from .*: the connection ended early, after 9000 of 16044 b"):
+        load_audio(server + "/broken", 16000)
+
+
 # What people have
 
 
@@ -218,6 +232,11 @@ INTEGERS = (TONE * 32767).round().astype(np.int16)
         (torch.from_numpy(TONE)[None], 16000.0),
         {"audio": TONE, "sampling_rate": 16000, "text": "Two plus two."},
         {"raw": TONE, "sampling_rate": np.float64(16000), "path": None},
+        # as of a dataset in the format of PyTorch or NumPy
+        {"array": torch.from_numpy(TONE), "sampling_rate": torch.tensor(16000)},
+        {"array": TONE, "sampling_rate": np.array(16000)},
+        (torch.tensor(16000), torch.from_numpy(TONE)),
+        (TONE, np.array(16000)),
         {"array": TONE.tolist(), "sampling_rate": 16000, "bytes": None, "path": "it was once here.wav"},
         {"audio": (16000, INTEGERS)},
         {"audio": wav(), "sampling_rate": None},
@@ -406,11 +425,72 @@ def test_a_telephone_recording_is_read():
     assert len(load_audio(CASES / "gsm610_telephone.wav", 16000)) == 28800
 
 
+def mp3(samples, rate, **kwargs):
+    content = io.BytesIO()
+    soundfile.write(content, samples, rate, format="MP3", **kwargs)
+    return content.getvalue()
+
+
+def without_tag(content):
+    """An MP3 as a program writes it to a pipe: without the first frame, which says how many follow."""
+    tag = read_header(content[:4])
+    assert content[tag.tag_start :][:4] in (b"Xing", b"Info")
+    return content[tag.size :]
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000])
+@pytest.mark.parametrize("num_channels", [1, 2])
+@pytest.mark.parametrize("bitrate_mode", ["CONSTANT", "VARIABLE"])
+def test_an_mp3_is_as_long_as_its_frames(rate, num_channels, bitrate_mode):
+    # By the size of its first frame, of silence or of noise, libsndfile takes the whole for too long or too short
+    noise = np.random.default_rng(0).normal(0, 0.2, rate).astype(np.float32)
+    silence, tone = np.zeros(2 * rate, np.float32), (0.3 * np.sin(np.arange(3 * rate) / 20)).astype(np.float32)
+    for samples in (np.concatenate([silence, noise, tone]), np.concatenate([noise, silence, tone])):
+        channels = np.stack([samples] * num_channels, axis=1)
+        content = mp3(channels, rate, bitrate_mode=bitrate_mode, compression_level=0.5)
+        assert len(load_audio(content, rate)) == 6 * rate
+        # What a tag says besides, how much silence the encoder has put at the ends, is lost with it
+        loaded = load_audio(without_tag(content), rate, max_seconds=7)
+        assert 6 * rate < len(loaded) <= 6 * rate + 3 * 1152
+        with pytest.raises(ValueError, match="lasts [45][.]. s, longer than the limit of max_audio_seconds = 3"):
+            load_audio(without_tag(content), rate, max_seconds=3)
+
+
+def test_joined_mp3s_are_read_to_the_end():
+    parts = [mp3(CHIRP[start : start + 24000], 48000) for start in (0, 24000)]
+    title = b"ID3\x04\0\0\0\0\x02\x01" + b"\xff" * 257
+    for content in (b"".join(parts), title + (b"TAG" + bytes(125)).join(parts), title.join(parts)):
+        loaded = load_audio(content, 48000)
+        assert 48000 < len(loaded) < 48000 + 6 * 1152
+        # The second one has its highest tones at its end
+        spectrum = np.abs(np.fft.rfft(loaded[-8000:]))
+        assert 1300 < np.argmax(spectrum) * 48000 / 8000 < 1550
+    for other in (mp3(CHIRP, 44100), mp3(np.stack([CHIRP, CHIRP], axis=1), 48000)):
+        with pytest.raises(ValueError, match="changes its sampling rate or its channels on the way"):
+            load_audio(parts[0] + other, 48000)
+    # Half of a file with a tag of the whole is no longer than it is
+    whole = mp3(np.tile(CHIRP, 20), 48000)
+    assert 9 * 48000 < len(load_audio(whole[: len(whole) // 2], 48000, max_seconds=12)) < 11 * 48000
+    with pytest.raises(ValueError, match="lasts 20.0 s, longer"):
+        load_audio(whole, 48000, max_seconds=5)
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_ogg_files_one_behind_the_other_are_read_to_the_end(subtype, monkeypatch):
+    parts = [io.BytesIO(), io.BytesIO()]
+    for part, samples in zip(parts, (CHIRP, CHIRP[:24000])):
+        soundfile.write(part, samples, 48000, format="OGG", subtype=subtype)
+    content = parts[0].getvalue() + parts[1].getvalue()
+    assert 72000 <= len(load_audio(content, 48000)) < 74000
+    with pytest.raises(ValueError, match="longer than the limit of max_audio_seconds = 1.2"):
+        load_audio(content, 48000, max_seconds=1.2)
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ValueError, match="cannot read .it is several files, one behind the other.*pip install av"):
+        load_audio(content, 48000)
+    assert len(load_audio(parts[0], 48000)) == 48000
+
+
 # Files that soundfile does not know
-
-
-# A second at 48 kHz, from 300 Hz on and below what a telephone lets through
-CHIRP = (0.3 * np.sin(2 * np.pi * np.cumsum(np.linspace(300, 1500, 48000)) / 48000)).astype(np.float32)
 
 
 class Pipe(io.BytesIO):

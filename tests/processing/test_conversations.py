@@ -10,8 +10,11 @@ import re
 import subprocess
 import sys
 import threading
+import time
 import warnings
+from base64 import b64encode, encodebytes, urlsafe_b64encode
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -259,15 +262,24 @@ def test_other_tasks_stay_as_trained(pipe, conversation):
         "https://x.invalid/a",
         "data:audio/wav;base64,AA",
         "-",
+        *(encode(bytes(range(256)) * 2).decode() for encode in (b64encode, urlsafe_b64encode, encodebytes)),
     ],
 )
 def test_what_is_named_like_audio_is_no_question(text):
     assert not is_written(text)
 
 
-@pytest.mark.parametrize("text", ["What is two plus two?", "Is it and/or?", "Hello.", "hello", "Say 3.5", "a: b"])
+@pytest.mark.parametrize(
+    "text", ["What is two plus two?", "Is it and/or?", "Hello.", "hello", "Say 3.5", "a: b", "Tell me more " * 40]
+)
 def test_what_is_not_is_one(text):
     assert is_written(text)
+
+
+def test_a_text_of_many_slashes_takes_no_time():
+    start = time.monotonic()
+    assert is_written("/" * 100_000 + " or what?")
+    assert time.monotonic() - start < 1
 
 
 def test_files_are_no_questions(tiny, tmp_path, monkeypatch):
@@ -419,6 +431,37 @@ def test_datasets_columns_and_rows(tiny):
     assert mapped["answer"][:] == expected
 
 
+def test_one_audio_of_any_kind_needs_no_list_around_it(tiny, tmp_path):
+    samples = np.stack([question(), question()])
+    content = wav(samples.T)
+    (tmp_path / "a.wav").write_bytes(content)
+    decoder = SimpleNamespace(get_all_samples=lambda: SimpleNamespace(sample_rate=16000, data=samples))
+    marked = [user("<|audio|>")]
+
+    def encode(messages, audios):
+        return tiny.processor.apply_chat_template(messages, audios=audios, tokenize=True).tolist()
+
+    expected = encode(marked, [samples])
+    for one in (
+        samples,
+        torch.from_numpy(samples),
+        tmp_path / "a.wav",
+        io.BytesIO(content),
+        bytearray(content),
+        decoder,
+    ):
+        assert encode(marked, one) == expected
+    # Several need one, but for what is a list of another kind
+    names = [str(tmp_path / "a.wav")] * 2
+    marked = [user("<|audio|><|audio|>")]
+    expected = encode(marked, names)
+    several = (Dataset.from_dict({"audio": names})["audio"], np.array(names), np.array(names, object), iter(names))
+    for two in (*several, samples):
+        assert encode(marked, two) == expected
+    with pytest.raises(ValueError, match="2 marks .*, but 1 audios"):
+        encode(marked, tmp_path / "a.wav")
+
+
 @pytest.mark.slow
 def test_rows_of_conversations(tiny):
     rows = [
@@ -468,6 +511,8 @@ def test_an_answer_that_is_not_whole_is_said(pipe):
         pipe(SAMPLE, max_new_tokens=20)
     with pytest.warns(AnswerWarning, match="was cut off"):
         list(pipe.stream(SAMPLE, max_new_tokens=20))
+    with pytest.warns(AnswerWarning, match="was cut off.*`max_time`"):
+        pipe(SAMPLE, max_time=0.01)
     # The text of this one is whole, and its speech, of a second generation, is not
     for ask in (pipe, pipe.stream):
         with pytest.warns(AnswerWarning, match="'The sum of two and three is five.' was cut off"):

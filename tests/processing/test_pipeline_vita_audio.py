@@ -8,6 +8,7 @@ import queue
 import subprocess
 import sys
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import soundfile
 import torch
 from places import HELPERS, ROOT
 from tiny_models import tiny_model, tiny_processor
-from transformers import GenerationConfig, pipeline
+from transformers import GenerationConfig, StoppingCriteriaList, pipeline
 from waiting import wait_until
 
 from processing import audio_vita_audio
@@ -143,6 +144,29 @@ def test_generation_parameters_reach_the_model(pipe):
     assert_same(set_at_init(question()), expected)
     # What a configuration of the caller leaves open is the model's, as in `generate`
     assert num_tokens(generation_config=GenerationConfig(do_sample=False)) == 40
+
+
+def test_no_limit_of_its_own_is_the_default(pipe):
+    assert_same(pipe(question(), max_new_tokens=None, max_length=None), pipe(question()))
+
+
+def test_what_ends_an_answer_by_itself_does_not_cut_it_off(pipe):
+    every_id = list(range(len(pipe.tokenizer)))
+    with pytest.warns(AnswerWarning, match="was cut off"):
+        pipe(question(), max_time=1e-9)
+    with pytest.warns(AnswerWarning, match="was cut off"):
+        pipe(question(), max_new_tokens=3, stop_strings=["no such text"], tokenizer=pipe.tokenizer)
+    ends = [
+        {"eos_token_id": every_id},
+        {"eos_token_id": torch.tensor(every_id)},
+        {"eos_token_id": every_id, "max_new_tokens": 1},
+        {"stopping_criteria": StoppingCriteriaList([lambda ids, scores: torch.ones(len(ids), dtype=torch.bool)])},
+    ]
+    for end in ends:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", AnswerWarning)
+            pipe(question(), **end)
+        assert not any("was cut off" in str(warning.message) for warning in caught)
 
 
 def test_the_rate_of_the_pipeline_is_that_of_voices_too(pipe):

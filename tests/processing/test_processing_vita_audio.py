@@ -458,6 +458,12 @@ def test_post_process_generation(processor):
         {"text": "Two plus two", "audio_codes": [3, 4, 7]},
         {"text": "Two plus two", "audio_codes": [3, 4]},
     ]
+    for rows in ([torch.tensor(ended)], np.array([ended]), [np.array(ended)], [tuple(ended)]):
+        (result,) = processor.post_process_generation(rows)
+        assert result["audio_codes"] == [3, 4] and {type(code) for code in result["audio_codes"]} == {int}
+    for flat in (ended, torch.tensor(ended), np.array(ended)):
+        with pytest.raises(ValueError, match="must be rows of ids"):
+            processor.post_process_generation(flat)
 
 
 def test_decode_audio(processor):
@@ -466,6 +472,11 @@ def test_decode_audio(processor):
     assert [(len(a), a.dtype) for a in audio] == [(4 * 1280, np.float32), (0, np.float32), (1280, np.float32)]
     expected = processor.audio_tokenizer.decode(torch.tensor([[codes[0]]])).audio_values[0, 0]
     np.testing.assert_array_equal(audio[0], expected.numpy())
+    for rows in (torch.tensor(codes[:1]), np.array(codes[:1]), [torch.tensor(codes[0])], [np.array(codes[0])]):
+        np.testing.assert_array_equal(processor.decode_audio(rows)[0], expected.numpy())
+    for flat in (codes[0], torch.tensor(codes[0]), [[codes[0]]]):
+        with pytest.raises(ValueError, match="codes of an utterance must be a list of whole numbers, got"):
+            processor.decode_audio(flat)
 
 
 def test_code_beyond_the_codec_is_named():

@@ -15,6 +15,7 @@ from tiny_models import tiny_dac, tiny_plus_processor, tiny_processor, tiny_toke
 from processing import Glm4VoiceCodec, VitaAudioCodec, VitaAudioFeatureExtractor, VitaAudioProcessor
 from processing.convert_glm4_voice_to_hf import convert
 from processing.encoding_vita_audio import FeatureEncoder
+from processing.modeling_vita_audio_vocoder import noise_loop
 
 
 QUESTION = soundfile.read(MINI / "sample_question.wav", dtype="float32")[0]
@@ -73,6 +74,26 @@ def test_blocks_as_in_one_piece(codec_name, name, lengths, request):
     codec, generator = request.getfixturevalue(codec_name), np.random.default_rng(len(name))
     codes, _ = encode_in_chunks(codec, RECORDINGS[name], lambda: generator.choice(lengths))
     assert codes.tolist() == codec.encode(as_values(RECORDINGS[name])).audio_codes.tolist()
+
+
+@pytest.mark.parametrize("codec_name", ["codec", "glm4_voice_codec"])
+def test_autocast_and_a_default_device_change_nothing(codec_name, request):
+    codec = request.getfixturevalue(codec_name)
+
+    def outputs():
+        codes = codec.encode(as_values(QUESTION)).audio_codes
+        speech = codec.decode(codes[..., :20]).audio_values
+        voice = codec.voice_options(speech, codes)["prompt_mel"] if hasattr(codec, "voice_options") else codes
+        return codes, encode_in_chunks(codec, QUESTION, lambda: 9000)[0], speech, voice
+
+    expected = outputs()
+    with torch.autocast("cpu", torch.bfloat16):
+        for output, one in zip(outputs(), expected):
+            torch.testing.assert_close(output, one, rtol=0, atol=0)
+    noise_loop.cache_clear()
+    with torch.device("meta"):
+        speech = codec.decode(expected[0][..., :20]).audio_values
+    torch.testing.assert_close(speech, expected[2], rtol=0, atol=0)
 
 
 def test_blocks_come_while_the_user_speaks(glm4_voice_codec, monkeypatch):

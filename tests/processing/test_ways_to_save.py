@@ -19,6 +19,7 @@ from datasets import Dataset
 from places import ROOT
 from tiny_models import tiny_codec, tiny_model, tiny_processor
 from transformers import AutoModel, AutoProcessor, Trainer, TrainingArguments, pipeline
+from transformers.distributed import DistributedConfig
 
 from modeling_vita_audio import VitaAudioForConditionalGeneration
 from modeling_vita_audio.saving_vita_audio import code_files
@@ -284,6 +285,20 @@ def test_a_pipeline_of_another_type_is_saved(saved, tmp_path, dtype):
     loaded.save_pretrained(tmp_path / "out")
     assert str(AutoModel.from_pretrained(tmp_path / "out").dtype).endswith(str(dtype).removeprefix("torch."))
     assert "dtype" not in json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+
+
+def test_keywords_of_the_model_are_not_kept_with_the_processor(saved, tmp_path):
+    for_the_model = {
+        "offload_folder": tmp_path,
+        "low_cpu_mem_usage": True,
+        "use_safetensors": True,
+        "max_memory": {"cpu": "4GB"},
+        "distributed_config": DistributedConfig(),
+    }
+    processor = AutoProcessor.from_pretrained(saved, padding_side="left", **for_the_model)
+    processor.save_pretrained(tmp_path / "out")
+    kept = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert kept["padding_side"] == "left" and not for_the_model.keys() & kept.keys()
 
 
 def test_offloaded_weights_keep_the_type_they_are_stored_in(pipe, tmp_path):
