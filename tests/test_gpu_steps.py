@@ -37,12 +37,20 @@ def test_each_step_starts_and_is_done_once(tmp_path):
         text = (tmp_path / f"{step}.txt").read_text()
         assert text.startswith(f"{step} on ") and f"CPU, torch {torch.__version__}" in text.splitlines()[0]
     assert "test_graphs_write_the_same_tokens[verified] PASSED" in (tmp_path / "tests.txt").read_text()
-    assert "test_fsdp_on_one_gpu_agrees_with_no_sharding PASSED" in (tmp_path / "training.txt").read_text()
+    of_training = (tmp_path / "training.txt").read_text()
+    assert "test_fsdp_on_one_gpu_agrees_with_no_sharding PASSED" in of_training
+    # a GPU's alone, and found for it
+    assert "test_ligers_losses_and_gradients_are_ours_on_a_gpu SKIPPED" in of_training
     assert "transformers Qwen2" in json.loads((tmp_path / "decode_speed.json").read_text())["rows"]
 
     done = run(tmp_path, "--check")
     assert done.returncode == 0
     assert [line.split()[:3] for line in done.stdout.splitlines()] == [[step, "is", "done"] for step in STEPS]
+
+
+def test_all_tests_for_gpus_are_where_the_steps_look_for_them():
+    marked = {path.name for path in (ROOT / "tests").rglob("*.py") if ".mark.gpu" in path.read_text()}
+    assert marked - {Path(__file__).name} == {"gpu.py"}
 
 
 @pytest.mark.slow

@@ -330,6 +330,10 @@ class CompleteCheckpointsMixin:
         if record.is_file() and (finished := read_state(self.args.output_dir)).global_step == state.global_step:
             # The state in `output_dir` has the summary of the whole run, which the checkpoint lacks.
             state.log_history = finished.log_history
+        best = state.best_model_checkpoint
+        if best is not None and not Path(best).is_dir():
+            # It has the folders of where the run was, which may have been moved
+            state.best_model_checkpoint = str(Path(self.args.output_dir, Path(best).name))
         self.state = state
         # A run that was killed after its last checkpoint has not deleted older ones.
         self._delete_old_checkpoints(self.args.output_dir)

@@ -439,6 +439,12 @@ def test_with_the_best_checkpoint_the_newest_stays_too(folder, tmp_path, capsys)
     (tmp_path / "run" / "model.safetensors").unlink()
     run_again(capsys, folder, tmp_path, **settings)
     assert weights(tmp_path / "run") == weights(tmp_path / "run" / best)
+    # and in another place
+    (there := tmp_path / "there").mkdir()
+    shutil.move(tmp_path / "run", there / "run")
+    (there / "run" / "model.safetensors").unlink()
+    run_again(capsys, folder, there, **settings)
+    assert weights(there / "run") == weights(there / "run" / best)
 
 
 @pytest.mark.slow
@@ -453,7 +459,9 @@ def test_losses_of_an_evaluation_are_those_of_the_held_out_conversations_alone(f
     code, *_ = run_again(capsys, folder, tmp_path, **settings)
     assert code == 0
     log = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"]
-    (logged,) = ({name: value for name, value in entry.items() if "loss" in name} for entry in log if "eval_loss" in entry)
+    (logged,) = (
+        {name: value for name, value in entry.items() if "loss" in name} for entry in log if "eval_loss" in entry
+    )
 
     model = AutoModel.from_pretrained(tmp_path / "run").eval()
     processor = VitaAudioProcessor.from_pretrained(tmp_path / "run")
