@@ -8,11 +8,13 @@ import shutil
 import socket
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 from full_disk import on_full_disk
 from huggingface_hub import ModelCard
 from places import ROOT
@@ -20,6 +22,7 @@ from places import ROOT
 from processing.conversation_vita_audio import recognition_conversation, synthesis_conversation
 from processing.pipeline_vita_audio import VitaAudioPipeline
 from serving.cli import DEFAULT_MODEL, build_parser, main
+from serving.loading import load_pipeline
 from serving.speech import write_audio
 
 
@@ -52,6 +55,18 @@ def test_answer(pipe, folder, question, capsys):
     assert report["audio_seconds"] == len(expected["audio"]) / 16000
     assert 0 < report["first_chunk_seconds"] <= report["total_seconds"]
     assert report["real_time_factor"] == pytest.approx(report["total_seconds"] / report["audio_seconds"])
+
+
+def test_the_model_is_loaded_as_the_options_say(folder):
+    before = torch.get_num_threads()
+    try:
+        for dtype, threads in (("bfloat16", before + 1), ("float32", before)):
+            loaded = load_pipeline(
+                Namespace(model=folder, revision=None, device="cpu", dtype=dtype, threads=threads)
+            ).model
+            assert loaded.dtype == getattr(torch, dtype) and torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import pytest
 from places import MINI
 
 from processing.audio_vita_audio import load_audio
+from serving.assistant import AnswerOptions
 from serving.audio_formats import from_pcm16
 
 
@@ -102,6 +103,24 @@ def test_bad_transcriptions(client, options, param, status):
         client.audio.transcriptions.create(**options)
     assert (error.value.status_code, error.value.param) == (status, param)
     assert len(error.value.body["message"]) > 10
+
+
+def test_options_reach_the_model(client, http_server, monkeypatch):
+    seen = []
+    real = http_server.server.assistant.answer
+    monkeypatch.setattr(
+        http_server.server.assistant,
+        "answer",
+        lambda messages, options, **kw: seen.append(options) or real(messages, options, **kw),
+    )
+    say(client, input="One.", extra_body={"mctp_mode": "turbo", "mctp_verify": 1.0})
+    transcribe(client, temperature=0.2, extra_body={"mctp_mode": "vanilla"})
+    transcribe(client, temperature=0)
+    assert seen == [
+        AnswerOptions(mctp_mode="turbo", mctp_verify=1.0),
+        AnswerOptions(mctp_mode="vanilla", do_sample=True, temperature=0.2),
+        AnswerOptions(do_sample=False),
+    ]
 
 
 def test_models(client):

@@ -104,6 +104,10 @@ def test_streamed(client, answer, samples, audio_format):
     else:
         assert 0 <= len(again) - len(samples) < 3 * 1024
     assert [chunk.choices[0].finish_reason for chunk in chunks][-2:] == [None, "stop"]
+    # a later turn reads all of it by its id
+    messages = [spoken(), {"role": "assistant", "audio": {"id": audios[0].id}}, spoken()]
+    later = client.chat.completions.create(model=MODEL, messages=messages, max_tokens=1)
+    assert later.usage.prompt_tokens > last.usage.total_tokens
 
 
 def test_text_alone(client, answer):

@@ -7,6 +7,7 @@ import base64
 import json
 import socket
 import time
+from contextlib import aclosing, contextmanager
 
 import numpy as np
 import pytest
@@ -313,17 +314,67 @@ def test_events_in_the_wrong_order(http_server):
         client.until("conversation.item.deleted")
 
 
+@pytest.fixture
+def breaks_after(assistant, monkeypatch):
+    """Lets the engine fail in all it writes, after so many times of a few tokens, as long as this is open."""
+    write = assistant.engine.generate
+
+    @contextmanager
+    def break_after(num_written: int):
+        async def generate(request):
+            async with aclosing(write(request)) as stream:
+                for _ in range(num_written):
+                    yield await anext(stream)
+            raise RuntimeError("The engine is broken.")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(assistant.engine, "generate", generate)
+            yield
+
+    return break_after
+
+
+@pytest.mark.parametrize("num_written", [0, 3])
+def test_an_answer_that_fails_leaves_the_next_one_alone(http_server, breaks_after, num_written):
+    with RealtimeClient(http_server, PUSH_TO_TALK) as client:
+        with breaks_after(num_written):
+            failed = client.ask(LONG)
+        # what was wrong inside is not the client's to know
+        error = {"type": "server_error", "code": "server_error", "message": "The server failed on this request."}
+        assert failed["status"] == "failed"
+        assert failed["status_details"] == {"type": "failed", "error": error}
+        assert [item["status"] for item in failed["output"]] == ["incomplete"] * bool(num_written)
+        assert [e["item"] for e in client.events if e["type"] == "response.output_item.done"] == failed["output"]
+        answer = client.ask("What is seven plus six?", output_modalities=["text"])
+        assert answer["status"] == "completed" and "thirteen" in text_of(answer)
+
+
+@pytest.mark.parametrize("num_written", [0, 3])
+def test_a_transcription_that_fails_leaves_the_next_one_alone(http_server, breaks_after, num_written):
+    transcribing = {"audio": {"input": {"turn_detection": None, "transcription": {"model": "whisper-1"}}}}
+    with RealtimeClient(http_server, transcribing) as client:
+
+        def transcription(outcome: str) -> dict:
+            client.say(question())
+            client.send("input_audio_buffer.commit")
+            item_id = client.until("conversation.item.done")["item"]["id"]
+            event = client.until(f"conversation.item.input_audio_transcription.{outcome}")
+            assert event["item_id"] == item_id
+            return event
+
+        with breaks_after(num_written):
+            failed = transcription("failed")
+        assert failed["error"]["type"] == "server_error" and "broken" not in failed["error"]["message"]
+        assert client.retrieve(failed["item_id"])["content"][0]["transcript"] is None
+        assert transcription("completed")["transcript"] == "Tell me the sum of seven and six."
+
+
 def test_silence_is_no_turn(http_server):
     with RealtimeClient(http_server, PUSH_TO_TALK) as client:
         client.say(silence(1))
         client.send("input_audio_buffer.commit", event_id="silent")
-        error = client.receive()
-        while error["type"] != "error":
-            # what the model makes of it is an answer, too
-            if error["type"] == "conversation.item.done":
-                return
-            error = client.receive()
-        assert error["error"]["event_id"] == "silent" and "silent" in error["error"]["message"]
+        error = client.receive()["error"]
+        assert error["event_id"] == "silent" and "silent" in error["message"]
         # the buffer is empty again
         client.say(question())
         client.send("input_audio_buffer.commit")

@@ -10,6 +10,7 @@ from realtime_client import ANSWER, LONG, PUSH_TO_TALK, RealtimeClient, question
 from waiting import wait_until
 
 from processing.conversation_vita_audio import SPOKEN_CHAT_SYSTEM_PROMPT
+from serving.assistant import AnswerOptions
 from serving.engine import PromptTooLong
 
 
@@ -23,6 +24,7 @@ class WatchedAssistant:
     Attributes:
         answered (`list[list[dict]]`), prepared (`list[list[dict]]`), heard (`list[list[dict]]`): the messages of each
             call.
+        options (`list[AnswerOptions]`): of each answer.
         forgotten (`list[str]`): conversations.
         max_messages (`int`): beyond it a prompt is too long.
     """
@@ -30,6 +32,7 @@ class WatchedAssistant:
     def __init__(self, assistant):
         self._assistant = assistant
         self.answered, self.prepared, self.heard, self.forgotten, self.ids = [], [], [], [], set()
+        self.options = []
         self.max_messages = 1000
 
     def __getattr__(self, name):
@@ -39,6 +42,7 @@ class WatchedAssistant:
         if len(messages) > self.max_messages:
             raise PromptTooLong(f"The conversation has {len(messages)} messages, and there is room for fewer.")
         self.answered.append(messages)
+        self.options.append(options)
         self.ids.add(conversation_id)
         return self._assistant.answer(messages, options, conversation_id=conversation_id, with_audio=with_audio)
 
@@ -92,6 +96,23 @@ def test_history(server, watched):
         (conversation_id,) = watched.ids - {None}
         assert len(watched.ids) == 2
     wait_until(lambda: watched.forgotten == [conversation_id])
+
+
+def test_options_reach_the_model(server, watched):
+    session = {"max_output_tokens": 3, "vita_audio": {"mctp_mode": "turbo", "mctp_verify": 1.0}}
+    with RealtimeClient(server, session) as client:
+        for options in (
+            {},
+            {"vita_audio": {"mctp_mode": "vanilla"}},
+            # false is no value that was left out
+            {"vita_audio": {"mctp_verify": False}, "max_output_tokens": 2},
+        ):
+            client.ask("One?", **TEXT, **options)
+    at_once = server.server.settings.max_new_tokens
+    assert watched.options == [
+        AnswerOptions(max_new_tokens=length, max_tokens_at_once=at_once, mctp_mode=mode, mctp_verify=tolerance)
+        for length, mode, tolerance in ((3, "turbo", 1.0), (3, "vanilla", 1.0), (2, "turbo", False))
+    ]
 
 
 def test_default_instructions_stand_before_all_that_is_spoken(server, watched):

@@ -233,6 +233,18 @@ def test_transcripts_come_after_the_answer(http_server):
         assert item["content"][0]["transcript"] == done["transcript"]
 
 
+def test_only_the_latest_audio_is_kept(pusher, monkeypatch):
+    # of the two recordings of 1.6 s
+    monkeypatch.setattr("serving.realtime_conversation.MAX_KEPT_AUDIO_SECONDS", 2.0)
+    items = []
+    for _ in range(2):
+        pusher.say(question())
+        pusher.send("input_audio_buffer.commit")
+        items.append(pusher.until("conversation.item.done")["item"]["id"])
+    older, latest = (pusher.retrieve(item_id)["content"][0] for item_id in items)
+    assert "audio" not in older and latest["audio"]
+
+
 def test_speech_interrupts_the_answer(client):
     client.write(LONG)
     client.send("response.create")
