@@ -168,7 +168,8 @@ def build(
         prepare_model_for_stage(model, args.stage, args.num_mctp_modules)
     else:
         num_before = MODULES_BEFORE.get(args.stage, num_modules)
-        peft_config = adapt_to_stage(peft_config, model, args.stage, num_before, args.train_new_modules_whole)
+        new_modules_whole = args.train_new_modules_whole
+        peft_config = adapt_to_stage(peft_config, model, args.stage, num_before, num_modules, new_modules_whole)
         model = get_peft_model(model, peft_config)
         if args.peft_float32:
             train_in_float32(model)

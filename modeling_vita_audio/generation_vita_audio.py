@@ -327,7 +327,7 @@ class VitaAudioGenerationMixin(GenerationMixin):
     def _prepare_cache_for_generation(self, generation_config: GenerationConfig, model_kwargs: dict, *args: Any):
         is_given = model_kwargs.get(CACHE) is not None
         # Whoever has given it goes on with it, so it must have all rows in the end
-        generation_config._is_cache_given = is_given
+        generation_config.is_cache_given = is_given
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)
         cache = model_kwargs.get(CACHE)
         # Layers that are moved to the CPU and back are copied anyway

@@ -129,7 +129,7 @@ class RowsApart:
         # In sampling, for each draft what it was drawn from, `(batch_size, vocab_size)`, zeros where a row has none
         self.draft_probs: list[torch.Tensor] = []
         is_recorded = generation_config.return_dict_in_generate
-        self.keeps_rows = is_recorded or generation_config._is_cache_given
+        self.keeps_rows = is_recorded or generation_config.is_cache_given
         self.logits = [] if is_recorded and generation_config.output_logits else None
         self.scores = [] if is_recorded and generation_config.output_scores else None
         self.attentions = () if is_recorded and generation_config.output_attentions else None

@@ -205,6 +205,8 @@ PRIVATE_NAMES = {
         "_save_checkpoint",
         "_save_optimizer_and_scheduler",
     ],
+    "transformers.cache_utils.QuantizedLayer": ["_quantize"],
+    "torch.optim.lr_scheduler.LambdaLR": ["_last_lr"],
     # torch itself, by the name under which that module has it
     "torch.functional.torch": [
         "_convert_weight_to_int4pack_for_cpu",
