@@ -27,6 +27,7 @@ from datasets.exceptions import DatasetsError
 from huggingface_hub.errors import HfHubHTTPError
 
 from hub_cards.command_line import check_place, explain, naming
+from hub_cards.corpus_rows import problem_of_row
 from hub_cards.json_lines import read_json_lines
 from hub_cards.results import TASK_CATEGORIES
 from processing.conversation_vita_audio import ASR_PROMPT, AUDIO_MARK, TTS_PROMPT
@@ -36,7 +37,6 @@ from processing.conversation_vita_audio import ASR_PROMPT, AUDIO_MARK, TTS_PROMP
 # answer several spoken turns, to ask back where nothing was said.
 ASR, TTS, SPOKEN_QA, WRITTEN_QA, DIALOGUE, NOISE = TASKS = tuple(TASK_CATEGORIES)
 QUESTION_TASKS = (SPOKEN_QA, WRITTEN_QA)
-ROLES = ("system", "user", "assistant")
 
 CONVERSATIONS_FILE, METADATA_FILES = "conversations.jsonl", ("metadata.csv", "metadata.jsonl")
 # `datasets` has the same value for all splits.
@@ -259,65 +259,29 @@ def complete_row(row: dict, place: str, number: int) -> dict:
     Raises:
         ValueError: the row is no conversation.
     """
-    messages, audios = row.get("messages"), row.get("audios") or []
-    problem = None
-    if not isinstance(messages, list) or not messages:
-        problem = "it has no list of `messages`"
-    elif not all(
-        isinstance(message, dict) and isinstance(message.get("role"), str) and isinstance(message.get("content"), str)
-        for message in messages
-    ):
-        problem = "each message needs a `role` and a `content`, which are texts"
-    elif unknown := [message["role"] for message in messages if message["role"] not in ROLES]:
-        problem = f"unknown role {unknown[0]!r:.100}; roles are {', '.join(ROLES[:-1])} and {ROLES[-1]}"
-    elif not isinstance(audios, list):
-        problem = "`audios` must be a list"
-    elif (num_marks := count_marks(messages)) != len(audios):
-        problem = f"the messages have {num_marks} marks {AUDIO_MARK}, but there are {len(audios)} audios"
-    elif not all(isinstance(row.get(name) or "", str) for name in ("task", "split", "reference")):
-        problem = "`task`, `split` and `reference` must be texts"
-    elif not isinstance(accepted := row.get("accepted_answers") or [], list) or not all(
-        isinstance(answer, str) for answer in accepted
-    ):
-        problem = "`accepted_answers` must be a list of texts"
-    elif not isinstance(turns := row.get("turns") or [], list) or not all(map(is_scored_turn, turns)):
-        problem = "`turns` must be a list of objects with a `reference` and a list of `accepted_answers`"
-    elif not isinstance(row_id := number if row.get("id") is None else row["id"], (str, int)):
-        problem = "`id` must be a text or a number"
-    if problem is not None:
+    if problem := problem_of_row(row):
         raise ValueError(f"{place} is not a conversation: {problem}.")
     # Other keys are left out, because all rows of a dataset need the same.
-    messages = [{"role": message["role"], "content": message["content"]} for message in messages]
+    messages = [{"role": message["role"], "content": message["content"]} for message in row["messages"]]
     task = row.get("task") or task_of(messages)
     reference = row.get("reference") or reference_of(messages)
     return {
-        "id": str(row_id),
+        "id": str(number if row.get("id") is None else row["id"]),
         "task": task,
         "split": row.get("split"),
         "messages": messages,
-        "audios": audios,
+        "audios": row.get("audios") or [],
         "reference": reference,
-        "accepted_answers": accepted or ([reference] if task_of(messages, task) in QUESTION_TASKS else []),
-        "turns": turns,
+        "accepted_answers": row.get("accepted_answers")
+        or ([reference] if task_of(messages, task) in QUESTION_TASKS else []),
+        "turns": row.get("turns") or [],
     }
-
-
-def is_scored_turn(turn: object) -> bool:
-    """Whether an entry of a row's `turns` says what a turn of the assistant is scored by."""
-    if not isinstance(turn, dict) or not isinstance(turn.get("reference"), str):
-        return False
-    accepted = turn.get("accepted_answers")
-    return isinstance(accepted, list) and all(isinstance(answer, str) for answer in accepted)
 
 
 def list_lengths(dataset: Dataset, column: str) -> list[int | None]:
     """The lengths of the lists in a column, of which the content is not read; None where there is no list."""
     batches = dataset.select_columns(column).with_format("arrow").iter(batch_size=1000)
     return [length for rows in batches for length in pyarrow.compute.list_value_length(rows[column]).to_pylist()]
-
-
-def count_marks(messages: list[dict]) -> int:
-    return sum(message["content"].count(AUDIO_MARK) for message in messages)
 
 
 def task_of(messages: list[dict], task: str | None = None) -> str:

@@ -20,12 +20,13 @@ from datasets import Dataset, concatenate_datasets
 from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
+from hub_cards.corpus_rows import count_marks
 from modeling_vita_audio.saving_vita_audio import remove_leftovers, replaced_whole
 from processing import VitaAudioProcessor
 from processing.codec_vita_audio import SpeechCodec
 from processing.conversation_vita_audio import AUDIO_MARK
 
-from .conversations import TTS, count_marks, has_tts_prompt, list_lengths, reference_of, task_of
+from .conversations import TTS, has_tts_prompt, list_lengths, reference_of, task_of
 from .speech_input import SpeechInput
 
 

@@ -22,6 +22,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
 from hub_cards.command_line import check_place, name_as_typed, naming, run_command
+from hub_cards.corpus_rows import count_marks
 from modeling_vita_audio import VitaAudioForConditionalGeneration
 from processing import VitaAudioProcessor
 from processing.conversation_vita_audio import AUDIO_MARK, split_at_marks
@@ -127,9 +128,8 @@ def build_preference_dataset(conversations: Dataset, processor: VitaAudioProcess
         logger.warning(f"{sum(are_spoken) - len(fitting)} conversations have no words to be heard, and are left out.")
     conversations = conversations.select(fitting)
     questions = [messages[:-1] for messages in conversations["messages"]]
-    num_audios = [sum(message["content"].count(AUDIO_MARK) for message in messages) for messages in questions]
     keys, sizes, places = hash_audios(conversations)
-    keys = [row[:number] for row, number in zip(keys, num_audios)]
+    keys = [row[: count_marks(messages)] for row, messages in zip(keys, questions)]
     cache = SpeechCodeCache(cache_dir, processor.audio_tokenizer)
     asked = {key: sizes[key] for row in keys for key in row}
     cache.encode(asked, lambda key: conversations[places[key][0]]["audios"][places[key][1]], processor)

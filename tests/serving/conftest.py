@@ -57,3 +57,17 @@ def http_servers(assistant):
 def http_server(http_servers):
     """A server of the shipped model with the default settings."""
     return http_servers.start()
+
+
+@pytest.fixture
+def options_seen(http_server, monkeypatch):
+    """The options of the answers that `http_server` makes in a test."""
+    seen, assistant = [], http_server.server.assistant
+    answer = assistant.answer
+
+    def answer_and_keep(messages, options, **kwargs):
+        seen.append(options)
+        return answer(messages, options, **kwargs)
+
+    monkeypatch.setattr(assistant, "answer", answer_and_keep)
+    return seen

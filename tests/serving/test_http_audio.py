@@ -105,18 +105,11 @@ def test_bad_transcriptions(client, options, param, status):
     assert len(error.value.body["message"]) > 10
 
 
-def test_options_reach_the_model(client, http_server, monkeypatch):
-    seen = []
-    real = http_server.server.assistant.answer
-    monkeypatch.setattr(
-        http_server.server.assistant,
-        "answer",
-        lambda messages, options, **kw: seen.append(options) or real(messages, options, **kw),
-    )
+def test_options_reach_the_model(client, options_seen):
     say(client, input="One.", extra_body={"mctp_mode": "turbo", "mctp_verify": 1.0})
     transcribe(client, temperature=0.2, extra_body={"mctp_mode": "vanilla"})
     transcribe(client, temperature=0)
-    assert seen == [
+    assert options_seen == [
         AnswerOptions(mctp_mode="turbo", mctp_verify=1.0),
         AnswerOptions(mctp_mode="vanilla", do_sample=True, temperature=0.2),
         AnswerOptions(do_sample=False),

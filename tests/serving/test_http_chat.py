@@ -161,22 +161,14 @@ def test_an_earlier_spoken_answer_is_referred_to_by_its_id(client, http_server, 
     assert error.value.param == "messages[2].audio.id" and error.value.code == "audio_not_found"
 
 
-def test_options_reach_the_model(client, http_server, monkeypatch):
-    seen = []
-    real = http_server.server.assistant.answer
-    monkeypatch.setattr(
-        http_server.server.assistant,
-        "answer",
-        lambda messages, options, **kw: seen.append(options) or real(messages, options, **kw),
-    )
-
+def test_options_reach_the_model(client, options_seen):
     def ask(**options):
         return client.chat.completions.create(
             model=MODEL, messages=[{"role": "user", "content": "What is two plus two?"}], **options
         )
 
     ask(max_tokens=3, temperature=0.7, top_p=0.9, seed=-1, extra_body={"mctp_mode": "turbo", "mctp_verify": 0.5})
-    assert vars(seen[0]) == {
+    assert vars(options_seen[0]) == {
         "max_new_tokens": 3,
         "max_tokens_at_once": None,
         "mctp_mode": "turbo",
@@ -187,7 +179,7 @@ def test_options_reach_the_model(client, http_server, monkeypatch):
         "seed": 2**32 - 1,
     }
     ask(temperature=0, max_completion_tokens=2, extra_body={"mctp_mode": [1, 4]})
-    assert vars(seen[1]) == {
+    assert vars(options_seen[1]) == {
         "max_new_tokens": 2,
         "max_tokens_at_once": None,
         "mctp_mode": [1, 4],
@@ -199,7 +191,8 @@ def test_options_reach_the_model(client, http_server, monkeypatch):
     }
     # scores over so little would be infinite
     ask(temperature=1e-40, top_p=0.5, max_tokens=2)
-    assert seen[2].do_sample is False and seen[2].temperature is seen[2].top_p is None
+    options = options_seen[2]
+    assert options.do_sample is False and options.temperature is options.top_p is None
     # what clients send by habit changes nothing
     ask(
         max_tokens=2,
@@ -215,7 +208,7 @@ def test_options_reach_the_model(client, http_server, monkeypatch):
         service_tier="auto",
         parallel_tool_calls=True,
     )
-    assert set(vars(seen[3]).values()) == {2, None}
+    assert set(vars(options_seen[3]).values()) == {2, None}
 
 
 def test_samples_of_different_kinds_are_refused_by_the_model(client):

@@ -20,6 +20,7 @@ from typing import Literal, get_type_hints
 from datasets import Audio, Dataset
 
 from hub_cards.command_line import naming
+from hub_cards.corpus_rows import count_marks
 from processing.conversation_vita_audio import (
     AUDIO_MARK,
     recognition_conversation,
@@ -27,7 +28,7 @@ from processing.conversation_vita_audio import (
     spoken_conversation,
     synthesis_conversation,
 )
-from training.conversations import ASR, SPOKEN_QA, TTS, WRITTEN_QA, count_marks, load_any_dataset
+from training.conversations import ASR, SPOKEN_QA, TTS, WRITTEN_QA, load_any_dataset
 from training.data import read_content
 from training.settings import check_setting, read_config
 

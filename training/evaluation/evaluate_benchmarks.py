@@ -38,6 +38,7 @@ from .dialogues import build_items
 from .harness import (
     SPEAKING_TASKS,
     ResponseLog,
+    add_device_arguments,
     add_mode_argument,
     add_verify_argument,
     check_modes,
@@ -166,11 +167,9 @@ def evaluate_benchmarks(args: argparse.Namespace) -> dict:
     recognizer = None
     if any(scored.is_spoken for scored in sets):
         recognizer = load_recognizer(args.recognizer, args.device)
-    model, processor = load_for_scoring(args.model, args.revision, args.dtype, args.device)
+    model, processor = load_for_scoring(args.model, args.revision, args.dtype, args.device, args.mctp_verify)
     modes = args.mctp_mode or [getattr(model.generation_config, "mctp_mode", None) or "vanilla"]
     check_modes(modes, model)
-    if args.mctp_verify is not None:
-        model.generation_config.mctp_verify = args.mctp_verify
     settings = response_settings(model, processor, args.batch_size, args.max_new_tokens)
     state = {name: settings[name] for name in MODEL_STATE}
     # Once more, because the weights are known now: a model of the same name may have been trained further.
@@ -320,15 +319,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--without_voice", action="store_true", help="do not prompt with a recording of the voice to speak with"
     )
-    parser.add_argument("--batch_size", type=int, default=16, help="prompts that go through the model at once")
     parser.add_argument("--limit", type=int, help="so many rows, drawn with a fixed seed; all by default")
     parser.add_argument("--max_new_tokens", type=int, default=1024)
     parser.add_argument(
         "--recognizer",
         help="model of faster-whisper or transformers, by name or folder, or whisper-tiny.en; Whisper base by default",
     )
-    parser.add_argument("--device", default="cpu", help="such as cpu or cuda:0")
-    parser.add_argument("--dtype", default="auto", help="of the model's weights; as they are stored by default")
+    add_device_arguments(parser, dtype="auto")
     parser.add_argument("--readme", type=Path, help="README whose table of benchmarks is filled from the results")
     args = parser.parse_args(argv)
     for name in ("batch_size", "limit", "max_new_tokens"):

@@ -193,9 +193,8 @@ def evaluate(args: argparse.Namespace) -> tuple[dict, list[dict]]:
     is_heard = any(SETS[name].task in SPEAKING_TASKS for name in sets)
     recognizer = load_recognizer(args.recognizer) if is_heard else None
     second = load_recognizer(args.second_recognizer) if is_heard and args.second_recognizer else None
-    model, processor = load_for_scoring(args.model, dtype=args.dtype, device=args.device)
-    if args.mctp_verify is not None:
-        model.generation_config.mctp_verify = args.mctp_verify
+    how = {"dtype": args.dtype, "device": args.device, "mctp_verify": args.mctp_verify}
+    model, processor = load_for_scoring(args.model, **how)
     quality = SpeechQuality(load_references(processor, rows)) if is_heard else None
     if args.mctp_mode is not None:
         check_modes(args.mctp_mode, model)

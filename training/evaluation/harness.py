@@ -313,10 +313,14 @@ def measure_throughput(
 
 
 def load_for_scoring(
-    name_or_path: str, revision: str | None = None, dtype: str | torch.dtype = "auto", device: str = "cpu"
+    name_or_path: str,
+    revision: str | None = None,
+    dtype: str | torch.dtype = "auto",
+    device: str = "cpu",
+    mctp_verify: float | list[float] | None = None,
 ) -> tuple[VitaAudioForConditionalGeneration, VitaAudioProcessor]:
     """
-    A model and its processor with its codec, on `device`.
+    A model and its processor with its codec, on `device`. `mctp_verify` takes the place of the model's own.
 
     Raises:
         OSError: There is no such model.
@@ -336,6 +340,8 @@ def load_for_scoring(
         model = VitaAudioForConditionalGeneration.from_pretrained(name_or_path, revision=revision, dtype=dtype)
     if processor.audio_tokenizer is None:
         raise ValueError(f"The processor of {name_or_path} has no speech codec: it can neither hear nor speak.")
+    if mctp_verify is not None:
+        model.generation_config.mctp_verify = mctp_verify
     processor.audio_tokenizer.to(device)
     return model.to(device), processor
 
@@ -381,10 +387,11 @@ def check_results_file(path: Path) -> None:
         raise ValueError(f"{path} has results of benchmarks: name another --output_dir.")
 
 
-def add_device_arguments(parser: argparse.ArgumentParser) -> None:
+def add_device_arguments(parser: argparse.ArgumentParser, dtype: str = "float32") -> None:
+    """Adds `--device`, `--dtype`, whose default is `dtype`, and `--batch_size`."""
     parser.add_argument("--device", default="cpu", help="such as cpu or cuda:0 (default: cpu)")
     parser.add_argument(
-        "--dtype", default="float32", help="of the model's weights, or auto for as they are stored (default: float32)"
+        "--dtype", default=dtype, help=f"of the model's weights; auto is as they are stored (default: {dtype})"
     )
     parser.add_argument("--batch_size", type=int, default=16, help="prompts that go through the model at once")
 
